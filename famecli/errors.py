@@ -1,0 +1,74 @@
+"""Errors that a user can mend: each says what is wrong, where, and what to type next."""
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Exit codes of every command, as listed in docs/cli.md."""
+
+    OK = 0
+    UNEXPECTED = 1
+    USAGE = 2
+    BAD_INPUT = 3
+    UNAVAILABLE = 4
+    INTEGRITY = 5
+    NUMERICS = 6
+    GATE = 7
+    OUT_OF_MEMORY = 8
+    PREEMPTED = 75
+    INTERRUPTED = 130
+
+
+class FameError(Exception):
+    """Base of all errors with a one-line message.
+
+    Args:
+        message: What is wrong and where, in one line.
+        hint: What to do next, as a command to type where there is one.
+    """
+
+    exit_code = ExitCode.UNEXPECTED
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class UsageError(FameError):
+    """The words of the command do not fit together."""
+
+    exit_code = ExitCode.USAGE
+
+
+class InputError(FameError):
+    """A checkpoint, image or data file is not what it should be."""
+
+    exit_code = ExitCode.BAD_INPUT
+
+
+class ConfigError(InputError):
+    """A configuration has an unknown key or an impossible value; the message names the key."""
+
+
+class UnavailableError(FameError):
+    """Something that is needed is not here and may not or cannot be fetched."""
+
+    exit_code = ExitCode.UNAVAILABLE
+
+
+class IntegrityError(FameError):
+    """A file's hash or header does not agree with what is recorded of it."""
+
+    exit_code = ExitCode.INTEGRITY
+
+
+class NumericsError(FameError):
+    """A value that has to be finite is not, or training diverged."""
+
+    exit_code = ExitCode.NUMERICS
+
+
+class GateError(FameError):
+    """A measured value misses the limit that the user set."""
+
+    exit_code = ExitCode.GATE
