@@ -1,0 +1,120 @@
+"""Checkpoints: one safetensors file is a whole model, with configuration, provenance and claimed NLL."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from famecli.config import ModelConfig, to_dict
+from famecli.errors import InputError, NumericsError, UsageError
+from famecli.files import read_bytes, write_atomic
+from famecli.header import METADATA_KEY, Header, canonical_json, parse_header
+from famecli.model.fame import Fame
+
+SCHEMA = "famecli/checkpoint/1"
+RAW = "raw."
+WeightsKind = Literal["ema", "raw"]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model in memory.
+
+    Args:
+        model: With the weights asked for, on the CPU, in evaluation mode.
+        weights: Which weights these are.
+        metadata: Provenance (`training`, `provenance`) and measured NLL (`claim`), as stored.
+        sha256: Of the file.
+    """
+
+    model: Fame
+    weights: WeightsKind
+    metadata: dict[str, Any]
+    sha256: str
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, Any]) -> str:
+    """Write a safetensors file atomically and return its sha256.
+
+    Raises:
+        NumericsError: A tensor has a value that is not finite; nothing is written.
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise NumericsError(f"not saved: {name} has values that are not finite")
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    content = safetensors.torch.save(plain, {METADATA_KEY: canonical_json(metadata)})
+    write_atomic(path, content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def load_tensors(path: Path, schema: str) -> tuple[dict[str, Tensor], Header, str]:
+    """Return tensors, header and sha256 of a file that `save_tensors` wrote with that schema.
+
+    Raises:
+        InputError: The file is missing, damaged, or of another kind.
+    """
+    content = read_bytes(path, "checkpoint")
+    header = parse_header(content, len(content), str(path))
+    found = header.metadata.get("schema")
+    if found != schema:
+        raise InputError(f"{path}: expected a file of schema {schema}, found {found!r}")
+    return safetensors.torch.load(content), header, hashlib.sha256(content).hexdigest()
+
+
+def save_checkpoint(
+    path: Path,
+    config: ModelConfig,
+    ema: Mapping[str, Tensor],
+    raw: Mapping[str, Tensor] | None,
+    facts: dict[str, Any],
+) -> str:
+    """Write a model and return the file's sha256.
+
+    Args:
+        path: Where to.
+        config: The model's.
+        ema: Averaged weights, which are the model.
+        raw: Weights of the last step; None leaves them out.
+        facts: JSON values under the keys `training`, `provenance` and `claim`.
+    """
+    tensors = dict(ema) | {RAW + name: tensor for name, tensor in (raw or {}).items()}
+    return save_tensors(path, tensors, {"schema": SCHEMA, "model": to_dict(config), **facts})
+
+
+def load_checkpoint(path: Path, weights: WeightsKind = "ema") -> Checkpoint:
+    """Return the model in the file `path`.
+
+    Raises:
+        InputError: The file is missing, damaged, or its tensors are not those of its configuration.
+        ConfigError: Its configuration is not possible.
+        UsageError: It has no raw weights and these were asked for.
+    """
+    tensors, header, sha256 = load_tensors(path, SCHEMA)
+    config = ModelConfig.from_dict(header.metadata.get("model"))
+    with torch.device("meta"):
+        expected = Fame(config).state_dict()
+    has_raw = any(name.startswith(RAW) for name in tensors)
+    names = list(expected) + [RAW + name for name in expected if has_raw]
+    if odd := sorted(set(names) ^ set(tensors)):
+        raise InputError(f"{path}: its configuration and its tensors disagree about {odd[0]!r}")
+    if weights == "raw" and not has_raw:
+        raise UsageError(f"{path} has no raw weights", "leave --weights out to use the averaged ones")
+    chosen = {}
+    for name, like in expected.items():
+        tensor = tensors[(RAW if weights == "raw" else "") + name]
+        if tensor.shape != like.shape or tensor.dtype != torch.float32:
+            raise InputError(
+                f"{path}: {name} is {tensor.dtype} {tuple(tensor.shape)}, expected float32 {tuple(like.shape)}"
+            )
+        if not bool(torch.isfinite(tensor).all()):
+            raise InputError(f"{path}: {name} has values that are not finite")
+        chosen[name] = tensor
+    model = Fame(config)
+    model.load_state_dict(chosen)
+    return Checkpoint(model.eval().requires_grad_(False), weights, header.metadata, sha256)

@@ -1,0 +1,60 @@
+"""The command line: assembly of the commands, and what happens when one fails."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from famecli import __version__
+from famecli.cli.options import debugging
+from famecli.cli.train import train
+from famecli.errors import ExitCode, FameError
+from famecli.output import Output
+
+app = typer.Typer(
+    name="fame",
+    help="Density estimation and exact PixelCNN sampling with FAME and its relatives.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("train")(train)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"famecli {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Density estimation and exact PixelCNN sampling with FAME and its relatives."""
+
+
+def main() -> None:
+    """Run the command line; end the process with one of `ExitCode`."""
+    try:
+        app()
+    except (FameError, MemoryError, RuntimeError) as error:
+        if debugging():
+            raise
+        known = _as_fame_error(error)
+        if known is None:
+            raise
+        message, hint, code = known
+        Output().fail(message, hint)
+        sys.exit(code)
+
+
+def _as_fame_error(error: Exception) -> tuple[str, str, ExitCode] | None:
+    """Return message, hint and exit code; None for an error that is a defect of ours."""
+    if isinstance(error, FameError):
+        return str(error), error.hint, error.exit_code
+    if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
+        return "out of memory", "choose a smaller --batch-size, or train with --accumulate", ExitCode.OUT_OF_MEMORY
+    return None

@@ -1,0 +1,114 @@
+"""Options that several commands share, and the words they accept."""
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from famecli.errors import UnavailableError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+COMMON = "Common"
+
+Dataset = Annotated[
+    str | None, typer.Option("--dataset", metavar="NAME", help="Data set, for example mnist.", envvar="FAME_DATASET")
+]
+Data = Annotated[
+    Path | None,
+    typer.Option("--data", metavar="FOLDER", help="Folder that holds the data set's files (or set FAME_DATA)."),
+]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.", envvar="FAME_SEED")]
+BatchSize = Annotated[
+    str, typer.Option("--batch-size", metavar="IMAGES|auto", help="Images worked on at once.", envvar="FAME_BATCH_SIZE")
+]
+Weights = Annotated[
+    str, typer.Option("--weights", metavar="ema|raw", help="Averaged weights, or those of the last step.")
+]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, metavar="IMAGES", help="Only the first ones.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.", rich_help_panel=COMMON)]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Print the one value of the result only.", rich_help_panel=COMMON)
+]
+Offline = Annotated[
+    bool,
+    typer.Option("--offline", help="Never use the network.", envvar="FAME_OFFLINE", rich_help_panel=COMMON),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device", metavar="auto|cpu|cuda[:i]|mps", help="Where to compute.", envvar="FAME_DEVICE",
+        rich_help_panel=COMMON,
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads", min=1, help="Threads on the CPU; all cores unless given.", envvar="FAME_THREADS",
+        rich_help_panel=COMMON,
+    ),
+]
+CacheDir = Annotated[
+    Path | None,
+    typer.Option("--cache-dir", metavar="FOLDER", help="Where fetched files are kept.", rich_help_panel=COMMON),
+]
+
+SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def seconds(text: str) -> float:
+    """Return the seconds that `text` means: a number with s (if none), m, h or d after it.
+
+    Raises:
+        UsageError: It is something else.
+
+    >>> seconds("90"), seconds("1.5h")
+    (90.0, 5400.0)
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
+    if not match:
+        raise UsageError(f"{text!r} is not a length of time", "write for example 90s, 10m or 1.5h")
+    return float(match[1]) * SECONDS[match[2] or "s"]
+
+
+def count(text: str, name: str, automatic: int) -> int:
+    """Return the whole number that `text` stands for; `automatic` for "auto".
+
+    Raises:
+        UsageError: It is neither.
+    """
+    if text == "auto":
+        return automatic
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"{name} {text!r} is neither a positive whole number nor auto")
+    return int(text)
+
+
+def use_device(name: str, threads: int | None) -> "torch.device":
+    """Return the device called `name` and set the number of CPU threads.
+
+    Raises:
+        UsageError: There is no such kind of device.
+        UnavailableError: It is not here.
+    """
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
+    kind, _, index = name.partition(":")
+    if kind not in available or (index and not index.isdecimal()):
+        raise UsageError(f"unknown device {name!r}", "choose auto, cpu, cuda, cuda:0 or mps")
+    if not available[kind] or (kind == "cuda" and int(index or 0) >= torch.cuda.device_count()):
+        raise UnavailableError(f"device {name} is not available here", "leave --device out, or choose --device cpu")
+    return torch.device(name)
+
+
+def debugging() -> bool:
+    """Whether the user asked for tracebacks."""
+    return os.environ.get("FAME_DEBUG", "") not in ("", "0")

@@ -1,0 +1,277 @@
+"""`fame train`."""
+
+import hashlib
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from famecli.cli import options
+from famecli.cli import train_options as own
+from famecli.cli.settings import resolve, to_toml
+from famecli.config import ModelConfig, TrainConfig
+from famecli.data.registry import DatasetInfo, dataset_info
+from famecli.errors import ExitCode, UsageError
+from famecli.output import Output
+from famecli.presets import SIZES, model_config
+
+if TYPE_CHECKING:
+    from famecli.training.run import Run, Stopped
+    from famecli.training.trainer import Trainer
+
+SCHEMA = "famecli/train/1"
+SMALLEST_RATE_BITS = 0.15
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the options of `fame train` come to."""
+
+    info: DatasetInfo
+    model: ModelConfig
+    config: TrainConfig
+    data: Path | None
+    cache_dir: Path | None
+    offline: bool
+    device: str
+    threads: int | None
+    precision: str
+    accumulate: int
+
+    def trainer(self, output: Output) -> "Trainer":
+        """Load the training images and build the model."""
+        from famecli.data.dataset import load_split
+        from famecli.training.trainer import Trainer
+
+        if self.precision not in ("fp32", "bf16"):
+            raise UsageError(f"unknown precision {self.precision!r}", "choose fp32 or bf16")
+        device = options.use_device(self.device, self.threads)
+        place = {"data": self.data, "cache_dir": self.cache_dir, "offline": self.offline, "report": output.note}
+        split = load_split(self.info.name, "train", **place)
+        trainer = Trainer(self.model, self.config, split, device, self.precision, self.accumulate)  # type: ignore[arg-type]
+        output.note(
+            f"training {self.model.preset} ({trainer.model.count_parameters():,} parameters) on {self.info.name} "
+            f"with {device}: {self.config.total_images:,} images in batches of {self.config.batch_size}"
+        )
+        return trainer
+
+    def run(self, output: Output, folder: Path, save_every: str, patience: int | None) -> "Run":
+        """Return the run of this request in `folder`, not yet resumed."""
+        from famecli.data.dataset import fixed_levels, load_split
+        from famecli.training.run import Run
+
+        trainer = self.trainer(output)
+        valid = load_split(self.info.name, "valid", data=self.data, cache_dir=self.cache_dir, offline=self.offline)
+        levels = fixed_levels(valid, seed=0, limit=self.config.valid_images).levels
+        every_s = options.seconds(save_every)
+        return Run(trainer, folder, levels, save_every_s=every_s, patience_images=patience)
+
+
+def train(
+    model: own.Model = "fame",
+    dataset: options.Dataset = "mnist",
+    data: options.Data = None,
+    size: own.ModelSize = "tiny",
+    config: own.Config = None,
+    assignments: own.Assignments = None,
+    print_config: own.PrintConfig = False,
+    dry_run: own.DryRun = False,
+    images: own.Images = None,
+    epochs: own.Epochs = None,
+    steps: own.Steps = None,
+    batch_size: options.BatchSize = "auto",
+    accumulate: own.Accumulate = 1,
+    lr: own.Lr = None,
+    ema: own.Ema = None,
+    precision: own.Precision = "fp32",
+    out: own.Out = None,
+    resume: own.Resume = "auto",
+    init: own.Init = None,
+    save_every: own.SaveEvery = "10m",
+    eval_every: own.EvalEvery = None,
+    patience: own.Patience = None,
+    max_time: own.MaxTime = None,
+    seed: own.TrainSeed = None,
+    threads: options.Threads = None,
+    device: options.Device = "auto",
+    offline: options.Offline = False,
+    cache_dir: options.CacheDir = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Train a model. Prints the path of the best checkpoint; running the same command again goes on.
+
+    Exit code 75: stopped by --max-time or SIGTERM with everything saved; 130: the same by Ctrl-C.
+
+    Examples:
+
+      fame train fame --dataset mnist --size tiny -o run/
+
+      fame train pixelcnn --size small --epochs 4 --max-time 1h -o run/
+
+      fame train fame --size small --set free_nats=2 --set decoder.layers=8 --dry-run
+    """
+    output = Output(json=json, quiet=quiet)
+    info = dataset_info(dataset or "mnist")
+    flags = {"lr": lr, "ema_halflife_images": ema, "eval_every_images": eval_every, "seed": seed}
+    length = {"images": images, "epochs": epochs, "steps": steps}
+    configs = _configure(model, size, info, config, assignments or [], flags, length, batch_size)
+    if print_config:
+        typer.echo(to_toml(*configs), nl=False)
+        return
+    request = Request(info, *configs, data, cache_dir, offline, device, threads, precision, accumulate)
+    if dry_run:
+        from famecli.cli.dry_run import predict
+
+        predict(request.trainer(output), output)
+        return
+    folder = out or _default_folder(*configs, info.name)
+    run = request.run(output, folder, save_every, patience)
+    _prepare(run, folder, resume, init, output)
+    _follow(run, output, None if max_time is None else options.seconds(max_time))
+
+
+def _configure(
+    preset: str,
+    size: str,
+    info: DatasetInfo,
+    file: Path | None,
+    assignments: list[str],
+    flags: dict[str, float | int | None],
+    length: dict[str, float | int | None],
+    batch_size: str,
+) -> tuple[ModelConfig, TrainConfig]:
+    """Return model and training as options, `--set`, file, preset and defaults say, in this order of rank."""
+    if size not in SIZES:
+        raise UsageError(f"unknown size {size!r}", f"sizes: {', '.join(SIZES)}")
+    given = {name: value for name, value in length.items() if value is not None}
+    if len(given) > 1:
+        raise UsageError(f"--{' and --'.join(given)} say the same thing: give one of them")
+    default = model_config(preset, size, info.shape, info.levels)
+    changes = [f"train.{name}={value}" for name, value in flags.items() if value is not None]
+    if batch_size != "auto":
+        changes.append(f"train.batch_size={options.count(batch_size, '--batch-size', 0)}")
+    model, config = resolve(default, TrainConfig(), file, [*assignments, *changes])
+    units = {"images": 1, "epochs": info.splits["train"], "steps": config.batch_size}
+    for name, value in given.items():
+        total = max(1, round(value * units[name]))
+        model, config = resolve(default, TrainConfig(), file, [*assignments, *changes, f"train.total_images={total}"])
+    return model, config
+
+
+def _default_folder(model: ModelConfig, config: TrainConfig, dataset: str) -> Path:
+    digest = hashlib.sha256(to_toml(model, config).encode()).hexdigest()[:8]
+    return Path("runs") / f"{model.preset}-{dataset}-{digest}"
+
+
+def _prepare(run: "Run", folder: Path, resume: str, init: Path | None, output: Output) -> None:
+    """Resume `run`, or give it first weights, and write its configuration."""
+    from famecli.checkpoint import load_checkpoint
+    from famecli.files import write_atomic
+
+    state = folder / "state.safetensors" if resume in ("auto", "never") else Path(resume)
+    if resume not in ("auto", "never") or (resume == "auto" and state.exists()):
+        run.resume(state)
+        output.note(f"resumed at {run.trainer.images:,} images from {state}")
+        return
+    (folder / "metrics.jsonl").unlink(missing_ok=True)
+    if init is not None:
+        run.trainer.start_from(load_checkpoint(init).model.state_dict())
+        output.note(f"started from the weights of {init}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make folder {folder}: {error.strerror}", "choose another --out") from error
+    write_atomic(folder / "config.toml", to_toml(run.trainer.model.config, run.trainer.config).encode())
+
+
+def _follow(run: "Run", output: Output, max_time_s: float | None) -> None:
+    """Train with progress on stderr, then print the result and exit with the code that fits."""
+    deadline_s = None if max_time_s is None else time.monotonic() + max_time_s
+    total = run.trainer.config.total_images
+    signals: list[int] = []
+
+    def interrupted() -> "Stopped | None":
+        if signals:
+            return "signal"
+        return "max_time" if deadline_s is not None and time.monotonic() > deadline_s else None
+
+    with _catch_signals(signals), output.progress("training", total) as advance:
+        advance(run.trainer.images, "")
+        seen = run.trainer.images
+        for record in run.records(interrupted):
+            advance(record["images"] - seen, _describe(record))
+            seen = record["images"]
+            if record["split"] == "valid":
+                _warn_of_collapse(record, output)
+    _report(run, output)
+    if run.stopped == "signal" and signals[0] == signal.SIGINT:
+        raise typer.Exit(ExitCode.INTERRUPTED)
+    if run.stopped in ("signal", "max_time"):
+        raise typer.Exit(ExitCode.PREEMPTED)
+
+
+@contextmanager
+def _catch_signals(caught: list[int]) -> Iterator[None]:
+    """Collect SIGINT and SIGTERM in `caught`; a second one acts as usual."""
+    kinds = (signal.SIGINT, signal.SIGTERM)
+    before: dict[int, Any] = {}
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        caught.append(number)
+        for kind in kinds:
+            signal.signal(kind, before[kind])
+
+    for kind in kinds:
+        before[kind] = signal.signal(kind, remember)
+    try:
+        yield
+    finally:
+        for kind in kinds:
+            signal.signal(kind, before[kind])
+
+
+def _describe(record: dict[str, Any]) -> str:
+    text = f"{record['split']} {record['nats_per_image'] or float('nan'):.2f} nats"
+    return f"{text} {record['images_per_s']:.0f} images/s" if "images_per_s" in record else text
+
+
+def _warn_of_collapse(record: dict[str, Any], output: Output) -> None:
+    idle = [str(layer) for layer, bits in enumerate(record["kl_bits"]) if bits < SMALLEST_RATE_BITS]
+    if idle:
+        output.warn(
+            f"stochastic layer {', '.join(idle)} (0 is nearest to the image) carries under 0.1 nats at "
+            f"{record['images']:,} images; more --set free_nats=... helps"
+        )
+
+
+def _report(run: "Run", output: Output) -> None:
+    best = run.best()
+    trainer = run.trainer
+    path = run.folder / "last.safetensors" if best is None else best.path
+    data = {
+        "schema": SCHEMA,
+        "run": str(run.folder),
+        "best": None
+        if best is None
+        else {
+            "path": str(best.path),
+            "sha256": best.sha256,
+            "images": best.images,
+            "step": best.images // trainer.config.batch_size,
+            "valid_nats_per_image": best.nats,
+        },
+        "steps": trainer.step_count,
+        "images": trainer.images,
+        "skipped": trainer.skipped,
+        "seconds": round(run.progress.seconds, 1),
+        "stopped": run.stopped,
+    }
+    output.result(data, str(path))
+

@@ -1,0 +1,212 @@
+"""Frozen, validated configurations; every value that a checkpoint needs to be rebuilt. No torch here."""
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self, TypeVar
+
+from famecli.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def ranged(minimum: float, maximum: float, meaning: str, default: Any = dataclasses.MISSING) -> Any:  # noqa: ANN401
+    """Declare a field with its allowed range, ends included, and its meaning for the help texts."""
+    metadata = {"minimum": minimum, "maximum": maximum, "meaning": meaning}
+    return field(default=default, metadata=metadata)
+
+
+def check_ranges(config: Any, where: str) -> list[str]:  # noqa: ANN401
+    """Return one sentence per field of `config` that lies outside its declared range."""
+    problems = []
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if "minimum" not in item.metadata:
+            continue
+        low, high = item.metadata["minimum"], item.metadata["maximum"]
+        if not low <= value <= high:
+            problems.append(f"{where}{item.name} = {value} is outside {low} to {high}")
+    return problems
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One stage of the ladder, at one resolution."""
+
+    width: int = ranged(1, 4096, "feature maps of the deterministic paths")
+    blocks: int = ranged(0, 256, "residual blocks in each direction")
+    stride: int = ranged(1, 2, "downsampling from the stage below, or from the image", 1)
+    latents: int = ranged(0, 4096, "latent maps, or entries of a dense latent; 0: no stochastic layer", 0)
+    dense: bool = False
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """What turns the features of the last stochastic layer into the parameters of each pixel."""
+
+    autoregressive: bool
+    width: int = ranged(1, 4096, "feature maps at full resolution")
+    layers: int = ranged(0, 256, "gated residual layers")
+    kernel: int = ranged(1, 15, "side of the window of the gated layers, odd", 3)
+    first_kernel: int = ranged(1, 31, "side of the window that reads the image, odd", 7)
+    condition: int = ranged(0, 4096, "feature maps by which the latents condition every layer", 0)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A whole model: an image's shape and levels, the ladder's stages from the image upwards, the decoder.
+
+    Raises:
+        ConfigError: A value is outside its range, or values do not fit together; all problems are listed,
+            each with the key's name.
+    """
+
+    preset: str
+    likelihood: Literal["bernoulli", "logistic-mixture"]
+    channels: int = ranged(1, 3, "colour channels of an image")
+    height: int = ranged(1, 1024, "pixel rows")
+    width: int = ranged(1, 1024, "pixel columns")
+    levels: int = ranged(2, 256, "values that a pixel can take")
+    decoder: DecoderConfig = field(kw_only=True)
+    stages: tuple[StageConfig, ...] = field(default=(), kw_only=True)
+    mixtures: int = ranged(1, 64, "logistics in the mixture", 10)
+
+    def __post_init__(self) -> None:
+        problems = check_ranges(self, "") + check_ranges(self.decoder, "decoder.")
+        for index, stage in enumerate(self.stages):
+            problems += check_ranges(stage, f"stages[{index}].")
+        if problems := problems + self._misfits():
+            raise ConfigError("model configuration: " + "; ".join(problems))
+
+    def _misfits(self) -> list[str]:
+        decoder = self.decoder
+        found = []
+        if len(self.stages) > 64:
+            found.append(f"stages: {len(self.stages)} of them, at most 64")
+        if self.likelihood == "bernoulli" and self.levels != 2:
+            found.append(f"levels = {self.levels} does not go with likelihood = bernoulli, which has 2")
+        if self.channels == 2:
+            found.append("channels = 2 is neither grey (1) nor RGB (3)")
+        for name in ("kernel", "first_kernel"):
+            if getattr(decoder, name) % 2 == 0:
+                found.append(f"decoder.{name} = {getattr(decoder, name)} is not odd")
+        if not self.stages and not decoder.autoregressive:
+            found.append("stages is empty and decoder.autoregressive is false: nothing models the image")
+        if self.stages and not self.stages[-1].latents:
+            found.append(f"stages[{len(self.stages) - 1}].latents = 0, but the top stage has to be stochastic")
+        if bool(self.stages) != bool(decoder.condition):
+            found.append(f"decoder.condition = {decoder.condition} with {len(self.stages)} stages")
+        return found
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width."""
+        return self.channels, self.height, self.width
+
+    @property
+    def dimensions(self) -> int:
+        """Pixels times channels: what bits/dim divide by."""
+        return self.channels * self.height * self.width
+
+    @property
+    def stochastic_layers(self) -> int:
+        """Number of stages with latents."""
+        return sum(stage.latents > 0 for stage in self.stages)
+
+    def resolutions(self) -> list[tuple[int, int]]:
+        """Height and width of each stage, from the image upwards; odd sides are rounded up when halved."""
+        sides, found = (self.height, self.width), []
+        for stage in self.stages:
+            sides = (-(-sides[0] // stage.stride), -(-sides[1] // stage.stride))
+            found.append(sides)
+        return found
+
+    @classmethod
+    def from_dict(cls, data: object) -> Self:
+        """Return the configuration in `data`, as `to_dict` made it; see `build`."""
+        return build(cls, data, "model configuration")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a model is trained; counts are in images, so that they keep their meaning at any batch size."""
+
+    optimizer: Literal["muon", "adamw"] = "muon"
+    lr: float = ranged(0.0, 10.0, "learning rate of AdamW (with muon: of what is not a large matrix)", 2e-3)
+    muon_lr: float = ranged(0.0, 10.0, "learning rate of Muon", 1e-2)
+    final_lr: float = ranged(0.0, 1.0, "part of the learning rate that the cosine schedule ends at", 0.02)
+    weight_decay: float = ranged(0.0, 10.0, "decoupled weight decay", 0.0)
+    batch_size: int = ranged(1, 65536, "images per step", 64)
+    total_images: int = ranged(1, 10**12, "images seen until the end of the schedule", 500_000)
+    warmup_images: int = ranged(0, 10**12, "images until the full learning rate", 6_400)
+    rate_warmup_images: int = ranged(0, 10**12, "images until the KL divergence has its full weight", 38_400)
+    free_nats: float = ranged(0.0, 1000.0, "nats per stochastic layer that cost nothing", 1.0)
+    ema_halflife_images: int = ranged(0, 10**12, "half-life of the average of the weights", 20_000)
+    clip_norm: float = ranged(0.0, 1e9, "gradients are scaled down to this norm per image", 50.0)
+    max_skipped: int = ranged(0, 10**6, "consecutive steps with a non-finite gradient before giving up", 5)
+    eval_every_images: int = ranged(1, 10**12, "images between two validations", 25_600)
+    valid_images: int = ranged(1, 10**9, "images of the validation set that are evaluated", 1_000)
+    seed: int = ranged(0, 2**63 - 1, "of weights, order, bits and latents", 0)
+
+    def __post_init__(self) -> None:
+        if problems := check_ranges(self, ""):
+            raise ConfigError("training configuration: " + "; ".join(problems))
+
+    @property
+    def total_steps(self) -> int:
+        """Steps until `total_images` are seen; the last one may pass it."""
+        return -(-self.total_images // self.batch_size)
+
+    @classmethod
+    def from_dict(cls, data: object) -> Self:
+        """Return the configuration in `data`, as `to_dict` made it; see `build`."""
+        return build(cls, data, "training configuration")
+
+
+def to_dict(config: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Return `config` as plain values that JSON can hold."""
+    return dataclasses.asdict(config)
+
+
+def build(cls: type[T], data: object, where: str) -> T:
+    """Return the dataclass `cls` made of `data`.
+
+    Raises:
+        ConfigError: A key is unknown or missing, or a value has the wrong type; the message names it.
+    """
+    if not isinstance(data, dict):
+        raise ConfigError(f"{where}: expected a table of keys, got {type(data).__name__}")
+    hints = typing.get_type_hints(cls)
+    fields = {item.name: item for item in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    if unknown := sorted(str(key) for key in data if key not in fields):
+        raise ConfigError(f"{where}: unknown key {unknown[0]!r}", f"known keys: {', '.join(fields)}")
+    values = {}
+    for name, item in fields.items():
+        if name in data:
+            values[name] = _value(hints[name], data[name], f"{where}: {name}")
+        elif item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
+            raise ConfigError(f"{where}: key {name!r} is missing")
+    return cls(**values)
+
+
+def _value(kind: Any, value: object, where: str) -> Any:  # noqa: ANN401
+    """Return `value` checked against the annotation `kind`."""
+    if dataclasses.is_dataclass(kind):
+        return build(typing.cast(type, kind), value, where)
+    origin = typing.get_origin(kind)
+    if origin is Literal:
+        if value not in typing.get_args(kind):
+            raise ConfigError(f"{where} = {value!r} is none of {', '.join(typing.get_args(kind))}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{where}: expected a list, got {type(value).__name__}")
+        item = typing.get_args(kind)[0]
+        return tuple(_value(item, entry, f"{where}[{index}]") for index, entry in enumerate(value))
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        name = kind.__name__ if not isinstance(kind, types.UnionType) else str(kind)
+        raise ConfigError(f"{where}: expected {name}, got {value!r}")
+    return value

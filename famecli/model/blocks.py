@@ -1,0 +1,88 @@
+"""Building blocks of the ladder's deterministic paths."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions, each after an ELU, added to their input; starts as the identity.
+
+    Shape: `(B, width, H, W)` to the same.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        nn.init.zeros_(self.conv2.weight)
+        assert self.conv2.bias is not None
+        nn.init.zeros_(self.conv2.bias)
+
+    def forward(self, h: Tensor) -> Tensor:
+        change: Tensor = self.conv2(F.elu(self.conv1(F.elu(h))))
+        return h + change
+
+
+class Upsample(nn.Module):
+    """Convolution after an ELU and nearest-neighbour upsampling to `size`.
+
+    Shape: `(B, in_channels, h, w)` to `(B, out_channels, *size)`.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.size = size
+        self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+
+    def forward(self, h: Tensor) -> Tensor:
+        h = F.elu(h)
+        if h.shape[2:] != self.size:
+            h = F.interpolate(h, scale_factor=2.0, mode="nearest")[:, :, : self.size[0], : self.size[1]]
+        up: Tensor = self.conv(h)
+        return up
+
+
+class ToLatents(nn.Module):
+    """Means and raw scales of a stochastic layer from features; starts at zero, a standard normal.
+
+    Shape: `(B, width, H, W)` to `(B, 2 * latents, H, W)`, or with `dense` to `(B, 2 * latents)`.
+    """
+
+    def __init__(self, width: int, latents: int, size: tuple[int, int], *, dense: bool) -> None:
+        super().__init__()
+        self.layer: nn.Linear | nn.Conv2d
+        if dense:
+            self.layer = nn.Linear(width * size[0] * size[1], 2 * latents)
+        else:
+            self.layer = nn.Conv2d(width, 2 * latents, 3, padding=1)
+        self.dense = dense
+        with torch.no_grad():
+            self.layer.weight.mul_(0.1)
+        assert self.layer.bias is not None
+        nn.init.zeros_(self.layer.bias)
+
+    def forward(self, h: Tensor) -> Tensor:
+        h = F.elu(h)
+        raw: Tensor = self.layer(h.flatten(1) if self.dense else h)
+        return raw
+
+
+class FromLatents(nn.Module):
+    """Features from a stochastic layer's latents.
+
+    Shape: `(B, latents, H, W)`, or with `dense` `(B, latents)`, to `(B, width, H, W)`.
+    """
+
+    def __init__(self, width: int, latents: int, size: tuple[int, int], *, dense: bool) -> None:
+        super().__init__()
+        self.shape = (width, *size)
+        self.layer: nn.Linear | nn.Conv2d
+        if dense:
+            self.layer = nn.Linear(latents, width * size[0] * size[1])
+        else:
+            self.layer = nn.Conv2d(latents, width, 3, padding=1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        h: Tensor = self.layer(z)
+        return h.view(-1, *self.shape)

@@ -1,0 +1,249 @@
+"""The model: a ladder of stochastic layers under a decoder that may be a PixelCNN.
+
+    bottom-up (inference)              top-down (inference and generation share it)
+
+    image x                            parameters of p(x | z, earlier pixels)
+      |  stage 0                          ^  decoder <- image x (PixelCNN only)
+      v                                   |
+     d_0 --recognition-->  q(z_0) ----->  h_0 <-- z_0
+      |                      ^ merge      ^  \\__ prior p(z_0 | above)
+      v  stage 1             |            |
+     d_1 --recognition-->  q(z_1) ----->  h_1 <-- z_1
+      |                                   ^
+      v  ...                             ...   the top layer's prior is N(0, 1)
+
+The features h carry every layer above, so each layer sees all latents over it (skip connections). Below the
+top the posterior is the precision-weighted product of the prior and of what recognition says.
+
+Source: ladder: arXiv:1602.02282; PixelCNN over latents: arXiv:1611.05013.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from famecli.config import ModelConfig, StageConfig
+from famecli.model.blocks import FromLatents, ResidualBlock, ToLatents, Upsample
+from famecli.model.decoder import Decoder
+from famecli.model.latents import Gaussian
+from famecli.model.likelihoods import make_likelihood, scale_levels
+from famecli.rng import Noise
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One stochastic layer's distributions and the latents drawn; without a posterior they are the prior's."""
+
+    z: Tensor
+    prior: Gaussian
+    posterior: Gaussian | None
+
+
+@dataclass(frozen=True)
+class NllTerms:
+    """What an image costs, in nats.
+
+    Args:
+        distortion: `-log p(x | z)` for the latents drawn, `(B,)`.
+        rate: KL divergence of each stochastic layer, from the image upwards, `(B, layers)`.
+        log_weight: `log p(x, z) - log q(z | x)` for the latents drawn, `(B,)`: its mean bounds log p(x), and the
+            log of the mean of its exponentials over samples is the importance-weighted estimate.
+    """
+
+    distortion: Tensor
+    rate: Tensor
+    log_weight: Tensor
+
+    @property
+    def negative_elbo(self) -> Tensor:
+        """Nats `(B,)`: distortion and the whole rate."""
+        return self.distortion + self.rate.sum(1)
+
+
+class Stage(nn.Module):
+    """One stage of the ladder: a way up, a stochastic layer if it has latents, a way down.
+
+    Args:
+        config: Sizes of this stage.
+        below: Feature maps of the stage below, or channels of the image.
+        size: Height and width here.
+        down_width: Feature maps that the way down ends with.
+        down_size: Height and width that the way down ends with.
+        top: Whether there is no stage above, hence no learned prior.
+    """
+
+    def __init__(
+        self,
+        config: StageConfig,
+        below: int,
+        size: tuple[int, int],
+        down_width: int,
+        down_size: tuple[int, int],
+        *,
+        top: bool,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.size = size
+        width, latents, dense = config.width, config.latents, config.dense
+        self.up = nn.Conv2d(below, width, 3, config.stride, padding=1)
+        self.up_blocks = nn.Sequential(*(ResidualBlock(width) for _ in range(config.blocks)))
+        self.down_blocks = nn.Sequential(*(ResidualBlock(width) for _ in range(config.blocks)))
+        self.down = Upsample(width, down_width, down_size)
+        if latents:
+            self.recognition = ToLatents(width, latents, size, dense=dense)
+            self.expand = FromLatents(width, latents, size, dense=dense)
+            if not top:
+                self.prior = ToLatents(width, latents, size, dense=dense)
+
+    def draw(
+        self, h: Tensor | None, d: Tensor | None, noise: Noise, layer: int, batch: int, temperature: float
+    ) -> Draw:
+        """Draw this layer's latents below features `h`, from the posterior if recognition features `d` are given.
+
+        Args:
+            h: Features from above, `(B, width, H, W)`; None at the top.
+            d: Bottom-up features, `(B, width, H, W)`; None to draw from the prior.
+            noise: Where standard normals come from.
+            layer: Index under which `noise` is asked.
+            batch: Images, for a top layer without either.
+            temperature: Factor on the prior's standard deviation; a posterior ignores it.
+        """
+        seen = None if d is None else Gaussian.from_head(self.recognition(d))
+        if h is None:
+            maps = (self.config.latents,) if self.config.dense else (self.config.latents, *self.size)
+            prior = Gaussian.standard(next(self.parameters()).new_empty(batch, *maps))
+            posterior = seen
+        else:
+            prior = Gaussian.from_head(self.prior(h))
+            posterior = None if seen is None else prior.merge(seen)
+        source = posterior or prior
+        at = noise.normal(layer, source.mean.shape).to(source.mean)
+        return Draw(source.sample(at, 1.0 if posterior else temperature), prior, posterior)
+
+
+class Fame(nn.Module):
+    """FAME and its relatives; which one is a matter of the configuration alone.
+
+    Args:
+        config: Sizes and switches.
+
+    Shape: images are levels 0 to `levels - 1` in any dtype, `(B, channels, height, width)`.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.likelihood = make_likelihood(config)
+        stages: list[Stage] = []
+        below, below_size = config.channels, (config.height, config.width)
+        for stage, size in zip(config.stages, config.resolutions(), strict=True):
+            top = len(stages) == len(config.stages) - 1
+            down_width = below if stages else config.decoder.condition
+            stages.append(Stage(stage, below, size, down_width, below_size, top=top))
+            below, below_size = stage.width, size
+        self.stages = nn.ModuleList(stages)
+        self.decoder = Decoder(config.decoder, config.channels, self.likelihood.parameters)
+        with torch.no_grad():
+            self.decoder.head2.weight.mul_(0.1)
+            assert self.decoder.head2.bias is not None
+            self.decoder.head2.bias.copy_(self.likelihood.initial_bias())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    def on(self, device: torch.device | str) -> Self:
+        """Move the weights to `device`, laid out channels last, which convolutions there read fastest."""
+        return self.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        return scale_levels(x.to(self.decoder.head2.weight), self.config.levels)
+
+    def bottom_up(self, image: Tensor) -> list[Tensor]:
+        """Return the features of each stage, from the image upwards, for `image` in [-1, 1]."""
+        features: list[Tensor] = []
+        h = image
+        for stage in self.stages:
+            h = stage.up_blocks(stage.up(h))
+            features.append(h)
+        return features
+
+    def top_down(
+        self,
+        features: Sequence[Tensor] | None,
+        noise: Noise,
+        batch: int,
+        *,
+        keep_layers: int | None = None,
+        temperature: float = 1.0,
+    ) -> tuple[Tensor | None, list[Draw]]:
+        """Draw all latents from the top down.
+
+        Args:
+            features: What `bottom_up` returned; None draws everything from the prior.
+            noise: Where standard normals come from; layers are numbered from the image upwards.
+            batch: Images.
+            keep_layers: Stochastic layers, counted from the top, that follow the posterior; None for all.
+            temperature: Factor on the standard deviation of priors that are drawn from.
+
+        Returns:
+            The decoder's condition `(B, condition, height, width)`, None without stages; and a draw per stochastic
+            layer, from the image upwards.
+        """
+        total = self.config.stochastic_layers
+        layer, h = total, None
+        draws: list[Draw] = []
+        for index in reversed(range(len(self.stages))):
+            stage = self.stages[index]
+            assert isinstance(stage, Stage)
+            if stage.config.latents:
+                layer -= 1
+                kept = features is not None and (keep_layers is None or total - layer <= keep_layers)
+                d = features[index] if features is not None and kept else None
+                draw = stage.draw(h, d, noise, layer, batch, temperature)
+                expanded = stage.expand(draw.z)
+                h = expanded if h is None else h + expanded
+                draws.insert(0, draw)
+            h = stage.down(stage.down_blocks(h))
+        return h, draws
+
+    def forward(self, x: Tensor, noise: Noise) -> NllTerms:
+        """Return what each image costs under one draw of the latents."""
+        image = self._scaled(x)
+        condition, draws = self.top_down(self.bottom_up(image), noise, x.shape[0])
+        log_px = self.log_prob(x, condition).flatten(1).sum(1)
+        rate, log_weight = [], log_px
+        for draw in draws:
+            assert draw.posterior is not None
+            rate.append(draw.posterior.kl(draw.prior))
+            log_weight = log_weight + draw.prior.log_prob(draw.z) - draw.posterior.log_prob(draw.z)
+        rates = torch.stack(rate, dim=1) if rate else log_px.new_zeros(x.shape[0], 0)
+        return NllTerms(-log_px, rates, log_weight)
+
+    def log_prob(self, x: Tensor, condition: Tensor | None) -> Tensor:
+        """Return log p(x | condition) in nats per pixel, channels summed: `(B, height, width)`."""
+        return self.likelihood.log_prob(x.to(self.decoder.head2.weight), self.pixel_parameters(x, condition))
+
+    def pixel_parameters(self, x: Tensor, condition: Tensor | None) -> Tensor:
+        """Return the likelihood's parameters at each pixel given the earlier ones of `x`, in parallel."""
+        parameters: Tensor = self.decoder(self._scaled(x), condition)
+        return parameters
+
+    def infer(
+        self, x: Tensor, noise: Noise, keep_layers: int | None = None
+    ) -> tuple[Tensor | None, list[Draw]]:
+        """Return `top_down` of the images `x`: the posterior for the top `keep_layers` layers, below the prior."""
+        return self.top_down(self.bottom_up(self._scaled(x)), noise, x.shape[0], keep_layers=keep_layers)
+
+    def prior_condition(self, batch: int, noise: Noise, temperature: float = 1.0) -> Tensor | None:
+        """Return the decoder's condition for `batch` images with latents from the prior."""
+        return self.top_down(None, noise, batch, temperature=temperature)[0]
+
+    def count_parameters(self) -> int:
+        """Return the number of weights."""
+        return sum(weight.numel() for weight in self.parameters())

@@ -1,0 +1,107 @@
+"""What commands print: one result on stdout, everything else on stderr. The only file that knows Rich."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+
+class Output:
+    """The streams of one command.
+
+    Args:
+        json: Print the result as one JSON document.
+        quiet: Print only the one value of the result, and no notes.
+    """
+
+    def __init__(self, *, json: bool = False, quiet: bool = False) -> None:
+        self.json = json
+        self.quiet = quiet
+        self.errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+    def note(self, message: str) -> None:
+        """Print a line for people on stderr."""
+        if not self.quiet:
+            self.errors.print(message, markup=False)
+
+    def warn(self, message: str) -> None:
+        """Print a warning on stderr, also when quiet."""
+        self.errors.print(f"warning: {message}", markup=False, style="yellow")
+
+    def fail(self, message: str, hint: str) -> None:
+        """Print an error, and what to do next, on stderr."""
+        self.errors.print(f"error: {message}", markup=False, style="red")
+        if hint:
+            self.errors.print(f"hint: {hint}", markup=False)
+
+    def result(self, data: dict[str, Any], value: str, human: Callable[[Console], None] | None = None) -> None:
+        """Print the command's result on stdout.
+
+        Args:
+            data: The document for `--json`, with its `schema`.
+            value: The one value for `--quiet`, and for people where `human` is missing.
+            human: Prints the result for people on the console it is given.
+        """
+        if self.json:
+            sys.stdout.write(json.dumps(data, allow_nan=False) + "\n")
+        elif self.quiet or human is None:
+            sys.stdout.write(value + "\n")
+        else:
+            human(Console(highlight=False))
+        sys.stdout.flush()
+
+    @contextmanager
+    def progress(self, label: str, total: int) -> Iterator[Callable[[int, str], None]]:
+        """Show progress on stderr: a bar on a terminal, else a line per tenth.
+
+        Yields:
+            A function that takes the units just done and a text to show beside them.
+        """
+        if self.quiet:
+            yield lambda done, text: None
+        elif not self.errors.is_terminal:
+            yield _Tenths(self, label, total)
+        else:
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+                TextColumn("{task.fields[text]}"),
+                TimeRemainingColumn(),
+            )
+            with Progress(*columns, console=self.errors) as bar:
+                task = bar.add_task(label, total=total, text="")
+                yield lambda done, text: bar.update(task, advance=done, text=text)
+
+
+class _Tenths:
+    """Progress as plain lines, one per tenth of the work."""
+
+    def __init__(self, output: Output, label: str, total: int) -> None:
+        self.output, self.label, self.total = output, label, total
+        self.done, self.tenth = 0, 0
+        self.started_s = time.monotonic()
+
+    def __call__(self, done: int, text: str) -> None:
+        self.done += done
+        tenth = 10 * self.done // max(1, self.total)
+        if tenth > self.tenth:
+            self.tenth = tenth
+            elapsed_s = time.monotonic() - self.started_s
+            self.output.note(f"{self.label}: {self.done}/{self.total} in {elapsed_s:.0f} s {text}".rstrip())
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Return a Rich table; all columns after the first are aligned right."""
+    result = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for index, column in enumerate(columns):
+        result.add_column(column, justify="left" if index == 0 else "right")
+    for row in rows:
+        result.add_row(*row)
+    return result

@@ -1,0 +1,234 @@
+"""A training in its folder: what is saved when, how it is resumed, when it stops.
+
+    config.toml          everything that makes the run, resolved
+    metrics.jsonl        one JSON object per line: training means, validations
+    last.safetensors     the model, averaged and raw weights
+    best.safetensors     the same at the lowest validation NLL
+    state.safetensors    all that resuming needs
+"""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from famecli import __version__
+from famecli.checkpoint import load_tensors, save_checkpoint, save_tensors
+from famecli.config import ModelConfig, TrainConfig, to_dict
+from famecli.errors import InputError
+from famecli.evaluation import NATS_PER_BIT, bits_per_dim
+from famecli.files import write_atomic
+from famecli.training.trainer import StepRecord, Trainer
+
+STATE_SCHEMA = "famecli/state/1"
+Stopped = Literal["done", "patience", "max_time", "signal"]
+
+
+@dataclass
+class Progress:
+    """What a run has come to; kept in the state file."""
+
+    seconds: float = 0.0
+    best_nats: float | None = None
+    best_images: int = 0
+    best_sha256: str = ""
+
+
+@dataclass(frozen=True)
+class Best:
+    """The checkpoint with the lowest validation NLL."""
+
+    path: Path
+    sha256: str
+    images: int
+    nats: float
+
+
+class Run:
+    """A trainer with its folder.
+
+    Args:
+        trainer: Fresh, or to be resumed.
+        folder: Where files go; made if missing.
+        valid_levels: Validation images as levels.
+        save_every_s: Seconds between two saves of the state.
+        patience_images: Images without a better validation after which to stop; None for never.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        folder: Path,
+        valid_levels: np.ndarray,
+        *,
+        save_every_s: float = 600.0,
+        patience_images: int | None = None,
+    ) -> None:
+        self.trainer, self.folder, self.valid_levels = trainer, folder, valid_levels
+        self.save_every_s, self.patience_images = save_every_s, patience_images
+        self.progress = Progress()
+        self.stopped: Stopped = "done"
+        self._window: list[StepRecord] = []
+        self._last_saved_s = self._window_start_s = time.monotonic()
+
+    def resume(self, state: Path) -> None:
+        """Go on from a state file.
+
+        Raises:
+            InputError: It is damaged, or of a run with another configuration; the message names the key.
+        """
+        tensors, header, _ = load_tensors(state, STATE_SCHEMA)
+        for name, now in (("model", self.trainer.model.config), ("train", self.trainer.config)):
+            _check_same(header.metadata.get(name), to_dict(now), name, state)
+        self.trainer.restore(tensors)
+        self.progress = Progress(**header.metadata["progress"])
+        self._drop_later_metrics()
+
+    def records(self, interrupted: Callable[[], Stopped | None]) -> Iterator[dict[str, Any]]:
+        """Train to the end, or until `interrupted` gives a reason; yield each line of metrics.jsonl.
+
+        After the last record everything is saved and `stopped` says why.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        started_s = time.monotonic() - self.progress.seconds
+        self._last_saved_s = self._window_start_s = time.monotonic()
+        reason: Stopped | None = None
+        while not self.trainer.done and reason is None:
+            self._window.append(self.trainer.step())
+            self.progress.seconds = time.monotonic() - started_s
+            config, images = self.trainer.config, self.trainer.images
+            due = images // config.eval_every_images > (images - config.batch_size) // config.eval_every_images
+            if due or self.trainer.done:
+                yield self._log(self._train_record())
+                yield self._log(self._validate())
+            elif len(self._window) * config.batch_size >= max(config.batch_size, config.eval_every_images // 10):
+                yield self._log(self._train_record())
+            if time.monotonic() - self._last_saved_s > self.save_every_s:
+                self.save()
+            reason = interrupted() or self._out_of_patience()
+        self.stopped = reason if reason and not self.trainer.done else "done"
+        if self._window:
+            yield self._log(self._train_record())
+        self.save()
+
+    def best(self) -> Best | None:
+        """Return the best checkpoint so far; None before the first validation."""
+        if self.progress.best_nats is None:
+            return None
+        path = self.folder / "best.safetensors"
+        return Best(path, self.progress.best_sha256, self.progress.best_images, self.progress.best_nats)
+
+    def save(self) -> None:
+        """Write `state.safetensors` and `last.safetensors`."""
+        metadata = {
+            "schema": STATE_SCHEMA,
+            "model": to_dict(self.trainer.model.config),
+            "train": to_dict(self.trainer.config),
+            "progress": dataclasses.asdict(self.progress),
+        }
+        save_tensors(self.folder / "state.safetensors", self.trainer.state_tensors(), metadata)
+        self._save_model("last.safetensors")
+        self._last_saved_s = time.monotonic()
+
+    def _save_model(self, name: str) -> str:
+        trainer = self.trainer
+        facts = {
+            "training": to_dict(trainer.config),
+            "provenance": {
+                "dataset": trainer.split.info.name,
+                "images_seen": trainer.images,
+                "steps": trainer.step_count,
+                "skipped_steps": trainer.skipped,
+                "seconds": round(self.progress.seconds, 1),
+                "device": trainer.device.type,
+                "threads": torch.get_num_threads(),
+                "versions": {"famecli": __version__, "torch": torch.__version__},
+            },
+            "claim": None,
+        }
+        raw = trainer.model.state_dict()
+        return save_checkpoint(self.folder / name, trainer.model.config, trainer.averaged, raw, facts)
+
+    def _validate(self) -> dict[str, Any]:
+        result = self.trainer.validate(self.valid_levels)
+        progress = self.progress
+        if progress.best_nats is None or result.mean < progress.best_nats:
+            progress.best_nats, progress.best_images = result.mean, self.trainer.images
+            progress.best_sha256 = self._save_model("best.safetensors")
+        # A validation is no training time: the next window's speed starts here.
+        self._window_start_s = time.monotonic()
+        return {
+            **self._measures("valid", result.mean, list(result.rate.mean(0))),
+            "stderr_nats": result.stderr,
+            "valid_images": len(result.nats),
+        }
+
+    def _train_record(self) -> dict[str, Any]:
+        window, self._window = self._window, []
+        now_s = time.monotonic()
+        speed = len(window) * self.trainer.config.batch_size / max(1e-9, now_s - self._window_start_s)
+        self._window_start_s = now_s
+        rate = np.mean([record.rate for record in window], axis=0)
+        return {
+            **self._measures("train", float(np.mean([record.nats for record in window])), list(rate)),
+            "grad_norm": float(np.mean([record.grad_norm for record in window])),
+            "skipped": window[-1].skipped,
+            "images_per_s": speed,
+            "lr_factor": window[-1].lr_factor,
+        }
+
+    def _measures(self, split: str, nats: float, rate: list[float]) -> dict[str, Any]:
+        return {
+            "step": self.trainer.step_count,
+            "images": self.trainer.images,
+            "split": split,
+            "nats_per_image": nats,
+            "bits_per_dim": bits_per_dim(nats, self.trainer.model.config.image_shape),
+            "kl_bits": [float(each) / NATS_PER_BIT for each in rate],
+            "elapsed_s": round(self.progress.seconds, 1),
+        }
+
+    def _log(self, record: dict[str, Any]) -> dict[str, Any]:
+        finite = {key: None if isinstance(v, float) and not np.isfinite(v) else v for key, v in record.items()}
+        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(finite) + "\n")
+        return finite
+
+    def _drop_later_metrics(self) -> None:
+        """Cut metrics.jsonl back to the step that is resumed from."""
+        path = self.folder / "metrics.jsonl"
+        if path.exists():
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if _step_of(line) <= self.trainer.step_count]
+            write_atomic(path, "".join(kept).encode())
+
+    def _out_of_patience(self) -> Stopped | None:
+        if self.patience_images is None or self.progress.best_nats is None:
+            return None
+        waited = self.trainer.images - self.progress.best_images
+        return "patience" if waited >= self.patience_images else None
+
+
+def _step_of(line: str) -> float:
+    """Return the step of a line of metrics; infinity for one that was cut off in writing."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+def _check_same(stored: object, now: dict[str, Any], name: str, state: Path) -> None:
+    cls = ModelConfig if name == "model" else TrainConfig
+    before = to_dict(cls.from_dict(stored))
+    for key, value in now.items():
+        if before[key] != value:
+            raise InputError(
+                f"{state}: this run began with {name}.{key} = {before[key]}, now it is {value}",
+                "choose another --out, or --resume never to start over",
+            )
