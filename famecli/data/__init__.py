@@ -1,0 +1,1 @@
+"""Data sets: their files, found or downloaded, checked and read."""

@@ -1,0 +1,99 @@
+"""Image files of the user, as a model takes them; sizes are checked before pixels are unpacked."""
+
+import io
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from famecli.errors import InputError
+
+READABLE = {"PNG": (".png",), "JPEG": (".jpg", ".jpeg"), "WEBP": (".webp",), "BMP": (".bmp",)}
+LARGEST_SIDE = 8192
+LARGEST_PIXELS = 1 << 24
+LARGEST_FILE_BYTES = 128 << 20
+
+
+def read_images(paths: Sequence[Path | str], shape: tuple[int, int, int]) -> list[tuple[str, np.ndarray]]:
+    """Return the images in `paths` with their names, each as a model takes it.
+
+    Colours become greys for a model of one channel and the other way round; transparency is ignored.
+
+    Args:
+        paths: Image files, folders (all image files in them, sorted), or `-` for one image on stdin.
+        shape: `(C, H, W)` of the model.
+
+    Shape:
+        Each `(C, H, W)`, uint8, 0 to 255.
+
+    Raises:
+        InputError: A file is not an image of that height and width, or is damaged, or a folder has none.
+    """
+    names = [name for path in paths for name in _expand(str(path))]
+    return [(name, _decode(name, _content(name), shape)) for name in names]
+
+
+def _expand(name: str) -> list[str]:
+    """Return `name`, or the image files in the folder of that name."""
+    if name == "-" or not os.path.isdir(name):
+        return [name]
+    suffixes = {suffix for group in READABLE.values() for suffix in group}
+    try:
+        found = sorted(path for path in Path(name).iterdir() if path.suffix.lower() in suffixes)
+    except OSError as error:
+        raise InputError(f"cannot read folder {name}: {error.strerror}") from error
+    if not found:
+        raise InputError(f"no images in folder {name}", f"it may hold {', '.join(sorted(suffixes))}")
+    return [str(path) for path in found]
+
+
+def _content(name: str) -> bytes:
+    try:
+        if name == "-":
+            content = sys.stdin.buffer.read(LARGEST_FILE_BYTES + 1)
+        else:
+            with open(name, "rb") as file:
+                content = file.read(LARGEST_FILE_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"cannot read image {name}: {error.strerror}") from error
+    if len(content) > LARGEST_FILE_BYTES:
+        raise InputError(f"{name}: more than {LARGEST_FILE_BYTES >> 20} MiB, too large for an image")
+    return content
+
+
+def _decode(name: str, content: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+    """Return one image as `(C, H, W)`; its size is checked before its pixels are unpacked."""
+    from PIL import Image
+
+    channels, height, width = shape
+    try:
+        with warnings.catch_warnings():
+            # Sizes are limited below, more strictly.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image: Image.Image = Image.open(io.BytesIO(content), formats=list(READABLE))
+        _check_size(name, image.size, (width, height))
+        if image.mode.startswith("I"):
+            # convert() would clip 16 bits instead of scaling them.
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+    except InputError:
+        raise
+    # Pillow's decoders answer damaged files with a dozen kinds of exceptions, SyntaxError among them.
+    except Exception as error:
+        kinds = ", ".join(READABLE)
+        raise InputError(f"{name}: not a readable image ({kinds}): {' '.join(str(error).split())}") from error
+    return np.ascontiguousarray(pixels.reshape(height, width, channels).transpose(2, 0, 1))
+
+
+def _check_size(name: str, found: tuple[int, int], expected: tuple[int, int]) -> None:
+    width, height = found
+    if max(found) > LARGEST_SIDE or width * height > LARGEST_PIXELS:
+        raise InputError(f"{name}: {width}x{height} is too large, expected {expected[0]}x{expected[1]}")
+    if found != expected:
+        raise InputError(
+            f"{name}: {width}x{height} pixels, expected {expected[0]}x{expected[1]}",
+            "resize or crop it first",
+        )
