@@ -1,0 +1,360 @@
+"""Images in and out: PNG folders named by seed, grids, arrays, and pictures in the terminal.
+
+All images here are uint8, `(N, H, W, C)`, as image files have them; a model's are `(N, C, H, W)`.
+"""
+
+import io
+import json
+import math
+import os
+import sys
+import zipfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import groupby
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Literal, Self
+
+import numpy as np
+
+from famecli.data.image_files import read_images as read_images
+from famecli.data.partial import partial_file
+from famecli.errors import InputError, UsageError
+
+Format = Literal["auto", "grid", "png", "npz", "npy", "zip"]
+Metadata = Mapping[str, str | int | float]
+
+SUFFIXES: Mapping[str, Format] = {".png": "grid", ".npz": "npz", ".npy": "npy", ".zip": "zip"}
+MANIFEST = "manifest.jsonl"
+
+
+def to_uint8(levels: np.ndarray, levels_count: int) -> np.ndarray:
+    """Return pixel levels as image bytes: the highest level becomes 255.
+
+    Shape:
+        `(N, C, H, W)` to `(N, H, W, C)`.
+    """
+    table: np.ndarray = np.rint(np.arange(levels_count) * 255 / (levels_count - 1)).astype(np.uint8)
+    return np.asarray(table[levels]).transpose(0, 2, 3, 1)
+
+
+def mean_to_uint8(means: np.ndarray) -> np.ndarray:
+    """Return means in 0 to 1 as image bytes.
+
+    Shape:
+        `(N, C, H, W)` to `(N, H, W, C)`.
+    """
+    return np.asarray(np.rint(np.clip(means, 0, 1) * 255).astype(np.uint8)).transpose(0, 2, 3, 1)
+
+
+def psnr(image: np.ndarray, other: np.ndarray) -> float:
+    """Return the peak signal-to-noise ratio of two uint8 images in dB; infinite if they are equal."""
+    mean_square = float(np.mean((image.astype(np.float64) - other) ** 2))
+    return math.inf if mean_square == 0 else 10 * math.log10(255**2 / mean_square)
+
+
+def grid(images: np.ndarray, columns: int | None = None, padding: int = 2) -> np.ndarray:
+    """Return the images side by side, row by row, on black.
+
+    Args:
+        images: `(N, H, W, C)`.
+        columns: Images in a row; as many as rows, or one more, if None.
+        padding: Pixels between images and around all.
+    """
+    count, height, width, channels = images.shape
+    columns = columns or max(1, math.ceil(math.sqrt(count)))
+    rows = math.ceil(count / columns)
+    shape = (rows * (height + padding) + padding, columns * (width + padding) + padding, channels)
+    canvas = np.zeros(shape, np.uint8)
+    for index, image in enumerate(images):
+        top = padding + index // columns * (height + padding)
+        left = padding + index % columns * (width + padding)
+        canvas[top : top + height, left : left + width] = image
+    return canvas
+
+
+def preview(images: np.ndarray, width_chars: int) -> str:
+    """Return the images as text for a terminal with 24-bit colour, two pixels in each character.
+
+    Args:
+        images: `(N, H, W, C)`.
+        width_chars: Of the terminal; images wider than it are thinned out.
+    """
+    columns = max(1, min(len(images), (width_chars - 1) // (images.shape[2] + 1)))
+    canvas = grid(images, columns, padding=1)
+    stride = math.ceil(canvas.shape[1] / max(1, width_chars))
+    canvas = np.broadcast_to(canvas, (*canvas.shape[:2], 3))[::stride, ::stride]
+    lines = []
+    for top in range(0, len(canvas), 2):
+        upper = canvas[top].tolist()
+        lower = canvas[top + 1].tolist() if top + 1 < len(canvas) else [[0, 0, 0]] * len(upper)
+        runs = groupby(zip(upper, lower, strict=True))
+        cells = (_colours(*pair) + "▀" * len(list(run)) for pair, run in runs)
+        lines.append("".join(cells) + "\x1b[0m")
+    return "\n".join(lines)
+
+
+def _colours(foreground: Sequence[int], background: Sequence[int]) -> str:
+    red, green, blue = foreground
+    return f"\x1b[38;2;{red};{green};{blue};48;2;{';'.join(map(str, background))}m"
+
+
+def write_png(path: Path, image: np.ndarray, text: Metadata, *, sync: bool = True) -> None:
+    """Write one image `(H, W, C)` with `text` in its text chunks.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
+    with _write_errors(str(path)), partial_file(path, sync=sync) as partial:
+        partial.write_bytes(_png(image, text))
+
+
+class ImageWriter(ABC):
+    """An output that takes images piece by piece and has its name only when it is whole.
+
+    Use it in a `with`: an exception inside leaves no unfinished file behind.
+
+    Args:
+        target: Path, or `-` for stdout.
+        count: Images in all.
+        rgb: Whether grey images are written with three channels.
+    """
+
+    def __init__(self, target: str, count: int, rgb: bool) -> None:
+        self.target, self.count, self.rgb = target, count, rgb
+        self.written = 0
+        with _write_errors(target), ExitStack() as self.resources:
+            self._open()
+            self.resources = self.resources.pop_all()
+
+    def add(self, images: np.ndarray, metadata: Sequence[Metadata]) -> None:
+        """Append `images` `(n, H, W, C)` with one entry of `metadata` each.
+
+        Raises:
+            InputError: The output cannot be written.
+        """
+        assert len(images) == len(metadata)
+        with _write_errors(self.target):
+            self._add(np.repeat(images, 3, axis=3) if self.rgb and images.shape[3] == 1 else images, metadata)
+        self.written += len(images)
+
+    def close(self) -> None:
+        """Finish the output; see `add` for errors."""
+        with _write_errors(self.target), self.resources:
+            self._finish()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close()
+        else:
+            with _write_errors(self.target):
+                self.resources.__exit__(kind, error, trace)
+
+    def _open_sink(self) -> IO[bytes]:
+        if self.target == "-":
+            self.resources.callback(sys.stdout.buffer.flush)
+            return sys.stdout.buffer
+        partial = self.resources.enter_context(partial_file(Path(self.target)))
+        return self.resources.enter_context(partial.open("wb"))
+
+    def _number(self, metadata: Metadata, position: int) -> int:
+        """Return the number in the file name of an image: its seed, its index, or its place."""
+        return int(metadata.get("seed", metadata.get("index", self.written + position)))
+
+    @abstractmethod
+    def _open(self) -> None:
+        """Make the output; what has to be closed goes into `resources`."""
+
+    @abstractmethod
+    def _add(self, images: np.ndarray, metadata: Sequence[Metadata]) -> None:
+        """Write images that have their final channels."""
+
+    def _finish(self) -> None:
+        """Write what comes last; files are closed and renamed after it."""
+        assert self.written == self.count
+
+
+class FolderWriter(ImageWriter):
+    """A folder of `000042.png`, numbered by seed or index, with one line for each in `manifest.jsonl`."""
+
+    def _open(self) -> None:
+        folder = Path(self.target)
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = self.resources.enter_context(partial_file(folder / MANIFEST))
+        self.manifest = self.resources.enter_context(partial.open("w", encoding="utf-8"))
+
+    def _add(self, images: np.ndarray, metadata: Sequence[Metadata]) -> None:
+        for position, (image, entry) in enumerate(zip(images, metadata, strict=True)):
+            name = f"{self._number(entry, position):06d}.png"
+            write_png(Path(self.target) / name, image, entry, sync=False)
+            self.manifest.write(json.dumps({"file": name, **entry}) + "\n")
+
+
+class ZipWriter(ImageWriter):
+    """The files of `FolderWriter` in one zip."""
+
+    def _open(self) -> None:
+        self.archive = self.resources.enter_context(zipfile.ZipFile(self._open_sink(), "w"))
+        self.manifest: list[str] = []
+
+    def _add(self, images: np.ndarray, metadata: Sequence[Metadata]) -> None:
+        for position, (image, entry) in enumerate(zip(images, metadata, strict=True)):
+            name = f"{self._number(entry, position):06d}.png"
+            self.archive.writestr(zipfile.ZipInfo(name), _png(image, entry))
+            self.manifest.append(json.dumps({"file": name, **entry}) + "\n")
+
+    def _finish(self) -> None:
+        super()._finish()
+        self.archive.writestr(zipfile.ZipInfo(MANIFEST), "".join(self.manifest))
+
+
+class NpyWriter(ImageWriter):
+    """One uint8 array `(N, H, W, C)`; the header goes out with the first images, so readers need not wait."""
+
+    sink: IO[bytes]
+
+    def _open(self) -> None:
+        self.sink = self._open_sink()
+
+    def _add(self, images: np.ndarray, metadata: Sequence[Metadata]) -> None:
+        if not self.written:
+            shape = (self.count, *images.shape[1:])
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(self.sink, header)
+        self.sink.write(np.ascontiguousarray(images).data)
+        self.sink.flush()
+
+
+class NpzWriter(NpyWriter):
+    """The array of `NpyWriter` as `arr_0` of a compressed `.npz`, as tools that measure FID read it."""
+
+    def _open(self) -> None:
+        archive = self.resources.enter_context(zipfile.ZipFile(self._open_sink(), "w"))
+        # ZipInfo's own date is fixed, so that equal images make equal files.
+        member = zipfile.ZipInfo("arr_0.npy")
+        member.compress_type = zipfile.ZIP_DEFLATED
+        self.sink = self.resources.enter_context(archive.open(member, "w", force_zip64=True))
+
+
+class GridWriter(ImageWriter):
+    """One PNG of all images, which it keeps until the end; its text is what all their metadata agree on."""
+
+    def _open(self) -> None:
+        self.sink = self._open_sink()
+        self.images: list[np.ndarray] = []
+        self.common: dict[str, str | int | float] | None = None
+
+    def _add(self, images: np.ndarray, metadata: Sequence[Metadata]) -> None:
+        self.images.extend(images)
+        for entry in metadata:
+            known = entry if self.common is None else self.common
+            self.common = {key: value for key, value in known.items() if entry.get(key) == value}
+
+    def _finish(self) -> None:
+        super()._finish()
+        self.sink.write(_png(grid(np.stack(self.images)), self.common or {}))
+
+
+WRITERS: Mapping[str, type[ImageWriter]] = {
+    "grid": GridWriter,
+    "png": FolderWriter,
+    "npz": NpzWriter,
+    "npy": NpyWriter,
+    "zip": ZipWriter,
+}
+
+
+def open_writer(
+    target: Path | str, count: int, *, format: Format = "auto", rgb: bool = False, force: bool = False
+) -> ImageWriter:
+    """Return a writer of `count` images.
+
+    Args:
+        target: Path, or `-` for stdout.
+        count: Images in all.
+        format: `auto` goes by the name: `.png` is a grid, `.npz`, `.npy` and `.zip` are what they say, `-` is
+            npy and anything else a folder of PNG files.
+        rgb: Whether grey images are written with three channels.
+        force: Whether an output that exists is written over; other files in a folder stay.
+
+    Raises:
+        UsageError: The format is unknown, or the target cannot take it.
+        InputError: The output exists, or cannot be made.
+    """
+    name = str(target)
+    if format == "auto":
+        format = "npy" if name == "-" else SUFFIXES.get(Path(name).suffix.lower(), "png")
+    if format not in WRITERS:
+        raise UsageError(f"unknown image format {format!r}", f"formats: auto, {', '.join(WRITERS)}")
+    if name == "-":
+        _check_stdout(format)
+    else:
+        _check_target(Path(name), format, force)
+    return WRITERS[format](name, count, rgb)
+
+
+def write_images(
+    images: np.ndarray,
+    metadata: Sequence[Metadata],
+    target: Path | str,
+    *,
+    format: Format = "auto",
+    rgb: bool = False,
+    force: bool = False,
+) -> None:
+    """Write `images` `(N, H, W, C)` at once; arguments and errors are those of `open_writer`."""
+    with open_writer(target, len(images), format=format, rgb=rgb, force=force) as writer:
+        writer.add(images, metadata)
+
+
+def _check_stdout(format: str) -> None:
+    if format == "png":
+        raise UsageError(
+            "a folder of PNG files does not fit in stdout", "choose --format zip, npy, npz or grid"
+        )
+    if sys.stdout.isatty():
+        raise UsageError("image data would go to the terminal", "redirect it: > samples.npy, or name a file")
+
+
+def _check_target(path: Path, format: str, force: bool) -> None:
+    """Refuse to write over what is there, unless `force`; nothing replaces a folder by a file."""
+    if not os.path.exists(path):
+        return
+    if os.path.isdir(path) != (format == "png"):
+        kind = "a folder" if os.path.isdir(path) else "a file"
+        raise InputError(f"{path} is {kind}", "choose another name")
+    with _write_errors(str(path)):
+        fresh = format == "png" and not any(path.iterdir())
+    if not force and not fresh:
+        raise InputError(f"{path} exists", "add --force to write over it, or choose another name")
+
+
+def _png(image: np.ndarray, text: Metadata) -> bytes:
+    from PIL import Image, PngImagePlugin
+
+    chunks = PngImagePlugin.PngInfo()
+    for key, value in text.items():
+        chunks.add_text(key, str(value))
+    content = io.BytesIO()
+    flat = image[:, :, 0] if image.shape[2] == 1 else image
+    Image.fromarray(np.ascontiguousarray(flat)).save(content, "PNG", pnginfo=chunks)
+    return content.getvalue()
+
+
+@contextmanager
+def _write_errors(target: str) -> Iterator[None]:
+    """Turn a failed write into an InputError, but leave a closed pipe to the caller."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        hint = "free space or choose another place"
+        raise InputError(f"cannot write {target}: {error.strerror or error}", hint) from error
