@@ -1,0 +1,113 @@
+"""A decoder's weights as the matrices that a wavefront's features are multiplied by."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from famecli.model.causal import CausalConv2d
+from famecli.model.decoder import Decoder, GatedLayer
+
+
+@dataclass(frozen=True)
+class Run:
+    """The kept taps of one row of a causal window, which are adjacent slots of a skewed map.
+
+    Args:
+        up: Rows between the window's row and the pixel's.
+        lag: Slots between the leftmost tap and the pixel.
+        weight: `(out_channels, taps * in_channels)`, taps from left to right.
+    """
+
+    up: int
+    lag: int
+    weight: Tensor
+
+
+@dataclass(frozen=True)
+class PackedLayer:
+    """A gated layer: the runs of its window, and its 1x1 convolution with bias."""
+
+    runs: tuple[Run, ...]
+    out: Tensor
+
+
+@dataclass(frozen=True)
+class PackedDecoder:
+    """An autoregressive decoder; a bias is the last column of a matrix and meets a row of ones.
+
+    Args:
+        channels: Of the image.
+        width: Feature maps.
+        first_reach: Rows that the first window reaches up, and columns to the left.
+        reach: The same of the later windows.
+        start: What sums start from, by the condition: first the features that the image is added to, then the
+            gates of each layer; `(width + layers * 2 * width, condition + 1)`.
+        first: Runs of the window that reads the image.
+        layers: Gated layers.
+        head1: First 1x1 convolution of the head, `(width, width + 1)`.
+        head2: Second one, `(parameters, width + 1)`.
+    """
+
+    channels: int
+    width: int
+    first_reach: int
+    reach: int
+    start: Tensor
+    first: tuple[Run, ...]
+    layers: tuple[PackedLayer, ...]
+    head1: Tensor
+    head2: Tensor
+
+
+@torch.no_grad()
+def pack(decoder: Decoder) -> PackedDecoder:
+    """Return copies of the weights of `decoder`.
+
+    Raises:
+        ValueError: `decoder` is not autoregressive.
+    """
+    config, first = decoder.config, decoder.first
+    if not isinstance(first, CausalConv2d):
+        raise ValueError("only an autoregressive decoder is sampled in wavefronts")
+    blind = first.weight.new_zeros(config.width, config.condition)
+    start, layers = [_beside(blind, first.bias)], []
+    for layer in decoder.layers:
+        assert isinstance(layer, GatedLayer)
+        assert isinstance(layer.conv, CausalConv2d)
+        blind = first.weight.new_zeros(2 * config.width, 0)
+        seen = blind if layer.condition is None else layer.condition.weight.flatten(1)
+        start.append(_beside(seen, layer.conv.bias))
+        layers.append(PackedLayer(_runs(layer.conv), _matrix(layer.out)))
+    return PackedDecoder(
+        channels=first.weight.shape[1],
+        width=config.width,
+        first_reach=first.reach,
+        reach=config.kernel // 2,
+        start=torch.cat(start),
+        first=_runs(first),
+        layers=tuple(layers),
+        head1=_matrix(decoder.head1),
+        head2=_matrix(decoder.head2),
+    )
+
+
+def _beside(weight: Tensor, bias: Tensor) -> Tensor:
+    return torch.cat([weight, bias[:, None]], dim=1)
+
+
+def _matrix(conv: nn.Conv2d) -> Tensor:
+    assert conv.bias is not None
+    return _beside(conv.weight.flatten(1), conv.bias)
+
+
+def _runs(conv: CausalConv2d) -> tuple[Run, ...]:
+    """Return the window row by row, without rows that have no taps."""
+    found = []
+    for up in range(conv.reach, -1, -1):
+        # Counted, not read off the mask, so that nothing waits for a device. What is kept lies left.
+        taps = sum(dx - 2 * up < int(conv.sees_centre) for dx in range(-conv.reach, conv.reach + 1))
+        weight = conv.weight[:, :, conv.reach - up, :taps]  # (out, in, taps)
+        if taps:
+            found.append(Run(up, conv.reach + 2 * up, weight.transpose(1, 2).flatten(1).clone()))
+    return tuple(found)

@@ -1,0 +1,75 @@
+"""The order in which the wavefront sampler visits the pixels of an image. No torch here."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+
+@dataclass(frozen=True)
+class Step:
+    """The pixels that are sampled at once: all that share `t = column + 2 * row`.
+
+    Args:
+        t: Their common value, and the step's index.
+        row: Topmost row among them.
+        count: Pixels; the k-th of them is in row `row + k` and column `t - 2 * (row + k)`.
+        offset: Pixels in all earlier steps.
+    """
+
+    t: int
+    row: int
+    count: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class WavefrontPlan:
+    """Steps of an image of `height` by `width` pixels.
+
+    Args:
+        height: Pixel rows, at least 1.
+        width: Pixel columns, at least 1.
+
+    Raises:
+        ValueError: A side is below 1.
+    """
+
+    height: int
+    width: int
+
+    def __post_init__(self) -> None:
+        if self.height < 1 or self.width < 1:
+            raise ValueError(f"an image of {self.height} by {self.width} pixels has none")
+
+    @property
+    def num_steps(self) -> int:
+        """Steps until every pixel is sampled."""
+        return self.width + 2 * (self.height - 1)
+
+    @cached_property
+    def steps(self) -> tuple[Step, ...]:
+        """All steps in order; one has no pixels where `width` is 1 and `t` is odd."""
+        found: list[Step] = []
+        offset = 0
+        for t in range(self.num_steps):
+            first = max(0, (t - self.width + 2) // 2)
+            last = min(self.height - 1, t // 2)
+            found.append(Step(t, first, last - first + 1, offset))
+            offset += last - first + 1
+        return tuple(found)
+
+    @cached_property
+    def order(self) -> tuple[int, ...]:
+        """Raster index, `row * width + column`, of each pixel in the order of sampling."""
+        return tuple(
+            row * self.width + step.t - 2 * row
+            for step in self.steps
+            for row in range(step.row, step.row + step.count)
+        )
+
+    @cached_property
+    def inverse(self) -> tuple[int, ...]:
+        """Place in the order of sampling of each pixel, by raster index."""
+        places = [0] * len(self.order)
+        for place, raster in enumerate(self.order):
+            places[raster] = place
+        return tuple(places)

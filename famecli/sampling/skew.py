@@ -1,0 +1,62 @@
+"""The skewed layout: pixels of one wavefront lie in one slot, so a tap is a constant distance in memory."""
+
+from torch import Tensor
+
+from famecli.sampling.packing import Run
+from famecli.sampling.plan import Step
+
+# Any number from 4 to the whole image is equally fast on a CPU; few slots are little memory.
+SLOTS = 12
+
+
+class SkewedMaps:
+    """Feature maps of layers of one shape, of which the latest slots are kept.
+
+    Pixel (row, column) lies in slot `t = column + 2 * row`. Cells outside the image are zero, like the
+    borders of the convolutions. The slots are a ring; before it lie copies of its last `history` slots, so
+    that the taps of a run never wrap around.
+
+    Args:
+        layers: Maps, 0 or more.
+        channels: Features per pixel.
+        height: Pixel rows.
+        batch: Images.
+        reach: Rows that a window reaches up, and columns to the left.
+        like: Gives dtype and device.
+
+    Shape: `buffer` is `(layers, history + period, channels, reach + height, batch)`.
+    """
+
+    def __init__(self, layers: int, channels: int, height: int, batch: int, reach: int, like: Tensor) -> None:
+        self.channels, self.batch, self.reach = channels, batch, reach
+        self.history = 3 * reach
+        self.period = max(self.history, SLOTS)
+        self.buffer = like.new_zeros(layers, self.history + self.period, channels, reach + height, batch)
+
+    def clear(self) -> None:
+        """Forget all pixels."""
+        self.buffer.zero_()
+
+    def open_slot(self, step: Step) -> None:
+        """Make the slot of `step` ready to be written."""
+        place = step.t % self.period
+        if place == 0 and step.t and self.history:
+            self.buffer[:, : self.history].copy_(self.buffer[:, self.period :])
+        if step.row and self.reach:
+            # Finished rows have no pixel in this slot, but the rows below still look for one.
+            self.buffer[:, self.history + place, :, step.row : step.row + self.reach].zero_()
+
+    def own(self, layer: int, step: Step) -> Tensor:
+        """Return the view `(channels, count * batch)` of the pixels of `step`."""
+        return self._view(layer, step, 0, 0, 1)
+
+    def taps(self, layer: int, step: Step, run: Run) -> Tensor:
+        """Return the view `(taps * channels, count * batch)` that `run` reads for the pixels of `step`."""
+        return self._view(layer, step, run.up, run.lag, run.weight.shape[1] // self.channels)
+
+    def _view(self, layer: int, step: Step, up: int, lag: int, slots: int) -> Tensor:
+        by_layer, by_slot, by_channel, by_row, _ = self.buffer.stride()
+        slot = self.history + step.t % self.period - lag
+        start = layer * by_layer + slot * by_slot + (step.row + self.reach - up) * by_row
+        size = (slots * self.channels, step.count * self.batch)
+        return self.buffer.as_strided(size, (by_channel, 1), start)

@@ -1,0 +1,219 @@
+"""The exact fast sampler: all pixels of equal `t = column + 2 * row` at once, earlier activations kept.
+
+Activations lie in the skewed layout of `famecli.sampling.skew`, where the windows of a wavefront are a matrix
+that needs no gathering: features are its rows, pixels of all images its columns. A layer is one matrix
+product per row of its window, one for its 1x1 convolution, and two pointwise operations. Why that is exact:
+docs/wavefront.md.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from famecli.model.decoder import Decoder
+from famecli.model.likelihoods import Likelihood, scale_levels
+from famecli.sampling.packing import pack
+from famecli.sampling.plan import Step, WavefrontPlan
+from famecli.sampling.workspace import StepViews, Workspace
+
+# Batches are padded to a multiple of this: columns left over at the end of a matrix are computed by other
+# instructions and rounded otherwise, and an image shall be the same in any batch.
+LANES = 16
+CHUNK = 64
+# A step's products wait for each other, and each waits for its slowest thread: on a busy machine that makes
+# small ones a hundred times slower, and on an idle one two threads gain a seventh. Measured: from about this
+# many multiplications on, threads are worth it.
+THREADED_WORK = 2**23
+
+# The functional forms cannot write into a given view.
+elu = torch.ops.aten.elu.out
+glu = torch.ops.aten.glu.out
+
+
+class WavefrontSampler:
+    """Exact samples of an autoregressive decoder in `width + 2 * (height - 1)` steps.
+
+    The decoder's weights are copied: make a new sampler when they change. Memory is kept from call to call,
+    so calls must not overlap. Besides whole images, steps can be taken one by one, as an entropy coder does:
+    `begin`, then for each step in order `params` and `push`, then `drawn`.
+
+    Args:
+        decoder: An autoregressive one; its weights give dtype and device.
+        likelihood: What its outputs mean.
+        levels: Values that a channel of a pixel can take.
+        height: Pixel rows.
+        width: Pixel columns.
+        chunk: Images that `sample` computes at once, a multiple of `LANES`; the result does not depend on it.
+
+    Raises:
+        ValueError: `decoder` is not autoregressive, or `chunk` is no such multiple.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        likelihood: Likelihood,
+        levels: int,
+        height: int,
+        width: int,
+        chunk: int = CHUNK,
+    ) -> None:
+        if chunk < 1 or chunk % LANES:
+            raise ValueError(f"chunk must be a multiple of {LANES}, got {chunk}")
+        self.decoder, self.likelihood, self.levels, self.chunk = decoder, likelihood, levels, chunk
+        self.plan = WavefrontPlan(height, width)
+        self.weights = pack(decoder)
+        device = self.weights.start.device
+        self.order = torch.tensor(self.plan.order, device=device)
+        self.inverse = torch.tensor(self.plan.inverse, device=device)
+        self.workspaces: dict[int, Workspace] = {}
+        self.space: Workspace
+        self.batch: int
+
+    @torch.no_grad()
+    def sample(self, condition: Tensor | None, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
+        """Return the levels `(B, C, H, W)` that `uniforms` stand for.
+
+        Args:
+            condition: The latents' features `(B, condition, H, W)`; None for a decoder without.
+            uniforms: Numbers in [0, 1), `(B, likelihood.uniforms, H, W)`.
+            temperature: Spread of each pixel's distribution; 1 is the model's own.
+        """
+        like, size = self.weights.start, (self.weights.channels, self.plan.height, self.plan.width)
+        found = [like.new_zeros(0, *size)]
+        for first in range(0, len(uniforms), self.chunk):
+            part = slice(first, first + self.chunk)
+            seen = None if condition is None else condition[part]
+            found.append(self._sample_chunk(seen, uniforms[part], temperature))
+        return torch.cat(found)
+
+    def _sample_chunk(self, condition: Tensor | None, uniforms: Tensor, temperature: float) -> Tensor:
+        self.begin(condition, len(uniforms))
+        self._fill(self.space.uniforms, uniforms)
+        with threads_for(self.space.work):
+            for views in self.space.steps:
+                self._compute(views)
+                drawn = self.likelihood.sample(views.parameters[None], views.uniforms[None], temperature)
+                self._place(views, drawn[0])
+        return self.drawn()
+
+    @torch.no_grad()
+    def begin(self, condition: Tensor | None, batch: int) -> None:
+        """Start on `batch` images, whose steps are then taken one by one.
+
+        Args:
+            condition: The latents' features `(B, condition, H, W)`; None for a decoder without.
+            batch: Images.
+
+        Raises:
+            ValueError: The condition does not go with the decoder.
+        """
+        expected = self.weights.start.shape[1] - 1
+        given = 0 if condition is None else condition.shape[1]
+        if given != expected:
+            raise ValueError(f"expected a condition of {expected} feature maps, got {given}")
+        padded = -(-batch // LANES) * LANES
+        if padded not in self.workspaces:
+            self.workspaces[padded] = Workspace(self.weights, self.plan, self.likelihood.uniforms, padded)
+        self.space, self.batch = self.workspaces[padded], batch
+        self.space.image.clear()
+        self.space.maps.clear()
+        if condition is not None:
+            self._fill(self.space.condition[:-1], condition)
+
+    @torch.no_grad()
+    def params(self, t: int) -> Tensor:
+        """Return the parameters `(B, P, n)` of the `n` pixels of step `t`, once all before are pushed."""
+        views = self.space.steps[t]
+        with threads_for(self.space.work):
+            self._compute(views)
+        return self._images(views.parameters, views.step)
+
+    @torch.no_grad()
+    def push(self, t: int, levels: Tensor) -> None:
+        """Set the pixels of step `t`, after its `params`, to `levels` `(B, C, n)`."""
+        views = self.space.steps[t]
+        padded = views.levels.new_zeros(self.weights.channels, views.step.count, self.space.batch)
+        padded[:, :, : self.batch] = levels.permute(1, 2, 0)
+        self._place(views, padded.flatten(1))
+
+    def drawn(self) -> Tensor:
+        """Return the levels `(B, C, H, W)` of all pixels that were set since `begin`."""
+        raster = self.space.levels.index_select(1, self.inverse)
+        levels = raster[:, :, : self.batch].permute(2, 0, 1)
+        return levels.reshape(self.batch, -1, self.plan.height, self.plan.width)
+
+    @torch.no_grad()
+    def verify(
+        self, levels: Tensor, uniforms: Tensor, condition: Tensor | None, temperature: float = 1.0
+    ) -> int:
+        """Return how many pixels of `levels` are not the ones that `uniforms` stand for, by parallel passes.
+
+        An image is the exact sample if and only if each pixel is what its uniforms make of the parameters
+        given the image's own earlier pixels, and a parallel pass finds those of all pixels. In float32 a
+        uniform within rounding of a boundary may count as well; in float64 that is next to impossible.
+
+        Args:
+            levels: Images `(B, C, H, W)`.
+            uniforms: What they were drawn with, `(B, likelihood.uniforms, H, W)`.
+            condition: The latents' features, or None.
+            temperature: What they were drawn with.
+        """
+        odd = torch.zeros((), dtype=torch.int64, device=self.weights.start.device)
+        for first in range(0, len(levels), self.chunk):
+            part = slice(first, first + self.chunk)
+            x, u = levels[part].to(self.weights.start), uniforms[part].to(self.weights.start)
+            seen = None if condition is None else condition[part]
+            parameters = self.decoder(scale_levels(x, self.levels), seen)
+            odd += (self.likelihood.sample(parameters, u, temperature) != x).any(1).sum()
+        return int(odd)
+
+    def _fill(self, buffer: Tensor, images: Tensor) -> None:
+        """Copy `(B, channels, H, W)` into a wavefront-major buffer `(channels, H * W, batch)`."""
+        raster = buffer.new_zeros(buffer.shape).flatten(0, 1)
+        raster[:, : len(images)] = images.flatten(1).t()
+        torch.index_select(raster.view(buffer.shape), 1, self.order, out=buffer)
+
+    def _images(self, columns: Tensor, step: Step) -> Tensor:
+        """Return `(B, channels, n)` of a matrix with a column per pixel and image."""
+        grid = columns.view(len(columns), step.count, self.space.batch)
+        return grid[:, :, : self.batch].permute(2, 0, 1)
+
+    def _compute(self, views: StepViews) -> None:
+        """Compute the parameters of a step's pixels; every layer first adds its input to its map."""
+        weights, space, h = self.weights, self.space, views.h
+        space.image.open_slot(views.step)
+        space.maps.open_slot(views.step)
+        torch.mm(weights.start, views.condition, out=views.start)
+        for run, taps in zip(weights.first, views.taps, strict=True):
+            h.addmm_(run.weight, taps)
+        for layer, memory in zip(weights.layers, views.layers, strict=True):
+            elu(h, out=memory.own)
+            for run, taps in zip(layer.runs, memory.taps, strict=True):
+                memory.gates.addmm_(run.weight, taps)
+            glu(memory.gates, 0, out=views.activations)
+            h.addmm_(layer.out, views.ones)
+        elu(h, out=views.activations)
+        torch.mm(weights.head1, views.ones, out=h)
+        elu(h, out=views.activations)
+        torch.mm(weights.head2, views.ones, out=views.parameters)
+
+    def _place(self, views: StepViews, levels: Tensor) -> None:
+        views.levels.copy_(levels)
+        views.image.copy_(scale_levels(levels, self.levels))
+
+
+@contextmanager
+def threads_for(work: int) -> Iterator[None]:
+    """Let torch use one CPU thread only, while products are as small as `work`."""
+    before = torch.get_num_threads()
+    if work >= THREADED_WORK or before == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

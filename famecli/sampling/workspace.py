@@ -1,0 +1,112 @@
+"""The sampler's memory for one batch size, and the views of it that each step takes."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from famecli.sampling.packing import PackedDecoder
+from famecli.sampling.plan import Step, WavefrontPlan
+from famecli.sampling.skew import SkewedMaps
+
+
+@dataclass(frozen=True)
+class LayerViews:
+    """What a gated layer writes and reads in one step: its input's pixels, its gates, its windows."""
+
+    own: Tensor
+    gates: Tensor
+    taps: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class StepViews:
+    """All memory that one step touches; matrices have a column per pixel and image.
+
+    Args:
+        step: Which pixels.
+        condition: Condition and a row of ones.
+        uniforms: Random numbers.
+        levels: The result.
+        image: The result in [-1, 1], in the map that the first layer reads.
+        taps: Windows of the first layer.
+        start: What sums start from.
+        h: The residual path, part of `start`.
+        ones: Activations above a row of ones.
+        activations: The same without the ones.
+        parameters: Of the likelihood.
+        layers: Of the gated layers.
+    """
+
+    step: Step
+    condition: Tensor
+    uniforms: Tensor
+    levels: Tensor
+    image: Tensor
+    taps: tuple[Tensor, ...]
+    start: Tensor
+    h: Tensor
+    ones: Tensor
+    activations: Tensor
+    parameters: Tensor
+    layers: tuple[LayerViews, ...]
+
+
+class Workspace:
+    """Memory for one batch size, and every view of it that the steps take, made once.
+
+    Args:
+        weights: The decoder's.
+        plan: Order of the pixels.
+        uniforms: Random numbers per pixel.
+        batch: Images, padding included.
+
+    Attributes:
+        work: Multiplications in the largest product of a window's row, in an average step.
+    """
+
+    def __init__(self, weights: PackedDecoder, plan: WavefrontPlan, uniforms: int, batch: int) -> None:
+        like, width = weights.start, weights.width
+        pixels = plan.height * plan.width
+        most = max(step.count for step in plan.steps) * batch
+        windows = [weights.first, *(layer.runs for layer in weights.layers)]
+        largest = max((run.weight.numel() for runs in windows for run in runs), default=0)
+        self.batch = batch
+        self.work = largest * pixels * batch // plan.num_steps
+        self.image = SkewedMaps(1, weights.channels, plan.height, batch, weights.first_reach, like)
+        self.maps = SkewedMaps(len(weights.layers), width, plan.height, batch, weights.reach, like)
+        # Wavefront-major: the pixels of a step are adjacent, (channels, pixels, batch).
+        self.condition = like.new_ones(like.shape[1], pixels, batch)
+        self.uniforms = like.new_zeros(uniforms, pixels, batch)
+        self.levels = like.new_zeros(weights.channels, pixels, batch)
+        self.start = like.new_zeros(like.shape[0] * most)
+        self.parameters = like.new_zeros(weights.head2.shape[0] * most)
+        self.ones = like.new_ones(width + 1, most)
+        self.steps = tuple(self._views(weights, step) for step in plan.steps)
+
+    def _views(self, weights: PackedDecoder, step: Step) -> StepViews:
+        columns, width = step.count * self.batch, weights.width
+        pixels = slice(step.offset, step.offset + step.count)
+        sums, outputs = weights.start.shape[0], weights.head2.shape[0]
+        start = self.start[: sums * columns].view(sums, columns)
+        layers = tuple(
+            LayerViews(
+                own=self.maps.own(index, step),
+                gates=start[(1 + 2 * index) * width : (3 + 2 * index) * width],
+                taps=tuple(self.maps.taps(index, step, run) for run in layer.runs),
+            )
+            for index, layer in enumerate(weights.layers)
+        )
+        return StepViews(
+            step=step,
+            condition=self.condition[:, pixels].flatten(1),
+            uniforms=self.uniforms[:, pixels].flatten(1),
+            levels=self.levels[:, pixels].flatten(1),
+            image=self.image.own(0, step),
+            taps=tuple(self.image.taps(0, step, run) for run in weights.first),
+            start=start,
+            h=start[:width],
+            ones=self.ones[:, :columns],
+            activations=self.ones[:-1, :columns],
+            parameters=self.parameters[: outputs * columns].view(outputs, columns),
+            layers=layers,
+        )

@@ -1,0 +1,230 @@
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from famecli.config import DecoderConfig
+from famecli.model.decoder import Decoder
+from famecli.model.likelihoods import Bernoulli, Likelihood, LogisticMixture, scale_levels
+from famecli.sampling.naive import sample_naive
+from famecli.sampling.plan import Step
+from famecli.sampling.wavefront import THREADED_WORK, WavefrontSampler, threads_for
+from famecli.sampling.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Case:
+    """A random decoder and all that one call of a sampler takes."""
+
+    decoder: Decoder
+    likelihood: Likelihood
+    levels: int
+    condition: Tensor | None
+    uniforms: Tensor
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.uniforms.shape[2], self.uniforms.shape[3]
+
+    def sampler(self, chunk: int = 64) -> WavefrontSampler:
+        return WavefrontSampler(self.decoder, self.likelihood, self.levels, *self.size, chunk)
+
+    def naive(self, temperature: float = 1.0) -> Tensor:
+        return sample_naive(
+            self.decoder, self.likelihood, self.levels, self.condition, self.uniforms, temperature
+        )
+
+
+def make_case(seed: int, dtype: torch.dtype = torch.float64, batch: int | None = None) -> Case:
+    pick = random.Random(seed)
+    generator = torch.Generator().manual_seed(seed)
+    channels, condition = pick.choice([1, 3]), pick.choice([0, 3])
+    config = DecoderConfig(
+        autoregressive=True,
+        width=pick.choice([2, 5, 8]),
+        layers=pick.randint(0, 4),
+        kernel=pick.choice([1, 3, 5, 7]),
+        first_kernel=pick.choice([3, 5, 7]),
+        condition=condition,
+    )
+    height, width = pick.sample(range(1, 9), 2)
+    batch = batch or pick.randint(1, 4)
+    likelihood: Likelihood = Bernoulli(channels)
+    levels = 2
+    if pick.random() < 0.5:
+        levels = pick.choice([5, 256])
+        likelihood = LogisticMixture(channels, levels, 3)
+    decoder = Decoder(config, channels, likelihood.parameters).to(dtype).requires_grad_(False)
+    for weight in decoder.parameters():
+        weight.copy_(torch.randn(weight.shape, generator=generator, dtype=dtype) * 0.3)
+    uniforms = torch.rand(batch, likelihood.uniforms, height, width, generator=generator, dtype=dtype)
+    features = torch.randn(batch, condition, height, width, generator=generator, dtype=dtype)
+    return Case(decoder, likelihood, levels, features if condition else None, uniforms)
+
+
+def pixels(images: Tensor, step: Step) -> Tensor:
+    """The pixels of one step, `(B, channels, n)`."""
+    rows = torch.arange(step.row, step.row + step.count)
+    return images[:, :, rows, step.t - 2 * rows]
+
+
+def poison(space: Workspace) -> None:
+    for tensor in (space.start, space.parameters, space.uniforms, space.levels):
+        tensor.fill_(float("nan"))
+    for tensor in (space.image.buffer, space.maps.buffer, space.condition[:-1], space.ones[:-1]):
+        tensor.fill_(float("nan"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("seed", range(60))
+def test_wavefront_equals_naive_pixel_by_pixel(seed: int, dtype: torch.dtype) -> None:
+    case = make_case(seed, dtype)
+    temperature = 0.7 if seed % 2 else 1.0
+    sampled = case.sampler().sample(case.condition, case.uniforms, temperature)
+    assert sampled.dtype == dtype
+    assert torch.equal(sampled, case.naive(temperature))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_reused_and_poisoned_memory_changes_nothing(seed: int) -> None:
+    case, sampler = make_case(seed), make_case(seed).sampler()
+    fresh = sampler.sample(case.condition, case.uniforms)
+    sampler.sample(case.condition, 1.0 - case.uniforms)
+    assert torch.equal(sampler.sample(case.condition, case.uniforms), fresh)
+    for space in sampler.workspaces.values():
+        poison(space)
+    assert torch.equal(sampler.sample(case.condition, case.uniforms), fresh)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("seed", range(6))
+def test_an_image_does_not_depend_on_batch_or_chunk(seed: int, dtype: torch.dtype) -> None:
+    case = make_case(seed, dtype, batch=40)
+    expected = case.sampler().sample(case.condition, case.uniforms)
+    assert torch.equal(case.sampler(chunk=16).sample(case.condition, case.uniforms), expected)
+    sampler = case.sampler()
+    for part in (slice(0, 1), slice(3, 10), slice(13, 40)):
+        condition = None if case.condition is None else case.condition[part]
+        assert torch.equal(sampler.sample(condition, case.uniforms[part]), expected[part])
+
+
+def test_no_images_are_no_images() -> None:
+    case = make_case(0)
+    condition = None if case.condition is None else case.condition[:0]
+    assert case.sampler().sample(condition, case.uniforms[:0]).shape[0] == 0
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_verify_accepts_samples_and_finds_a_flipped_pixel(seed: int) -> None:
+    case = make_case(seed)
+    sampler = case.sampler()
+    sampled = sampler.sample(case.condition, case.uniforms)
+    assert sampler.verify(sampled, case.uniforms, case.condition) == 0
+    sampled[0, 0, -1, -1] = (sampled[0, 0, -1, -1] + 1) % case.levels
+    assert sampler.verify(sampled, case.uniforms, case.condition) >= 1
+
+
+def test_verify_counts_pixels_of_every_chunk() -> None:
+    case = make_case(3, batch=40)
+    sampler = case.sampler(chunk=16)
+    sampled = sampler.sample(case.condition, case.uniforms)
+    # The last pixel is nobody's context, so that each flip counts once.
+    sampled[:, :, -1, -1] = (sampled[:, :, -1, -1] + 1) % case.levels
+    assert sampler.verify(sampled, case.uniforms, case.condition) == 40
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_steps_compute_the_parameters_of_the_parallel_pass(seed: int) -> None:
+    case = make_case(seed)
+    sampler = case.sampler()
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randint(case.levels, case.naive().shape, generator=generator).to(case.uniforms)
+    parallel = case.decoder(scale_levels(x, case.levels), case.condition)
+    sampler.begin(case.condition, len(x))
+    for step in sampler.plan.steps:
+        torch.testing.assert_close(sampler.params(step.t), pixels(parallel, step), rtol=1e-9, atol=1e-9)
+        sampler.push(step.t, pixels(x, step))
+    assert torch.equal(sampler.drawn(), x)
+
+
+def test_steps_and_whole_images_use_the_very_same_numbers() -> None:
+    case = make_case(5, torch.float32)
+    sampler = case.sampler()
+    sampled = sampler.sample(case.condition, case.uniforms)
+    sampler.begin(case.condition, len(sampled))
+    for step in sampler.plan.steps:
+        drawn = case.likelihood.sample(sampler.params(step.t), pixels(case.uniforms, step))
+        sampler.push(step.t, drawn)
+    assert torch.equal(sampler.drawn(), sampled)
+
+
+def test_draws_follow_the_exact_distribution_of_two_by_two_images() -> None:
+    generator = torch.Generator().manual_seed(1)
+    config = DecoderConfig(autoregressive=True, width=6, layers=2, kernel=3, first_kernel=5)
+    decoder = Decoder(config, 1, 1).double().requires_grad_(False)
+    for weight in decoder.parameters():
+        weight.copy_(torch.randn(weight.shape, generator=generator, dtype=torch.float64) * 0.25)
+    likelihood, draws = Bernoulli(1), 10_000
+    every = torch.tensor([[code >> bit & 1 for bit in range(4)] for code in range(16)])
+    every = every.double().view(16, 1, 2, 2)
+    parameters = decoder(scale_levels(every, 2), None)
+    probability = likelihood.log_prob(every, parameters).flatten(1).sum(1).exp()
+    assert float(probability.sum()) == pytest.approx(1.0, abs=1e-12)
+    uniforms = torch.rand(draws, 1, 2, 2, generator=generator, dtype=torch.float64)
+    sampled = WavefrontSampler(decoder, likelihood, 2, 2, 2).sample(None, uniforms)
+    codes = (sampled.flatten(1) * torch.tensor([1, 2, 4, 8])).sum(1).long()
+    expected = probability * draws
+    assert float(expected.min()) > 5
+    chi_squared = ((torch.bincount(codes, minlength=16) - expected) ** 2 / expected).sum()
+    # Exceeded once in ten thousand by chance, at 15 degrees of freedom.
+    assert float(chi_squared) < 44.26
+
+
+def test_nothing_in_the_step_loop_waits_for_the_device() -> None:
+    # Tensors on the meta device have no values to read, as tensors of a captured graph have none yet.
+    likelihood = LogisticMixture(3, 256, 4)
+    config = DecoderConfig(autoregressive=True, width=8, layers=2, kernel=5, condition=4)
+    with torch.device("meta"):
+        decoder = Decoder(config, 3, likelihood.parameters)
+        condition, uniforms = torch.empty(3, 4, 6, 5), torch.empty(3, 4, 6, 5)
+    sampled = WavefrontSampler(decoder, likelihood, 256, 6, 5).sample(condition, uniforms)
+    assert sampled.shape == (3, 3, 6, 5)
+    assert sampled.is_meta
+
+
+def test_a_condition_that_does_not_fit_is_refused() -> None:
+    decoder = Decoder(DecoderConfig(autoregressive=True, width=4, layers=1, condition=2), 1, 1)
+    sampler = WavefrontSampler(decoder, Bernoulli(1), 2, 3, 3)
+    with pytest.raises(ValueError, match="condition of 2 feature maps, got 0"):
+        sampler.sample(None, torch.rand(1, 1, 3, 3))
+
+
+def test_a_factorized_decoder_is_refused() -> None:
+    decoder = Decoder(DecoderConfig(autoregressive=False, width=4, layers=1, condition=2), 1, 1)
+    with pytest.raises(ValueError, match="autoregressive"):
+        WavefrontSampler(decoder, Bernoulli(1), 2, 3, 3)
+
+
+def test_a_chunk_that_leaves_columns_over_is_refused() -> None:
+    decoder = Decoder(DecoderConfig(autoregressive=True, width=4, layers=1), 1, 1)
+    with pytest.raises(ValueError, match="multiple of 16, got 20"):
+        WavefrontSampler(decoder, Bernoulli(1), 2, 3, 3, chunk=20)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_small_products_take_one_thread_and_leave_the_setting_as_it_was() -> None:
+    for work, expected in ((THREADED_WORK - 1, 1), (THREADED_WORK, 2)):
+        with threads_for(work):
+            assert torch.get_num_threads() == expected
+        assert torch.get_num_threads() == 2

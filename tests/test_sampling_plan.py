@@ -1,0 +1,55 @@
+import subprocess
+import sys
+
+import pytest
+
+from famecli.model.causal import CausalConv2d
+from famecli.sampling.plan import WavefrontPlan
+
+SIDES = [(height, width) for height in range(1, 10) for width in range(1, 10)]
+SIZES = [*SIDES, (28, 28), (32, 32), (64, 48)]
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_every_pixel_is_sampled_once_at_its_own_time(height: int, width: int) -> None:
+    plan = WavefrontPlan(height, width)
+    assert plan.num_steps == len(plan.steps) == width + 2 * (height - 1)
+    assert sorted(plan.order) == list(range(height * width))
+    for index, step in enumerate(plan.steps):
+        assert step.t == index
+        pixels = [divmod(raster, width) for raster in plan.order[step.offset : step.offset + step.count]]
+        assert pixels == [(row, step.t - 2 * row) for row in range(step.row, step.row + step.count)]
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_inverse_undoes_order(height: int, width: int) -> None:
+    plan = WavefrontPlan(height, width)
+    assert [plan.order[place] for place in plan.inverse] == list(range(height * width))
+
+
+@pytest.mark.parametrize("sees_centre", [False, True])
+@pytest.mark.parametrize("kernel", [1, 3, 5, 7])
+def test_every_kept_tap_is_earlier_or_if_allowed_equal(kernel: int, sees_centre: bool) -> None:
+    mask = CausalConv2d(1, 1, kernel, sees_centre=sees_centre).mask
+    reach = kernel // 2
+    taps = [(int(dy) - reach, int(dx) - reach) for dy, dx in mask.nonzero()]
+    for height, width in SIDES:
+        plan = WavefrontPlan(height, width)
+        time = {plan.order[step.offset + k]: step.t for step in plan.steps for k in range(step.count)}
+        for raster, t in time.items():
+            row, column = divmod(raster, width)
+            for dy, dx in taps:
+                if row + dy >= 0 and 0 <= column + dx < width:
+                    seen = time[(row + dy) * width + column + dx]
+                    assert seen <= t if sees_centre else seen < t
+
+
+@pytest.mark.parametrize(("height", "width"), [(0, 3), (3, 0), (-1, 1)])
+def test_an_image_without_pixels_is_refused(height: int, width: int) -> None:
+    with pytest.raises(ValueError, match=f"{height} by {width}"):
+        WavefrontPlan(height, width)
+
+
+def test_the_plan_needs_no_torch() -> None:
+    code = "import sys, famecli.sampling.plan; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
