@@ -94,7 +94,9 @@ class ModelConfig:
         if not self.stages and not decoder.autoregressive:
             found.append("stages is empty and decoder.autoregressive is false: nothing models the image")
         if self.stages and not self.stages[-1].latents:
-            found.append(f"stages[{len(self.stages) - 1}].latents = 0, but the top stage has to be stochastic")
+            found.append(
+                f"stages[{len(self.stages) - 1}].latents = 0, but the top stage has to be stochastic"
+            )
         if bool(self.stages) != bool(decoder.condition):
             found.append(f"decoder.condition = {decoder.condition} with {len(self.stages)} stages")
         return found

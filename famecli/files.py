@@ -32,7 +32,9 @@ def write_atomic(path: Path, content: bytes) -> None:
             raise
         _sync_folder(target.parent)
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}", "free space or choose another place") from error
+        raise InputError(
+            f"cannot write {path}: {error.strerror}", "free space or choose another place"
+        ) from error
 
 
 def read_bytes(path: Path, what: str) -> bytes:

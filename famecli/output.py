@@ -40,7 +40,9 @@ class Output:
         if hint:
             self.errors.print(f"hint: {hint}", markup=False)
 
-    def result(self, data: dict[str, Any], value: str, human: Callable[[Console], None] | None = None) -> None:
+    def result(
+        self, data: dict[str, Any], value: str, human: Callable[[Console], None] | None = None
+    ) -> None:
         """Print the command's result on stdout.
 
         Args:

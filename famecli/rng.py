@@ -26,7 +26,9 @@ def stream(*name: str | int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
 
 
-def uniforms(generator: np.random.Generator, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+def uniforms(
+    generator: np.random.Generator, shape: Sequence[int], dtype: torch.dtype = torch.float32
+) -> Tensor:
     """Return uniforms in [0, 1) on the CPU; float32 values are multiples of 2^-24, so never rounded to 1."""
     raw = torch.from_numpy(generator.random(math.prod(shape)).reshape(tuple(shape)))
     return raw if dtype == torch.float64 else (raw * 2**24).floor_().div_(2**24).to(dtype)

@@ -55,6 +55,14 @@ def _as_fame_error(error: Exception) -> tuple[str, str, ExitCode] | None:
     """Return message, hint and exit code; None for an error that is a defect of ours."""
     if isinstance(error, FameError):
         return str(error), error.hint, error.exit_code
-    if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
-        return "out of memory", "choose a smaller --batch-size, or train with --accumulate", ExitCode.OUT_OF_MEMORY
+    if (
+        isinstance(error, MemoryError)
+        or "out of memory" in str(error)
+        or "can't allocate memory" in str(error)
+    ):
+        return (
+            "out of memory",
+            "choose a smaller --batch-size, or train with --accumulate",
+            ExitCode.OUT_OF_MEMORY,
+        )
     return None

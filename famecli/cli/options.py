@@ -15,15 +15,21 @@ if TYPE_CHECKING:
 COMMON = "Common"
 
 Dataset = Annotated[
-    str | None, typer.Option("--dataset", metavar="NAME", help="Data set, for example mnist.", envvar="FAME_DATASET")
+    str | None,
+    typer.Option("--dataset", metavar="NAME", help="Data set, for example mnist.", envvar="FAME_DATASET"),
 ]
 Data = Annotated[
     Path | None,
-    typer.Option("--data", metavar="FOLDER", help="Folder that holds the data set's files (or set FAME_DATA)."),
+    typer.Option(
+        "--data", metavar="FOLDER", help="Folder that holds the data set's files (or set FAME_DATA)."
+    ),
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.", envvar="FAME_SEED")]
 BatchSize = Annotated[
-    str, typer.Option("--batch-size", metavar="IMAGES|auto", help="Images worked on at once.", envvar="FAME_BATCH_SIZE")
+    str,
+    typer.Option(
+        "--batch-size", metavar="IMAGES|auto", help="Images worked on at once.", envvar="FAME_BATCH_SIZE"
+    ),
 ]
 Weights = Annotated[
     str, typer.Option("--weights", metavar="ema|raw", help="Averaged weights, or those of the last step.")
@@ -31,7 +37,8 @@ Weights = Annotated[
 Limit = Annotated[int | None, typer.Option("--limit", min=1, metavar="IMAGES", help="Only the first ones.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.", rich_help_panel=COMMON)]
 Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", help="Print the one value of the result only.", rich_help_panel=COMMON)
+    bool,
+    typer.Option("--quiet", "-q", help="Print the one value of the result only.", rich_help_panel=COMMON),
 ]
 Offline = Annotated[
     bool,
@@ -40,20 +47,28 @@ Offline = Annotated[
 Device = Annotated[
     str,
     typer.Option(
-        "--device", metavar="auto|cpu|cuda[:i]|mps", help="Where to compute.", envvar="FAME_DEVICE",
+        "--device",
+        metavar="auto|cpu|cuda[:i]|mps",
+        help="Where to compute.",
+        envvar="FAME_DEVICE",
         rich_help_panel=COMMON,
     ),
 ]
 Threads = Annotated[
     int | None,
     typer.Option(
-        "--threads", min=1, help="Threads on the CPU; all cores unless given.", envvar="FAME_THREADS",
+        "--threads",
+        min=1,
+        help="Threads on the CPU; all cores unless given.",
+        envvar="FAME_THREADS",
         rich_help_panel=COMMON,
     ),
 ]
 CacheDir = Annotated[
     Path | None,
-    typer.Option("--cache-dir", metavar="FOLDER", help="Where fetched files are kept.", rich_help_panel=COMMON),
+    typer.Option(
+        "--cache-dir", metavar="FOLDER", help="Where fetched files are kept.", rich_help_panel=COMMON
+    ),
 ]
 
 SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -105,7 +120,9 @@ def use_device(name: str, threads: int | None) -> "torch.device":
     if kind not in available or (index and not index.isdecimal()):
         raise UsageError(f"unknown device {name!r}", "choose auto, cpu, cuda, cuda:0 or mps")
     if not available[kind] or (kind == "cuda" and int(index or 0) >= torch.cuda.device_count()):
-        raise UnavailableError(f"device {name} is not available here", "leave --device out, or choose --device cpu")
+        raise UnavailableError(
+            f"device {name} is not available here", "leave --device out, or choose --device cpu"
+        )
     return torch.device(name)
 
 

@@ -52,7 +52,12 @@ class Request:
         if self.precision not in ("fp32", "bf16"):
             raise UsageError(f"unknown precision {self.precision!r}", "choose fp32 or bf16")
         device = options.use_device(self.device, self.threads)
-        place = {"data": self.data, "cache_dir": self.cache_dir, "offline": self.offline, "report": output.note}
+        place = {
+            "data": self.data,
+            "cache_dir": self.cache_dir,
+            "offline": self.offline,
+            "report": output.note,
+        }
         split = load_split(self.info.name, "train", **place)
         trainer = Trainer(self.model, self.config, split, device, self.precision, self.accumulate)  # type: ignore[arg-type]
         output.note(
@@ -67,7 +72,9 @@ class Request:
         from famecli.training.run import Run
 
         trainer = self.trainer(output)
-        valid = load_split(self.info.name, "valid", data=self.data, cache_dir=self.cache_dir, offline=self.offline)
+        valid = load_split(
+            self.info.name, "valid", data=self.data, cache_dir=self.cache_dir, offline=self.offline
+        )
         levels = fixed_levels(valid, seed=0, limit=self.config.valid_images).levels
         every_s = options.seconds(save_every)
         return Run(trainer, folder, levels, save_every_s=every_s, patience_images=patience)
@@ -110,7 +117,6 @@ def train(
     Exit code 75: stopped by --max-time or SIGTERM with everything saved; 130: the same by Ctrl-C.
 
     Examples:
-
       fame train fame --dataset mnist --size tiny -o run/
 
       fame train pixelcnn --size small --epochs 4 --max-time 1h -o run/
@@ -161,7 +167,9 @@ def _configure(
     units = {"images": 1, "epochs": info.splits["train"], "steps": config.batch_size}
     for name, value in given.items():
         total = max(1, round(value * units[name]))
-        model, config = resolve(default, TrainConfig(), file, [*assignments, *changes, f"train.total_images={total}"])
+        model, config = resolve(
+            default, TrainConfig(), file, [*assignments, *changes, f"train.total_images={total}"]
+        )
     return model, config
 
 
@@ -274,4 +282,3 @@ def _report(run: "Run", output: Output) -> None:
         "stopped": run.stopped,
     }
     output.result(data, str(path))
-

@@ -11,12 +11,18 @@ RUN = "Run"
 SCHEDULE = "Schedule"
 
 Model = Annotated[str, typer.Argument(metavar="[MODEL]", help=f"One of {', '.join(PRESETS)}.")]
-ModelSize = Annotated[str, typer.Option("--size", "--preset", metavar="|".join(SIZES), help="Size of the model.")]
-Config = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="TOML, as --print-config prints it.")]
+ModelSize = Annotated[
+    str, typer.Option("--size", "--preset", metavar="|".join(SIZES), help="Size of the model.")
+]
+Config = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="TOML, as --print-config prints it.")
+]
 Assignments = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key; may be repeated.")
 ]
-PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the resolved configuration and stop.")]
+PrintConfig = Annotated[
+    bool, typer.Option("--print-config", help="Print the resolved configuration and stop.")
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", "-n", help="Measure three steps, predict memory and time, write nothing.")
 ]
@@ -26,23 +32,34 @@ Images = Annotated[
 Epochs = Annotated[
     float | None, typer.Option("--epochs", min=0.0, help="The same, in epochs.", rich_help_panel=SCHEDULE)
 ]
-Steps = Annotated[int | None, typer.Option("--steps", min=1, help="The same, in steps.", rich_help_panel=SCHEDULE)]
-Accumulate = Annotated[
-    int, typer.Option("--accumulate", min=1, help="Parts that a batch is split into.", rich_help_panel=SCHEDULE)
+Steps = Annotated[
+    int | None, typer.Option("--steps", min=1, help="The same, in steps.", rich_help_panel=SCHEDULE)
 ]
-Lr = Annotated[float | None, typer.Option("--lr", help="Learning rate of AdamW's part.", rich_help_panel=SCHEDULE)]
+Accumulate = Annotated[
+    int,
+    typer.Option("--accumulate", min=1, help="Parts that a batch is split into.", rich_help_panel=SCHEDULE),
+]
+Lr = Annotated[
+    float | None, typer.Option("--lr", help="Learning rate of AdamW's part.", rich_help_panel=SCHEDULE)
+]
 Ema = Annotated[
     int | None,
-    typer.Option("--ema", min=0, metavar="IMAGES", help="Half-life of averaged weights.", rich_help_panel=SCHEDULE),
+    typer.Option(
+        "--ema", min=0, metavar="IMAGES", help="Half-life of averaged weights.", rich_help_panel=SCHEDULE
+    ),
 ]
 Precision = Annotated[
-    str, typer.Option("--precision", metavar="fp32|bf16", help="Of the forward pass.", rich_help_panel=SCHEDULE)
+    str,
+    typer.Option("--precision", metavar="fp32|bf16", help="Of the forward pass.", rich_help_panel=SCHEDULE),
 ]
 Out = Annotated[
     Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="Folder of the run.", rich_help_panel=RUN)
 ]
 Resume = Annotated[
-    str, typer.Option("--resume", metavar="auto|never|FILE", help="Go on from a saved state.", rich_help_panel=RUN)
+    str,
+    typer.Option(
+        "--resume", metavar="auto|never|FILE", help="Go on from a saved state.", rich_help_panel=RUN
+    ),
 ]
 Init = Annotated[
     Path | None,
@@ -53,16 +70,26 @@ SaveEvery = Annotated[
 ]
 EvalEvery = Annotated[
     int | None,
-    typer.Option("--eval-every", min=1, metavar="IMAGES", help="Between two validations.", rich_help_panel=RUN),
+    typer.Option(
+        "--eval-every", min=1, metavar="IMAGES", help="Between two validations.", rich_help_panel=RUN
+    ),
 ]
 Patience = Annotated[
     int | None,
     typer.Option(
-        "--patience", min=1, metavar="IMAGES", help="Stop after so many without progress.", rich_help_panel=RUN
+        "--patience",
+        min=1,
+        metavar="IMAGES",
+        help="Stop after so many without progress.",
+        rich_help_panel=RUN,
     ),
 ]
 MaxTime = Annotated[
     str | None,
-    typer.Option("--max-time", metavar="TIME", help="Save and stop with code 75 after it.", rich_help_panel=RUN),
+    typer.Option(
+        "--max-time", metavar="TIME", help="Save and stop with code 75 after it.", rich_help_panel=RUN
+    ),
 ]
-TrainSeed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of everything random.", envvar="FAME_SEED")]
+TrainSeed = Annotated[
+    int | None, typer.Option("--seed", min=0, help="Seed of everything random.", envvar="FAME_SEED")
+]

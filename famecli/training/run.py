@@ -1,10 +1,10 @@
 """A training in its folder: what is saved when, how it is resumed, when it stops.
 
-    config.toml          everything that makes the run, resolved
-    metrics.jsonl        one JSON object per line: training means, validations
-    last.safetensors     the model, averaged and raw weights
-    best.safetensors     the same at the lowest validation NLL
-    state.safetensors    all that resuming needs
+config.toml          everything that makes the run, resolved
+metrics.jsonl        one JSON object per line: training means, validations
+last.safetensors     the model, averaged and raw weights
+best.safetensors     the same at the lowest validation NLL
+state.safetensors    all that resuming needs
 """
 
 import dataclasses
@@ -103,11 +103,15 @@ class Run:
             self._window.append(self.trainer.step())
             self.progress.seconds = time.monotonic() - started_s
             config, images = self.trainer.config, self.trainer.images
-            due = images // config.eval_every_images > (images - config.batch_size) // config.eval_every_images
+            due = (
+                images // config.eval_every_images > (images - config.batch_size) // config.eval_every_images
+            )
             if due or self.trainer.done:
                 yield self._log(self._train_record())
                 yield self._log(self._validate())
-            elif len(self._window) * config.batch_size >= max(config.batch_size, config.eval_every_images // 10):
+            elif len(self._window) * config.batch_size >= max(
+                config.batch_size, config.eval_every_images // 10
+            ):
                 yield self._log(self._train_record())
             if time.monotonic() - self._last_saved_s > self.save_every_s:
                 self.save()
@@ -195,7 +199,9 @@ class Run:
         }
 
     def _log(self, record: dict[str, Any]) -> dict[str, Any]:
-        finite = {key: None if isinstance(v, float) and not np.isfinite(v) else v for key, v in record.items()}
+        finite = {
+            key: None if isinstance(v, float) and not np.isfinite(v) else v for key, v in record.items()
+        }
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(finite) + "\n")
         return finite

@@ -68,11 +68,15 @@ class Trainer:
                 f"{split.info.name} has {split.info.shape} of {split.info.levels}"
             )
         if len(split.pixels) < config.batch_size:
-            raise InputError(f"{len(split.pixels)} training images are fewer than one batch of {config.batch_size}")
+            raise InputError(
+                f"{len(split.pixels)} training images are fewer than one batch of {config.batch_size}"
+            )
         self.config, self.split, self.device = config, split, device
         self.precision, self.accumulate = precision, accumulate
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int.from_bytes(hashlib.sha256(repr(config.seed).encode()).digest()[:8], "little"))
+            torch.manual_seed(
+                int.from_bytes(hashlib.sha256(repr(config.seed).encode()).digest()[:8], "little")
+            )
             self.model = Fame(model_config).on(device)
         self.optimizers = make_optimizers(self.model, config)
         self.averaged = {name: value.clone() for name, value in self.model.state_dict().items()}
@@ -161,7 +165,9 @@ class Trainer:
         decay = ema_decay(self.config, self.images + self.config.batch_size)
         with torch.no_grad():
             current = self.model.state_dict()
-            torch._foreach_lerp_(list(self.averaged.values()), [current[n] for n in self.averaged], 1.0 - decay)
+            torch._foreach_lerp_(
+                list(self.averaged.values()), [current[n] for n in self.averaged], 1.0 - decay
+            )
 
     def averaged_model(self) -> Fame:
         """Return a copy of the model with the averaged weights, for evaluation."""
