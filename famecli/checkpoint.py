@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from famecli.config import ModelConfig, to_dict
-from famecli.errors import InputError, NumericsError, UsageError
+from famecli.errors import ConfigError, InputError, NumericsError, UsageError
 from famecli.files import read_bytes, write_atomic
 from famecli.header import METADATA_KEY, Header, canonical_json, parse_header
 from famecli.model.fame import Fame
@@ -26,16 +26,32 @@ class Checkpoint:
     """A model in memory.
 
     Args:
+        source: Where it was read from.
         model: With the weights asked for, on the CPU, in evaluation mode.
         weights: Which weights these are.
         metadata: Provenance (`training`, `provenance`) and measured NLL (`claim`), as stored.
         sha256: Of the file.
+        weights_sha256: Of the names, shapes and values of these weights, whatever else the file holds.
     """
 
+    source: str
     model: Fame
     weights: WeightsKind
     metadata: dict[str, Any]
     sha256: str
+    weights_sha256: str
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """How it came to be: data set, images seen, versions; empty where the file does not say."""
+        found = self.metadata.get("provenance")
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def claim(self) -> dict[str, Any] | None:
+        """The NLL that the file claims, as `famecli.nll_report` measured it; None where it claims none."""
+        found = self.metadata.get("claim")
+        return found if isinstance(found, dict) else None
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, Any]) -> str:
@@ -64,7 +80,13 @@ def load_tensors(path: Path, schema: str) -> tuple[dict[str, Tensor], Header, st
     found = header.metadata.get("schema")
     if found != schema:
         raise InputError(f"{path}: expected a file of schema {schema}, found {found!r}")
-    return safetensors.torch.load(content), header, hashlib.sha256(content).hexdigest()
+    try:
+        tensors = safetensors.torch.load(content)
+    except (safetensors.SafetensorError, RuntimeError) as error:
+        raise InputError(
+            f"{path}: not a famecli checkpoint ({' '.join(str(error).split())[:120]})"
+        ) from error
+    return tensors, header, hashlib.sha256(content).hexdigest()
 
 
 def save_checkpoint(
@@ -88,7 +110,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: Path, weights: WeightsKind = "ema") -> Checkpoint:
-    """Return the model in the file `path`.
+    """Return the model in the file `path`, or on stdin if it is `-`.
 
     Raises:
         InputError: The file is missing, damaged, or its tensors are not those of its configuration.
@@ -96,7 +118,13 @@ def load_checkpoint(path: Path, weights: WeightsKind = "ema") -> Checkpoint:
         UsageError: It has no raw weights and these were asked for.
     """
     tensors, header, sha256 = load_tensors(path, SCHEMA)
-    config = ModelConfig.from_dict(header.metadata.get("model"))
+    try:
+        config = ModelConfig.from_dict(header.metadata.get("model"))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}", error.hint) from error
+    # Each has weights, so this bounds the modules below, which take time and memory even without weights.
+    if sum(stage.blocks for stage in config.stages) + config.decoder.layers > len(tensors):
+        raise InputError(f"{path}: its configuration has more layers than it has tensors")
     with torch.device("meta"):
         expected = Fame(config).state_dict()
     has_raw = any(name.startswith(RAW) for name in tensors)
@@ -110,11 +138,23 @@ def load_checkpoint(path: Path, weights: WeightsKind = "ema") -> Checkpoint:
         tensor = tensors[(RAW if weights == "raw" else "") + name]
         if tensor.shape != like.shape or tensor.dtype != torch.float32:
             raise InputError(
-                f"{path}: {name} is {tensor.dtype} {tuple(tensor.shape)}, expected float32 {tuple(like.shape)}"
+                f"{path}: {name} is {tensor.dtype} {tuple(tensor.shape)}, "
+                f"expected float32 {tuple(like.shape)}"
             )
         if not bool(torch.isfinite(tensor).all()):
             raise InputError(f"{path}: {name} has values that are not finite")
         chosen[name] = tensor
     model = Fame(config)
     model.load_state_dict(chosen)
-    return Checkpoint(model.eval().requires_grad_(False), weights, header.metadata, sha256)
+    model.eval().requires_grad_(False)
+    return Checkpoint(str(path), model, weights, header.metadata, sha256, hash_weights(chosen))
+
+
+def hash_weights(weights: Mapping[str, Tensor]) -> str:
+    """Return the sha256 over names, shapes and float32 values, in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        values = weights[name].detach().cpu().contiguous().numpy()
+        digest.update(f"{name} {tuple(values.shape)}\n".encode())
+        digest.update(values.astype("<f4").tobytes())
+    return digest.hexdigest()

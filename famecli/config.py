@@ -167,8 +167,16 @@ class TrainConfig:
 
 
 def to_dict(config: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Return `config` as plain values that JSON can hold."""
-    return dataclasses.asdict(config)
+    """Return `config` as plain values that JSON can hold, and that may be changed: tables, lists, numbers."""
+    table: dict[str, Any] = _plain(dataclasses.asdict(config))
+    return table
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401
+    """Return `value` with lists for tuples, as JSON and TOML would give it back."""
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
 def build(cls: type[T], data: object, where: str) -> T:

@@ -17,6 +17,7 @@ class ExitCode(IntEnum):
     OUT_OF_MEMORY = 8
     PREEMPTED = 75
     INTERRUPTED = 130
+    BROKEN_PIPE = 141
 
 
 class FameError(Exception):

@@ -1,7 +1,7 @@
 """The negative log-likelihood of images: exact, by the ELBO, or importance-weighted."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -91,17 +91,18 @@ def _evaluate_batch(
     model: Fame, batch: Tensor, start: int, samples: int, seed: int, rows: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return nats, distortion and rate of a batch; at most about `rows` images times samples at once."""
-    names = [("evaluate", seed, start + offset) for offset in range(len(batch))]
-    noise = ImageNoise(names, device=model.device)
+    noise = ImageNoise(_noise_names(seed, start, len(batch)), device=model.device)
     log_weights: list[Tensor] = []
-    distortion, rate = 0.0, 0.0
+    layers = model.config.stochastic_layers
+    distortion = torch.zeros(len(batch), dtype=torch.float64, device=batch.device)
+    rate = torch.zeros(len(batch), layers, dtype=torch.float64, device=batch.device)
     done = 0
     while done < samples:
         noise.samples = min(samples - done, max(1, rows // len(batch)))
         terms = model(batch.repeat_interleave(noise.samples, dim=0), noise)
         log_weights.append(terms.log_weight.double().view(len(batch), -1))
-        distortion = distortion + terms.distortion.double().view(len(batch), -1).sum(1)
-        rate = rate + terms.rate.double().view(len(batch), noise.samples, -1).sum(1)
+        distortion += terms.distortion.double().view(len(batch), -1).sum(1)
+        rate += terms.rate.double().view(len(batch), noise.samples, layers).sum(1)
         done += noise.samples
     distortion, rate = distortion / samples, rate / samples
     if samples == 1:
@@ -109,6 +110,26 @@ def _evaluate_batch(
     else:
         nats = math.log(samples) - torch.logsumexp(torch.cat(log_weights, dim=1), dim=1)
     return nats.cpu().numpy(), distortion.cpu().numpy(), rate.cpu().numpy()
+
+
+def _noise_names(seed: int, start: int, images: int) -> list[tuple[str | int, ...]]:
+    """Return the names of the latents' streams of images `start` and following."""
+    return [("evaluate", seed, start + offset) for offset in range(images)]
+
+
+@torch.no_grad()
+def pixel_bits(
+    model: Fame, levels: np.ndarray, seed: int = 0, batch_size: int = 128
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the index of a batch's first image, and `-log2 p(pixel | z, earlier pixels)` as `(B, H, W)`.
+
+    Latents are those of `evaluate` with one sample and the same seed; channels are summed.
+    """
+    for start in range(0, len(levels), batch_size):
+        batch = torch.from_numpy(levels[start : start + batch_size]).to(model.device)
+        noise = ImageNoise(_noise_names(seed, start, len(batch)), device=model.device)
+        condition, _ = model.infer(batch, noise)
+        yield start, (-model.log_prob(batch, condition) / NATS_PER_BIT).cpu().numpy()
 
 
 def bits_per_dim(nats: float, shape: Sequence[int]) -> float:

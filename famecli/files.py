@@ -2,10 +2,13 @@
 
 import os
 import stat
+import sys
 import tempfile
 from pathlib import Path
 
 from famecli.errors import InputError
+
+STDIN = Path("-")
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -19,7 +22,7 @@ def write_atomic(path: Path, content: bytes) -> None:
     """
     target = Path(os.path.realpath(path))
     try:
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:200]}.", suffix=".tmp")
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:50]}.", suffix=".tmp")
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(content)
@@ -38,13 +41,13 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def read_bytes(path: Path, what: str) -> bytes:
-    """Return the content of the file `path`, called `what` in errors.
+    """Return the content of the file `path`, of stdin if it is `-`, called `what` in errors.
 
     Raises:
         InputError: It is missing, a folder, or unreadable.
     """
     try:
-        return path.read_bytes()
+        return sys.stdin.buffer.read() if path == STDIN else path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read {what} {path}: {error.strerror}") from error
 

@@ -58,8 +58,8 @@ def parse_header(content: bytes, size: int, source: str) -> Header:
     if 8 + length > min(size, len(content)):
         raise InputError(f"{source}: truncated inside its header ({size} bytes)")
     try:
-        raw = json.loads(content[8 : 8 + length].decode(), object_pairs_hook=_no_duplicates)
-        metadata = json.loads(raw.pop("__metadata__")[METADATA_KEY], object_pairs_hook=_no_duplicates)
+        raw = _strict_json(content[8 : 8 + length].decode())
+        metadata = _strict_json(raw.pop("__metadata__")[METADATA_KEY])
         tensors = {name: _tensor_info(entry) for name, entry in raw.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{source}: not a famecli checkpoint ({_reason(error)})") from error
@@ -75,6 +75,15 @@ def _reason(error: Exception) -> str:
     if isinstance(error, UnicodeDecodeError):
         return "its header is not text"
     return " ".join(str(error).split())[:120]
+
+
+def _strict_json(text: str) -> Any:  # noqa: ANN401
+    """Return what `text` says, read as `canonical_json` writes it: no key twice, no NaN or infinity."""
+    return json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -49,10 +49,31 @@ def mean_to_uint8(means: np.ndarray) -> np.ndarray:
     return np.asarray(np.rint(np.clip(means, 0, 1) * 255).astype(np.uint8)).transpose(0, 2, 3, 1)
 
 
+def levels_to_bytes(levels: np.ndarray, levels_count: int) -> np.ndarray:
+    """Return levels, or if they are floats expected levels, as image bytes; see the two functions above."""
+    if levels.dtype.kind == "f":
+        return mean_to_uint8(levels / (levels_count - 1))
+    return to_uint8(levels, levels_count)
+
+
+def bits_to_uint8(bits: np.ndarray) -> np.ndarray:
+    """Return information per pixel as image bytes: black is none, white 8 bits or more.
+
+    Shape:
+        `(N, H, W)` to `(N, H, W, 1)`.
+    """
+    return mean_to_uint8(bits[:, None] / 8)
+
+
+def mean_square(image: np.ndarray, other: np.ndarray) -> float:
+    """Return the mean squared difference of two uint8 images."""
+    return float(np.mean((image.astype(np.float64) - other) ** 2))
+
+
 def psnr(image: np.ndarray, other: np.ndarray) -> float:
     """Return the peak signal-to-noise ratio of two uint8 images in dB; infinite if they are equal."""
-    mean_square = float(np.mean((image.astype(np.float64) - other) ** 2))
-    return math.inf if mean_square == 0 else 10 * math.log10(255**2 / mean_square)
+    error = mean_square(image, other)
+    return math.inf if error == 0 else 10 * math.log10(255**2 / error)
 
 
 def grid(images: np.ndarray, columns: int | None = None, padding: int = 2) -> np.ndarray:
@@ -120,10 +141,11 @@ class ImageWriter(ABC):
         target: Path, or `-` for stdout.
         count: Images in all.
         rgb: Whether grey images are written with three channels.
+        columns: Of a grid; None leaves it to `grid`.
     """
 
-    def __init__(self, target: str, count: int, rgb: bool) -> None:
-        self.target, self.count, self.rgb = target, count, rgb
+    def __init__(self, target: str, count: int, rgb: bool, columns: int | None = None) -> None:
+        self.target, self.count, self.rgb, self.columns = target, count, rgb, columns
         self.written = 0
         with _write_errors(target), ExitStack() as self.resources:
             self._open()
@@ -259,7 +281,7 @@ class GridWriter(ImageWriter):
 
     def _finish(self) -> None:
         super()._finish()
-        self.sink.write(_png(grid(np.stack(self.images)), self.common or {}))
+        self.sink.write(_png(grid(np.stack(self.images), self.columns), self.common or {}))
 
 
 WRITERS: Mapping[str, type[ImageWriter]] = {
@@ -272,7 +294,13 @@ WRITERS: Mapping[str, type[ImageWriter]] = {
 
 
 def open_writer(
-    target: Path | str, count: int, *, format: Format = "auto", rgb: bool = False, force: bool = False
+    target: Path | str,
+    count: int,
+    *,
+    format: Format = "auto",
+    rgb: bool = False,
+    force: bool = False,
+    columns: int | None = None,
 ) -> ImageWriter:
     """Return a writer of `count` images.
 
@@ -283,6 +311,7 @@ def open_writer(
             npy and anything else a folder of PNG files.
         rgb: Whether grey images are written with three channels.
         force: Whether an output that exists is written over; other files in a folder stay.
+        columns: Images in a row of a grid; None for about as many as rows.
 
     Raises:
         UsageError: The format is unknown, or the target cannot take it.
@@ -297,7 +326,7 @@ def open_writer(
         _check_stdout(format)
     else:
         _check_target(Path(name), format, force)
-    return WRITERS[format](name, count, rgb)
+    return WRITERS[format](name, count, rgb, columns)
 
 
 def write_images(

@@ -99,11 +99,11 @@ class _Tenths:
             self.output.note(f"{self.label}: {self.done}/{self.total} in {elapsed_s:.0f} s {text}".rstrip())
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """Return a Rich table; all columns after the first are aligned right."""
-    result = Table(title=title, title_justify="left", box=None, pad_edge=False)
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], right: bool = True) -> Table:
+    """Return a Rich table; with `right`, all columns after the first are aligned right."""
+    result = Table(title=title, title_justify="left", box=None, pad_edge=False, show_header=any(columns))
     for index, column in enumerate(columns):
-        result.add_column(column, justify="left" if index == 0 else "right")
+        result.add_column(column, justify="right" if index and right else "left", overflow="fold")
     for row in rows:
         result.add_row(*row)
     return result

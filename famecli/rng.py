@@ -37,7 +37,8 @@ def uniforms(
 def normals(generator: np.random.Generator, shape: Sequence[int]) -> Tensor:
     """Return standard normals (float32, CPU) by the inverse CDF of one uniform each."""
     raw = torch.from_numpy(generator.random(math.prod(shape)).reshape(tuple(shape)))
-    return torch.special.ndtri(raw.add_(2**-54)).float()
+    quantiles: Tensor = torch.special.ndtri(raw.add_(2**-54))
+    return quantiles.float()
 
 
 class Noise(Protocol):

@@ -6,7 +6,11 @@ from typing import Annotated
 import typer
 
 from famecli import __version__
+from famecli.cli.evaluate_nll import evaluate_nll
+from famecli.cli.info import info
 from famecli.cli.options import debugging
+from famecli.cli.reconstruct import reconstruct
+from famecli.cli.sample import sample
 from famecli.cli.train import train
 from famecli.errors import ExitCode, FameError
 from famecli.output import Output
@@ -19,6 +23,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("train")(train)
+app.command("evaluate-nll")(evaluate_nll)
+app.command("sample")(sample)
+app.command("reconstruct")(reconstruct)
+app.command("info")(info)
 
 
 def _print_version(wanted: bool) -> None:
@@ -40,7 +48,12 @@ def main() -> None:
     """Run the command line; end the process with one of `ExitCode`."""
     try:
         app()
-    except (FameError, MemoryError, RuntimeError) as error:
+    except SystemExit as stop:
+        # Typer ends like this when the reader of a pipe is gone.
+        if isinstance(stop.__context__, BrokenPipeError):
+            sys.exit(ExitCode.BROKEN_PIPE)
+        raise
+    except (FameError, MemoryError, RuntimeError, OSError) as error:
         if debugging():
             raise
         known = _as_fame_error(error)
@@ -55,14 +68,10 @@ def _as_fame_error(error: Exception) -> tuple[str, str, ExitCode] | None:
     """Return message, hint and exit code; None for an error that is a defect of ours."""
     if isinstance(error, FameError):
         return str(error), error.hint, error.exit_code
-    if (
-        isinstance(error, MemoryError)
-        or "out of memory" in str(error)
-        or "can't allocate memory" in str(error)
-    ):
-        return (
-            "out of memory",
-            "choose a smaller --batch-size, or train with --accumulate",
-            ExitCode.OUT_OF_MEMORY,
-        )
+    if isinstance(error, OSError):
+        return str(error), "free space, or choose another place", ExitCode.BAD_INPUT
+    text = str(error)
+    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+        hint = "choose a smaller --batch-size, or train with --accumulate"
+        return "out of memory", hint, ExitCode.OUT_OF_MEMORY
     return None

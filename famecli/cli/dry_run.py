@@ -22,13 +22,14 @@ def predict(trainer: Trainer, output: Output) -> None:
         trainer.step()
     images_per_s = STEPS * trainer.config.batch_size / (time.monotonic() - started_s)
     epoch_images = len(trainer.split.pixels)
+    epoch_s, total_s = epoch_images / images_per_s, trainer.config.total_images / images_per_s
     data = {
         "schema": SCHEMA,
         "parameters": trainer.model.count_parameters(),
         "peak_memory_mib": _peak_memory_mib(trainer.device),
         "images_per_s": images_per_s,
-        "seconds_per_epoch": epoch_images / images_per_s,
-        "seconds_total": trainer.config.total_images / images_per_s,
+        "seconds_per_epoch": epoch_s,
+        "seconds_total": total_s,
     }
 
     def human(console: Console) -> None:
@@ -36,12 +37,12 @@ def predict(trainer: Trainer, output: Output) -> None:
             ("parameters", f"{data['parameters']:,}"),
             ("peak memory", f"{data['peak_memory_mib']:,.0f} MiB"),
             ("speed", f"{images_per_s:,.0f} images/s"),
-            (f"one epoch of {epoch_images:,}", f"{data['seconds_per_epoch'] / 60:,.1f} minutes"),
-            (f"all {trainer.config.total_images:,} images", f"{data['seconds_total'] / 60:,.1f} minutes"),
+            (f"one epoch of {epoch_images:,}", f"{epoch_s / 60:,.1f} minutes"),
+            (f"all {trainer.config.total_images:,} images", f"{total_s / 60:,.1f} minutes"),
         ]
         console.print(table(f"{trainer.model.config.preset}, without validation", ["", ""], rows))
 
-    output.result(data, f"{data['seconds_total']:.0f}", human)
+    output.result(data, f"{total_s:.0f}", human)
 
 
 def _peak_memory_mib(device: torch.device) -> float:

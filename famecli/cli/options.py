@@ -1,5 +1,6 @@
 """Options that several commands share, and the words they accept."""
 
+import itertools
 import os
 import re
 from pathlib import Path
@@ -8,12 +9,24 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from famecli.errors import UnavailableError, UsageError
+from famecli.output import Output
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 COMMON = "Common"
+MOST_PREVIEWED = 16
 
+CheckpointArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[CKPT]", help="File, run folder, name of weights, or -; else --dataset and --model choose."
+    ),
+]
+Model = Annotated[
+    str | None, typer.Option("--model", metavar="NAME", help="With --dataset: whose weights; default fame.")
+]
 Dataset = Annotated[
     str | None,
     typer.Option("--dataset", metavar="NAME", help="Data set, for example mnist.", envvar="FAME_DATASET"),
@@ -34,6 +47,22 @@ BatchSize = Annotated[
 Weights = Annotated[
     str, typer.Option("--weights", metavar="ema|raw", help="Averaged weights, or those of the last step.")
 ]
+ImagesOut = Annotated[
+    str | None,
+    typer.Option("-o", "--out", metavar="PATH|-", help="Where to; by default a grid under a free name."),
+]
+ImageFormat = Annotated[
+    str,
+    typer.Option(
+        "--format", metavar="auto|grid|png|npz|npy|zip", help="Of the output; auto goes by the name."
+    ),
+]
+Rgb = Annotated[bool, typer.Option("--rgb", help="Write grey images with three channels.")]
+Force = Annotated[bool, typer.Option("--force", help="Write over an output that exists.")]
+DecoderOutput = Annotated[
+    str, typer.Option("--decoder", metavar="sample|mean", help="Drawn pixels, or expected ones.")
+]
+Preview = Annotated[bool, typer.Option("--preview", help="Show the first images in the terminal.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, metavar="IMAGES", help="Only the first ones.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.", rich_help_panel=COMMON)]
 Quiet = Annotated[
@@ -124,6 +153,40 @@ def use_device(name: str, threads: int | None) -> "torch.device":
             f"device {name} is not available here", "leave --device out, or choose --device cpu"
         )
     return torch.device(name)
+
+
+def image_target(out: str | None, stem: str, json: bool) -> str:
+    """Return where images go: `out`, or without it the first free name among `stem.png`, `stem-2.png`, ...
+
+    Raises:
+        UsageError: Both images and a JSON document are to go to stdout.
+    """
+    if out == "-" and json:
+        raise UsageError("--json and -o - both want stdout", "name a file for the images")
+    if out is not None:
+        return out
+    names = (f"{stem}{'' if number == 1 else f'-{number}'}.png" for number in itertools.count(1))
+    return next(name for name in names if not os.path.lexists(name))
+
+
+def check_decoder_output(word: str) -> None:
+    """Check the word of `--decoder`.
+
+    Raises:
+        UsageError: It is neither of the two.
+    """
+    if word not in ("sample", "mean"):
+        raise UsageError(f"unknown --decoder {word!r}", "choose sample or mean")
+
+
+def show_preview(images: "np.ndarray", output: Output) -> None:
+    """Show the first of `images` `(N, H, W, C)` on stderr, if that is a terminal."""
+    from famecli.images import preview
+
+    if output.errors.is_terminal:
+        output.errors.out(preview(images[:MOST_PREVIEWED], output.errors.width), highlight=False)
+    else:
+        output.warn("--preview needs a terminal")
 
 
 def debugging() -> bool:

@@ -44,7 +44,7 @@ def to_toml(model: ModelConfig, train: TrainConfig) -> str:
 def _read_toml(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(read_bytes(file, "configuration").decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{file}: not TOML: {error}") from error
 
 
@@ -86,7 +86,7 @@ def _parse(text: str) -> object:
     """Return `text` as a TOML value, or as it is where it is none."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         return text
 
 

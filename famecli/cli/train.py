@@ -15,11 +15,13 @@ import typer
 from famecli.cli import options
 from famecli.cli import train_options as own
 from famecli.cli.settings import resolve, to_toml
+from famecli.cli.sources import DataPlace
 from famecli.config import ModelConfig, TrainConfig
 from famecli.data.registry import DatasetInfo, dataset_info
 from famecli.errors import ExitCode, UsageError
 from famecli.output import Output
 from famecli.presets import SIZES, model_config
+from famecli.weights import DEFAULT_DATASET
 
 if TYPE_CHECKING:
     from famecli.training.run import Run, Stopped
@@ -36,9 +38,7 @@ class Request:
     info: DatasetInfo
     model: ModelConfig
     config: TrainConfig
-    data: Path | None
-    cache_dir: Path | None
-    offline: bool
+    place: DataPlace
     device: str
     threads: int | None
     precision: str
@@ -46,43 +46,46 @@ class Request:
 
     def trainer(self, output: Output) -> "Trainer":
         """Load the training images and build the model."""
-        from famecli.data.dataset import load_split
         from famecli.training.trainer import Trainer
 
         if self.precision not in ("fp32", "bf16"):
             raise UsageError(f"unknown precision {self.precision!r}", "choose fp32 or bf16")
         device = options.use_device(self.device, self.threads)
-        place = {
-            "data": self.data,
-            "cache_dir": self.cache_dir,
-            "offline": self.offline,
-            "report": output.note,
-        }
-        split = load_split(self.info.name, "train", **place)
+        split = self.place.split(self.info.name, "train")
         trainer = Trainer(self.model, self.config, split, device, self.precision, self.accumulate)  # type: ignore[arg-type]
         output.note(
-            f"training {self.model.preset} ({trainer.model.count_parameters():,} parameters) on {self.info.name} "
-            f"with {device}: {self.config.total_images:,} images in batches of {self.config.batch_size}"
+            f"training {self.model.preset} ({trainer.model.count_parameters():,} parameters) "
+            f"on {self.info.name} with {device}: "
+            f"{self.config.total_images:,} images in batches of {self.config.batch_size}"
         )
         return trainer
 
-    def run(self, output: Output, folder: Path, save_every: str, patience: int | None) -> "Run":
+    def run(self, output: Output, folder: Path, save_every_s: float, patience: int | None) -> "Run":
         """Return the run of this request in `folder`, not yet resumed."""
-        from famecli.data.dataset import fixed_levels, load_split
+        from famecli.data.dataset import fixed_levels
         from famecli.training.run import Run
 
         trainer = self.trainer(output)
-        valid = load_split(
-            self.info.name, "valid", data=self.data, cache_dir=self.cache_dir, offline=self.offline
-        )
+        valid = self.place.split(self.info.name, "valid")
         levels = fixed_levels(valid, seed=0, limit=self.config.valid_images).levels
-        every_s = options.seconds(save_every)
-        return Run(trainer, folder, levels, save_every_s=every_s, patience_images=patience)
+        return Run(trainer, folder, levels, save_every_s=save_every_s, patience_images=patience)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Where a training's files go, where it starts, and when it stops; as typed."""
+
+    out: Path | None
+    resume: str
+    init: Path | None
+    save_every: str
+    patience: int | None
+    max_time: str | None
 
 
 def train(
     model: own.Model = "fame",
-    dataset: options.Dataset = "mnist",
+    dataset: options.Dataset = None,
     data: options.Data = None,
     size: own.ModelSize = "tiny",
     config: own.Config = None,
@@ -124,23 +127,31 @@ def train(
       fame train fame --size small --set free_nats=2 --set decoder.layers=8 --dry-run
     """
     output = Output(json=json, quiet=quiet)
-    info = dataset_info(dataset or "mnist")
     flags = {"lr": lr, "ema_halflife_images": ema, "eval_every_images": eval_every, "seed": seed}
     length = {"images": images, "epochs": epochs, "steps": steps}
+    info = dataset_info(dataset or DEFAULT_DATASET)
     configs = _configure(model, size, info, config, assignments or [], flags, length, batch_size)
+    place = DataPlace(data, cache_dir, offline, output.note)
+    request = Request(info, *configs, place, device, threads, precision, accumulate)
+    asked = RunOptions(out, resume, init, save_every, patience, max_time)
+    _act(request, asked, output, print_config, dry_run)
+
+
+def _act(request: Request, asked: RunOptions, output: Output, print_config: bool, dry_run: bool) -> None:
+    """Print the configuration, or what a few steps predict, or train."""
     if print_config:
-        typer.echo(to_toml(*configs), nl=False)
+        typer.echo(to_toml(request.model, request.config), nl=False)
         return
-    request = Request(info, *configs, data, cache_dir, offline, device, threads, precision, accumulate)
     if dry_run:
         from famecli.cli.dry_run import predict
 
         predict(request.trainer(output), output)
         return
-    folder = out or _default_folder(*configs, info.name)
-    run = request.run(output, folder, save_every, patience)
-    _prepare(run, folder, resume, init, output)
-    _follow(run, output, None if max_time is None else options.seconds(max_time))
+    folder = asked.out or _default_folder(request.model, request.config, request.info.name)
+    max_time_s = None if asked.max_time is None else options.seconds(asked.max_time)
+    run = request.run(output, folder, options.seconds(asked.save_every), asked.patience)
+    _prepare(run, folder, asked.resume, asked.init, output)
+    _follow(run, output, max_time_s)
 
 
 def _configure(

@@ -12,6 +12,7 @@ import numpy as np
 from famecli.errors import InputError
 
 READABLE = {"PNG": (".png",), "JPEG": (".jpg", ".jpeg"), "WEBP": (".webp",), "BMP": (".bmp",)}
+SUFFIXES = frozenset(suffix for group in READABLE.values() for suffix in group)
 LARGEST_SIDE = 8192
 LARGEST_PIXELS = 1 << 24
 LARGEST_FILE_BYTES = 128 << 20
@@ -36,17 +37,21 @@ def read_images(paths: Sequence[Path | str], shape: tuple[int, int, int]) -> lis
     return [(name, _decode(name, _content(name), shape)) for name in names]
 
 
+def has_image_suffix(name: str) -> bool:
+    """Return whether `name` ends like an image file that `read_images` takes."""
+    return Path(name).suffix.lower() in SUFFIXES
+
+
 def _expand(name: str) -> list[str]:
     """Return `name`, or the image files in the folder of that name."""
     if name == "-" or not os.path.isdir(name):
         return [name]
-    suffixes = {suffix for group in READABLE.values() for suffix in group}
     try:
-        found = sorted(path for path in Path(name).iterdir() if path.suffix.lower() in suffixes)
+        found = sorted(path for path in Path(name).iterdir() if has_image_suffix(path.name))
     except OSError as error:
         raise InputError(f"cannot read folder {name}: {error.strerror}") from error
     if not found:
-        raise InputError(f"no images in folder {name}", f"it may hold {', '.join(sorted(suffixes))}")
+        raise InputError(f"no images in folder {name}", f"it may hold {', '.join(sorted(SUFFIXES))}")
     return [str(path) for path in found]
 
 

@@ -1,0 +1,1 @@
+"""The model: ladder, decoder, likelihoods."""

@@ -8,10 +8,10 @@ from torch.nn import functional as F
 class CausalConv2d(nn.Module):
     """Convolution that sees pixels of earlier wavefronts, and if asked those of its own.
 
-    A tap `(dy, dx)` with `dy <= 0` is kept if `dx + 2 * dy < 0`, or `<= 0` with `sees_centre`. So the output at a
-    pixel needs pixels of lower (or equal) `t = column + 2 * row` only, and all pixels of one `t` can be
-    sampled at once. With `kernel_size=5`, `c` being the centre (kept with `sees_centre`) and `e` the other tap of
-    equal `t` (likewise):
+    A tap `(dy, dx)` with `dy <= 0` is kept if `dx + 2 * dy < 0`, or `<= 0` with `sees_centre`. So the output
+    at a pixel needs pixels of lower (or equal) `t = column + 2 * row` only, and all pixels of one `t` can be
+    sampled at once. With `kernel_size=5`, `c` being the centre (kept with `sees_centre`) and `e` the other
+    tap of equal `t` (likewise):
 
         1 1 1 1 1
         1 1 1 1 e

@@ -1,4 +1,4 @@
-"""The model: a ladder of stochastic layers under a decoder that may be a PixelCNN.
+r"""The model: a ladder of stochastic layers under a decoder that may be a PixelCNN.
 
     bottom-up (inference)              top-down (inference and generation share it)
 
@@ -6,7 +6,7 @@
       |  stage 0                          ^  decoder <- image x (PixelCNN only)
       v                                   |
      d_0 --recognition-->  q(z_0) ----->  h_0 <-- z_0
-      |                      ^ merge      ^  \\__ prior p(z_0 | above)
+      |                      ^ merge      ^  \__ prior p(z_0 | above)
       v  stage 1             |            |
      d_1 --recognition-->  q(z_1) ----->  h_1 <-- z_1
       |                                   ^
@@ -35,7 +35,7 @@ from famecli.rng import Noise
 
 @dataclass(frozen=True)
 class Draw:
-    """One stochastic layer's distributions and the latents drawn; without a posterior they are the prior's."""
+    """One stochastic layer's distributions and the latents drawn, from the prior if no posterior is there."""
 
     z: Tensor
     prior: Gaussian
@@ -49,8 +49,8 @@ class NllTerms:
     Args:
         distortion: `-log p(x | z)` for the latents drawn, `(B,)`.
         rate: KL divergence of each stochastic layer, from the image upwards, `(B, layers)`.
-        log_weight: `log p(x, z) - log q(z | x)` for the latents drawn, `(B,)`: its mean bounds log p(x), and the
-            log of the mean of its exponentials over samples is the importance-weighted estimate.
+        log_weight: `log p(x, z) - log q(z | x)` for the latents drawn, `(B,)`: its mean bounds log p(x), and
+            the log of the mean of its exponentials over samples is the importance-weighted estimate.
     """
 
     distortion: Tensor
@@ -102,7 +102,7 @@ class Stage(nn.Module):
     def draw(
         self, h: Tensor | None, d: Tensor | None, noise: Noise, layer: int, batch: int, temperature: float
     ) -> Draw:
-        """Draw this layer's latents below features `h`, from the posterior if recognition features `d` are given.
+        """Draw this layer's latents, from the posterior where recognition features `d` are given.
 
         Args:
             h: Features from above, `(B, width, H, W)`; None at the top.
@@ -169,6 +169,7 @@ class Fame(nn.Module):
         features: list[Tensor] = []
         h = image
         for stage in self.stages:
+            assert isinstance(stage, Stage)
             h = stage.up_blocks(stage.up(h))
             features.append(h)
         return features
@@ -192,8 +193,8 @@ class Fame(nn.Module):
             temperature: Factor on the standard deviation of priors that are drawn from.
 
         Returns:
-            The decoder's condition `(B, condition, height, width)`, None without stages; and a draw per stochastic
-            layer, from the image upwards.
+            The decoder's condition `(B, condition, height, width)`, None without stages; and a draw per
+            stochastic layer, from the image upwards.
         """
         total = self.config.stochastic_layers
         layer, h = total, None
@@ -237,7 +238,7 @@ class Fame(nn.Module):
     def infer(
         self, x: Tensor, noise: Noise, keep_layers: int | None = None
     ) -> tuple[Tensor | None, list[Draw]]:
-        """Return `top_down` of the images `x`: the posterior for the top `keep_layers` layers, below the prior."""
+        """Return `top_down` of images `x`: the posterior for the top `keep_layers` layers, then the prior."""
         return self.top_down(self.bottom_up(self._scaled(x)), noise, x.shape[0], keep_layers=keep_layers)
 
     def prior_condition(self, batch: int, noise: Noise, temperature: float = 1.0) -> Tensor | None:

@@ -96,7 +96,7 @@ class LogisticMixture:
         self.half_width = 1.0 / (levels - 1)
 
     def _split(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return logits `(B, K, ...)`, means and log-scales `(B, C, K, ...)`, coefficients `(B, c, K, ...)`."""
+        """Return logits `(B, K, ...)`, means, log-scales `(B, C, K, ...)`, coefficients `(B, c, K, ...)`."""
         k, c = self.mixtures, self.channels
         logits, means, log_scales, coefficients = parameters.split(
             [k, c * k, c * k, self.coefficients * k], dim=1

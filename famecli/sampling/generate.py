@@ -1,6 +1,6 @@
 """Images from seeds: an image depends on its seed alone, whatever batch it is drawn in."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -24,6 +24,7 @@ class ImageDecoder:
         decoder_output: Levels that are drawn, or for each pixel its expected level: given the latents, and in
             an autoregressive decoder given the earlier pixels of a drawn image.
         cached: Whether an autoregressive decoder is sampled in wavefronts; else by the slow reference.
+        chunk: Images computed at once, a multiple of `LANES`; the result does not depend on it.
     """
 
     def __init__(
@@ -33,13 +34,15 @@ class ImageDecoder:
         temperature: float = 1.0,
         decoder_output: DecoderOutput = "sample",
         cached: bool = True,
+        chunk: int = CHUNK,
     ) -> None:
+        self.chunk = chunk
         self.model, self.temperature, self.decoder_output = model, temperature, decoder_output
         self.sampler: WavefrontSampler | None = None
         config = model.config
         if cached and config.decoder.autoregressive:
             self.sampler = WavefrontSampler(
-                model.decoder, model.likelihood, config.levels, config.height, config.width
+                model.decoder, model.likelihood, config.levels, config.height, config.width, chunk
             )
 
     @torch.no_grad()
@@ -52,8 +55,8 @@ class ImageDecoder:
         """
         weight = self.model.decoder.head2.weight
         parts = [weight.new_zeros(0, *self.model.config.image_shape)]
-        for first in range(0, len(uniforms), CHUNK):
-            part = slice(first, first + CHUNK)
+        for first in range(0, len(uniforms), self.chunk):
+            part = slice(first, first + self.chunk)
             chunk = uniforms[part].to(weight)
             padded = padded_batch(len(chunk))
             seen = None if condition is None else pad(condition[part], padded)
@@ -82,6 +85,44 @@ class ImageDecoder:
 
 
 @torch.no_grad()
+def generate_batches(
+    model: Fame,
+    seeds: Sequence[int],
+    *,
+    batch_size: int = CHUNK,
+    temperature: float = 1.0,
+    latent_temperature: float = 1.0,
+    decoder_output: DecoderOutput = "sample",
+    cached: bool = True,
+) -> Iterator[np.ndarray]:
+    """Yield one image per seed in batches, `(n, C, H, W)`: levels as uint8, or expected levels as floats.
+
+    Args:
+        model: Any.
+        seeds: One per image.
+        batch_size: Images computed at once, rounded up to a multiple of `LANES`; they do not depend on it.
+        temperature: Spread of each pixel's distribution.
+        latent_temperature: Factor on the standard deviations of the priors.
+        decoder_output: See `ImageDecoder`.
+        cached: See `ImageDecoder`.
+    """
+    chunk = padded_batch(batch_size)
+    decoder = ImageDecoder(
+        model, temperature=temperature, decoder_output=decoder_output, cached=cached, chunk=chunk
+    )
+    config = model.config
+    dtype = np.uint8 if decoder_output == "sample" else np.float32
+    for first in range(0, len(seeds), chunk):
+        chosen = list(seeds[first : first + chunk])
+        padded = padded_batch(len(chosen))
+        # The latents' networks round by the batch size as well.
+        names = [("sample", seed) for seed in chosen + chosen[-1:] * (padded - len(chosen))]
+        condition = model.prior_condition(padded, ImageNoise(names, device=model.device), latent_temperature)
+        uniforms = image_uniforms(names, (model.likelihood.uniforms, config.height, config.width))
+        images = decoder(condition, uniforms.to(model.device))[: len(chosen)]
+        yield images.cpu().numpy().astype(dtype)
+
+
 def generate(
     model: Fame,
     seeds: Sequence[int],
@@ -91,30 +132,17 @@ def generate(
     decoder_output: DecoderOutput = "sample",
     cached: bool = True,
 ) -> np.ndarray:
-    """Return one image per seed, `(len(seeds), C, H, W)`: levels as uint8, or expected levels as floats.
-
-    Args:
-        model: Any.
-        seeds: One per image.
-        temperature: Spread of each pixel's distribution.
-        latent_temperature: Factor on the standard deviations of the priors.
-        decoder_output: See `ImageDecoder`.
-        cached: See `ImageDecoder`.
-    """
-    decoder = ImageDecoder(model, temperature=temperature, decoder_output=decoder_output, cached=cached)
-    config = model.config
+    """Return the images of `generate_batches` in one array, `(len(seeds), C, H, W)`."""
+    batches = generate_batches(
+        model,
+        seeds,
+        temperature=temperature,
+        latent_temperature=latent_temperature,
+        decoder_output=decoder_output,
+        cached=cached,
+    )
     dtype = np.uint8 if decoder_output == "sample" else np.float32
-    images = np.zeros((len(seeds), *config.image_shape), dtype)
-    for first in range(0, len(seeds), CHUNK):
-        chunk = list(seeds[first : first + CHUNK])
-        padded = padded_batch(len(chunk))
-        # The latents' networks round by the batch size as well.
-        names = [("sample", seed) for seed in chunk + chunk[-1:] * (padded - len(chunk))]
-        condition = model.prior_condition(padded, ImageNoise(names, device=model.device), latent_temperature)
-        uniforms = image_uniforms(names, (model.likelihood.uniforms, config.height, config.width))
-        found = decoder(condition, uniforms.to(model.device))
-        images[first : first + CHUNK] = found[: len(chunk)].cpu().numpy().astype(dtype)
-    return images
+    return np.concatenate([np.zeros((0, *model.config.image_shape), dtype), *batches])
 
 
 def padded_batch(batch: int) -> int:

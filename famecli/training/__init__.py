@@ -1,0 +1,1 @@
+"""Training: optimizers, schedules, steps, runs in their folders."""

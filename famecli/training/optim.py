@@ -23,8 +23,8 @@ class Muon(torch.optim.Optimizer):
         steps: Newton-Schulz steps.
 
     Source: kellerjordan.github.io/posts/muon; github.com/KellerJordan/Muon (MIT).
-    Differs: torch.optim.Muon takes matrices only, so convolutions are flattened here; matrices of one shape are
-    made orthogonal in one batch.
+    Differs: torch.optim.Muon takes matrices only, so convolutions are flattened here; matrices of one shape
+    are made orthogonal in one batch.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ def orthogonal(matrices: Tensor, steps: int) -> Tensor:
     """
     a, b, c = NEWTON_SCHULZ
     tall = matrices.shape[1] > matrices.shape[2]
-    x = matrices.mT if tall else matrices
+    x: Tensor = matrices.mT if tall else matrices
     x = x / (x.flatten(1).norm(dim=1)[:, None, None] + 1e-7)
     for _ in range(steps):
         square = x @ x.mT
@@ -81,7 +81,8 @@ def orthogonal(matrices: Tensor, steps: int) -> Tensor:
 
 def make_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
     """Return the optimizers of `model`; each group's `initial_lr` is what the schedule multiplies."""
-    large, rest = [], []
+    large: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for weight in model.parameters():
         is_large = weight.dim() >= 2 and min(weight.shape[0], weight[0].numel()) >= SMALLEST_SIDE
         (large if is_large and config.optimizer == "muon" else rest).append(weight)
@@ -97,7 +98,7 @@ def make_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.O
 
 def optimizer_tensors(model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
     """Return all state of `optimizers` under names `WEIGHT:ENTRY`; the tensors are the state itself."""
-    names = {weight: name for name, weight in model.named_parameters()}
+    names: dict[Tensor, str] = {weight: name for name, weight in model.named_parameters()}
     return {
         f"{names[weight]}:{entry}": value
         for optimizer in optimizers

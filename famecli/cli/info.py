@@ -1,0 +1,163 @@
+"""`fame info`: what a checkpoint says of itself, and without one what this machine has. No torch here."""
+
+import hashlib
+import io
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from famecli import __version__
+from famecli.cli import options
+from famecli.cli.sources import ModelChoice
+from famecli.data.fetch import cache_root
+from famecli.files import read_bytes
+from famecli.header import Header, parse_header
+from famecli.output import Output, table
+from famecli.weights import index
+
+SCHEMA = "famecli/info/1"
+PACKAGES = ("torch", "numpy", "safetensors", "typer", "rich", "pillow", "pooch")
+
+Tensors = Annotated[bool, typer.Option("--tensors", help="List the tensors.")]
+
+
+def info(
+    checkpoint: options.CheckpointArgument = None,
+    dataset: options.Dataset = None,
+    model: options.Model = None,
+    tensors: Tensors = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Show what a checkpoint says of itself: model, training, claimed NLL. Only its header is read.
+
+    Without a checkpoint, shows versions and folders, for reports of defects. -q prints the sha256 of the
+    file, or the version.
+
+    Examples:
+
+      fame info run/best.safetensors
+
+      fame info --dataset mnist --json
+
+      fame info
+    """
+    output = Output(json=json, quiet=quiet)
+    if checkpoint is None and dataset is None and model is None:
+        facts = _environment()
+        output.result(facts, __version__, lambda console: _show_environment(facts, console))
+        return
+    path = ModelChoice(checkpoint, dataset, model, "ema", "cpu", None).path()
+    content = read_bytes(path, "checkpoint")
+    header = parse_header(content, len(content), str(path))
+    facts = _facts(path, header, content, tensors)
+    output.result(facts, facts["sha256"], lambda console: _show(facts, console))
+
+
+def _facts(path: Path, header: Header, content: bytes, tensors: bool) -> dict[str, Any]:
+    metadata = header.metadata
+    weights = {name: tensor for name, tensor in header.tensors.items() if not name.startswith("raw.")}
+    facts: dict[str, Any] = {
+        "schema": SCHEMA,
+        "path": str(path),
+        "sha256": hashlib.file_digest(io.BytesIO(content), "sha256").hexdigest(),
+        "bytes": len(content),
+        "file_schema": metadata.get("schema"),
+        "parameters": sum(_size(tensor.shape) for tensor in weights.values()),
+        "weights": ["ema", "raw"] if len(weights) < len(header.tensors) else ["ema"],
+        **{key: metadata.get(key) for key in ("model", "training", "provenance", "claim")},
+    }
+    if tensors:
+        facts["tensors"] = {
+            name: {"dtype": tensor.dtype, "shape": list(tensor.shape)}
+            for name, tensor in sorted(header.tensors.items())
+        }
+    return facts
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    size = 1
+    for side in shape:
+        size *= side
+    return size
+
+
+def _show(facts: dict[str, Any], console: Console) -> None:
+    model, provenance = facts["model"] or {}, facts["provenance"] or {}
+    rows = [
+        ("file", f"{facts['path']} ({facts['bytes']:,} bytes)"),
+        ("sha256", facts["sha256"]),
+        ("model", f"{model.get('preset')}, {facts['parameters']:,} parameters, {'+'.join(facts['weights'])}"),
+        (
+            "images",
+            f"{model.get('channels')}x{model.get('height')}x{model.get('width')}, "
+            f"{model.get('levels')} levels, {model.get('likelihood')}",
+        ),
+        ("stages", "; ".join(_stage(stage) for stage in model.get("stages", [])) or "none"),
+        ("decoder", ", ".join(f"{key} {value}" for key, value in (model.get("decoder") or {}).items())),
+        ("trained on", str(provenance.get("dataset"))),
+        ("images seen", f"{provenance.get('images_seen') or 0:,}"),
+        (
+            "training time",
+            f"{(provenance.get('seconds') or 0) / 60:,.1f} minutes "
+            f"({provenance.get('device')}, {provenance.get('threads')} threads)",
+        ),
+        ("claims", _claim(facts["claim"])),
+    ]
+    console.print(table("", ["", ""], rows, right=False))
+    for name, tensor in facts.get("tensors", {}).items():
+        console.print(f"{name} {tensor['dtype']} {tensor['shape']}", markup=False)
+
+
+def _stage(stage: dict[str, Any]) -> str:
+    latents = f", {stage['latents']} {'dense latents' if stage['dense'] else 'latent maps'}"
+    return f"width {stage['width']}, stride {stage['stride']}{latents if stage['latents'] else ''}"
+
+
+def _claim(claim: dict[str, Any] | None) -> str:
+    if not claim:
+        return "nothing yet: fame evaluate-nll --record"
+    data = claim["data"]
+    return (
+        f"{claim['nats_per_image']:.3f} +- {claim['stderr_nats_per_image']:.3f} nats/image, "
+        f"{claim['bits_per_dim']:.5f} bits/dim ({claim['bound']}, K = {claim['importance_samples']}; "
+        f"{data['dataset_id']}, {data['split']}, {data['images']:,} images, "
+        f"binarization: {data['binarization']}, data {data['pixels_sha256'][:16]})"
+    )
+
+
+def _environment() -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "version": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "cache": str(cache_root()),
+        "weights": list(index()),
+        "executable": sys.executable,
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _show_environment(facts: dict[str, Any], console: Console) -> None:
+    rows = [
+        ("famecli", facts["version"]),
+        ("python", f"{facts['python']} ({facts['executable']})"),
+        ("platform", facts["platform"]),
+        *((name, str(found)) for name, found in facts["packages"].items()),
+        ("cache", facts["cache"]),
+        ("weights", ", ".join(facts["weights"])),
+    ]
+    console.print(table("", ["", ""], rows, right=False))

@@ -1,0 +1,123 @@
+"""Where a command's model and images come from: the CKPT argument, `--dataset` and their like."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from famecli.cli.options import use_device
+from famecli.data.registry import dataset_info
+from famecli.errors import InputError, UsageError
+from famecli.files import STDIN
+from famecli.weights import default_weights, named_weights, unknown_checkpoint, weights_folder
+
+if TYPE_CHECKING:
+    from famecli.checkpoint import Checkpoint
+    from famecli.data.dataset import ImageSplit, Split
+    from famecli.output import Output
+
+RUN_FILES = ("best.safetensors", "last.safetensors")
+
+
+@dataclass(frozen=True)
+class DataPlace:
+    """Where data sets are looked for; see `famecli.data.fetch.locate`."""
+
+    data: Path | None
+    cache_dir: Path | None
+    offline: bool
+    report: Callable[[str], None]
+
+    def split(self, dataset: str, split: "Split") -> "ImageSplit":
+        """Return a split of the data set; errors are those of `load_split`."""
+        from famecli.data.dataset import load_split
+
+        return load_split(
+            dataset,
+            split,
+            data=self.data,
+            cache_dir=self.cache_dir,
+            offline=self.offline,
+            report=self.report,
+        )
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """The options by which a command is told its model.
+
+    Args:
+        checkpoint: File, run folder, name of weights, or `-` for stdin; None leaves it to the other two.
+        dataset: Data set, which picks the weights if no checkpoint is named.
+        model: Preset, likewise.
+        weights: `ema` or `raw`.
+        device: As typed.
+        threads: Of the CPU; None for all.
+    """
+
+    checkpoint: str | None
+    dataset: str | None
+    model: str | None
+    weights: str
+    device: str
+    threads: int | None
+
+    def path(self) -> Path:
+        """Return the checkpoint's file.
+
+        Raises:
+            UsageError: Nothing is called that.
+            UnavailableError: There are no weights for this data set and model.
+            InputError: A run folder without a checkpoint.
+        """
+        if self.dataset is not None:
+            dataset_info(self.dataset)
+        if self.checkpoint is None:
+            return weights_folder() / default_weights(self.dataset, self.model).file
+        if self.model is not None:
+            raise UsageError("--model picks weights by name: leave it out where a checkpoint is named")
+        path = Path(self.checkpoint)
+        if path == STDIN or path.is_file():
+            return path
+        if path.is_dir():
+            return _in_run_folder(path)
+        if (entry := named_weights(self.checkpoint)) is not None:
+            return weights_folder() / entry.file
+        if path.suffix or len(path.parts) > 1:
+            raise InputError(f"cannot read checkpoint {path}: no such file", "fame train writes one")
+        raise unknown_checkpoint(self.checkpoint)
+
+    def load(self, output: "Output") -> "Checkpoint":
+        """Return the checkpoint with its model on the device, and say what was loaded.
+
+        Raises:
+            FameError: As `path`, `famecli.checkpoint.load_checkpoint` and `use_device` do.
+        """
+        from famecli.checkpoint import load_checkpoint
+
+        path = self.path()
+        if self.weights not in ("ema", "raw"):
+            raise UsageError(f"unknown weights {self.weights!r}", "choose ema or raw")
+        device = use_device(self.device, self.threads)
+        loaded = load_checkpoint(path, "raw" if self.weights == "raw" else "ema")
+        loaded.model.on(device)
+        output.note(f"{loaded.model.config.preset} from {path} ({self.weights} weights) on {device}")
+        return loaded
+
+    def dataset_of(self, checkpoint: "Checkpoint") -> str:
+        """Return the data set asked for, else the one that the model was trained on.
+
+        Raises:
+            UsageError: Neither is known.
+        """
+        name = self.dataset or checkpoint.provenance.get("dataset")
+        if not isinstance(name, str):
+            raise UsageError(f"{checkpoint.source} does not say what it was trained on", "add --dataset NAME")
+        return name
+
+
+def _in_run_folder(folder: Path) -> Path:
+    for name in RUN_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    raise InputError(f"no checkpoint in {folder}", f"a run folder holds {' or '.join(RUN_FILES)}")

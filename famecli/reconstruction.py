@@ -1,0 +1,117 @@
+"""Reconstructions: latents from the posterior of an image, for the top layers or all, decoded again."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from famecli.errors import UsageError
+from famecli.model.fame import Draw, Fame
+from famecli.rng import ImageNoise, image_uniforms
+from famecli.sampling.generate import DecoderOutput, ImageDecoder, padded_batch
+
+CHUNK = 64
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How images are reconstructed.
+
+    Args:
+        seed: Of latents and pixels.
+        keep_layers: Stochastic layers, counted from the top, that follow the posterior; None for all. The
+            others are drawn from the prior given those.
+        samples: Reconstructions of each image.
+        decoder_output: Pixels that are drawn, or their expected values.
+    """
+
+    seed: int = 0
+    keep_layers: int | None = None
+    samples: int = 1
+    decoder_output: DecoderOutput = "sample"
+
+
+@torch.no_grad()
+def reconstruct(
+    model: Fame, levels: np.ndarray, settings: Settings, advance: Callable[[int], None] = lambda images: None
+) -> np.ndarray:
+    """Return reconstructions of each image, `(N, samples, C, H, W)`: levels, or with "mean" expected levels.
+
+    An image's reconstructions depend on the image, its index and the seed alone.
+
+    Args:
+        model: One with latents.
+        levels: Images, integer levels `(N, C, H, W)`.
+        settings: See `Settings`.
+        advance: Called with the number of images just done.
+
+    Raises:
+        UsageError: The model has no latents, or fewer layers than are to be kept.
+    """
+    layers = model.config.stochastic_layers
+    if not layers:
+        raise UsageError(
+            f"a {model.config.preset} has no latents to reconstruct from", "fame sample draws images from it"
+        )
+    if settings.keep_layers is not None and settings.keep_layers > layers:
+        raise UsageError(
+            f"--keep-layers {settings.keep_layers}, but the model has {layers} stochastic layers"
+        )
+    decoder = ImageDecoder(model, decoder_output=settings.decoder_output)
+    found = []
+    for sample in range(settings.samples):
+        parts = []
+        for start, batch, count in _padded(levels):
+            names = [("reconstruct", settings.seed, sample, start + offset) for offset in range(len(batch))]
+            images = _decode(model, decoder, batch.to(model.device), names, settings.keep_layers)
+            parts.append(images[:count].cpu().numpy())
+            if not sample:
+                advance(count)
+        found.append(np.concatenate(parts))
+    return np.stack(found, axis=1)
+
+
+def _decode(
+    model: Fame,
+    decoder: ImageDecoder,
+    batch: Tensor,
+    names: Sequence[tuple[str | int, ...]],
+    keep_layers: int | None,
+) -> Tensor:
+    condition, _ = model.infer(batch, ImageNoise(names, device=model.device), keep_layers)
+    shape = (model.likelihood.uniforms, *model.config.image_shape[1:])
+    return decoder(condition, image_uniforms(names, shape).to(model.device))
+
+
+@torch.no_grad()
+def posteriors(model: Fame, levels: np.ndarray, seed: int = 0) -> dict[str, Tensor]:
+    """Return means and standard deviations of every layer's posterior, `layer0.mean` nearest to the image.
+
+    Below the top they depend on the latents drawn above; these are those of `reconstruct`'s first sample.
+
+    Shape: each `(N, maps, h, w)`, or `(N, entries)` for a dense layer.
+    """
+    found: dict[str, list[Tensor]] = {}
+    for start, batch, count in _padded(levels):
+        names = [("reconstruct", seed, 0, start + offset) for offset in range(len(batch))]
+        _, draws = model.infer(batch.to(model.device), ImageNoise(names, device=model.device))
+        for name, value in _moments(draws):
+            found.setdefault(name, []).append(value[:count].cpu())
+    return {name: torch.cat(values) for name, values in found.items()}
+
+
+def _moments(draws: list[Draw]) -> Iterator[tuple[str, Tensor]]:
+    for layer, draw in enumerate(draws):
+        assert draw.posterior is not None
+        yield f"layer{layer}.mean", draw.posterior.mean
+        yield f"layer{layer}.scale", draw.posterior.scale
+
+
+def _padded(levels: np.ndarray) -> Iterator[tuple[int, Tensor, int]]:
+    """Yield the first image's index, a batch padded as `padded_batch` says, and how many of it are real."""
+    for start in range(0, len(levels), CHUNK):
+        part = levels[start : start + CHUNK]
+        extra = padded_batch(len(part)) - len(part)
+        yield start, torch.from_numpy(np.concatenate([part, part[-1:].repeat(extra, axis=0)])), len(part)

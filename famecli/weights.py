@@ -1,0 +1,107 @@
+"""The weights that come with the package, by name. No torch here."""
+
+import difflib
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from famecli.config import build
+from famecli.errors import UnavailableError, UsageError
+from famecli.presets import preset_named
+
+SCHEMA = "famecli/weights/1"
+INDEX = "index.json"
+DEFAULT_DATASET = "mnist"
+DEFAULT_MODEL = "fame"
+
+
+@dataclass(frozen=True)
+class WeightsEntry:
+    """One model of the index.
+
+    Args:
+        name: As typed in place of a file.
+        dataset: What it was trained on.
+        model: Its preset.
+        size: Size of the preset.
+        file: Name of the file beside the index.
+        sha256: Of the file.
+        size_bytes: Of the file.
+        licence: SPDX identifier.
+        nats_per_image: The NLL that the file claims, mean over the test set.
+        stderr_nats: Its standard error.
+        bound: `exact`, `elbo` or `iwae`.
+        importance_samples: Draws of the latents per image.
+    """
+
+    name: str
+    dataset: str
+    model: str
+    size: str
+    file: str
+    sha256: str
+    size_bytes: int
+    licence: str
+    nats_per_image: float
+    stderr_nats: float
+    bound: str
+    importance_samples: int
+
+
+def weights_folder() -> Path:
+    """Return the folder with the index: in the installed package, or beside it in a source tree."""
+    package = Path(__file__).resolve().parent
+    inside = package / "weights"
+    return inside if (inside / INDEX).exists() else package.parent / "weights"
+
+
+@cache
+def index() -> dict[str, WeightsEntry]:
+    """Return all entries by name.
+
+    Raises:
+        UnavailableError: The package was installed without its weights.
+    """
+    path = weights_folder() / INDEX
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UnavailableError(
+            f"this installation has no weights ({path}: {error.strerror})", "name a checkpoint file"
+        ) from error
+    assert content["schema"] == SCHEMA
+    entries = [build(WeightsEntry, entry, str(path)) for entry in content["weights"]]
+    return {entry.name: entry for entry in entries}
+
+
+def named_weights(name: str) -> WeightsEntry | None:
+    """Return the entry called `name`, or None."""
+    return index().get(name)
+
+
+def default_weights(dataset: str | None, model: str | None) -> WeightsEntry:
+    """Return the entry of a data set and a model; the defaults are mnist and fame.
+
+    Raises:
+        UsageError: There is no such model.
+        UnavailableError: There are no weights for this pair.
+    """
+    dataset, model = dataset or DEFAULT_DATASET, model or DEFAULT_MODEL
+    preset_named(model)
+    for entry in index().values():
+        if (entry.dataset, entry.model) == (dataset, model):
+            return entry
+    raise UnavailableError(
+        f"there are no weights of {model} for {dataset}",
+        f"weights: {', '.join(index()) or 'none'}; or name a checkpoint file, or train one: "
+        f"fame train {model} --dataset {dataset}",
+    )
+
+
+def unknown_checkpoint(name: str) -> UsageError:
+    """Return the error for a CKPT argument that is neither a file nor a name."""
+    close = difflib.get_close_matches(name, index(), 1)
+    hint = f"did you mean {close[0]}?" if close else f"names of weights: {', '.join(index())}"
+    return UsageError(f"no checkpoint file, run folder or weights called {name}", hint)
