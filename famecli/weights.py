@@ -1,14 +1,19 @@
 """The weights that come with the package, by name. No torch here."""
 
+import dataclasses
 import difflib
+import hashlib
 import json
+import math
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from famecli.config import build
-from famecli.errors import UnavailableError, UsageError
+from famecli.errors import InputError, UnavailableError, UsageError
+from famecli.files import read_bytes
+from famecli.header import parse_header
 from famecli.presets import preset_named
 
 SCHEMA = "famecli/weights/1"
@@ -25,7 +30,8 @@ class WeightsEntry:
         name: As typed in place of a file.
         dataset: What it was trained on.
         model: Its preset.
-        size: Size of the preset.
+        parameters: Number of weights.
+        images_seen: In training.
         file: Name of the file beside the index.
         sha256: Of the file.
         size_bytes: Of the file.
@@ -39,7 +45,8 @@ class WeightsEntry:
     name: str
     dataset: str
     model: str
-    size: str
+    parameters: int
+    images_seen: int
     file: str
     sha256: str
     size_bytes: int
@@ -48,6 +55,40 @@ class WeightsEntry:
     stderr_nats: float
     bound: str
     importance_samples: int
+
+
+def describe(path: Path) -> WeightsEntry:
+    """Return the entry of a checkpoint file, by what its header says; its name is the file's.
+
+    Raises:
+        InputError: It is no checkpoint, or claims no NLL.
+    """
+    content = read_bytes(path, "checkpoint")
+    header = parse_header(content, len(content), str(path))
+    claim, provenance = header.metadata.get("claim"), header.metadata.get("provenance")
+    if not claim or not provenance:
+        raise InputError(f"{path} claims no NLL", f"fame evaluate-nll {path} --record FILE")
+    return WeightsEntry(
+        name=path.stem,
+        dataset=provenance["dataset"],
+        model=header.metadata["model"]["preset"],
+        parameters=sum(math.prod(tensor.shape) for tensor in header.tensors.values()),
+        images_seen=provenance["images_seen"],
+        file=path.name,
+        sha256=hashlib.sha256(content).hexdigest(),
+        size_bytes=len(content),
+        licence="MIT",
+        nats_per_image=claim["nats_per_image"],
+        stderr_nats=claim["stderr_nats_per_image"],
+        bound=claim["bound"],
+        importance_samples=claim["importance_samples"],
+    )
+
+
+def index_text(folder: Path) -> str:
+    """Return the index of all checkpoints in `folder`, as it stands in its `index.json`."""
+    entries = [dataclasses.asdict(describe(path)) for path in sorted(folder.glob("*.safetensors"))]
+    return json.dumps({"schema": SCHEMA, "weights": entries}, indent=2) + "\n"
 
 
 def weights_folder() -> Path:

@@ -15,7 +15,7 @@ import typer
 from famecli.cli import options
 from famecli.cli import train_options as own
 from famecli.cli.settings import resolve, to_toml
-from famecli.cli.sources import DataPlace
+from famecli.cli.sources import DataPlace, ModelChoice
 from famecli.config import ModelConfig, TrainConfig
 from famecli.data.registry import DatasetInfo, dataset_info
 from famecli.errors import ExitCode, UsageError
@@ -120,6 +120,7 @@ def train(
     Exit code 75: stopped by --max-time or SIGTERM with everything saved; 130: the same by Ctrl-C.
 
     Examples:
+
       fame train fame --dataset mnist --size tiny -o run/
 
       fame train pixelcnn --size small --epochs 4 --max-time 1h -o run/
@@ -129,11 +130,10 @@ def train(
     output = Output(json=json, quiet=quiet)
     flags = {"lr": lr, "ema_halflife_images": ema, "eval_every_images": eval_every, "seed": seed}
     length = {"images": images, "epochs": epochs, "steps": steps}
-    info = dataset_info(dataset or DEFAULT_DATASET)
-    configs = _configure(model, size, info, config, assignments or [], flags, length, batch_size)
+    resolved = _configure(model, size, dataset, config, assignments or [], flags, length, batch_size)
     place = DataPlace(data, cache_dir, offline, output.note)
-    request = Request(info, *configs, place, device, threads, precision, accumulate)
     asked = RunOptions(out, resume, init, save_every, patience, max_time)
+    request = Request(*resolved, place, device, threads, precision, accumulate)
     _act(request, asked, output, print_config, dry_run)
 
 
@@ -157,14 +157,15 @@ def _act(request: Request, asked: RunOptions, output: Output, print_config: bool
 def _configure(
     preset: str,
     size: str,
-    info: DatasetInfo,
+    dataset: str | None,
     file: Path | None,
     assignments: list[str],
     flags: dict[str, float | int | None],
     length: dict[str, float | int | None],
     batch_size: str,
-) -> tuple[ModelConfig, TrainConfig]:
-    """Return model and training as options, `--set`, file, preset and defaults say, in this order of rank."""
+) -> tuple[DatasetInfo, ModelConfig, TrainConfig]:
+    """Return data, model and training as options, `--set`, file, preset and defaults say, by this rank."""
+    info = dataset_info(dataset or DEFAULT_DATASET)
     if size not in SIZES:
         raise UsageError(f"unknown size {size!r}", f"sizes: {', '.join(SIZES)}")
     given = {name: value for name, value in length.items() if value is not None}
@@ -181,7 +182,7 @@ def _configure(
         model, config = resolve(
             default, TrainConfig(), file, [*assignments, *changes, f"train.total_images={total}"]
         )
-    return model, config
+    return info, model, config
 
 
 def _default_folder(model: ModelConfig, config: TrainConfig, dataset: str) -> Path:
@@ -201,7 +202,8 @@ def _prepare(run: "Run", folder: Path, resume: str, init: Path | None, output: O
         return
     (folder / "metrics.jsonl").unlink(missing_ok=True)
     if init is not None:
-        run.trainer.start_from(load_checkpoint(init).model.state_dict())
+        path = ModelChoice(str(init), None, None, "ema", "cpu", None).path()
+        run.trainer.start_from(load_checkpoint(path).model.state_dict())
         output.note(f"started from the weights of {init}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
