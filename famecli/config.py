@@ -51,6 +51,7 @@ class DecoderConfig:
     kernel: int = ranged(1, 15, "side of the window of the gated layers, odd", 3)
     first_kernel: int = ranged(1, 31, "side of the window that reads the image, odd", 7)
     condition: int = ranged(0, 4096, "feature maps by which the latents condition every layer", 0)
+    lag: int = ranged(1, 1024, "pixels by which a row's sampling lags behind the row above", 2)
 
 
 @dataclass(frozen=True)
@@ -204,6 +205,8 @@ def _value(kind: Any, value: object, where: str) -> Any:  # noqa: ANN401
     """Return `value` checked against the annotation `kind`."""
     if dataclasses.is_dataclass(kind):
         return build(typing.cast(type, kind), value, where)
+    if isinstance(kind, types.UnionType):
+        return None if value is None else _value(typing.get_args(kind)[0], value, where)
     origin = typing.get_origin(kind)
     if origin is Literal:
         if value not in typing.get_args(kind):
@@ -217,6 +220,5 @@ def _value(kind: Any, value: object, where: str) -> Any:  # noqa: ANN401
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:
-        name = kind.__name__ if not isinstance(kind, types.UnionType) else str(kind)
-        raise ConfigError(f"{where}: expected {name}, got {value!r}")
+        raise ConfigError(f"{where}: expected {kind.__name__}, got {value!r}")
     return value

@@ -37,7 +37,8 @@ def uniforms(
 def normals(generator: np.random.Generator, shape: Sequence[int]) -> Tensor:
     """Return standard normals (float32, CPU) by the inverse CDF of one uniform each."""
     raw = torch.from_numpy(generator.random(math.prod(shape)).reshape(tuple(shape)))
-    quantiles: Tensor = torch.special.ndtri(raw.add_(2**-54))
+    # Half a step up from 0, whose normal is -infinity; the largest uniform must not be rounded up to 1.
+    quantiles: Tensor = torch.special.ndtri(raw.add_(2**-54).clamp_(max=1 - 2**-53))
     return quantiles.float()
 
 

@@ -10,15 +10,16 @@ SIDES = [(height, width) for height in range(1, 10) for width in range(1, 10)]
 SIZES = [*SIDES, (28, 28), (32, 32), (64, 48)]
 
 
+@pytest.mark.parametrize("lag", [1, 2, 3, 10])
 @pytest.mark.parametrize(("height", "width"), SIZES)
-def test_every_pixel_is_sampled_once_at_its_own_time(height: int, width: int) -> None:
-    plan = WavefrontPlan(height, width)
-    assert plan.num_steps == len(plan.steps) == width + 2 * (height - 1)
+def test_every_pixel_is_sampled_once_at_its_own_time(height: int, width: int, lag: int) -> None:
+    plan = WavefrontPlan(height, width, lag)
+    assert plan.num_steps == len(plan.steps) == width + lag * (height - 1)
     assert sorted(plan.order) == list(range(height * width))
     for index, step in enumerate(plan.steps):
         assert step.t == index
         pixels = [divmod(raster, width) for raster in plan.order[step.offset : step.offset + step.count]]
-        assert pixels == [(row, step.t - 2 * row) for row in range(step.row, step.row + step.count)]
+        assert pixels == [(row, step.t - lag * row) for row in range(step.row, step.row + step.count)]
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
@@ -28,13 +29,14 @@ def test_inverse_undoes_order(height: int, width: int) -> None:
 
 
 @pytest.mark.parametrize("sees_centre", [False, True])
+@pytest.mark.parametrize("lag", [1, 2, 4])
 @pytest.mark.parametrize("kernel", [1, 3, 5, 7])
-def test_every_kept_tap_is_earlier_or_if_allowed_equal(kernel: int, sees_centre: bool) -> None:
-    mask = CausalConv2d(1, 1, kernel, sees_centre=sees_centre).mask
+def test_every_kept_tap_is_earlier_or_if_allowed_equal(kernel: int, lag: int, sees_centre: bool) -> None:
+    mask = CausalConv2d(1, 1, kernel, sees_centre=sees_centre, lag=lag).mask
     reach = kernel // 2
     taps = [(int(dy) - reach, int(dx) - reach) for dy, dx in mask.nonzero()]
     for height, width in SIDES:
-        plan = WavefrontPlan(height, width)
+        plan = WavefrontPlan(height, width, lag)
         time = {plan.order[step.offset + k]: step.t for step in plan.steps for k in range(step.count)}
         for raster, t in time.items():
             row, column = divmod(raster, width)
@@ -42,6 +44,20 @@ def test_every_kept_tap_is_earlier_or_if_allowed_equal(kernel: int, sees_centre:
                 if row + dy >= 0 and 0 <= column + dx < width:
                     seen = time[(row + dy) * width + column + dx]
                     assert seen <= t if sees_centre else seen < t
+
+
+def test_a_lag_of_the_width_is_raster_order() -> None:
+    assert WavefrontPlan(4, 7, 7).order == tuple(range(28))
+
+
+def test_a_large_lag_keeps_every_tap_of_raster_order() -> None:
+    raster = CausalConv2d(1, 1, 7, sees_centre=False, lag=4).mask
+    assert raster.flatten().tolist() == [1.0] * 24 + [0.0] * 4
+
+
+def test_a_lag_below_one_is_refused() -> None:
+    with pytest.raises(ValueError, match="lag of 0"):
+        WavefrontPlan(2, 2, 0)
 
 
 @pytest.mark.parametrize(("height", "width"), [(0, 3), (3, 0), (-1, 1)])

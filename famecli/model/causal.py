@@ -8,10 +8,10 @@ from torch.nn import functional as F
 class CausalConv2d(nn.Module):
     """Convolution that sees pixels of earlier wavefronts, and if asked those of its own.
 
-    A tap `(dy, dx)` with `dy <= 0` is kept if `dx + 2 * dy < 0`, or `<= 0` with `sees_centre`. So the output
-    at a pixel needs pixels of lower (or equal) `t = column + 2 * row` only, and all pixels of one `t` can be
-    sampled at once. With `kernel_size=5`, `c` being the centre (kept with `sees_centre`) and `e` the other
-    tap of equal `t` (likewise):
+    A tap `(dy, dx)` with `dy <= 0` is kept if `dx + lag * dy < 0`, or `<= 0` with `sees_centre`. So the
+    output at a pixel needs pixels of lower (or equal) `t = column + lag * row` only, and all pixels of one
+    `t` can be sampled at once. With a lag of 2 and `kernel_size=5`, `c` being the centre (kept with
+    `sees_centre`) and `e` the other tap of equal `t` (likewise):
 
         1 1 1 1 1
         1 1 1 1 e
@@ -22,6 +22,8 @@ class CausalConv2d(nn.Module):
         out_channels: Feature maps per pixel, written.
         kernel_size: Window side in pixels; odd. Rows below the centre are not stored.
         sees_centre: Whether taps of the own wavefront are kept.
+        lag: Columns by which a row is behind the row above it; from `kernel_size // 2 + 1` on the mask is
+            that of raster order.
 
     Shape: `(B, in_channels, H, W)` to `(B, out_channels, H, W)`; borders are padded with zeros.
 
@@ -33,18 +35,21 @@ class CausalConv2d(nn.Module):
 
     mask: Tensor  # (kernel_size // 2 + 1, kernel_size), 0 or 1
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, sees_centre: bool) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, *, sees_centre: bool, lag: int = 2
+    ) -> None:
         if kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd, got {kernel_size}")
         super().__init__()
         self.reach = kernel_size // 2
         self.sees_centre = sees_centre
+        self.lag = lag
         full = nn.Conv2d(in_channels, out_channels, (self.reach + 1, kernel_size))
         assert full.bias is not None
         self.weight, self.bias = full.weight, full.bias
         dy = torch.arange(-self.reach, 1)[:, None]
         dx = torch.arange(-self.reach, self.reach + 1)[None, :]
-        keep = dx + 2 * dy < int(sees_centre)
+        keep = dx + lag * dy < int(sees_centre)
         self.register_buffer("mask", keep.to(self.weight.dtype), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -59,7 +59,8 @@ class Decoder(nn.Module):
         width = config.width
         self.first: nn.Module
         if config.autoregressive:
-            self.first = CausalConv2d(channels, width, config.first_kernel, sees_centre=False)
+            first = config.first_kernel
+            self.first = CausalConv2d(channels, width, first, sees_centre=False, lag=config.lag)
         else:
             self.first = nn.Conv2d(config.condition, width, 1)
         self.layers = nn.ModuleList(
@@ -71,7 +72,7 @@ class Decoder(nn.Module):
     def _window(self) -> nn.Module:
         width, kernel = self.config.width, self.config.kernel
         if self.config.autoregressive:
-            return CausalConv2d(width, 2 * width, kernel, sees_centre=True)
+            return CausalConv2d(width, 2 * width, kernel, sees_centre=True, lag=self.config.lag)
         return nn.Conv2d(width, 2 * width, kernel, padding=kernel // 2)
 
     def forward(self, image: Tensor, condition: Tensor | None) -> Tensor:

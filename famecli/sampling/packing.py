@@ -15,12 +15,12 @@ class Run:
 
     Args:
         up: Rows between the window's row and the pixel's.
-        lag: Slots between the leftmost tap and the pixel.
+        back: Slots between the leftmost tap and the pixel.
         weight: `(out_channels, taps * in_channels)`, taps from left to right.
     """
 
     up: int
-    lag: int
+    back: int
     weight: Tensor
 
 
@@ -39,6 +39,7 @@ class PackedDecoder:
     Args:
         channels: Of the image.
         width: Feature maps.
+        lag: Of the causal windows, hence of the order of sampling.
         first_reach: Rows that the first window reaches up, and columns to the left.
         reach: The same of the later windows.
         start: What sums start from, by the condition: first the features that the image is added to, then the
@@ -51,6 +52,7 @@ class PackedDecoder:
 
     channels: int
     width: int
+    lag: int
     first_reach: int
     reach: int
     start: Tensor
@@ -82,6 +84,7 @@ def pack(decoder: Decoder) -> PackedDecoder:
     return PackedDecoder(
         channels=first.weight.shape[1],
         width=config.width,
+        lag=config.lag,
         first_reach=first.reach,
         reach=config.kernel // 2,
         start=torch.cat(start),
@@ -106,8 +109,8 @@ def _runs(conv: CausalConv2d) -> tuple[Run, ...]:
     found = []
     for up in range(conv.reach, -1, -1):
         # Counted, not read off the mask, so that nothing waits for a device. What is kept lies left.
-        taps = sum(dx - 2 * up < int(conv.sees_centre) for dx in range(-conv.reach, conv.reach + 1))
+        taps = sum(dx - conv.lag * up < int(conv.sees_centre) for dx in range(-conv.reach, conv.reach + 1))
         weight = conv.weight[:, :, conv.reach - up, :taps]  # (out, in, taps)
         if taps:
-            found.append(Run(up, conv.reach + 2 * up, weight.transpose(1, 2).flatten(1).clone()))
+            found.append(Run(up, conv.reach + conv.lag * up, weight.transpose(1, 2).flatten(1).clone()))
     return tuple(found)

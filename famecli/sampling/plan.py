@@ -6,12 +6,12 @@ from functools import cached_property
 
 @dataclass(frozen=True)
 class Step:
-    """The pixels that are sampled at once: all that share `t = column + 2 * row`.
+    """The pixels that are sampled at once: all that share `t = column + lag * row`.
 
     Args:
         t: Their common value, and the step's index.
-        row: Topmost row among them.
-        count: Pixels; the k-th of them is in row `row + k` and column `t - 2 * (row + k)`.
+        row: Topmost row among them; without pixels, the first row that is not finished.
+        count: Pixels; the k-th of them is in row `row + k` and column `t - lag * (row + k)`.
         offset: Pixels in all earlier steps.
     """
 
@@ -28,31 +28,35 @@ class WavefrontPlan:
     Args:
         height: Pixel rows, at least 1.
         width: Pixel columns, at least 1.
+        lag: Steps by which a row is behind the row above it, at least 1; from `width` on it is raster order.
 
     Raises:
-        ValueError: A side is below 1.
+        ValueError: A side or the lag is below 1.
     """
 
     height: int
     width: int
+    lag: int = 2
 
     def __post_init__(self) -> None:
+        if self.lag < 1:
+            raise ValueError(f"a lag of {self.lag} orders no pixels")
         if self.height < 1 or self.width < 1:
             raise ValueError(f"an image of {self.height} by {self.width} pixels has none")
 
     @property
     def num_steps(self) -> int:
         """Steps until every pixel is sampled."""
-        return self.width + 2 * (self.height - 1)
+        return self.width + self.lag * (self.height - 1)
 
     @cached_property
     def steps(self) -> tuple[Step, ...]:
-        """All steps in order; one has no pixels where `width` is 1 and `t` is odd."""
+        """All steps in order; one has no pixels where no row has reached it: with a lag above `width`."""
         found: list[Step] = []
         offset = 0
         for t in range(self.num_steps):
-            first = max(0, (t - self.width + 2) // 2)
-            last = min(self.height - 1, t // 2)
+            first = max(0, (t - self.width + self.lag) // self.lag)
+            last = min(self.height - 1, t // self.lag)
             found.append(Step(t, first, last - first + 1, offset))
             offset += last - first + 1
         return tuple(found)
@@ -61,7 +65,7 @@ class WavefrontPlan:
     def order(self) -> tuple[int, ...]:
         """Raster index, `row * width + column`, of each pixel in the order of sampling."""
         return tuple(
-            row * self.width + step.t - 2 * row
+            row * self.width + step.t - self.lag * row
             for step in self.steps
             for row in range(step.row, step.row + step.count)
         )

@@ -12,7 +12,7 @@ SLOTS = 12
 class SkewedMaps:
     """Feature maps of layers of one shape, of which the latest slots are kept.
 
-    Pixel (row, column) lies in slot `t = column + 2 * row`. Cells outside the image are zero, like the
+    Pixel (row, column) lies in slot `t = column + lag * row`. Cells outside the image are zero, like the
     borders of the convolutions. The slots are a ring; before it lie copies of its last `history` slots, so
     that the taps of a run never wrap around.
 
@@ -22,14 +22,17 @@ class SkewedMaps:
         height: Pixel rows.
         batch: Images.
         reach: Rows that a window reaches up, and columns to the left.
+        lag: Slots by which a row is behind the row above it.
         like: Gives dtype and device.
 
     Shape: `buffer` is `(layers, history + period, channels, reach + height, batch)`.
     """
 
-    def __init__(self, layers: int, channels: int, height: int, batch: int, reach: int, like: Tensor) -> None:
+    def __init__(
+        self, layers: int, channels: int, height: int, batch: int, reach: int, lag: int, like: Tensor
+    ) -> None:
         self.channels, self.batch, self.reach = channels, batch, reach
-        self.history = 3 * reach
+        self.history = (lag + 1) * reach
         self.period = max(self.history, SLOTS)
         self.buffer = like.new_zeros(layers, self.history + self.period, channels, reach + height, batch)
 
@@ -52,11 +55,11 @@ class SkewedMaps:
 
     def taps(self, layer: int, step: Step, run: Run) -> Tensor:
         """Return the view `(taps * channels, count * batch)` that `run` reads for the pixels of `step`."""
-        return self._view(layer, step, run.up, run.lag, run.weight.shape[1] // self.channels)
+        return self._view(layer, step, run.up, run.back, run.weight.shape[1] // self.channels)
 
-    def _view(self, layer: int, step: Step, up: int, lag: int, slots: int) -> Tensor:
+    def _view(self, layer: int, step: Step, up: int, back: int, slots: int) -> Tensor:
         by_layer, by_slot, by_channel, by_row, _ = self.buffer.stride()
-        slot = self.history + step.t % self.period - lag
+        slot = self.history + step.t % self.period - back
         start = layer * by_layer + slot * by_slot + (step.row + self.reach - up) * by_row
         size = (slots * self.channels, step.count * self.batch)
         return self.buffer.as_strided(size, (by_channel, 1), start)

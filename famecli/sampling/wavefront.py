@@ -1,4 +1,4 @@
-"""The exact fast sampler: all pixels of equal `t = column + 2 * row` at once, earlier activations kept.
+"""The exact fast sampler: all pixels of equal `t = column + lag * row` at once, earlier activations kept.
 
 Activations lie in the skewed layout of `famecli.sampling.skew`, where the windows of a wavefront are a matrix
 that needs no gathering: features are its rows, pixels of all images its columns. A layer is one matrix
@@ -33,7 +33,7 @@ glu = torch.ops.aten.glu.out
 
 
 class WavefrontSampler:
-    """Exact samples of an autoregressive decoder in `width + 2 * (height - 1)` steps.
+    """Exact samples of an autoregressive decoder in `width + lag * (height - 1)` steps, lag 2 by default.
 
     The decoder's weights are copied: make a new sampler when they change. Memory is kept from call to call,
     so calls must not overlap. Besides whole images, steps can be taken one by one, as an entropy coder does:
@@ -63,8 +63,8 @@ class WavefrontSampler:
         if chunk < 1 or chunk % LANES:
             raise ValueError(f"chunk must be a multiple of {LANES}, got {chunk}")
         self.decoder, self.likelihood, self.levels, self.chunk = decoder, likelihood, levels, chunk
-        self.plan = WavefrontPlan(height, width)
         self.weights = pack(decoder)
+        self.plan = WavefrontPlan(height, width, self.weights.lag)
         device = self.weights.start.device
         self.order = torch.tensor(self.plan.order, device=device)
         self.inverse = torch.tensor(self.plan.inverse, device=device)

@@ -72,8 +72,12 @@ class Workspace:
         largest = max((run.weight.numel() for runs in windows for run in runs), default=0)
         self.batch = batch
         self.work = largest * pixels * batch // plan.num_steps
-        self.image = SkewedMaps(1, weights.channels, plan.height, batch, weights.first_reach, like)
-        self.maps = SkewedMaps(len(weights.layers), width, plan.height, batch, weights.reach, like)
+        self.image = SkewedMaps(
+            1, weights.channels, plan.height, batch, weights.first_reach, weights.lag, like
+        )
+        self.maps = SkewedMaps(
+            len(weights.layers), width, plan.height, batch, weights.reach, weights.lag, like
+        )
         # Wavefront-major: the pixels of a step are adjacent, (channels, pixels, batch).
         self.condition = like.new_ones(like.shape[1], pixels, batch)
         self.uniforms = like.new_zeros(uniforms, pixels, batch)

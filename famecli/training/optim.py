@@ -1,6 +1,6 @@
 """Optimizers: Muon for large matrices, AdamW for the rest, and their state as tensors with names."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -64,6 +64,13 @@ class Muon(torch.optim.Optimizer):
         return weight.grad.lerp(state["momentum"], group["momentum"]).flatten(1)
 
 
+# What an optimizer keeps of each weight.
+ENTRIES: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
+    torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"),
+    Muon: ("momentum",),
+}
+
+
 def orthogonal(matrices: Tensor, steps: int) -> Tensor:
     """Return each of `(N, m, n)` matrices with its singular values moved near 1.
 
@@ -110,12 +117,43 @@ def optimizer_tensors(model: nn.Module, optimizers: list[torch.optim.Optimizer])
 def restore_optimizers(
     model: nn.Module, optimizers: list[torch.optim.Optimizer], tensors: dict[str, Tensor]
 ) -> None:
-    """Put back what `optimizer_tensors` returned."""
-    weights = dict(model.named_parameters())
-    owner = {weight: o for o in optimizers for group in o.param_groups for weight in group["params"]}
+    """Put back what `optimizer_tensors` returned: the state of every weight, or none as before the first step.
+
+    Raises:
+        ValueError: It is not of these optimizers.
+    """
+    names: dict[Tensor, str] = {weight: name for name, weight in model.named_parameters()}
+    places = {
+        f"{names[weight]}:{entry}": (optimizer, weight, entry)
+        for optimizer in optimizers
+        for group in optimizer.param_groups
+        for weight in group["params"]
+        for entry in ENTRIES[type(optimizer)]
+    }
+    step = torch.zeros(())
+    if tensors:
+        check_tensors(tensors, {name: step if e == "step" else w for name, (_, w, e) in places.items()})
     for name, value in tensors.items():
-        weight_name, entry = name.split(":")
-        weight = weights[weight_name]
+        optimizer, weight, entry = places[name]
         # AdamW keeps its step counts on the CPU.
         device = value.device if entry == "step" else weight.device
-        owner[weight].state[weight][entry] = value.to(device)
+        optimizer.state[weight][entry] = value.to(device)
+
+
+def check_tensors(found: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> None:
+    """Check that the tensors `found` are finite and have the names, shapes and dtypes of `like`.
+
+    Raises:
+        ValueError: One differs; the message names it.
+    """
+    if odd := sorted(set(found) ^ set(like)):
+        raise ValueError(f"{odd[0]!r} is {'unknown' if odd[0] in found else 'missing'}")
+    for name, expected in like.items():
+        tensor = found[name]
+        if (tensor.shape, tensor.dtype) != (expected.shape, expected.dtype):
+            raise ValueError(
+                f"{name!r} is {tensor.dtype} {tuple(tensor.shape)}, "
+                f"expected {expected.dtype} {tuple(expected.shape)}"
+            )
+        if not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"{name!r} has values that are not finite")

@@ -8,6 +8,7 @@ state.safetensors    all that resuming needs
 """
 
 import dataclasses
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ import torch
 
 from famecli import __version__
 from famecli.checkpoint import load_tensors, save_checkpoint, save_tensors
-from famecli.config import ModelConfig, TrainConfig, to_dict
+from famecli.config import ModelConfig, TrainConfig, build, to_dict
 from famecli.errors import InputError
 from famecli.evaluation import NATS_PER_BIT, bits_per_dim
 from famecli.files import write_atomic
@@ -84,10 +85,18 @@ class Run:
             InputError: It is damaged, or of a run with another configuration; the message names the key.
         """
         tensors, header, _ = load_tensors(state, STATE_SCHEMA)
-        for name, now in (("model", self.trainer.model.config), ("train", self.trainer.config)):
-            _check_same(header.metadata.get(name), to_dict(now), name, state)
-        self.trainer.restore(tensors)
-        self.progress = Progress(**header.metadata["progress"])
+        try:
+            for name, now in (("model", self.trainer.model.config), ("train", self.trainer.config)):
+                _check_same(header.metadata.get(name), to_dict(now), name)
+            progress = build(Progress, header.metadata.get("progress"), "progress")
+            self.trainer.restore(tensors)
+        except InputError as error:
+            raise InputError(f"{state}: {error}", error.hint) from error
+        best = self.folder / "best.safetensors"
+        # After a crash it may be of a later step, in another folder it is not there: both come again.
+        if not best.is_file() or hashlib.sha256(best.read_bytes()).hexdigest() != progress.best_sha256:
+            progress = Progress(progress.seconds)
+        self.progress = progress
         self._drop_later_metrics()
 
     def records(self, interrupted: Callable[[], Stopped | None]) -> Iterator[dict[str, Any]]:
@@ -199,11 +208,9 @@ class Run:
         }
 
     def _log(self, record: dict[str, Any]) -> dict[str, Any]:
-        finite = {
-            key: None if isinstance(v, float) and not np.isfinite(v) else v for key, v in record.items()
-        }
+        finite = {key: _finite(value) for key, value in record.items()}
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(finite) + "\n")
+            file.write(json.dumps(finite, allow_nan=False) + "\n")
         return finite
 
     def _drop_later_metrics(self) -> None:
@@ -221,6 +228,13 @@ class Run:
         return "patience" if waited >= self.patience_images else None
 
 
+def _finite(value: Any) -> Any:  # noqa: ANN401
+    """Return `value` with None, for which JSON has a word, in place of what is not finite."""
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
 def _step_of(line: str) -> float:
     """Return the step of a line of metrics; infinity for one that was cut off in writing."""
     try:
@@ -229,12 +243,12 @@ def _step_of(line: str) -> float:
         return float("inf")
 
 
-def _check_same(stored: object, now: dict[str, Any], name: str, state: Path) -> None:
+def _check_same(stored: object, now: dict[str, Any], name: str) -> None:
     cls = ModelConfig if name == "model" else TrainConfig
     before = to_dict(cls.from_dict(stored))
     for key, value in now.items():
         if before[key] != value:
             raise InputError(
-                f"{state}: this run began with {name}.{key} = {before[key]}, now it is {value}",
+                f"this run began with {name}.{key} = {before[key]}, now it is {value}",
                 "choose another --out, or --resume never to start over",
             )

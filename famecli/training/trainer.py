@@ -16,7 +16,7 @@ from famecli.errors import InputError, NumericsError
 from famecli.evaluation import ImageNlls, evaluate
 from famecli.model.fame import Fame, NllTerms
 from famecli.rng import BatchNoise, stream
-from famecli.training.optim import make_optimizers, optimizer_tensors, restore_optimizers
+from famecli.training.optim import check_tensors, make_optimizers, optimizer_tensors, restore_optimizers
 from famecli.training.schedule import ema_decay, learning_rate_factor, rate_weight
 
 Precision = Literal["fp32", "bf16"]
@@ -180,7 +180,18 @@ class Trainer:
         return evaluate(self.averaged_model(), levels, seed=self.config.seed)
 
     def start_from(self, weights: Mapping[str, Tensor]) -> None:
-        """Take over `weights`, from a model of the same configuration, as first weights and averages."""
+        """Take over `weights` as first weights and averages.
+
+        Raises:
+            InputError: They are of a model of another configuration.
+        """
+        try:
+            check_tensors(weights, self.averaged)
+        except ValueError as error:
+            raise InputError(
+                f"the first weights are of another model: {error}",
+                "start from a checkpoint of the same model and size",
+            ) from error
         self.model.load_state_dict(weights)
         for name, value in self.model.state_dict().items():
             self.averaged[name].copy_(value)
@@ -206,11 +217,16 @@ class Trainer:
             for key, value in tensors.items():
                 group, name = key.split("/", 1)
                 groups[group][name] = value
-            self.model.load_state_dict(groups["model"])
-            for name, value in self.averaged.items():
-                value.copy_(groups["averaged"][name])
-            restore_optimizers(self.model, self.optimizers, groups["optimizer"])
+            check_tensors(groups["model"], self.averaged)
+            check_tensors(groups["averaged"], self.averaged)
+            check_tensors(groups["counters"], {"steps": torch.zeros(3, dtype=torch.int64)})
             counters = groups["counters"]["steps"].tolist()
-            self.step_count, self.skipped, self.skipped_in_a_row = counters
-        except (KeyError, ValueError, RuntimeError) as error:
+            if min(counters) < 0:
+                raise ValueError(f"its counters are {counters}")
+            restore_optimizers(self.model, self.optimizers, groups["optimizer"])
+        except (KeyError, ValueError) as error:
             raise InputError(f"the saved training state is of another training: {error}") from error
+        self.model.load_state_dict(groups["model"])
+        for name, value in self.averaged.items():
+            value.copy_(groups["averaged"][name])
+        self.step_count, self.skipped, self.skipped_in_a_row = counters
