@@ -55,6 +55,11 @@ class NllReport:
         return bits_per_dim(nats, self.split.info.shape)
 
     @property
+    def _stderr(self) -> float | None:
+        """Nats; None for one image, which has no deviation: JSON knows no NaN."""
+        return self.nlls.stderr if len(self.nlls.nats) > 1 else None
+
+    @property
     def bits_per_dim(self) -> float:
         """Mean over images."""
         return self._per_dim(self.nlls.mean)
@@ -92,7 +97,7 @@ class NllReport:
         """Return the document of schema `famecli/nll/1`; units are in the keys."""
         checkpoint, nlls = self.checkpoint, self.nlls
         rate = [float(each) for each in nlls.rate.mean(0)]
-        claim = checkpoint.claim or {}
+        claim, stderr = checkpoint.claim or {}, self._stderr
         return {
             "schema": SCHEMA,
             "checkpoint": self._checkpoint(),
@@ -100,9 +105,9 @@ class NllReport:
             "bound": nlls.bound,
             "importance_samples": nlls.importance_samples,
             "nats_per_image": nlls.mean,
-            "stderr_nats_per_image": nlls.stderr,
+            "stderr_nats_per_image": stderr,
             "bits_per_dim": self.bits_per_dim,
-            "stderr_bits_per_dim": self._per_dim(nlls.stderr),
+            "stderr_bits_per_dim": None if stderr is None else self._per_dim(stderr),
             "terms_nats_per_image": {"decoder": float(nlls.distortion.mean()), "kl": rate},
             "terms_bits_per_dim": {
                 "decoder": self._per_dim(float(nlls.distortion.mean())),

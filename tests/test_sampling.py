@@ -32,9 +32,18 @@ class Case:
     def sampler(self, chunk: int = 64) -> WavefrontSampler:
         return WavefrontSampler(self.decoder, self.likelihood, self.levels, *self.size, chunk)
 
-    def naive(self, temperature: float = 1.0) -> Tensor:
+    def naive(
+        self, temperature: float = 1.0, known: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         return sample_naive(
-            self.decoder, self.likelihood, self.levels, self.condition, self.uniforms, temperature
+            self.decoder,
+            self.likelihood,
+            self.levels,
+            self.condition,
+            self.uniforms,
+            temperature,
+            known=known,
+            mask=mask,
         )
 
 

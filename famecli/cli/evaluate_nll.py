@@ -111,13 +111,14 @@ def evaluate_nll(
     protocol = Protocol(split, importance_samples, limit, batch, seed)
     report = measure(choice, DataPlace(data, cache_dir, offline, output.note), protocol, output)
     _write_files(report, heatmap, record, per_image, batch)
-    if per_image == STDIN:
-        show(report, output.errors)
-    else:
+    if per_image != STDIN:
         output.result(report.to_dict(), f"{report.bits_per_dim:.5f}", lambda console: show(report, console))
+    elif not quiet:
+        show(report, output.errors)
     if explain:
         output.note(report.explain())
-    if fail_above is not None and report.bits_per_dim > fail_above:
+    # Said so that a limit of NaN is missed as well.
+    if fail_above is not None and not report.bits_per_dim <= fail_above:
         raise GateError(f"{report.bits_per_dim:.5f} bits/dim are above the limit of {fail_above}")
 
 

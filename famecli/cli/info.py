@@ -15,6 +15,7 @@ from famecli import __version__
 from famecli.cli import options
 from famecli.cli.sources import ModelChoice
 from famecli.data.fetch import cache_root
+from famecli.errors import InputError
 from famecli.files import read_bytes
 from famecli.header import Header, parse_header
 from famecli.output import Output, table
@@ -56,7 +57,12 @@ def info(
     content = read_bytes(path, "checkpoint")
     header = parse_header(content, len(content), str(path))
     facts = _facts(path, header, content, tensors)
-    output.result(facts, facts["sha256"], lambda console: _show(facts, console))
+    try:
+        rows = _rows(facts)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(f"{path}: its header is not that of a checkpoint ({reason})") from error
+    output.result(facts, facts["sha256"], lambda console: _show(facts, rows, console))
 
 
 def _facts(path: Path, header: Header, content: bytes, tensors: bool) -> dict[str, Any]:
@@ -87,9 +93,10 @@ def _size(shape: tuple[int, ...]) -> int:
     return size
 
 
-def _show(facts: dict[str, Any], console: Console) -> None:
+def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return labels and values for people; any error means that the header is not as famecli writes it."""
     model, provenance = facts["model"] or {}, facts["provenance"] or {}
-    rows = [
+    return [
         ("file", f"{facts['path']} ({facts['bytes']:,} bytes)"),
         ("sha256", facts["sha256"]),
         ("model", f"{model.get('preset')}, {facts['parameters']:,} parameters, {'+'.join(facts['weights'])}"),
@@ -109,6 +116,9 @@ def _show(facts: dict[str, Any], console: Console) -> None:
         ),
         ("claims", _claim(facts["claim"])),
     ]
+
+
+def _show(facts: dict[str, Any], rows: list[tuple[str, str]], console: Console) -> None:
     console.print(table("", ["", ""], rows, right=False))
     for name, tensor in facts.get("tensors", {}).items():
         console.print(f"{name} {tensor['dtype']} {tensor['shape']}", markup=False)
@@ -122,9 +132,10 @@ def _stage(stage: dict[str, Any]) -> str:
 def _claim(claim: dict[str, Any] | None) -> str:
     if not claim:
         return "nothing yet: fame evaluate-nll --record"
-    data = claim["data"]
+    data, stderr = claim["data"], claim["stderr_nats_per_image"]
+    spread = "" if stderr is None else f" +- {stderr:.3f}"
     return (
-        f"{claim['nats_per_image']:.3f} +- {claim['stderr_nats_per_image']:.3f} nats/image, "
+        f"{claim['nats_per_image']:.3f}{spread} nats/image, "
         f"{claim['bits_per_dim']:.5f} bits/dim ({claim['bound']}, K = {claim['importance_samples']}; "
         f"{data['dataset_id']}, {data['split']}, {data['images']:,} images, "
         f"binarization: {data['binarization']}, data {data['pixels_sha256'][:16]})"

@@ -1,6 +1,5 @@
 """Options that several commands share, and the words they accept."""
 
-import itertools
 import os
 import re
 from pathlib import Path
@@ -9,14 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from famecli.errors import UnavailableError, UsageError
-from famecli.output import Output
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
 COMMON = "Common"
-MOST_PREVIEWED = 16
 
 CheckpointArgument = Annotated[
     str | None,
@@ -155,20 +151,6 @@ def use_device(name: str, threads: int | None) -> "torch.device":
     return torch.device(name)
 
 
-def image_target(out: str | None, stem: str, json: bool) -> str:
-    """Return where images go: `out`, or without it the first free name among `stem.png`, `stem-2.png`, ...
-
-    Raises:
-        UsageError: Both images and a JSON document are to go to stdout.
-    """
-    if out == "-" and json:
-        raise UsageError("--json and -o - both want stdout", "name a file for the images")
-    if out is not None:
-        return out
-    names = (f"{stem}{'' if number == 1 else f'-{number}'}.png" for number in itertools.count(1))
-    return next(name for name in names if not os.path.lexists(name))
-
-
 def check_decoder_output(word: str) -> None:
     """Check the word of `--decoder`.
 
@@ -177,16 +159,6 @@ def check_decoder_output(word: str) -> None:
     """
     if word not in ("sample", "mean"):
         raise UsageError(f"unknown --decoder {word!r}", "choose sample or mean")
-
-
-def show_preview(images: "np.ndarray", output: Output) -> None:
-    """Show the first of `images` `(N, H, W, C)` on stderr, if that is a terminal."""
-    from famecli.images import preview
-
-    if output.errors.is_terminal:
-        output.errors.out(preview(images[:MOST_PREVIEWED], output.errors.width), highlight=False)
-    else:
-        output.warn("--preview needs a terminal")
 
 
 def debugging() -> bool:

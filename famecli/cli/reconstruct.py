@@ -9,6 +9,7 @@ import typer
 
 from famecli.cli import options
 from famecli.cli.evaluate_nll import BITS_SEED, check_fits
+from famecli.cli.image_output import ImageOutput, read_levels
 from famecli.cli.sources import DataPlace, ModelChoice
 from famecli.data.image_files import has_image_suffix
 from famecli.output import Output
@@ -95,7 +96,8 @@ def reconstruct(
       fame reconstruct run/ digits/ --json | jq -r '.images[] | [.source, .psnr] | @tsv'
     """
     output = Output(json=json, quiet=quiet)
-    target = options.image_target(out, "reconstructions", json)
+    style = "grid" if format == "pairs" else format
+    target = ImageOutput(out, "reconstructions", style, rgb, force, preview, output)
     options.check_decoder_output(decoder)
     checkpoint, files = _split_words(words or [])
     choice = ModelChoice(checkpoint, dataset, model, weights, device, threads)
@@ -103,12 +105,10 @@ def reconstruct(
     place = DataPlace(data, cache_dir, offline, output.note)
     originals = _from_files(loaded, files) if files else _from_dataset(loaded, place, choice, split, number)
     results = _run(loaded, originals, (seed, keep_layers, samples, decoder), output)
-    shown = _write(loaded, originals, results, target, (format, rgb, force))
+    _write(loaded, originals, results, target, pairs=format == "pairs")
     if latents is not None:
         _write_latents(loaded, originals, seed, latents)
-    if preview:
-        options.show_preview(shown, output)
-    _report(output, loaded, originals, results, seed, target)
+    _report(output, loaded, originals, results, seed, target.target)
 
 
 def _split_words(words: list[str]) -> tuple[str | None, list[str]]:
@@ -121,14 +121,8 @@ def _split_words(words: list[str]) -> tuple[str | None, list[str]]:
 def _from_files(loaded: "Checkpoint", files: list[str]) -> Originals:
     import numpy as np
 
-    from famecli.images import read_images
-
-    config = loaded.model.config
-    found = read_images(files, config.image_shape)
-    pixels = np.stack([image for _, image in found])
-    # The same rounding as `to_uint8` makes undone.
-    levels = np.rint(pixels.astype(np.float64) * ((config.levels - 1) / 255)).astype(np.uint8)
-    return Originals([name for name, _ in found], levels)
+    found = read_levels(loaded.model.config, files)
+    return Originals([name for name, _ in found], np.stack([levels for _, levels in found]))
 
 
 def _from_dataset(
@@ -163,31 +157,26 @@ def _run(
 
 
 def _write(
-    loaded: "Checkpoint",
-    originals: Originals,
-    results: "np.ndarray",
-    target: str,
-    style: tuple[str, bool, bool],
-) -> "np.ndarray":
-    """Write the images and return them in the order written, `(n, H, W, C)`."""
+    loaded: "Checkpoint", originals: Originals, results: "np.ndarray", target: ImageOutput, *, pairs: bool
+) -> None:
+    """Write the reconstructions, with `pairs` each image's original before them."""
     import numpy as np
 
-    from famecli.images import levels_to_bytes, open_writer
+    from famecli.images import levels_to_bytes
 
-    format, rgb, force = style
     count, samples = results.shape[:2]
     columns = None
-    if format == "pairs":
+    if pairs:
         before = levels_to_bytes(originals.levels, loaded.model.config.levels)
         results = np.concatenate([before[:, None], results], axis=1)
-        groups = max(1, round(math.sqrt(count / (1 + samples))))
-        format, columns = "grid", groups * (1 + samples)
+        columns = (1 + samples) * max(1, round(math.sqrt(count / (1 + samples))))
     images = results.reshape(-1, *results.shape[2:])
-    facts = {"weights_sha256": loaded.weights_sha256}
-    rows = [facts | {"index": index} for index in range(len(images))]
-    with open_writer(target, len(images), format=format, rgb=rgb, force=force, columns=columns) as writer:  # type: ignore[arg-type]
+    rows: list[dict[str, str | int | float]] = [
+        {"weights_sha256": loaded.weights_sha256, "index": index} for index in range(len(images))
+    ]
+    with target.open(len(images), columns) as writer:
         writer.add(images, rows)
-    return images
+    target.show(images)
 
 
 def _write_latents(loaded: "Checkpoint", originals: Originals, seed: int, path: Path) -> None:

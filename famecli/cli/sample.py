@@ -1,6 +1,7 @@
 """`fame sample`."""
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,14 +9,15 @@ import typer
 
 from famecli import __version__
 from famecli.cli import options
+from famecli.cli.image_output import ImageOutput, KnownPixels, read_known
 from famecli.cli.sources import ModelChoice
+from famecli.errors import UsageError
 from famecli.output import Output
 
 if TYPE_CHECKING:
     import numpy as np
 
     from famecli.checkpoint import Checkpoint
-    from famecli.images import ImageWriter
 
 SCHEMA = "famecli/sample/1"
 AUTOMATIC_BATCH = 64
@@ -25,10 +27,25 @@ StartIndex = Annotated[
     int, typer.Option("--start-index", min=0, metavar="K", help="Image k comes from --seed + K + k.")
 ]
 Temperature = Annotated[
-    float, typer.Option("--temperature", min=0.01, help="Spread of each pixel; 1 is the model's own.")
+    float, typer.Option("--temperature", min=0.01, max=100.0, help="Spread of each pixel; 1 is the model's own.")
 ]
 LatentTemperature = Annotated[
-    float, typer.Option("--latent-temperature", min=0.0, help="Factor on the deviations of the priors.")
+    float, typer.Option("--latent-temperature", min=0.0, max=100.0, help="Factor on the deviations of the priors.")
+]
+Complete = Annotated[
+    str | None,
+    typer.Option("--complete", metavar="IMAGE", help="Keep a part of this image and draw the rest."),
+]
+Rows = Annotated[
+    int | None, typer.Option("--rows", min=0, help="With --complete: keep so many rows from the top.")
+]
+Mask = Annotated[
+    str | None,
+    typer.Option("--mask", metavar="IMAGE", help="With --complete: keep where this image is white."),
+]
+Precision = Annotated[
+    str,
+    typer.Option("--precision", metavar="fp32|bf16|fp64", help="Of the decoder (bf16), or of all (fp64)."),
 ]
 NoCache = Annotated[
     bool, typer.Option("--no-cache", help="The slow reference: one forward pass per pixel, same images.")
@@ -44,10 +61,46 @@ class Request:
     settings: dict[str, Any]
     cached: bool
     batch: int
+    precision: str
+    known: KnownPixels | None
+
+    def prepare(self) -> None:
+        """Check what goes together, and convert the model to the precision.
+
+        Raises:
+            UsageError: A word is unknown, or two options exclude each other.
+        """
+        options.check_decoder_output(self.settings["decoder_output"])
+        if self.known is not None and self.settings["decoder_output"] == "mean":
+            raise UsageError("a completion is drawn: --complete does not go with --decoder mean")
+        if self.precision not in ("fp32", "bf16", "fp64"):
+            raise UsageError(f"unknown precision {self.precision!r}", "choose fp32, bf16 or fp64")
+        if self.precision == "bf16":
+            if self.known is not None and self.loaded.model.config.stochastic_layers:
+                raise UsageError("--precision bf16 does not go with --complete where there are latents")
+            self.loaded.model.decoder.bfloat16()
+        elif self.precision == "fp64":
+            self.loaded.model.double()
 
     def facts(self) -> dict[str, str | int | float]:
         """Return what, with its seed, makes an image again: stored in each file."""
-        return {"weights_sha256": self.loaded.weights_sha256, "famecli": __version__, **self.settings}
+        part = {} if self.known is None else {"completes": self.known.source}
+        return {"weights_sha256": self.loaded.weights_sha256, "famecli": __version__, **self.settings, **part}
+
+    def batches(self) -> Iterator["np.ndarray"]:
+        """Yield images as levels or expected levels, `(n, C, H, W)`."""
+        from famecli.sampling.complete import complete_batches
+        from famecli.sampling.generate import generate_batches
+
+        model = self.loaded.model
+        if self.known is None:
+            return generate_batches(
+                model, self.seeds, batch_size=self.batch, cached=self.cached, **self.settings
+            )
+        known, temperature = self.known, self.settings["temperature"]
+        return complete_batches(
+            model, known.levels, known.mask, self.seeds, temperature=temperature, cached=self.cached
+        )
 
 
 def sample(
@@ -64,8 +117,12 @@ def sample(
     temperature: Temperature = 1.0,
     latent_temperature: LatentTemperature = 1.0,
     decoder: options.DecoderOutput = "sample",
+    complete: Complete = None,
+    rows: Rows = None,
+    mask: Mask = None,
     no_cache: NoCache = False,
     batch_size: options.BatchSize = "auto",
+    precision: Precision = "fp32",
     preview: options.Preview = False,
     weights: options.Weights = "ema",
     threads: options.Threads = None,
@@ -85,49 +142,42 @@ def sample(
 
       fame sample run/best.safetensors -n 50000 -o samples/
 
+      fame sample --dataset mnist --complete digit.png --rows 14 -n 16 -o completions.png
+
       fame sample --dataset mnist -n 256 -o - > samples.npy
     """
-    from famecli.images import open_writer
-
     output = Output(json=json, quiet=quiet)
-    target = options.image_target(out, "samples", json)
-    options.check_decoder_output(decoder)
+    images = ImageOutput(out, "samples", format, rgb, force, preview, output)
+    settings = {
+        "temperature": temperature,
+        "latent_temperature": latent_temperature,
+        "decoder_output": decoder,
+    }
+    seeds = range(seed + start_index, seed + start_index + number)
     batch = options.count(batch_size, "--batch-size", AUTOMATIC_BATCH)
     loaded = ModelChoice(checkpoint, dataset, model, weights, device, threads).load(output)
-    settings = {"temperature": temperature, "latent_temperature": latent_temperature}
-    seeds = range(seed + start_index, seed + start_index + number)
-    request = Request(loaded, seeds, settings | {"decoder_output": decoder}, not no_cache, batch)
-    with open_writer(target, number, format=format, rgb=rgb, force=force) as writer:  # type: ignore[arg-type]
-        seconds, shown = _draw(request, writer, output)
-    if preview:
-        options.show_preview(shown, output)
-    _report(output, request, target, seconds)
+    known = read_known(loaded.model.config, complete, rows, mask)
+    _run(Request(loaded, seeds, settings, not no_cache, batch, precision, known), images, output)
 
 
-def _draw(request: Request, writer: "ImageWriter", output: Output) -> tuple[float, "np.ndarray"]:
-    """Write all images; return the seconds that took, and the first batch as bytes `(n, H, W, C)`."""
+def _run(request: Request, target: ImageOutput, output: Output) -> None:
+    """Draw and write all images, and report."""
     from famecli.images import levels_to_bytes
-    from famecli.sampling.generate import generate_batches
 
-    batches = generate_batches(
-        request.loaded.model,
-        request.seeds,
-        batch_size=request.batch,
-        cached=request.cached,
-        **request.settings,
-    )
-    first: np.ndarray | None = None
-    seed = request.seeds[0]
+    request.prepare()
+    seed, levels = request.seeds[0], request.loaded.model.config.levels
     started_s = time.monotonic()
-    with output.progress("sampling", len(request.seeds)) as advance:
-        for found in batches:
-            images = levels_to_bytes(found, request.loaded.model.config.levels)
+    with (
+        target.open(len(request.seeds)) as writer,
+        output.progress("sampling", len(request.seeds)) as advance,
+    ):
+        for found in request.batches():
+            images = levels_to_bytes(found, levels)
             writer.add(images, [request.facts() | {"seed": seed + place} for place in range(len(images))])
-            first = images if first is None else first
+            target.show(images)
             seed += len(images)
             advance(len(images), "")
-    assert first is not None
-    return time.monotonic() - started_s, first
+    _report(output, request, target.target, time.monotonic() - started_s)
 
 
 def _report(output: Output, request: Request, target: str, seconds: float) -> None:

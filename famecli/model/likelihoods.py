@@ -13,6 +13,8 @@ from torch.nn import functional as F
 from famecli.config import ModelConfig
 
 SMALLEST_LOG_SCALE = -7.0
+# From about 86 on, gradients and then masses are no longer finite in single precision.
+LARGEST_LOG_SCALE = 40.0
 
 
 def scale_levels(x: Tensor, levels: int) -> Tensor:
@@ -101,7 +103,7 @@ class LogisticMixture:
         logits, means, log_scales, coefficients = parameters.split(
             [k, c * k, c * k, self.coefficients * k], dim=1
         )
-        log_scales = log_scales.unflatten(1, (c, k)).clamp(min=SMALLEST_LOG_SCALE)
+        log_scales = log_scales.unflatten(1, (c, k)).clamp(SMALLEST_LOG_SCALE, LARGEST_LOG_SCALE)
         # Not unflatten: it refuses the zero coefficients of a grey image.
         table = coefficients.reshape(parameters.shape[0], self.coefficients, k, *parameters.shape[2:])
         return logits, means.unflatten(1, (c, k)), log_scales, torch.tanh(table)
@@ -142,8 +144,8 @@ class LogisticMixture:
     def mean(self, parameters: Tensor) -> Tensor:
         """Return the expected levels; for RGB, later channels take the component means of earlier ones.
 
-        That is exact for the first channel, and for the others wherever the linear dependence does not meet
-        the ends of the range.
+        That is exact for the first channel. For the others it is close if logistics are about as wide as a
+        level or wider, and the linear dependence does not meet the ends of the range.
         """
         logits, means, log_scales, coefficients = self._split(parameters)
         weights = torch.softmax(logits, dim=1)

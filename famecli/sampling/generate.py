@@ -11,6 +11,7 @@ from famecli.model.fame import Fame
 from famecli.rng import ImageNoise, image_uniforms
 from famecli.sampling.naive import sample_naive
 from famecli.sampling.wavefront import CHUNK, LANES, WavefrontSampler
+from famecli.sampling.workspace import uniforms_type
 
 DecoderOutput = Literal["sample", "mean"]
 
@@ -46,41 +47,64 @@ class ImageDecoder:
             )
 
     @torch.no_grad()
-    def __call__(self, condition: Tensor | None, uniforms: Tensor) -> Tensor:
+    def __call__(
+        self,
+        condition: Tensor | None,
+        uniforms: Tensor,
+        known: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         """Return levels or their means, `(B, C, H, W)`.
 
         Args:
             condition: The latents' features `(B, condition, H, W)`; None for a model without latents.
             uniforms: Numbers in [0, 1), `(B, likelihood.uniforms, H, W)`.
+            known: Levels of pixels that are given, `(B, C, H, W)`.
+            mask: True where a pixel is given, `(B, 1, H, W)`; both or none.
         """
         weight = self.model.decoder.head2.weight
+        inputs = (condition, uniforms.to(weight.device, uniforms_type(weight.dtype)), known, mask)
         parts = [weight.new_zeros(0, *self.model.config.image_shape)]
         for first in range(0, len(uniforms), self.chunk):
-            part = slice(first, first + self.chunk)
-            chunk = uniforms[part].to(weight)
-            padded = padded_batch(len(chunk))
-            seen = None if condition is None else pad(condition[part], padded)
-            parts.append(self._decode(seen, pad(chunk, padded))[: len(chunk)])
+            chunk = [None if each is None else each[first : first + self.chunk] for each in inputs]
+            count = len(uniforms[first : first + self.chunk])
+            padded = [None if each is None else pad(each, padded_batch(count)) for each in chunk]
+            parts.append(self._decode(*padded)[:count])  # type: ignore[arg-type]
         return torch.cat(parts)
 
-    def _decode(self, condition: Tensor | None, uniforms: Tensor) -> Tensor:
+    def _decode(
+        self, condition: Tensor | None, uniforms: Tensor, known: Tensor | None, mask: Tensor | None
+    ) -> Tensor:
         model, likelihood = self.model, self.model.likelihood
-        x = uniforms.new_zeros(len(uniforms), *model.config.image_shape)
+        weight = model.decoder.head2.weight
+        condition = None if condition is None else condition.to(weight)
+        x = weight.new_zeros(len(uniforms), *model.config.image_shape)
         if model.config.decoder.autoregressive:
-            x = self._sample(condition, uniforms)
+            x = self._sample(condition, uniforms, known, mask)
             if self.decoder_output == "sample":
                 return x
-        parameters = model.pixel_parameters(x, condition)
+        parameters = model.pixel_parameters(x, condition).to(uniforms.dtype)
         if self.decoder_output == "mean":
-            return likelihood.mean(parameters)
-        return likelihood.sample(parameters, uniforms, self.temperature)
+            found = likelihood.mean(parameters)
+        else:
+            found = likelihood.sample(parameters, uniforms, self.temperature)
+        return found if known is None or mask is None else torch.where(mask, known.to(found), found)
 
-    def _sample(self, condition: Tensor | None, uniforms: Tensor) -> Tensor:
+    def _sample(
+        self, condition: Tensor | None, uniforms: Tensor, known: Tensor | None, mask: Tensor | None
+    ) -> Tensor:
         if self.sampler is not None:
-            return self.sampler.sample(condition, uniforms, self.temperature)
+            return self.sampler.sample(condition, uniforms, self.temperature, known=known, mask=mask)
         model = self.model
         return sample_naive(
-            model.decoder, model.likelihood, model.config.levels, condition, uniforms, self.temperature
+            model.decoder,
+            model.likelihood,
+            model.config.levels,
+            condition,
+            uniforms,
+            self.temperature,
+            known=known,
+            mask=mask,
         )
 
 
@@ -120,7 +144,7 @@ def generate_batches(
         condition = model.prior_condition(padded, ImageNoise(names, device=model.device), latent_temperature)
         uniforms = image_uniforms(names, (model.likelihood.uniforms, config.height, config.width))
         images = decoder(condition, uniforms.to(model.device))[: len(chosen)]
-        yield images.cpu().numpy().astype(dtype)
+        yield images.float().cpu().numpy().astype(dtype)
 
 
 def generate(

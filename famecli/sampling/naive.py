@@ -16,6 +16,9 @@ def sample_naive(
     condition: Tensor | None,
     uniforms: Tensor,
     temperature: float = 1.0,
+    *,
+    known: Tensor | None = None,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """Return the levels `(B, C, H, W)` that `uniforms` stand for, one forward pass per pixel.
 
@@ -26,14 +29,19 @@ def sample_naive(
         condition: The latents' features `(B, condition, H, W)`; None for a decoder without.
         uniforms: Numbers in [0, 1), `(B, likelihood.uniforms, H, W)`.
         temperature: Spread of each pixel's distribution; 1 is the model's own.
+        known: Levels of pixels that are given, `(B, C, H, W)`.
+        mask: True where a pixel is given, `(B, 1, H, W)`; both or none.
     """
     assert isinstance(decoder.first, CausalConv2d)
     weight = decoder.first.weight
-    uniforms = uniforms.to(weight)
     batch, _, height, width = uniforms.shape
     x = weight.new_zeros(batch, weight.shape[1], height, width)
     for row in range(height):
         for column in range(width):
-            parameters = decoder(scale_levels(x, levels), condition)[:, :, row, column]
-            x[:, :, row, column] = likelihood.sample(parameters, uniforms[:, :, row, column], temperature)
+            here = slice(None), slice(None), row, column
+            parameters = decoder(scale_levels(x, levels), condition)[here].to(uniforms.dtype)
+            drawn = likelihood.sample(parameters, uniforms[here], temperature)
+            if known is not None and mask is not None:
+                drawn = torch.where(mask[here], known[here].to(drawn), drawn)
+            x[here] = drawn.to(x.dtype)
     return x

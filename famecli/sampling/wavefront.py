@@ -14,9 +14,10 @@ from torch import Tensor
 
 from famecli.model.decoder import Decoder
 from famecli.model.likelihoods import Likelihood, scale_levels
+from famecli.sampling.graph import GraphMode, GraphRunner
 from famecli.sampling.packing import pack
 from famecli.sampling.plan import Step, WavefrontPlan
-from famecli.sampling.workspace import StepViews, Workspace
+from famecli.sampling.workspace import StepViews, Workspace, uniforms_type
 
 # Batches are padded to a multiple of this: columns left over at the end of a matrix are computed by other
 # instructions and rounded otherwise, and an image shall be the same in any batch.
@@ -46,6 +47,7 @@ class WavefrontSampler:
         height: Pixel rows.
         width: Pixel columns.
         chunk: Images that `sample` computes at once, a multiple of `LANES`; the result does not depend on it.
+        graph: Whether the steps of an image are replayed as one CUDA graph; see `GraphRunner`.
 
     Raises:
         ValueError: `decoder` is not autoregressive, or `chunk` is no such multiple.
@@ -59,6 +61,7 @@ class WavefrontSampler:
         height: int,
         width: int,
         chunk: int = CHUNK,
+        graph: GraphMode = "auto",
     ) -> None:
         if chunk < 1 or chunk % LANES:
             raise ValueError(f"chunk must be a multiple of {LANES}, got {chunk}")
@@ -69,35 +72,59 @@ class WavefrontSampler:
         self.order = torch.tensor(self.plan.order, device=device)
         self.inverse = torch.tensor(self.plan.inverse, device=device)
         self.workspaces: dict[int, Workspace] = {}
+        self.graphs = GraphRunner(graph)
         self.space: Workspace
         self.batch: int
 
     @torch.no_grad()
-    def sample(self, condition: Tensor | None, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
+    def sample(
+        self,
+        condition: Tensor | None,
+        uniforms: Tensor,
+        temperature: float = 1.0,
+        *,
+        known: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         """Return the levels `(B, C, H, W)` that `uniforms` stand for.
 
         Args:
             condition: The latents' features `(B, condition, H, W)`; None for a decoder without.
             uniforms: Numbers in [0, 1), `(B, likelihood.uniforms, H, W)`.
             temperature: Spread of each pixel's distribution; 1 is the model's own.
+            known: Levels of pixels that are given, `(B, C, H, W)`; the others follow given the earlier ones.
+            mask: True where a pixel is known, `(B, 1, H, W)`.
         """
         like, size = self.weights.start, (self.weights.channels, self.plan.height, self.plan.width)
         found = [like.new_zeros(0, *size)]
         for first in range(0, len(uniforms), self.chunk):
             part = slice(first, first + self.chunk)
-            seen = None if condition is None else condition[part]
-            found.append(self._sample_chunk(seen, uniforms[part], temperature))
+            self._start(None if condition is None else condition[part], len(uniforms[part]))
+            self._fill(self.space.uniforms, uniforms[part])
+            if known is not None and mask is not None:
+                self._fill(self.space.known, known[part])
+                self._fill(self.space.given, mask[part])
+            self._walk(temperature, completing=mask is not None)
+            found.append(self.drawn())
         return torch.cat(found)
 
-    def _sample_chunk(self, condition: Tensor | None, uniforms: Tensor, temperature: float) -> Tensor:
-        self.begin(condition, len(uniforms))
-        self._fill(self.space.uniforms, uniforms)
-        with threads_for(self.space.work):
-            for views in self.space.steps:
+    def _walk(self, temperature: float, *, completing: bool) -> None:
+        """Set all pixels of the workspace by its uniforms, except those that are given."""
+        space = self.space
+
+        def loop() -> None:
+            space.clear()
+            for views in space.steps:
                 self._compute(views)
-                drawn = self.likelihood.sample(views.parameters[None], views.uniforms[None], temperature)
-                self._place(views, drawn[0])
-        return self.drawn()
+                # The likelihood is always computed in single precision or better.
+                parameters = views.parameters.to(views.uniforms.dtype)
+                drawn = self.likelihood.sample(parameters[None], views.uniforms[None], temperature)[0]
+                if completing:
+                    drawn = torch.where(views.given, views.known, drawn)
+                self._place(views, drawn)
+
+        with threads_for(space.work):
+            self.graphs.run((space.batch, temperature, completing), loop, space.levels)
 
     @torch.no_grad()
     def begin(self, condition: Tensor | None, batch: int) -> None:
@@ -110,6 +137,11 @@ class WavefrontSampler:
         Raises:
             ValueError: The condition does not go with the decoder.
         """
+        self._start(condition, batch)
+        self.space.clear()
+
+    def _start(self, condition: Tensor | None, batch: int) -> None:
+        """Choose the workspace for `batch` images and fill in the condition."""
         expected = self.weights.start.shape[1] - 1
         given = 0 if condition is None else condition.shape[1]
         if given != expected:
@@ -118,8 +150,6 @@ class WavefrontSampler:
         if padded not in self.workspaces:
             self.workspaces[padded] = Workspace(self.weights, self.plan, self.likelihood.uniforms, padded)
         self.space, self.batch = self.workspaces[padded], batch
-        self.space.image.clear()
-        self.space.maps.clear()
         if condition is not None:
             self._fill(self.space.condition[:-1], condition)
 
@@ -147,7 +177,12 @@ class WavefrontSampler:
 
     @torch.no_grad()
     def verify(
-        self, levels: Tensor, uniforms: Tensor, condition: Tensor | None, temperature: float = 1.0
+        self,
+        levels: Tensor,
+        uniforms: Tensor,
+        condition: Tensor | None,
+        temperature: float = 1.0,
+        mask: Tensor | None = None,
     ) -> int:
         """Return how many pixels of `levels` are not the ones that `uniforms` stand for, by parallel passes.
 
@@ -160,14 +195,17 @@ class WavefrontSampler:
             uniforms: What they were drawn with, `(B, likelihood.uniforms, H, W)`.
             condition: The latents' features, or None.
             temperature: What they were drawn with.
+            mask: True where a pixel was given, which needs no proof, `(B, 1, H, W)`.
         """
         odd = torch.zeros((), dtype=torch.int64, device=self.weights.start.device)
         for first in range(0, len(levels), self.chunk):
             part = slice(first, first + self.chunk)
-            x, u = levels[part].to(self.weights.start), uniforms[part].to(self.weights.start)
-            seen = None if condition is None else condition[part]
-            parameters = self.decoder(scale_levels(x, self.levels), seen)
-            odd += (self.likelihood.sample(parameters, u, temperature) != x).any(1).sum()
+            like = self.weights.start
+            x, u = levels[part].to(like), uniforms[part].to(like.device, uniforms_type(like.dtype))
+            seen = None if condition is None else condition[part].to(like)
+            parameters = self.decoder(scale_levels(x, self.levels), seen).to(u.dtype)
+            differs = (self.likelihood.sample(parameters, u, temperature).to(x.dtype) != x).any(1)
+            odd += (differs if mask is None else differs & ~mask[part, 0]).sum()
         return int(odd)
 
     def _fill(self, buffer: Tensor, images: Tensor) -> None:

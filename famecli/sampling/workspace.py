@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from famecli.sampling.packing import PackedDecoder
@@ -26,6 +27,8 @@ class StepViews:
         step: Which pixels.
         condition: Condition and a row of ones.
         uniforms: Random numbers.
+        known: Levels of pixels that are given.
+        given: Which pixels are.
         levels: The result.
         image: The result in [-1, 1], in the map that the first layer reads.
         taps: Windows of the first layer.
@@ -40,6 +43,8 @@ class StepViews:
     step: Step
     condition: Tensor
     uniforms: Tensor
+    known: Tensor
+    given: Tensor
     levels: Tensor
     image: Tensor
     taps: tuple[Tensor, ...]
@@ -80,12 +85,19 @@ class Workspace:
         )
         # Wavefront-major: the pixels of a step are adjacent, (channels, pixels, batch).
         self.condition = like.new_ones(like.shape[1], pixels, batch)
-        self.uniforms = like.new_zeros(uniforms, pixels, batch)
+        self.uniforms = like.new_zeros(uniforms, pixels, batch, dtype=uniforms_type(like.dtype))
         self.levels = like.new_zeros(weights.channels, pixels, batch)
+        self.known = torch.zeros_like(self.levels, dtype=self.uniforms.dtype)
+        self.given = like.new_zeros(1, pixels, batch, dtype=torch.bool)
         self.start = like.new_zeros(like.shape[0] * most)
         self.parameters = like.new_zeros(weights.head2.shape[0] * most)
         self.ones = like.new_ones(width + 1, most)
         self.steps = tuple(self._views(weights, step) for step in plan.steps)
+
+    def clear(self) -> None:
+        """Forget all pixels."""
+        self.image.clear()
+        self.maps.clear()
 
     def _views(self, weights: PackedDecoder, step: Step) -> StepViews:
         columns, width = step.count * self.batch, weights.width
@@ -104,6 +116,8 @@ class Workspace:
             step=step,
             condition=self.condition[:, pixels].flatten(1),
             uniforms=self.uniforms[:, pixels].flatten(1),
+            known=self.known[:, pixels].flatten(1),
+            given=self.given[:, pixels].flatten(1),
             levels=self.levels[:, pixels].flatten(1),
             image=self.image.own(0, step),
             taps=tuple(self.image.taps(0, step, run) for run in weights.first),
@@ -114,3 +128,8 @@ class Workspace:
             parameters=self.parameters[: outputs * columns].view(outputs, columns),
             layers=layers,
         )
+
+
+def uniforms_type(weights: torch.dtype) -> torch.dtype:
+    """Return the type of uniforms and likelihoods beside weights of a type: single precision at least."""
+    return weights if weights.itemsize >= 4 else torch.float32

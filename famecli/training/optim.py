@@ -117,7 +117,7 @@ def optimizer_tensors(model: nn.Module, optimizers: list[torch.optim.Optimizer])
 def restore_optimizers(
     model: nn.Module, optimizers: list[torch.optim.Optimizer], tensors: dict[str, Tensor]
 ) -> None:
-    """Put back what `optimizer_tensors` returned: the state of every weight, or none as before the first step.
+    """Put back what `optimizer_tensors` returned: the state of each weight, or none before the first step.
 
     Raises:
         ValueError: It is not of these optimizers.

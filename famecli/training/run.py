@@ -245,10 +245,19 @@ def _step_of(line: str) -> float:
 
 def _check_same(stored: object, now: dict[str, Any], name: str) -> None:
     cls = ModelConfig if name == "model" else TrainConfig
-    before = to_dict(cls.from_dict(stored))
-    for key, value in now.items():
-        if before[key] != value:
-            raise InputError(
-                f"this run began with {name}.{key} = {before[key]}, now it is {value}",
-                "choose another --out, or --resume never to start over",
-            )
+    for difference in _differences(to_dict(cls.from_dict(stored)), now, name):
+        raise InputError(
+            f"this run began with {difference}", "choose another --out, or --resume never to start over"
+        )
+
+
+def _differences(before: Any, now: Any, key: str) -> Iterator[str]:  # noqa: ANN401
+    """Yield where two tables differ, as the path of the key and both values."""
+    if isinstance(before, dict):
+        for name, value in before.items():
+            yield from _differences(value, now[name], f"{key}.{name}")
+    elif isinstance(before, list) and len(before) == len(now):
+        for index, value in enumerate(before):
+            yield from _differences(value, now[index], f"{key}.{index}")
+    elif before != now:
+        yield f"{key} = {before}, now it is {now}"

@@ -1,0 +1,68 @@
+"""Completions: the unknown pixels of an image, given the known ones."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from famecli.model.fame import Fame
+from famecli.rng import ImageNoise, image_uniforms
+from famecli.sampling.generate import ImageDecoder, padded_batch
+from famecli.sampling.wavefront import CHUNK
+
+SWEEPS = 20
+
+
+@torch.no_grad()
+def complete_batches(
+    model: Fame,
+    known: np.ndarray,
+    mask: np.ndarray,
+    seeds: Sequence[int],
+    *,
+    sweeps: int = SWEEPS,
+    temperature: float = 1.0,
+    cached: bool = True,
+) -> Iterator[np.ndarray]:
+    """Yield one completion of the image per seed in batches, `(n, C, H, W)`, uint8 levels.
+
+    Without latents a completion is an exact draw where no known pixel depends on an unknown one, as with the
+    first rows; other known pixels are kept but not looked ahead at. With latents, latents given the image and
+    unknown pixels given the latents are drawn in turn, from a start by the prior: a Markov chain that takes
+    the approximate posterior for the exact one.
+
+    Args:
+        model: Any.
+        known: Levels of the image `(C, H, W)`; unknown pixels may hold anything.
+        mask: True where a pixel is known, `(H, W)`.
+        seeds: One per completion.
+        sweeps: Steps of the chain.
+        temperature: Spread of each pixel's distribution.
+        cached: See `ImageDecoder`.
+
+    Source: the chain: arXiv:1401.4082, section 6.4 and appendix F.
+    """
+    decoder = ImageDecoder(model, temperature=temperature, cached=cached)
+    for first in range(0, len(seeds), CHUNK):
+        chosen = list(seeds[first : first + CHUNK])
+        padded = chosen + chosen[-1:] * (padded_batch(len(chosen)) - len(chosen))
+        image = torch.from_numpy(known).to(model.device).float().expand(len(padded), -1, -1, -1)
+        given = torch.from_numpy(mask).to(model.device).expand(len(padded), 1, -1, -1)
+        x = _chain(model, decoder, image, given, padded, sweeps)
+        yield x[: len(chosen)].float().cpu().numpy().astype(np.uint8)
+
+
+def _chain(
+    model: Fame, decoder: ImageDecoder, image: Tensor, given: Tensor, seeds: list[int], sweeps: int
+) -> Tensor:
+    """Return the last state of the chain `(B, C, H, W)`."""
+    shape = (model.likelihood.uniforms, *model.config.image_shape[1:])
+    names = [("complete", seed, 0) for seed in seeds]
+    condition = model.prior_condition(len(seeds), ImageNoise(names, device=model.device))
+    x = decoder(condition, image_uniforms(names, shape), image, given)
+    for sweep in range(1, sweeps + 1 if model.config.stochastic_layers else 1):
+        names = [("complete", seed, sweep) for seed in seeds]
+        condition, _ = model.infer(x, ImageNoise(names, device=model.device))
+        x = decoder(condition, image_uniforms(names, shape), image, given)
+    return x

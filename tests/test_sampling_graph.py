@@ -1,0 +1,212 @@
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.overrides import TorchFunctionMode
+
+from famecli.config import DecoderConfig
+from famecli.model.decoder import Decoder
+from famecli.model.likelihoods import Bernoulli, Likelihood, LogisticMixture
+from famecli.sampling import graph as graphs
+from famecli.sampling.graph import GraphRunner
+from famecli.sampling.wavefront import WavefrontSampler
+
+LIKELIHOODS = [Bernoulli(1), LogisticMixture(1, 256, 3), LogisticMixture(3, 256, 3)]
+
+
+class FakeGraph:
+    """Stands for a captured graph: replaying it runs the loop, or does something else."""
+
+    def __init__(self, loop: Callable[[], None]) -> None:
+        self.loop, self.replays = loop, 0
+
+    def replay(self) -> None:
+        self.replays += 1
+        self.loop()
+
+
+class OnGpu(Tensor):
+    """A tensor that says it is on a GPU, so that a runner takes its GPU path."""
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        return torch.device("cuda")
+
+
+def on_gpu(values: Tensor) -> Tensor:
+    return values.as_subclass(OnGpu)
+
+
+def fill(result: Tensor, value: float) -> Callable[[], None]:
+    def loop() -> None:
+        result.fill_(value)
+
+    return loop
+
+
+@pytest.fixture
+def captured(monkeypatch: pytest.MonkeyPatch) -> list[FakeGraph]:
+    made: list[FakeGraph] = []
+
+    def capture(loop: Callable[[], None]) -> FakeGraph:
+        made.append(FakeGraph(loop))
+        return made[-1]
+
+    monkeypatch.setattr(graphs, "capture", capture)
+    return made
+
+
+def test_a_loop_is_captured_once_for_each_key(captured: list[FakeGraph]) -> None:
+    result = on_gpu(torch.zeros(3))
+    runner = GraphRunner()
+    for key in ("a", "a", "b", "a"):
+        runner.run(key, fill(result, 7.0), result)
+    assert len(captured) == 2
+    assert [graph.replays for graph in captured] == [3, 1]
+    assert result.tolist() == [7.0] * 3
+
+
+def test_the_graph_used_longest_ago_is_dropped(captured: list[FakeGraph]) -> None:
+    result = on_gpu(torch.zeros(1))
+    runner = GraphRunner()
+    for key in ("a", "b", "a", "c", "a", "b"):
+        runner.run(key, lambda: None, result)
+    assert len(captured) == 4
+    assert list(runner.graphs) == ["a", "b"]
+
+
+def test_a_differing_graph_is_given_up_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = on_gpu(torch.zeros(1))
+    monkeypatch.setattr(graphs, "capture", lambda loop: FakeGraph(fill(result, -1.0)))
+    runner = GraphRunner()
+    with pytest.warns(RuntimeWarning, match="differs from that of the eager loop"):
+        runner.run("a", fill(result, 1.0), result)
+    assert result.tolist() == [1.0]
+    assert runner.mode == "off"
+    runner.run("a", fill(result, 2.0), result)
+    assert result.tolist() == [2.0]
+
+
+def test_a_failed_capture_is_an_error_only_if_graphs_are_demanded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(loop: Callable[[], None]) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(graphs, "capture", refuse)
+    result = on_gpu(torch.zeros(1))
+    with pytest.raises(RuntimeError, match="not permitted"):
+        GraphRunner("on").run("a", lambda: None, result)
+    with pytest.warns(RuntimeWarning, match="not permitted"):
+        GraphRunner("auto").run("a", lambda: None, result)
+
+
+class Slices(TorchFunctionMode):
+    """Slices and copies by operators: Python's own switch to the GPU, which a build without CUDA cannot."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is Tensor.__getitem__:
+            return self.part(*args)
+        if func is Tensor.__setitem__:
+            return torch.ops.aten.copy_(self.part(*args[:2]), args[2])
+        if func is Tensor.copy_:
+            return torch.ops.aten.copy_(*args)
+        return func(*args, **(kwargs or {}))
+
+    def part(self, tensor: Tensor, index: Any) -> Tensor:
+        dimension = 0
+        for each in index if isinstance(index, tuple) else (index,):
+            if each is None:
+                tensor = tensor.unsqueeze(dimension)
+            elif isinstance(each, int):
+                tensor = tensor.select(dimension, each)
+                continue
+            else:
+                start, stop, step = each.indices(tensor.shape[dimension])
+                assert step == 1
+                tensor = tensor.narrow(dimension, start, max(0, stop - start))
+            dimension += 1
+        return tensor
+
+
+def sample_on(
+    device: str, likelihood: Likelihood, channels: int, dtype: torch.dtype, completing: bool
+) -> Tensor:
+    """All steps of a sampler whose tensors are made on `device`, without graphs."""
+    config = DecoderConfig(autoregressive=True, width=8, layers=2, kernel=5, condition=4)
+    levels = 2 if isinstance(likelihood, Bernoulli) else 256
+    torch.set_default_dtype(dtype)
+    with torch.device(device):
+        decoder = Decoder(config, channels, likelihood.parameters)
+        condition, uniforms = torch.empty(3, 4, 4, 3), torch.empty(3, likelihood.uniforms, 4, 3)
+        known, mask = torch.zeros(3, channels, 4, 3), torch.zeros(3, 1, 4, 3, dtype=torch.bool)
+    sampler = WavefrontSampler(decoder, likelihood, levels, 4, 3, graph="off")
+    if completing:
+        return sampler.sample(condition, uniforms, known=known, mask=mask)
+    return sampler.sample(condition, uniforms)
+
+
+@pytest.fixture
+def no_first_weights(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    # A build of torch without CUDA can fake its tensors, but not its random numbers.
+    monkeypatch.setattr(nn.Conv2d, "reset_parameters", lambda self: None)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.usefixtures("no_first_weights")
+@pytest.mark.parametrize(
+    ("channels", "likelihood", "dtype", "completing"),
+    [
+        (1, Bernoulli(1), torch.float32, False),
+        (1, LogisticMixture(1, 256, 3), torch.float32, True),
+        (3, LogisticMixture(3, 256, 3), torch.bfloat16, False),
+    ],
+    ids=["binary", "grey", "rgb"],
+)
+def test_the_step_loop_runs_on_fake_cuda_tensors(
+    channels: int, likelihood: Likelihood, dtype: torch.dtype, completing: bool
+) -> None:
+    # Fake tensors refuse to give their values to the host, and to meet a tensor of another device.
+    with FakeTensorMode(), Slices():
+        sampled = sample_on("cuda", likelihood, channels, dtype, completing)
+    assert sampled.shape == (3, channels, 4, 3)
+    assert sampled.device.type == "cuda"
+    assert sampled.dtype == dtype
+
+
+@pytest.mark.usefixtures("no_first_weights")
+def test_fake_tensors_notice_a_look_at_a_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        Bernoulli, "sample", lambda self, p, u, t: torch.ops.aten._local_scalar_dense(p.sum()) * u
+    )
+    with FakeTensorMode(), Slices(), pytest.raises(DataDependentOutputException):
+        sample_on("cuda", Bernoulli(1), 1, torch.float32, completing=False)
+
+
+@pytest.mark.usefixtures("no_first_weights")
+def test_fake_tensors_notice_a_tensor_of_another_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Bernoulli, "sample", lambda self, p, u, t: u + torch.ones(1, 1, 1, device="cpu"))
+    with FakeTensorMode(), Slices(), pytest.raises(RuntimeError, match="cpu"):
+        sample_on("cuda", Bernoulli(1), 1, torch.float32, completing=False)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=["binary", "grey", "rgb"])
+def test_a_real_graph_equals_the_eager_loop(likelihood: Likelihood, dtype: torch.dtype) -> None:
+    channels = 3 if likelihood is LIKELIHOODS[2] else 1
+    levels = 2 if isinstance(likelihood, Bernoulli) else 256
+    torch.manual_seed(0)
+    config = DecoderConfig(autoregressive=True, width=32, layers=3)
+    decoder = Decoder(config, channels, likelihood.parameters).to("cuda", dtype).requires_grad_(False)
+    uniforms = torch.rand(40, likelihood.uniforms, 16, 16, device="cuda")
+    eager = WavefrontSampler(decoder, likelihood, levels, 16, 16, graph="off").sample(None, uniforms)
+    sampler = WavefrontSampler(decoder, likelihood, levels, 16, 16, graph="on")
+    for _ in range(3):
+        assert torch.equal(sampler.sample(None, uniforms), eager)
+    assert sampler.verify(eager, uniforms, None) <= (0.01 if dtype == torch.float32 else 0.2) * eager.numel()
