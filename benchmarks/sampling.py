@@ -1,16 +1,24 @@
-"""Seconds to sample a batch in wavefronts, against one forward pass and against one pass per pixel.
+"""Seconds to sample a batch in wavefronts, against one forward pass and against other exact samplers.
 
-    python benchmarks/sampling.py                        # untrained weights of --model and --size
+    python benchmarks/sampling.py                          # untrained weights of --model and --size
     python benchmarks/sampling.py model.safetensors --json
+    python benchmarks/sampling.py --model pixelcnn --width 64 --layers 5 --peer ../pytorch-generative
 
 Every figure is the median of --rounds; in a round each contender runs once, so that a busy moment of the
-machine strikes all of them. Of the pixels of the naive sampler, which all cost the same, --naive-pixels are
-timed, and the whole is extrapolated.
+machine strikes all of them. The samplers that take a whole pass for each pixel (naive, and the peer's loop)
+are timed on --naive-pixels pixels, which all cost the same, and extrapolated.
+
+Contenders: `wavefront`, ours; `raster`, the same cached activations in raster order; `jacobi`, the whole
+image again and again until it stays (arXiv:2002.03629); `naive`, one pass per pixel; `peer`, the loop of
+pytorch-generative's own `sample` over its PixelCNN of as many layers and feature maps.
 """
 
 import argparse
+import dataclasses
 import json
+import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,10 +39,13 @@ COLUMNS = {
     "wavefront": ("wavefront_s", "{:.3f} s"),
     "images/s": ("images_per_s", "{:.0f}"),
     "decoder forward": ("decoder_forward_s", "{:.3f} s"),
-    "model forward": ("model_forward_s", "{:.3f} s"),
+    "wavefront / decoder forward": ("per_decoder_forward", "{:.2f}"),
+    "wavefront / model forward": ("per_model_forward", "{:.2f}"),
+    "raster": ("raster_s", "{:.2f} s"),
+    "jacobi": ("jacobi_s", "{:.2f} s"),
     "naive": ("naive_s", "{:.1f} s"),
-    "model forwards per wavefront": ("per_model_forward", "{:.2f}"),
     "naive / wavefront": ("times_faster_than_naive", "{:.0f}"),
+    "peer / wavefront": ("times_faster_than_peer", "{:.0f}"),
     "pixels differing": ("pixels_differing", "{}"),
 }
 
@@ -44,9 +55,10 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     model = load(options)
+    peer = None if options.peer is None else peer_of(model, options.peer)
     rows = []
     for batch in options.batches:
-        rows.append(measure(model, batch, options.rounds, options.naive_pixels))
+        rows.append(measure(model, peer, batch, options))
         if options.json:
             print(json.dumps(rows[-1]), flush=True)
     if not options.json:
@@ -58,13 +70,17 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("checkpoint", type=Path, nargs="?", help="weights; default: untrained ones")
     parser.add_argument("--model", choices=PRESETS, default="fame", help="without a checkpoint")
     parser.add_argument("--size", choices=get_args(Size), default="small", help="without a checkpoint")
+    parser.add_argument("--width", type=int, help="feature maps of the decoder, without a checkpoint")
+    parser.add_argument("--layers", type=int, help="layers of the decoder, without a checkpoint")
     parser.add_argument("--shape", type=int, nargs=3, default=[1, 28, 28], metavar=("C", "H", "W"))
     parser.add_argument("--levels", type=int, default=2, help="values of a channel, without a checkpoint")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16, 64], metavar="IMAGES")
     parser.add_argument("--rounds", type=int, default=11)
-    parser.add_argument(
-        "--naive-pixels", type=int, default=2, help="pixels of the naive sampler timed a round"
-    )
+    parser.add_argument("--naive-pixels", type=int, default=2, help="pixels timed a round")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="contenders; default: all")
+    parser.add_argument("--peer", type=Path, metavar="FOLDER", help="a checkout of pytorch-generative")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--bf16", action="store_true", help="decoder in half precision")
     parser.add_argument("--threads", type=int, default=0, help="default: torch's own choice")
     parser.add_argument("--json", action="store_true", help="one JSON object per batch size")
     return parser.parse_args()
@@ -76,60 +92,123 @@ def load(options: argparse.Namespace) -> Fame:
     else:
         torch.manual_seed(0)
         channels, height, width = options.shape
-        model = Fame(model_config(options.model, options.size, (channels, height, width), options.levels))
+        config = model_config(options.model, options.size, (channels, height, width), options.levels)
+        asked = {"width": options.width, "layers": options.layers}
+        changes = {name: value for name, value in asked.items() if value is not None}
+        decoder = dataclasses.replace(config.decoder, **changes)
+        model = Fame(dataclasses.replace(config, decoder=decoder))
     if not model.config.decoder.autoregressive:
         raise SystemExit(f"{model.config.preset} has no PixelCNN decoder, so there is nothing to compare")
+    model.on(options.device)
+    if options.bf16:
+        model.decoder.bfloat16()
     return model.eval().requires_grad_(False)
 
 
+def peer_of(model: Fame, folder: Path) -> torch.nn.Module:
+    """The PixelCNN of pytorch-generative with as many layers and feature maps."""
+    sys.path.insert(0, str(folder))
+    from pytorch_generative.models.autoregressive.pixel_cnn import PixelCNN
+
+    config = model.config
+    peer: torch.nn.Module = PixelCNN(
+        in_channels=config.channels,
+        out_channels=config.channels,
+        n_residual=config.decoder.layers,
+        residual_channels=config.decoder.width // 2,
+        head_channels=config.decoder.width,
+    )
+    return peer.eval().to(model.device)
+
+
 @torch.no_grad()
-def measure(model: Fame, batch: int, rounds: int, naive_pixels: int) -> dict[str, Any]:
+def measure(
+    model: Fame, peer: torch.nn.Module | None, batch: int, options: argparse.Namespace
+) -> dict[str, Any]:
     config, likelihood = model.config, model.likelihood
-    pixels = config.height * config.width
     noise = BatchNoise(stream("benchmark", batch), model.device)
     condition = model.prior_condition(batch, noise)
     uniforms = torch.rand(batch, likelihood.uniforms, config.height, config.width, device=model.device)
-    sampler = WavefrontSampler(model.decoder, likelihood, config.levels, config.height, config.width)
+    size = (config.levels, config.height, config.width)
+    sampler = WavefrontSampler(model.decoder, likelihood, *size)
+    raster = WavefrontSampler(model.decoder, likelihood, *size, lag=config.width)
     x = sampler.sample(condition, uniforms)
-    seconds = medians(
-        {
-            "wavefront": lambda: sampler.sample(condition, uniforms),
-            "decoder_forward": lambda: model.pixel_parameters(x, condition),
-            "model_forward": lambda: model(x, noise),
-            "naive_part": lambda: naive_part(model, condition, uniforms, naive_pixels),
-        },
-        rounds,
-    )
-    naive = seconds["naive_part"] * pixels / naive_pixels
-    return {
-        "model": f"{config.preset} {'x'.join(map(str, config.image_shape))}, {config.levels} levels",
+    part = options.naive_pixels
+    contenders: dict[str, Callable[[], object]] = {
+        "wavefront": lambda: sampler.sample(condition, uniforms),
+        "decoder_forward": lambda: model.pixel_parameters(x, condition),
+        "model_forward": lambda: model(x.float(), noise),
+        "raster": lambda: raster.sample(condition, uniforms),
+        "jacobi": lambda: jacobi(model, condition, uniforms),
+        "naive": lambda: naive_part(model, condition, uniforms, part),
+    }
+    if peer is not None:
+        contenders["peer"] = lambda: peer_part(peer, x, part)
+    wanted = options.only or list(contenders)
+    seconds = medians({name: run for name, run in contenders.items() if name in wanted}, options.rounds)
+    return row_of(model, seconds, batch, options) | {
+        "pixels_differing": sampler.verify(x, uniforms, condition)
+    }
+
+
+def row_of(model: Fame, seconds: dict[str, float], batch: int, options: argparse.Namespace) -> dict[str, Any]:
+    config = model.config
+    pixels = config.height * config.width
+    for name in {"naive", "peer"} & set(seconds):
+        seconds[name] *= pixels / options.naive_pixels
+    shape = "x".join(map(str, config.image_shape))
+    row: dict[str, Any] = {
+        "model": f"{config.preset} {shape}, {config.levels} levels, decoder {config.decoder.width} wide, "
+        f"{config.decoder.layers} layers",
         "parameters": model.count_parameters(),
+        "device": torch.cuda.get_device_name() if model.device.type == "cuda" else "cpu",
+        "precision": str(next(model.decoder.parameters()).dtype),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "batch": batch,
-        "rounds": rounds,
-        "naive_pixels_timed": naive_pixels,
-        "naive_pixels": pixels,
-        "wavefront_s": seconds["wavefront"],
-        "decoder_forward_s": seconds["decoder_forward"],
-        "model_forward_s": seconds["model_forward"],
-        "naive_s": naive,
-        "images_per_s": batch / seconds["wavefront"],
-        "per_decoder_forward": seconds["wavefront"] / seconds["decoder_forward"],
-        "per_model_forward": seconds["wavefront"] / seconds["model_forward"],
-        "times_faster_than_naive": naive / seconds["wavefront"],
-        "pixels_differing": sampler.verify(x, uniforms, condition),
+        "rounds": options.rounds,
+        "naive_pixels_timed": options.naive_pixels,
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
+    row |= {f"{name}_s": value for name, value in seconds.items()}
+    ours = seconds.get("wavefront")
+    if ours is not None:
+        row["images_per_s"] = batch / ours
+        for key, name in (("per_decoder_forward", "decoder_forward"), ("per_model_forward", "model_forward")):
+            row[key] = ours / seconds[name] if name in seconds else None
+        for key, name in (("times_faster_than_naive", "naive"), ("times_faster_than_peer", "peer")):
+            row[key] = seconds[name] / ours if name in seconds else None
+    return row
+
+
+def jacobi(model: Fame, condition: Tensor | None, uniforms: Tensor) -> Tensor:
+    """Sample by fixed-point iteration: the exact image, once an iteration changes nothing."""
+    x = torch.zeros(len(uniforms), *model.config.image_shape, device=model.device)
+    while True:
+        parameters = model.pixel_parameters(x, condition).to(uniforms.dtype)
+        after = model.likelihood.sample(parameters, uniforms)
+        if torch.equal(after, x):
+            return x
+        x = after
 
 
 def naive_part(model: Fame, condition: Tensor | None, uniforms: Tensor, pixels: int) -> Tensor:
     """The first `pixels` turns of the loop of `famecli.sampling.naive`."""
     x = uniforms.new_zeros(len(uniforms), *model.config.image_shape)
     for index in range(pixels):
-        row, column = divmod(index, model.config.width)
-        parameters = model.decoder(scale_levels(x, model.config.levels), condition)[:, :, row, column]
-        x[:, :, row, column] = model.likelihood.sample(parameters, uniforms[:, :, row, column])
+        here = slice(None), slice(None), *divmod(index, model.config.width)
+        scaled = scale_levels(x, model.config.levels).to(next(model.decoder.parameters()).dtype)
+        x[here] = model.likelihood.sample(model.decoder(scaled, condition)[here].float(), uniforms[here])
     return x
+
+
+def peer_part(peer: torch.nn.Module, x: Tensor, pixels: int) -> None:
+    """What pytorch-generative's `sample` does for `pixels` pixels: a pass and a draw for each."""
+    images = torch.full_like(x, -1.0)
+    for index in range(pixels):
+        here = slice(None), slice(None), *divmod(index, x.shape[3])
+        drawn = torch.distributions.Bernoulli(logits=peer(images)[here]).sample()
+        images[here] = torch.where(images[here] < 0, drawn, images[here])
 
 
 def medians(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
@@ -150,16 +229,16 @@ def medians(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[st
 def render(rows: list[dict[str, Any]]) -> str:
     """The rows as a table in Markdown."""
     first = rows[0]
+    columns = {title: cell for title, cell in COLUMNS.items() if first.get(cell[0]) is not None}
     lines = [
-        f"{first['model']}, {first['parameters']} parameters, {first['threads']} threads, "
-        f"torch {first['torch']}; medians of {first['rounds']} rounds; naive extrapolated from "
-        f"{first['naive_pixels_timed']} of {first['naive_pixels']} pixels",
+        f"{first['model']}; {first['parameters']} parameters, {first['device']}, {first['precision']}, "
+        f"{first['threads']} threads, torch {first['torch']}; medians of {first['rounds']} rounds",
         "",
-        f"| {' | '.join(COLUMNS)} |",
-        f"|{'---:|' * len(COLUMNS)}",
+        f"| {' | '.join(columns)} |",
+        f"|{'---:|' * len(columns)}",
     ]
     for row in rows:
-        cells = [form.format(row[key]) for key, form in COLUMNS.values()]
+        cells = [form.format(row[key]) for key, form in columns.values()]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -61,28 +61,31 @@ def describe(path: Path) -> WeightsEntry:
     """Return the entry of a checkpoint file, by what its header says; its name is the file's.
 
     Raises:
-        InputError: It is no checkpoint, or claims no NLL.
+        InputError: It is no checkpoint, or claims no NLL with its standard error.
     """
     content = read_bytes(path, "checkpoint")
     header = parse_header(content, len(content), str(path))
-    claim, provenance = header.metadata.get("claim"), header.metadata.get("provenance")
-    if not claim or not provenance:
+    found = (header.metadata.get(key) for key in ("model", "provenance", "claim"))
+    model, provenance, claim = (table if isinstance(table, dict) else {} for table in found)
+    if not (model and provenance and claim):
         raise InputError(f"{path} claims no NLL", f"fame evaluate-nll {path} --record FILE")
-    return WeightsEntry(
-        name=path.stem,
-        dataset=provenance["dataset"],
-        model=header.metadata["model"]["preset"],
-        parameters=sum(math.prod(tensor.shape) for tensor in header.tensors.values()),
-        images_seen=provenance["images_seen"],
-        file=path.name,
-        sha256=hashlib.sha256(content).hexdigest(),
-        size_bytes=len(content),
-        licence="MIT",
-        nats_per_image=claim["nats_per_image"],
-        stderr_nats=claim["stderr_nats_per_image"],
-        bound=claim["bound"],
-        importance_samples=claim["importance_samples"],
-    )
+    weights = [tensor for key, tensor in header.tensors.items() if not key.startswith("raw.")]
+    entry = {
+        "name": path.stem,
+        "dataset": provenance.get("dataset"),
+        "model": model.get("preset"),
+        "parameters": sum(math.prod(tensor.shape) for tensor in weights),
+        "images_seen": provenance.get("images_seen"),
+        "file": path.name,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "size_bytes": len(content),
+        "licence": "MIT",
+        "nats_per_image": claim.get("nats_per_image"),
+        "stderr_nats": claim.get("stderr_nats_per_image"),
+        "bound": claim.get("bound"),
+        "importance_samples": claim.get("importance_samples"),
+    }
+    return build(WeightsEntry, entry, str(path))
 
 
 def index_text(folder: Path) -> str:

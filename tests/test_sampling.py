@@ -98,6 +98,23 @@ def test_wavefront_equals_naive_pixel_by_pixel(seed: int, dtype: torch.dtype) ->
     assert torch.equal(sampled, case.naive(temperature))
 
 
+@pytest.mark.parametrize("more", [1, 3, 9])
+@pytest.mark.parametrize("seed", range(6))
+def test_an_image_does_not_depend_on_the_lag(seed: int, more: int) -> None:
+    case = make_case(seed)
+    lag = case.decoder.config.lag + more
+    sampler = WavefrontSampler(case.decoder, case.likelihood, case.levels, *case.size, lag=lag)
+    assert sampler.plan.num_steps == case.size[1] + lag * (case.size[0] - 1)
+    expected = case.sampler().sample(case.condition, case.uniforms)
+    assert torch.equal(sampler.sample(case.condition, case.uniforms), expected)
+
+
+def test_a_lag_below_the_decoders_own_is_refused() -> None:
+    decoder = Decoder(DecoderConfig(autoregressive=True, width=4, layers=1, lag=3), 1, 1)
+    with pytest.raises(ValueError, match="lag of 3 at least, got 2"):
+        WavefrontSampler(decoder, Bernoulli(1), 2, 3, 3, lag=2)
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_reused_and_poisoned_memory_changes_nothing(seed: int) -> None:
     case, sampler = make_case(seed), make_case(seed).sampler()

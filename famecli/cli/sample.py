@@ -27,10 +27,12 @@ StartIndex = Annotated[
     int, typer.Option("--start-index", min=0, metavar="K", help="Image k comes from --seed + K + k.")
 ]
 Temperature = Annotated[
-    float, typer.Option("--temperature", min=0.01, max=100.0, help="Spread of each pixel; 1 is the model's own.")
+    float,
+    typer.Option("--temperature", min=0.01, max=100.0, help="Spread of each pixel; 1 is the model's own."),
 ]
 LatentTemperature = Annotated[
-    float, typer.Option("--latent-temperature", min=0.0, max=100.0, help="Factor on the deviations of the priors.")
+    float,
+    typer.Option("--latent-temperature", min=0.0, max=100.0, help="Factor on the deviations of the priors."),
 ]
 Complete = Annotated[
     str | None,

@@ -39,7 +39,7 @@ class PackedDecoder:
     Args:
         channels: Of the image.
         width: Feature maps.
-        lag: Of the causal windows, hence of the order of sampling.
+        lag: Steps by which the sampling of a row is behind that of the row above it.
         first_reach: Rows that the first window reaches up, and columns to the left.
         reach: The same of the later windows.
         start: What sums start from, by the condition: first the features that the image is added to, then the
@@ -63,15 +63,18 @@ class PackedDecoder:
 
 
 @torch.no_grad()
-def pack(decoder: Decoder) -> PackedDecoder:
-    """Return copies of the weights of `decoder`.
+def pack(decoder: Decoder, lag: int | None = None) -> PackedDecoder:
+    """Return copies of the weights of `decoder`, for an order of pixels with that lag; None for its own.
 
     Raises:
-        ValueError: `decoder` is not autoregressive.
+        ValueError: `decoder` is not autoregressive, or looks at pixels that come later with this lag.
     """
     config, first = decoder.config, decoder.first
     if not isinstance(first, CausalConv2d):
         raise ValueError("only an autoregressive decoder is sampled in wavefronts")
+    lag = config.lag if lag is None else lag
+    if lag < config.lag:
+        raise ValueError(f"this decoder needs a lag of {config.lag} at least, got {lag}")
     blind = first.weight.new_zeros(config.width, config.condition)
     start, layers = [_beside(blind, first.bias)], []
     for layer in decoder.layers:
@@ -80,15 +83,15 @@ def pack(decoder: Decoder) -> PackedDecoder:
         blind = first.weight.new_zeros(2 * config.width, 0)
         seen = blind if layer.condition is None else layer.condition.weight.flatten(1)
         start.append(_beside(seen, layer.conv.bias))
-        layers.append(PackedLayer(_runs(layer.conv), _matrix(layer.out)))
+        layers.append(PackedLayer(_runs(layer.conv, lag), _matrix(layer.out)))
     return PackedDecoder(
         channels=first.weight.shape[1],
         width=config.width,
-        lag=config.lag,
+        lag=lag,
         first_reach=first.reach,
         reach=config.kernel // 2,
         start=torch.cat(start),
-        first=_runs(first),
+        first=_runs(first, lag),
         layers=tuple(layers),
         head1=_matrix(decoder.head1),
         head2=_matrix(decoder.head2),
@@ -104,7 +107,7 @@ def _matrix(conv: nn.Conv2d) -> Tensor:
     return _beside(conv.weight.flatten(1), conv.bias)
 
 
-def _runs(conv: CausalConv2d) -> tuple[Run, ...]:
+def _runs(conv: CausalConv2d, lag: int) -> tuple[Run, ...]:
     """Return the window row by row, without rows that have no taps."""
     found = []
     for up in range(conv.reach, -1, -1):
@@ -112,5 +115,5 @@ def _runs(conv: CausalConv2d) -> tuple[Run, ...]:
         taps = sum(dx - conv.lag * up < int(conv.sees_centre) for dx in range(-conv.reach, conv.reach + 1))
         weight = conv.weight[:, :, conv.reach - up, :taps]  # (out, in, taps)
         if taps:
-            found.append(Run(up, conv.reach + conv.lag * up, weight.transpose(1, 2).flatten(1).clone()))
+            found.append(Run(up, conv.reach + lag * up, weight.transpose(1, 2).flatten(1).clone()))
     return tuple(found)

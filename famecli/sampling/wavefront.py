@@ -48,6 +48,8 @@ class WavefrontSampler:
         width: Pixel columns.
         chunk: Images that `sample` computes at once, a multiple of `LANES`; the result does not depend on it.
         graph: Whether the steps of an image are replayed as one CUDA graph; see `GraphRunner`.
+        lag: Steps by which a row is behind the row above it. None for the decoder's own, which is the
+            fastest; the width is raster order. The images are the same.
 
     Raises:
         ValueError: `decoder` is not autoregressive, or `chunk` is no such multiple.
@@ -62,11 +64,12 @@ class WavefrontSampler:
         width: int,
         chunk: int = CHUNK,
         graph: GraphMode = "auto",
+        lag: int | None = None,
     ) -> None:
         if chunk < 1 or chunk % LANES:
             raise ValueError(f"chunk must be a multiple of {LANES}, got {chunk}")
         self.decoder, self.likelihood, self.levels, self.chunk = decoder, likelihood, levels, chunk
-        self.weights = pack(decoder)
+        self.weights = pack(decoder, lag)
         self.plan = WavefrontPlan(height, width, self.weights.lag)
         device = self.weights.start.device
         self.order = torch.tensor(self.plan.order, device=device)
