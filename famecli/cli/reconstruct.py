@@ -11,7 +11,6 @@ from famecli.cli import options
 from famecli.cli.evaluate_nll import BITS_SEED, check_fits
 from famecli.cli.image_output import ImageOutput, read_levels
 from famecli.cli.sources import DataPlace, ModelChoice
-from famecli.data.image_files import has_image_suffix
 from famecli.output import Output
 
 if TYPE_CHECKING:
@@ -113,6 +112,9 @@ def reconstruct(
 
 def _split_words(words: list[str]) -> tuple[str | None, list[str]]:
     """Return checkpoint and images; a first word that can only be an image leaves the checkpoint out."""
+    # Here, since it needs numpy, which `fame --help` can do without.
+    from famecli.data.image_files import has_image_suffix
+
     if not words or has_image_suffix(words[0]):
         return None, words
     return words[0], words[1:]

@@ -1,6 +1,7 @@
 """`fame train`."""
 
 import hashlib
+import math
 import signal
 import time
 from collections.abc import Iterator
@@ -178,6 +179,8 @@ def _configure(
     model, config = resolve(default, TrainConfig(), file, [*assignments, *changes])
     units = {"images": 1, "epochs": info.splits["train"], "steps": config.batch_size}
     for name, value in given.items():
+        if not math.isfinite(value):
+            raise UsageError(f"--{name} {value} is no number of images")
         total = max(1, round(value * units[name]))
         model, config = resolve(
             default, TrainConfig(), file, [*assignments, *changes, f"train.total_images={total}"]
@@ -191,25 +194,30 @@ def _default_folder(model: ModelConfig, config: TrainConfig, dataset: str) -> Pa
 
 
 def _prepare(run: "Run", folder: Path, resume: str, init: Path | None, output: Output) -> None:
-    """Resume `run`, or give it first weights, and write its configuration."""
-    from famecli.checkpoint import load_checkpoint
+    """Resume `run`, or give it first weights and an empty folder; write its configuration."""
     from famecli.files import write_atomic
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make folder {folder}: {error.strerror}", "choose another --out") from error
+    _start(run, folder, resume, init, output)
+    write_atomic(folder / "config.toml", to_toml(run.trainer.model.config, run.trainer.config).encode())
+
+
+def _start(run: "Run", folder: Path, resume: str, init: Path | None, output: Output) -> None:
+    from famecli.checkpoint import load_checkpoint
 
     state = folder / "state.safetensors" if resume in ("auto", "never") else Path(resume)
     if resume not in ("auto", "never") or (resume == "auto" and state.exists()):
         run.resume(state)
         output.note(f"resumed at {run.trainer.images:,} images from {state}")
         return
-    (folder / "metrics.jsonl").unlink(missing_ok=True)
     if init is not None:
         path = ModelChoice(str(init), None, None, "ema", "cpu", None).path()
         run.trainer.start_from(load_checkpoint(path).model.state_dict())
         output.note(f"started from the weights of {init}")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"cannot make folder {folder}: {error.strerror}", "choose another --out") from error
-    write_atomic(folder / "config.toml", to_toml(run.trainer.model.config, run.trainer.config).encode())
+    run.clear()
 
 
 def _follow(run: "Run", output: Output, max_time_s: float | None) -> None:
@@ -267,8 +275,8 @@ def _warn_of_collapse(record: dict[str, Any], output: Output) -> None:
     idle = [str(layer) for layer, bits in enumerate(record["kl_bits"]) if bits < SMALLEST_RATE_BITS]
     if idle:
         output.warn(
-            f"stochastic layer {', '.join(idle)} (0 is nearest to the image) carries under 0.1 nats at "
-            f"{record['images']:,} images; more --set free_nats=... helps"
+            f"stochastic layer {', '.join(idle)} (0 is nearest to the image) carries under "
+            f"{SMALLEST_RATE_BITS} bits at {record['images']:,} images; more --set free_nats=... helps"
         )
 
 

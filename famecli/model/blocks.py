@@ -24,6 +24,14 @@ class ResidualBlock(nn.Module):
         return h + change
 
 
+def shrink(layer: nn.Linear | nn.Conv2d) -> None:
+    """Scale the first weights of a layer down to a tenth, for outputs near zero."""
+    # Weights on the meta device have no values, and operations there import seconds of code.
+    if not layer.weight.is_meta:
+        with torch.no_grad():
+            layer.weight.mul_(0.1)
+
+
 class Upsample(nn.Module):
     """Convolution after an ELU and nearest-neighbour upsampling to `size`.
 
@@ -57,8 +65,7 @@ class ToLatents(nn.Module):
         else:
             self.layer = nn.Conv2d(width, 2 * latents, 3, padding=1)
         self.dense = dense
-        with torch.no_grad():
-            self.layer.weight.mul_(0.1)
+        shrink(self.layer)
         assert self.layer.bias is not None
         nn.init.zeros_(self.layer.bias)
 

@@ -47,10 +47,10 @@ class CausalConv2d(nn.Module):
         full = nn.Conv2d(in_channels, out_channels, (self.reach + 1, kernel_size))
         assert full.bias is not None
         self.weight, self.bias = full.weight, full.bias
-        dy = torch.arange(-self.reach, 1)[:, None]
-        dx = torch.arange(-self.reach, self.reach + 1)[None, :]
-        keep = dx + lag * dy < int(sees_centre)
-        self.register_buffer("mask", keep.to(self.weight.dtype), persistent=False)
+        # From a list, since tensor operations on the meta device import seconds of code.
+        columns = range(-self.reach, self.reach + 1)
+        keep = [[float(dx + lag * dy < int(sees_centre)) for dx in columns] for dy in range(-self.reach, 1)]
+        self.register_buffer("mask", torch.tensor(keep, dtype=self.weight.dtype), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         # Multiplied here, never written into the weight: gradients, averages and graphs stay right.

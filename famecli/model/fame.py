@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from famecli.config import ModelConfig, StageConfig
-from famecli.model.blocks import FromLatents, ResidualBlock, ToLatents, Upsample
+from famecli.model.blocks import FromLatents, ResidualBlock, ToLatents, Upsample, shrink
 from famecli.model.decoder import Decoder
 from famecli.model.latents import Gaussian
 from famecli.model.likelihoods import make_likelihood, scale_levels
@@ -147,9 +147,9 @@ class Fame(nn.Module):
             below, below_size = stage.width, size
         self.stages = nn.ModuleList(stages)
         self.decoder = Decoder(config.decoder, config.channels, self.likelihood.parameters)
+        shrink(self.decoder.head2)
+        assert self.decoder.head2.bias is not None
         with torch.no_grad():
-            self.decoder.head2.weight.mul_(0.1)
-            assert self.decoder.head2.bias is not None
             self.decoder.head2.bias.copy_(self.likelihood.initial_bias())
 
     @property

@@ -27,6 +27,7 @@ from famecli.evaluation import NATS_PER_BIT, bits_per_dim
 from famecli.files import write_atomic
 from famecli.training.trainer import StepRecord, Trainer
 
+RUN_FILES = ("metrics.jsonl", "last.safetensors", "best.safetensors", "state.safetensors")
 STATE_SCHEMA = "famecli/state/1"
 Stopped = Literal["done", "patience", "max_time", "signal"]
 
@@ -98,6 +99,11 @@ class Run:
             progress = Progress(progress.seconds)
         self.progress = progress
         self._drop_later_metrics()
+
+    def clear(self) -> None:
+        """Remove what another run left in the folder."""
+        for name in RUN_FILES:
+            (self.folder / name).unlink(missing_ok=True)
 
     def records(self, interrupted: Callable[[], Stopped | None]) -> Iterator[dict[str, Any]]:
         """Train to the end, or until `interrupted` gives a reason; yield each line of metrics.jsonl.

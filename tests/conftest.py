@@ -1,0 +1,50 @@
+"""Fixtures of tests of commands: a small data set in place of MNIST, and the command line in this process."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from outcomes import Command, Outcome
+from test_data import small_mnist
+
+from famecli.cli.app import main
+from famecli.data.registry import DATASETS
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with 18 training, 12 validation and 7 test images, which this process takes for MNIST."""
+    for name in [name for name in os.environ if name.startswith("FAME_")]:
+        monkeypatch.delenv(name)
+    folder = tmp_path / "data"
+    folder.mkdir()
+    monkeypatch.setitem(DATASETS, "mnist", small_mnist(folder))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return folder
+
+
+@pytest.fixture
+def fame(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run the command line in this process, from the words typed to the exit code."""
+
+    def run(*words: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["fame", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main()
+        code = stop.value.code
+        return Outcome(int(code or 0), *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def train(fame: Command, data: Path) -> Command:
+    """Run `fame train MODEL` on the small data set, in steps of 6 images and with a validation each two."""
+
+    def run(*words: object) -> Outcome:
+        return fame("train", *words, "--data", data, "--batch-size", 6, "--eval-every", 12)
+
+    return run

@@ -1,0 +1,358 @@
+"""Headers and checkpoints."""
+
+import hashlib
+import json
+import os
+import resource
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from famecli.checkpoint import (
+    RAW,
+    SCHEMA,
+    hash_weights,
+    load_checkpoint,
+    load_tensors,
+    save_checkpoint,
+    save_tensors,
+)
+from famecli.config import DecoderConfig, ModelConfig, to_dict
+from famecli.errors import ConfigError, ExitCode, FameError, InputError, NumericsError, UsageError
+from famecli.header import LARGEST_HEADER_BYTES, METADATA_KEY, TensorInfo, canonical_json, parse_header
+from famecli.model.fame import Fame
+from famecli.presets import PRESETS, model_config
+
+GOLDEN_FILE = (
+    b"\xc0\x00\x00\x00\x00\x00\x00\x00"
+    rb'{"__metadata__":{"famecli":"{\"n\":{\"a\":0.1,\"b\":1},\"schema\":\"x/1\"}"},'
+    rb'"b":{"dtype":"I64","shape":[1],"data_offsets":[0,8]},'
+    rb'"a":{"dtype":"F32","shape":[1,2],"data_offsets":[8,16]}}'
+    b"      \x07\x00\x00\x00\x00\x00\x00\x00\x00\x00\x80?\x00\x00\x00@"
+)
+GOLDEN_HEADER = (
+    r'{"__metadata__":{"famecli":"{\"model\":{\"channels\":1,\"decoder\":{\"autoregressive\":true,'
+    r"\"condition\":0,\"first_kernel\":3,\"kernel\":3,\"lag\":2,\"layers\":0,\"width\":1},\"height\":2,\"levels\":2,"
+    r"\"likelihood\":\"bernoulli\",\"mixtures\":10,\"preset\":\"pixelcnn\",\"stages\":[],\"width\":2},"
+    r'\"schema\":\"famecli/checkpoint/1\",\"training\":{\"lr\":0.1}}"},'
+    r'"decoder.first.bias":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},'
+    r'"decoder.first.weight":{"dtype":"F32","shape":[1,1,2,3],"data_offsets":[4,28]},'
+    r'"decoder.head1.bias":{"dtype":"F32","shape":[1],"data_offsets":[28,32]},'
+    r'"decoder.head1.weight":{"dtype":"F32","shape":[1,1,1,1],"data_offsets":[32,36]},'
+    r'"decoder.head2.bias":{"dtype":"F32","shape":[1],"data_offsets":[36,40]},'
+    r'"decoder.head2.weight":{"dtype":"F32","shape":[1,1,1,1],"data_offsets":[40,44]}}'
+)
+
+
+def smallest() -> ModelConfig:
+    decoder = DecoderConfig(autoregressive=True, width=1, layers=0, first_kernel=3)
+    return ModelConfig("pixelcnn", "bernoulli", 1, 2, 2, 2, decoder=decoder)
+
+
+def random_weights(config: ModelConfig, seed: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.randn(value.shape, generator=generator)
+        for name, value in Fame(config).state_dict().items()
+    }
+
+
+def save_smallest(path: Path) -> dict[str, Tensor]:
+    weights = random_weights(smallest(), 0)
+    save_checkpoint(path, smallest(), weights, None, {"training": {"lr": 0.1}})
+    return weights
+
+
+def parts(content: bytes) -> tuple[dict[str, Any], bytes]:
+    length = int.from_bytes(content[:8], "little")
+    return json.loads(content[8 : 8 + length]), content[8 + length :]
+
+
+def file_bytes(header: dict[str, Any] | bytes, body: bytes) -> bytes:
+    """Write safetensors as its description says, apart from famecli's own code."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + body
+
+
+def with_metadata(content: bytes, change: Callable[[dict[str, Any]], object]) -> bytes:
+    header, body = parts(content)
+    metadata = json.loads(header["__metadata__"][METADATA_KEY])
+    change(metadata)
+    header["__metadata__"][METADATA_KEY] = json.dumps(metadata)
+    return file_bytes(header, body)
+
+
+def refused(path: Path, content: bytes, kind: type[FameError] = InputError) -> str:
+    """Return the one line with which `content` is refused; it names the file."""
+    path.write_bytes(content)
+    with pytest.raises(kind) as caught:
+        load_checkpoint(path)
+    message = str(caught.value)
+    assert str(path) in message
+    assert "\n" not in message
+    assert len(message) < 500
+    assert caught.value.exit_code == ExitCode.BAD_INPUT
+    return message
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_weights_come_back_bit_for_bit(tmp_path: Path, preset: str) -> None:
+    config, path = model_config(preset, "tiny", (1, 9, 7), 2), tmp_path / "model.safetensors"
+    ema, raw = random_weights(config, 1), random_weights(config, 2)
+    digest = save_checkpoint(path, config, ema, raw, {"training": {"lr": 1 / 3}, "claim": None})
+    assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
+    for kind, expected in (("ema", ema), ("raw", raw)):
+        loaded = load_checkpoint(path, kind)  # type: ignore[arg-type]
+        found = loaded.model.state_dict()
+        assert list(found) == list(expected)
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+        assert (loaded.model.config, loaded.weights, loaded.sha256) == (config, kind, digest)
+        assert loaded.metadata["training"] == {"lr": 1 / 3}
+        assert loaded.weights_sha256 == hash_weights(expected)
+        assert not loaded.model.training
+        assert not any(weight.requires_grad for weight in loaded.model.parameters())
+
+
+def test_equal_saves_are_equal_bytes_with_one_metadata_key(tmp_path: Path) -> None:
+    config = model_config("fame", "tiny", (1, 8, 8), 2)
+    weights = random_weights(config, 3)
+    backwards = dict(reversed(weights.items()))
+    facts = {"training": {"b": 1, "a": 2}, "claim": {"nats": 0.1}}
+    save_checkpoint(tmp_path / "a", config, weights, None, facts)
+    save_checkpoint(tmp_path / "b", config, backwards, None, dict(reversed(facts.items())))
+    content = (tmp_path / "a").read_bytes()
+    assert content == (tmp_path / "b").read_bytes()
+    header, _ = parts(content)
+    assert list(header["__metadata__"]) == ["famecli"]
+    text = header["__metadata__"]["famecli"]
+    assert text == json.dumps(json.loads(text), sort_keys=True, separators=(",", ":"))
+    assert json.loads(text) == {"schema": SCHEMA, "model": to_dict(config), **facts}
+
+
+def test_canonical_json_knows_no_order_and_no_nan() -> None:
+    assert canonical_json({"b": [1, 0.1], "a": "é"}) == '{"a":"\\u00e9","b":[1,0.1]}'
+    with pytest.raises(ValueError, match="JSON"):
+        canonical_json({"a": float("nan")})
+
+
+def test_the_format_is_the_golden_one(tmp_path: Path) -> None:
+    path = tmp_path / "golden"
+    tensors = {"a": torch.tensor([[1.0, 2.0]]), "b": torch.tensor([7])}
+    save_tensors(path, tensors, {"schema": "x/1", "n": {"b": 1, "a": 0.1}})
+    assert path.read_bytes() == GOLDEN_FILE
+    loaded, header, digest = load_tensors(path, "x/1")
+    assert digest == hashlib.sha256(GOLDEN_FILE).hexdigest()
+    assert header.tensors == {"a": TensorInfo("F32", (1, 2), 8, 16), "b": TensorInfo("I64", (1,), 0, 8)}
+    assert all(torch.equal(loaded[name], tensors[name]) for name in tensors)
+    save_smallest(path)
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    assert content[8 : 8 + length].decode().rstrip(" ") == GOLDEN_HEADER
+    assert (8 + length) % 8 == 0
+
+
+def test_the_hash_of_weights_is_that_of_names_shapes_and_values() -> None:
+    weights = {"b": torch.ones(2, 3), "a": torch.zeros(1)}
+    text = b"a (1,)\n" + bytes(4) + b"b (2, 3)\n" + struct.pack("<6f", *[1.0] * 6)
+    assert hash_weights(weights) == hashlib.sha256(text).hexdigest()
+    channels_last = {"w": torch.arange(24.0).view(1, 2, 3, 4).to(memory_format=torch.channels_last)}
+    assert hash_weights(channels_last) == hash_weights({"w": torch.arange(24.0).view(1, 2, 3, 4)})
+    assert hash_weights({"a": torch.zeros(1), "b": torch.ones(3, 2)}) != hash_weights(weights)
+
+
+def test_raw_weights_may_be_left_out_but_then_not_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    save_smallest(path)
+    assert not any(name.startswith(RAW) for name in parts(path.read_bytes())[0])
+    with pytest.raises(UsageError, match="raw"):
+        load_checkpoint(path, "raw")
+
+
+def test_a_file_cut_anywhere_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "cut"
+    save_smallest(path)
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    for size in [*range(0, 20), length - 1, length, length + 7, length + 8, length + 9, len(content) - 1]:
+        message = refused(path, content[:size])
+        assert "truncated" in message or "not a" in message
+    assert "longer" in refused(path, content + b"x")
+
+
+@pytest.mark.parametrize("name", ["", "a folder", "absent"])
+def test_what_cannot_be_read_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a folder").mkdir()
+    with pytest.raises(InputError, match="cannot read checkpoint"):
+        load_checkpoint(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"PK\x03\x04" + bytes(100),
+        b"\x80\x02}q\x00." + bytes(100),
+        b"<!doctype html><html></html>",
+        struct.pack("<Q", LARGEST_HEADER_BYTES + 1) + b"{}" + bytes(100),
+        struct.pack("<Q", 2**63) + b"{}",
+        struct.pack("<Q", 2) + b"[]",
+        file_bytes(b"{" + b'"a":{' * 3000, b""),
+        file_bytes(b'{"a":\xff}', b""),
+        file_bytes(b'{"a":1e', b""),
+        file_bytes(b'{"a":' + b"9" * 5000 + b"}", b""),
+        file_bytes({}, b""),
+        file_bytes({"__metadata__": None}, b""),
+        file_bytes({"__metadata__": {"format": "pt"}}, b""),
+        file_bytes({"__metadata__": {METADATA_KEY: 5}}, b""),
+        file_bytes({"__metadata__": {METADATA_KEY: "[]"}}, b""),
+        file_bytes({"__metadata__": {METADATA_KEY: "{"}}, b""),
+        file_bytes({"__metadata__": {METADATA_KEY: '{"schema":"famecli/state/1"}'}}, b""),
+        file_bytes({"__metadata__": {METADATA_KEY: "{}"}}, b""),
+    ],
+    ids=lambda start: repr(start[8:40]),
+)
+def test_other_files_are_refused(tmp_path: Path, start: bytes) -> None:
+    assert refused(tmp_path / "other", start)
+
+
+@pytest.mark.parametrize("place", ["tensor", "entry", "metadata"])
+def test_a_key_that_stands_there_twice_is_refused(tmp_path: Path, place: str) -> None:
+    path = tmp_path / "twice"
+    save_smallest(path)
+    header, body = parts(path.read_bytes())
+    text = json.dumps(header)
+    entry = '"decoder.first.bias": {"dtype": "F32",'
+    old, new = {
+        "tensor": (
+            entry,
+            '"decoder.first.bias": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}, ' + entry,
+        ),
+        "entry": (entry, entry + ' "dtype": "F32",'),
+        "metadata": (r"\"training\":", r"\"training\":1,\"training\":"),
+    }[place]
+    assert old in text
+    assert "twice" in refused(path, file_bytes(text.replace(old, new, 1).encode(), body))
+
+
+BIAS = "decoder.first.bias"
+LAST = "decoder.head2.weight"
+
+
+@pytest.mark.parametrize(
+    ("name", "entry", "message"),
+    [
+        (BIAS, {"data_offsets": [4, 8]}, "overlap or leave a gap"),
+        (LAST, {"data_offsets": [36, 40]}, "overlap or leave a gap"),
+        (LAST, {"data_offsets": [44, 48]}, "overlap or leave a gap"),
+        (LAST, {"data_offsets": [40, 48]}, "size is not that of its shape"),
+        (LAST, {"data_offsets": [44, 40]}, "size is not that of its shape"),
+        (LAST, {"data_offsets": [-4, 0]}, "not a whole number in range"),
+        (LAST, {"data_offsets": [40.0, 44.0]}, "not a whole number in range"),
+        (LAST, {"data_offsets": [40]}, "not a famecli checkpoint"),
+        (LAST, {"data_offsets": None}, "not a famecli checkpoint"),
+        (LAST, {"shape": [True]}, "not a whole number in range"),
+        (LAST, {"shape": "1"}, "not a whole number in range"),
+        (LAST, {"shape": [2**47, 2**47, 0], "data_offsets": [44, 44]}, ""),
+        (LAST, {"shape": [0, 2**47, 2**47], "data_offsets": [44, 44]}, ""),
+        (LAST, {"dtype": "F8_E4M3"}, "key 'F8_E4M3' is missing"),
+        (LAST, {"dtype": ["F32"]}, "not a famecli checkpoint"),
+        (LAST, {"dtype": "I32"}, f"{LAST} is torch.int32"),
+        (LAST, {"dtype": "F16", "shape": [2, 1, 1, 1]}, f"{LAST} is torch.float16"),
+        (LAST, {"shape": [1]}, f"{LAST} is torch.float32 (1,), expected float32 (1, 1, 1, 1)"),
+        (LAST, {"more": float("nan")}, "NaN"),
+        ("__metadata__", {"more": 5}, "not a famecli checkpoint"),
+    ],
+)
+def test_tensors_that_lie_wrong_are_refused(
+    tmp_path: Path, name: str, entry: dict[str, Any], message: str
+) -> None:
+    path = tmp_path / "wrong"
+    save_smallest(path)
+    header, body = parts(path.read_bytes())
+    header[name] |= entry
+    assert message in refused(path, file_bytes(header, body))
+
+
+def test_missing_additional_and_renamed_tensors_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "odd"
+    save_smallest(path)
+    header, body = parts(path.read_bytes())
+    without = {name: entry for name, entry in header.items() if name != LAST}
+    assert f"disagree about '{LAST}'" in refused(path, file_bytes(without, body[:-4]))
+    for name in ("a\nb", "raw.a", "", "\ud800"):
+        more = header | {name: {"dtype": "U8", "shape": [1], "data_offsets": [44, 45]}}
+        assert refused(path, file_bytes(more, body + b"x"))
+        assert refused(path, file_bytes(without | {name: header[LAST]}, body))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_values_that_are_not_finite_are_neither_loaded_nor_saved(tmp_path: Path, value: float) -> None:
+    path = tmp_path / "m"
+    weights = save_smallest(path)
+    header, body = parts(path.read_bytes())
+    assert f"{LAST} has values that are not finite" in refused(
+        path, file_bytes(header, body[:-4] + struct.pack("<f", value))
+    )
+    before = path.read_bytes()
+    weights[LAST][0] = value
+    for ema, raw in ((weights, None), (random_weights(smallest(), 0), weights)):
+        with pytest.raises(NumericsError, match=LAST):
+            save_checkpoint(path, smallest(), ema, raw, {})
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["m"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m["model"].update(colour=1), "unknown key 'colour'"),
+        (lambda m: m["model"].update({"a\nb": 1}), r"unknown key 'a\nb'"),
+        (lambda m: m["model"]["decoder"].update(depth=1), "decoder: unknown key 'depth'"),
+        (lambda m: m["model"].pop("levels"), "key 'levels' is missing"),
+        (lambda m: m["model"].update(levels="2"), "levels: expected int"),
+        (lambda m: m["model"].update(height=10**9), "height = 1000000000 is outside"),
+        (lambda m: m.pop("model"), "expected a table of keys"),
+    ],
+)
+def test_an_impossible_configuration_is_refused(
+    tmp_path: Path, change: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    path = tmp_path / "config"
+    save_smallest(path)
+    content = with_metadata(path.read_bytes(), change)
+    assert message in refused(path, content, ConfigError)
+
+
+@pytest.mark.parametrize(
+    ("decoder", "stage"),
+    [
+        ({"condition": 4096, "width": 4096}, {"width": 4096, "blocks": 0, "latents": 4096}),
+        ({"condition": 1, "layers": 256}, {"width": 4096, "blocks": 256, "latents": 4096, "dense": True}),
+    ],
+)
+def test_an_absurd_configuration_is_refused_before_anything_is_allocated(
+    tmp_path: Path, decoder: dict[str, Any], stage: dict[str, Any]
+) -> None:
+    path = tmp_path / "absurd"
+    save_smallest(path)
+
+    def change(metadata: dict[str, Any]) -> None:
+        metadata["model"].update(stages=[stage] * 32, height=1024, width=1024)
+        metadata["model"]["decoder"].update(decoder)
+
+    content = with_metadata(path.read_bytes(), change)
+    before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    refused(path, content)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 50_000
+
+
+def test_a_header_is_read_from_the_start_of_a_file_alone() -> None:
+    length = int.from_bytes(GOLDEN_FILE[:8], "little")
+    header = parse_header(GOLDEN_FILE[: 8 + length], len(GOLDEN_FILE), "x")
+    assert header.metadata == {"n": {"a": 0.1, "b": 1}, "schema": "x/1"}
+    with pytest.raises(InputError, match="x: truncated"):
+        parse_header(GOLDEN_FILE[: 7 + length], len(GOLDEN_FILE), "x")

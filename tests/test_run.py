@@ -1,0 +1,292 @@
+"""Trainings in their folders: what is saved, how they stop, and that resuming changes nothing."""
+
+import dataclasses
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from trainers import PLAIN, SHAPE, assert_equal_runs, metrics, snapshot, split_of, spoil, trainer_of
+
+from famecli.checkpoint import load_checkpoint, load_tensors, save_tensors
+from famecli.config import TrainConfig
+from famecli.errors import InputError
+from famecli.evaluation import NATS_PER_BIT
+from famecli.header import METADATA_KEY
+from famecli.training.run import STATE_SCHEMA, Run, Stopped
+from famecli.training.trainer import Trainer
+
+STEPS = PLAIN.total_steps
+FILES = ["best.safetensors", "last.safetensors", "metrics.jsonl", "state.safetensors"]
+
+
+def run_of(folder: Path, trainer: Trainer | None = None, **options: Any) -> Run:
+    levels = (split_of(10).pixels > 127).astype("uint8")
+    return Run(trainer or trainer_of(), folder, levels, **options)
+
+
+def train(run: Run, until: float = math.inf, reason: Stopped = "signal") -> list[dict[str, Any]]:
+    """Train to the end, or until as many steps are done."""
+    return list(run.records(lambda: reason if run.trainer.step_count >= until else None))
+
+
+def resumed(folder: Path, config: TrainConfig = PLAIN, preset: str = "fame") -> Run:
+    run = run_of(folder, trainer_of(preset, config))
+    run.resume(folder / "state.safetensors")
+    return run
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder: Path = tmp_path_factory.mktemp("unbroken") / "made" / "by the run"
+    run = run_of(folder)
+    train(run)
+    assert run.stopped == "done"
+    return folder
+
+
+def test_the_folder_holds_what_it_should(unbroken: Path) -> None:
+    assert sorted(path.name for path in unbroken.iterdir()) == FILES
+    tensors, header, _ = load_tensors(unbroken / "state.safetensors", STATE_SCHEMA)
+    assert tensors["counters/steps"].tolist() == [STEPS, 0, 0]
+    assert {name.split("/")[0] for name in tensors} == {"model", "averaged", "optimizer", "counters"}
+    assert header.metadata["train"] == dataclasses.asdict(PLAIN)
+    for kind, group in (("ema", "averaged"), ("raw", "model")):
+        weights = load_checkpoint(unbroken / "last.safetensors", kind).model.state_dict()  # type: ignore[arg-type]
+        assert all(torch.equal(value, tensors[f"{group}/{name}"]) for name, value in weights.items())
+    last = load_checkpoint(unbroken / "last.safetensors")
+    assert last.provenance["images_seen"] == 6 * STEPS
+    assert last.provenance["dataset"] == "mnist"
+    assert last.metadata["training"] == dataclasses.asdict(PLAIN)
+    assert last.claim is None
+
+
+def test_metrics_are_one_object_per_line_with_consistent_units(unbroken: Path) -> None:
+    records = metrics(unbroken)
+    assert [r["step"] for r in records if r["split"] == "train"] == list(range(1, STEPS + 1))
+    # After 18, 36 and, at the end, 48 images.
+    assert [r["step"] for r in records if r["split"] == "valid"] == [3, 6, 8]
+    for record in records:
+        assert record["images"] == 6 * record["step"]
+        assert record["bits_per_dim"] == pytest.approx(record["nats_per_image"] / NATS_PER_BIT / 64)
+        assert len(record["kl_bits"]) == 2
+        assert record["elapsed_s"] >= 0
+        assert {"grad_norm", "skipped", "images_per_s", "lr_factor"} <= record.keys() or (
+            record["valid_images"] == 10 and record["stderr_nats"] > 0
+        )
+
+
+def test_the_best_checkpoint_is_that_of_the_lowest_validation(tmp_path: Path) -> None:
+    config = dataclasses.replace(PLAIN, lr=2.0, eval_every_images=6, ema_halflife_images=0)
+    run = run_of(tmp_path, trainer_of("vae", config))
+    records = train(run)
+    valid = {r["images"]: r["nats_per_image"] for r in records if r["split"] == "valid"}
+    best = run.best()
+    assert best is not None
+    assert best.nats == min(valid.values()) == valid[best.images]
+    assert best.images < 48
+    loaded = load_checkpoint(best.path)
+    assert (loaded.sha256, loaded.provenance["images_seen"]) == (best.sha256, best.images)
+
+
+@pytest.mark.parametrize("stops", [[1], [3], [7], list(range(1, STEPS))], ids=str)
+def test_a_resumed_run_equals_the_unbroken_one(tmp_path: Path, unbroken: Path, stops: list[int]) -> None:
+    run = run_of(tmp_path)
+    for stop in stops:
+        train(run, until=stop)
+        assert (run.stopped, run.trainer.step_count) == ("signal", stop)
+        run = resumed(tmp_path)
+        assert run.trainer.step_count == stop
+    train(run)
+    assert run.stopped == "done"
+    assert_equal_runs(tmp_path, unbroken)
+
+
+@pytest.mark.parametrize(("saved", "died"), [(2, 5), (4, 7)])
+def test_a_run_that_died_after_its_last_save_equals_the_unbroken_one(
+    tmp_path: Path, unbroken: Path, saved: int, died: int
+) -> None:
+    train(run_of(tmp_path), until=saved)
+    shutil.copy(tmp_path / "state.safetensors", tmp_path / "kept")
+    train(resumed(tmp_path), until=died)
+    shutil.move(tmp_path / "kept", tmp_path / "state.safetensors")
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 2, "ima')
+    run = resumed(tmp_path)
+    assert [record["step"] for record in metrics(tmp_path)][-1] == saved
+    best = run.best()
+    assert best is None or load_checkpoint(best.path).sha256 == best.sha256
+    train(run)
+    assert_equal_runs(tmp_path, unbroken)
+
+
+def test_the_state_is_saved_as_often_as_asked(tmp_path: Path) -> None:
+    run = run_of(tmp_path, save_every_s=-1.0)
+    seen = []
+    for record in run.records(lambda: None):
+        state = tmp_path / "state.safetensors"
+        seen.append(load_tensors(state, STATE_SCHEMA)[0]["counters/steps"][0] if state.exists() else 0)
+        assert seen[-1] == record["step"] - 1
+    assert len(seen) == STEPS + 3
+    rare = run_of(tmp_path / "rare", save_every_s=1e9)
+    for _ in rare.records(lambda: None):
+        assert not (tmp_path / "rare" / "state.safetensors").exists()
+    assert (tmp_path / "rare" / "state.safetensors").exists()
+
+
+def test_resuming_a_finished_run_does_nothing(tmp_path: Path, unbroken: Path) -> None:
+    shutil.copytree(unbroken, tmp_path / "copy")
+    run = resumed(tmp_path / "copy")
+    assert train(run) == []
+    assert run.stopped == "done"
+    for name in FILES:
+        assert (tmp_path / "copy" / name).read_bytes() == (unbroken / name).read_bytes()
+
+
+def test_windows_hold_means_over_their_steps(tmp_path: Path, unbroken: Path) -> None:
+    run = run_of(tmp_path, trainer_of(config=dataclasses.replace(PLAIN, eval_every_images=180)))
+    records = [record for record in train(run) if record["split"] == "train"]
+    single = {r["step"]: r for r in metrics(unbroken) if r["split"] == "train"}
+    assert [record["step"] for record in records] == [3, 6, 8]
+    for start, record in zip((0, 3, 6), records, strict=True):
+        steps = [single[step] for step in range(start + 1, record["step"] + 1)]
+        assert record["nats_per_image"] == pytest.approx(sum(s["nats_per_image"] for s in steps) / len(steps))
+
+
+@pytest.mark.parametrize(
+    ("config", "preset", "named"),
+    [
+        (dataclasses.replace(PLAIN, lr=0.5), "fame", "train.lr = 0.002, now it is 0.5"),
+        (dataclasses.replace(PLAIN, total_images=96), "fame", "train.total_images = 48, now it is 96"),
+        (dataclasses.replace(PLAIN, seed=1), "fame", "train.seed = 0, now it is 1"),
+        (PLAIN, "fame-no-concat", "model.preset = fame, now it is fame-no-concat"),
+    ],
+)
+def test_a_run_is_not_resumed_with_another_configuration(
+    unbroken: Path, config: TrainConfig, preset: str, named: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        resumed(unbroken, config, preset)
+    assert f"{unbroken / 'state.safetensors'}: this run began with {named}" in str(caught.value)
+    assert "--resume never" in caught.value.hint
+
+
+def test_a_changed_key_of_a_stage_is_named_by_its_path(tmp_path: Path, unbroken: Path) -> None:
+    model = trainer_of().model.config
+    stages = (*model.stages[:2], dataclasses.replace(model.stages[2], latents=5))
+    trainer = Trainer(dataclasses.replace(model, stages=stages), PLAIN, split_of(), torch.device("cpu"))
+    with pytest.raises(InputError, match=r"model\.stages\.2\.latents = 4, now it is 5"):
+        run_of(tmp_path, trainer).resume(unbroken / "state.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda m: m.pop("progress"), "progress: expected a table"),
+        (lambda m: m["progress"].update(colour=1), "unknown key 'colour'"),
+        (lambda m: m["progress"].update(seconds="1"), "seconds: expected float"),
+        (lambda m: m["progress"].update(best_nats="1"), "best_nats: expected float"),
+        (lambda m: m.pop("model"), "expected a table"),
+        (lambda m: m["train"].update(lr=99.0), "lr = 99.0 is outside"),
+        (lambda m: m.update(schema="famecli/checkpoint/1"), "expected a file of schema famecli/state/1"),
+    ],
+)
+def test_a_damaged_state_is_refused_in_one_line(
+    tmp_path: Path, unbroken: Path, damage: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    tensors, header, _ = load_tensors(unbroken / "state.safetensors", STATE_SCHEMA)
+    metadata = json.loads(json.dumps(header.metadata))
+    damage(metadata)
+    path = tmp_path / "state.safetensors"
+    save_tensors(path, tensors, metadata)
+    with pytest.raises(InputError, match=message) as caught:
+        resumed(tmp_path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_state_without_its_tensors_or_cut_off_is_refused(tmp_path: Path, unbroken: Path) -> None:
+    tensors, header, _ = load_tensors(unbroken / "state.safetensors", STATE_SCHEMA)
+    path = tmp_path / "state.safetensors"
+    del tensors["model/decoder.head2.weight"]
+    save_tensors(path, tensors, header.metadata)
+    with pytest.raises(InputError, match=f"{path}: .*'decoder.head2.weight' is missing"):
+        resumed(tmp_path)
+    path.write_bytes((unbroken / "state.safetensors").read_bytes()[:-1])
+    with pytest.raises(InputError, match=f"{path}: truncated"):
+        resumed(tmp_path)
+    with pytest.raises(InputError, match="schema"):
+        run_of(tmp_path).resume(unbroken / "last.safetensors")
+
+
+def test_a_best_checkpoint_that_is_elsewhere_is_not_promised(tmp_path: Path, unbroken: Path) -> None:
+    run = run_of(tmp_path)
+    run.resume(unbroken / "state.safetensors")
+    assert run.best() is None
+    assert resumed(unbroken).best() is not None
+
+
+def test_patience_counts_images_since_the_best_validation(tmp_path: Path) -> None:
+    config = dataclasses.replace(PLAIN, lr=0.0, muon_lr=0.0, eval_every_images=6)
+    run = run_of(tmp_path, trainer_of("pixelcnn", config), patience_images=18)
+    train(run)
+    best = run.best()
+    assert best is not None
+    assert (run.stopped, best.images, run.trainer.images) == ("patience", 6, 24)
+    assert load_checkpoint(tmp_path / "last.safetensors").provenance["images_seen"] == 24
+
+
+def test_a_run_says_why_it_stopped(tmp_path: Path) -> None:
+    run = run_of(tmp_path)
+    train(run, until=2, reason="max_time")
+    assert run.stopped == "max_time"
+    assert run.best() is None
+    late = resumed(tmp_path)
+    train(late, until=STEPS, reason="max_time")
+    assert late.stopped == "done"
+
+
+def test_seconds_go_on_when_resumed(tmp_path: Path) -> None:
+    run = run_of(tmp_path)
+    train(run, until=2)
+    metadata = load_tensors(tmp_path / "state.safetensors", STATE_SCHEMA)[1].metadata
+    assert 0 < metadata["progress"]["seconds"] < 60
+    later = resumed(tmp_path)
+    later.progress.seconds += 1000
+    train(later, until=3)
+    assert 1000 < metrics(tmp_path)[-1]["elapsed_s"] < 1060
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_skipped_steps_leave_metrics_valid_and_files_loadable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    trainer = trainer_of()
+    spoil(trainer, monkeypatch, {1}, value)
+    forward = trainer.model.forward
+
+    def spoiled(*arguments: Any) -> Any:
+        terms = forward(*arguments)
+        return dataclasses.replace(terms, rate=terms.rate * (value if trainer.step_count == 1 else 1.0))
+
+    monkeypatch.setattr(trainer.model, "forward", spoiled)
+    train(run_of(tmp_path, trainer), until=4)
+    records = [record for record in metrics(tmp_path) if record["split"] == "train"]
+    assert (records[1]["nats_per_image"], records[1]["kl_bits"]) == (None, [None, None])
+    assert [record["skipped"] for record in records] == [0, 1, 1, 1]
+    assert load_checkpoint(tmp_path / "last.safetensors").provenance["skipped_steps"] == 1
+    assert resumed(tmp_path).trainer.skipped == 1
+
+
+def test_the_state_holds_all_and_in_one_metadata_key(unbroken: Path) -> None:
+    content = (unbroken / "state.safetensors").read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    assert list(json.loads(content[8 : 8 + length])["__metadata__"]) == [METADATA_KEY]
+    run = resumed(unbroken)
+    stored = load_tensors(unbroken / "state.safetensors", STATE_SCHEMA)[0]
+    assert snapshot(run.trainer).keys() == stored.keys()
+    assert run.trainer.model.config.image_shape == SHAPE
