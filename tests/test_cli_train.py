@@ -1,8 +1,8 @@
 """`fame train`: what it prints and writes, how it stops and goes on, and what it says of mistakes."""
 
+import dataclasses
 import json
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -25,10 +25,13 @@ SIBLING = Path(__file__).resolve().parents[2] / "shared" / "data"
 FILES = ["best.safetensors", "config.toml", "last.safetensors", "metrics.jsonl", "state.safetensors"]
 # The subprocess knows the small data set in place of MNIST, and is the real command in all else.
 LAUNCHER = """
-import pickle, sys
-from famecli.data.registry import DATASETS
+import json, sys
+from famecli.data.registry import DATASETS, DataFile, DatasetInfo
 from famecli.cli.app import main
-DATASETS["mnist"] = pickle.load(open(sys.argv.pop(1), "rb"))
+info = json.loads(sys.argv.pop(1))
+info["files"] = {name: DataFile(**file) for name, file in info["files"].items()}
+info["shape"] = tuple(info["shape"])
+DATASETS["mnist"] = DatasetInfo(**info)
 main()
 """
 
@@ -131,11 +134,11 @@ def test_signals_save_everything_and_a_rerun_ends_as_an_unbroken_one(
 def test_a_real_process_saves_what_it_has_when_signalled(
     train: Command, monkeypatch: pytest.MonkeyPatch, data: Path, number: int, code: int
 ) -> None:
-    Path("info").write_bytes(pickle.dumps(DATASETS["mnist"]))
+    info = json.dumps(dataclasses.asdict(DATASETS["mnist"]))
     words = ["train", "pixelcnn", "--steps", "100000", "--data", str(data), "--batch-size", "6"]
     words += ["--eval-every", "12", "-o", "run", "-q"]
     with subprocess.Popen(
-        [sys.executable, "-c", LAUNCHER, "info", *words],
+        [sys.executable, "-c", LAUNCHER, info, *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
