@@ -94,22 +94,22 @@ def _evaluate_batch(
     noise = ImageNoise(_noise_names(seed, start, len(batch)), device=model.device)
     log_weights: list[Tensor] = []
     layers = model.config.stochastic_layers
-    distortion = torch.zeros(len(batch), dtype=torch.float64, device=batch.device)
-    rate = torch.zeros(len(batch), layers, dtype=torch.float64, device=batch.device)
+    distortion = torch.zeros(len(batch), dtype=torch.float64)
+    rate = torch.zeros(len(batch), layers, dtype=torch.float64)
     done = 0
     while done < samples:
         noise.samples = min(samples - done, max(1, rows // len(batch)))
         terms = model(batch.repeat_interleave(noise.samples, dim=0), noise)
-        log_weights.append(terms.log_weight.double().view(len(batch), -1))
-        distortion += terms.distortion.double().view(len(batch), -1).sum(1)
-        rate += terms.rate.double().view(len(batch), noise.samples, layers).sum(1)
+        log_weights.append(terms.log_weight.cpu().double().view(len(batch), -1))
+        distortion += terms.distortion.cpu().double().view(len(batch), -1).sum(1)
+        rate += terms.rate.cpu().double().view(len(batch), noise.samples, layers).sum(1)
         done += noise.samples
     distortion, rate = distortion / samples, rate / samples
     if samples == 1:
         nats = distortion + rate.sum(1)
     else:
         nats = math.log(samples) - torch.logsumexp(torch.cat(log_weights, dim=1), dim=1)
-    return nats.cpu().numpy(), distortion.cpu().numpy(), rate.cpu().numpy()
+    return nats.numpy(), distortion.numpy(), rate.numpy()
 
 
 def _noise_names(seed: int, start: int, images: int) -> list[tuple[str | int, ...]]:

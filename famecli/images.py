@@ -318,15 +318,20 @@ def open_writer(
         InputError: The output exists, or cannot be made.
     """
     name = str(target)
+    return WRITERS[resolve_format(name, format, force)](name, count, rgb, columns)
+
+
+def resolve_format(target: str, format: str, force: bool) -> str:
+    """Return the format that `open_writer` writes, in place of `auto`; errors are those of `open_writer`."""
     if format == "auto":
-        format = "npy" if name == "-" else SUFFIXES.get(Path(name).suffix.lower(), "png")
+        format = "npy" if target == "-" else SUFFIXES.get(Path(target).suffix.lower(), "png")
     if format not in WRITERS:
         raise UsageError(f"unknown image format {format!r}", f"formats: auto, {', '.join(WRITERS)}")
-    if name == "-":
+    if target == "-":
         _check_stdout(format)
     else:
-        _check_target(Path(name), format, force)
-    return WRITERS[format](name, count, rgb, columns)
+        _check_target(Path(target), format, force)
+    return format
 
 
 def write_images(

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 
 class Output:
@@ -28,17 +29,17 @@ class Output:
     def note(self, message: str) -> None:
         """Print a line for people on stderr."""
         if not self.quiet:
-            self.errors.print(message, markup=False)
+            self.errors.print(printable(message), markup=False)
 
     def warn(self, message: str) -> None:
         """Print a warning on stderr, also when quiet."""
-        self.errors.print(f"warning: {message}", markup=False, style="yellow")
+        self.errors.print(f"warning: {printable(message)}", markup=False, style="yellow")
 
     def fail(self, message: str, hint: str) -> None:
         """Print an error, and what to do next, on stderr."""
-        self.errors.print(f"error: {message}", markup=False, style="red")
+        self.errors.print(f"error: {printable(message)}", markup=False, style="red")
         if hint:
-            self.errors.print(f"hint: {hint}", markup=False)
+            self.errors.print(f"hint: {printable(hint)}", markup=False)
 
     def result(
         self, data: dict[str, Any], value: str, human: Callable[[Console], None] | None = None
@@ -105,5 +106,12 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], rig
     for index, column in enumerate(columns):
         result.add_column(column, justify="right" if index and right else "left", overflow="fold")
     for row in rows:
-        result.add_row(*row)
+        result.add_row(*(Text(printable(cell)) for cell in row))
     return result
+
+
+def printable(text: str) -> str:
+    """Return `text` without what could steer a terminal: file names and headers come from anywhere."""
+    return "".join(
+        character if character.isprintable() or character == "\n" else "\ufffd" for character in text
+    )

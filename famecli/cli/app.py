@@ -47,7 +47,13 @@ def common(
 def main() -> None:
     """Run the command line; end the process with one of `ExitCode`."""
     try:
-        app()
+        # Else Typer would print its own errors, over several lines.
+        code = app(standalone_mode=False)
+    except typer.TyperException as error:
+        _explain(error)
+        sys.exit(error.exit_code)
+    except typer.Abort:
+        sys.exit(ExitCode.INTERRUPTED)
     except SystemExit as stop:
         # Typer ends like this when the reader of a pipe is gone.
         if isinstance(stop.__context__, BrokenPipeError):
@@ -61,7 +67,13 @@ def main() -> None:
             raise
         message, hint, code = known
         Output().fail(message, hint)
-        sys.exit(code)
+    sys.exit(code or ExitCode.OK)
+
+
+def _explain(error: typer.TyperException) -> None:
+    """Print an error of the command's words in one line, and where to look."""
+    message = " ".join(error.format_message().split()) or "no command"
+    Output().fail(message, "fame --help lists the commands, fame COMMAND --help the options of one")
 
 
 def _as_fame_error(error: Exception) -> tuple[str, str, ExitCode] | None:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 MOST_PREVIEWED = 16
 WHITE = 128
+# Of outputs without a name; the format png is a folder.
+SUFFIXES = {"auto": ".png", "grid": ".png", "png": ""}
 
 
 class ImageOutput:
@@ -31,7 +33,8 @@ class ImageOutput:
         output: The command's streams.
 
     Raises:
-        UsageError: Both images and a JSON document are to go to stdout.
+        UsageError: Both images and a JSON document are to go to stdout, or the target cannot take the format.
+        InputError: The output exists.
     """
 
     def __init__(
@@ -39,9 +42,16 @@ class ImageOutput:
     ) -> None:
         if out == "-" and output.json:
             raise UsageError("--json and -o - both want stdout", "name a file for the images")
-        self.target = free_name(stem) if out is None else out
+        self.target = free_name(stem, SUFFIXES.get(format, f".{format}")) if out is None else out
         self.format, self.rgb, self.force = format, rgb, force
         self.preview, self.output = preview, output
+        self._check()
+
+    def _check(self) -> None:
+        """Raise the errors of `open` before any work is done."""
+        from famecli.images import resolve_format
+
+        resolve_format(self.target, self.format, self.force)
 
     def open(self, count: int, columns: int | None = None) -> "ImageWriter":
         """Return a writer of `count` images; errors are those of `famecli.images.open_writer`."""
@@ -70,9 +80,9 @@ class ImageOutput:
             self.output.warn("--preview needs a terminal")
 
 
-def free_name(stem: str) -> str:
-    """Return the first name among `stem.png`, `stem-2.png`, ... that does not exist."""
-    names = (f"{stem}{'' if number == 1 else f'-{number}'}.png" for number in itertools.count(1))
+def free_name(stem: str, suffix: str) -> str:
+    """Return the first name among `stem.png`, `stem-2.png`, ... that does not exist, for suffix `.png`."""
+    names = (f"{stem}{'' if number == 1 else f'-{number}'}{suffix}" for number in itertools.count(1))
     return next(name for name in names if not os.path.lexists(name))
 
 

@@ -18,7 +18,7 @@ from famecli.data.fetch import cache_root
 from famecli.errors import InputError
 from famecli.files import read_bytes
 from famecli.header import Header, parse_header
-from famecli.output import Output, table
+from famecli.output import Output, printable, table
 from famecli.weights import index
 
 SCHEMA = "famecli/info/1"
@@ -121,7 +121,7 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
 def _show(facts: dict[str, Any], rows: list[tuple[str, str]], console: Console) -> None:
     console.print(table("", ["", ""], rows, right=False))
     for name, tensor in facts.get("tensors", {}).items():
-        console.print(f"{name} {tensor['dtype']} {tensor['shape']}", markup=False)
+        console.print(printable(f"{name} {tensor['dtype']} {tensor['shape']}"), markup=False)
 
 
 def _stage(stage: dict[str, Any]) -> str:

@@ -77,10 +77,10 @@ class ModelChoice:
         if self.model is not None:
             raise UsageError("--model picks weights by name: leave it out where a checkpoint is named")
         path = Path(self.checkpoint)
-        if path == STDIN or path.is_file():
-            return path
         if path.is_dir():
             return _in_run_folder(path)
+        if path == STDIN or path.exists():
+            return path
         if (entry := named_weights(self.checkpoint)) is not None:
             return weights_folder() / entry.file
         if path.suffix or len(path.parts) > 1:

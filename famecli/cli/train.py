@@ -197,11 +197,11 @@ def _prepare(run: "Run", folder: Path, resume: str, init: Path | None, output: O
     """Resume `run`, or give it first weights and an empty folder; write its configuration."""
     from famecli.files import write_atomic
 
+    _start(run, folder, resume, init, output)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"cannot make folder {folder}: {error.strerror}", "choose another --out") from error
-    _start(run, folder, resume, init, output)
     write_atomic(folder / "config.toml", to_toml(run.trainer.model.config, run.trainer.config).encode())
 
 

@@ -217,7 +217,9 @@ class Fame(nn.Module):
         """Return what each image costs under one draw of the latents."""
         image = self._scaled(x)
         condition, draws = self.top_down(self.bottom_up(image), noise, x.shape[0])
-        log_px = self.log_prob(x, condition).flatten(1).sum(1)
+        # Sums of a thousand terms: in single precision they would round by the batch size.
+        exact = torch.float32 if x.device.type == "mps" else torch.float64
+        log_px = self.log_prob(x, condition).flatten(1).sum(1, dtype=exact)
         rate, log_weight = [], log_px
         for draw in draws:
             assert draw.posterior is not None

@@ -1,0 +1,355 @@
+"""`fame evaluate-nll`."""
+
+import csv
+import hashlib
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from commands import PROVENANCE, check_error, error_of, fame, process, real_mnist, result_of, save_model
+from commands import use_small_mnist as small
+from PIL import Image
+
+from famecli.checkpoint import RAW, load_checkpoint
+from famecli.data.dataset import fixed_levels, load_split
+from famecli.evaluation import evaluate
+from famecli.header import parse_header
+
+KEYS = {
+    "schema": set(),
+    "checkpoint": {"name", "sha256", "weights", "weights_sha256", "step", "images_seen"},
+    "data": {"dataset_id", "split", "images", "pixels_sha256", "shape", "levels", "binarization"},
+    "bound": set(),
+    "importance_samples": set(),
+    "nats_per_image": set(),
+    "stderr_nats_per_image": set(),
+    "bits_per_dim": set(),
+    "stderr_bits_per_dim": set(),
+    "terms_nats_per_image": {"decoder", "kl"},
+    "terms_bits_per_dim": {"decoder", "kl"},
+    "claimed_nats_per_image": set(),
+    "claimed_bits_per_dim": set(),
+    "seed": set(),
+    "device": set(),
+    "precision": set(),
+    "seconds": set(),
+    "versions": {"famecli", "torch"},
+}
+BITS = math.log(2) * 28 * 28
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    small(tmp_path / "data", monkeypatch)
+    return save_model(tmp_path / "model.safetensors", raw=True)
+
+
+def report(*words: str | Path) -> dict[str, Any]:
+    return result_of("evaluate-nll", *words)
+
+
+def rows_of(model: Path, *words: str | Path) -> list[dict[str, str]]:
+    """Return the rows of `--per-image -`."""
+    done = fame("evaluate-nll", model, "--per-image", "-", *words)
+    assert done.code == 0, done.err
+    return list(csv.DictReader(io.StringIO(done.text)))
+
+
+def test_json_is_one_document_with_every_key(model: Path) -> None:
+    done = fame("evaluate-nll", model, "--json")
+    assert done.code == 0
+    assert done.out.count(b"\n") == 1
+    found = json.loads(done.out)
+    assert {key: set(value) if isinstance(value, dict) else set() for key, value in found.items()} == KEYS
+    levels = fixed_levels(load_split("mnist", "test"))
+    loaded = load_checkpoint(model)
+    assert found["schema"] == "famecli/nll/1"
+    assert found["checkpoint"] == {
+        "name": str(model),
+        "sha256": hashlib.sha256(model.read_bytes()).hexdigest(),
+        "weights": "ema",
+        "weights_sha256": loaded.weights_sha256,
+        "step": PROVENANCE["steps"],
+        "images_seen": PROVENANCE["images_seen"],
+    }
+    assert found["data"] == {
+        "dataset_id": "mnist",
+        "split": "test",
+        "images": 7,
+        "pixels_sha256": levels.sha256,
+        "shape": [1, 28, 28],
+        "levels": 2,
+        "binarization": "dynamic, bits of seed 0",
+    }
+    assert (found["bound"], found["importance_samples"], found["seed"]) == ("elbo", 1, 0)
+    assert (found["claimed_nats_per_image"], found["claimed_bits_per_dim"]) == (None, None)
+
+
+def test_figures_are_those_of_the_model_in_both_units(model: Path) -> None:
+    found = report(model, "--seed", "5")
+    levels = fixed_levels(load_split("mnist", "test")).levels
+    nats = evaluate(load_checkpoint(model).model, levels, seed=5).nats
+    assert found["nats_per_image"] == pytest.approx(nats.mean(), abs=1e-4)
+    assert found["stderr_nats_per_image"] == pytest.approx(nats.std(ddof=1) / math.sqrt(7), rel=1e-5)
+    terms = found["terms_nats_per_image"]
+    assert len(terms["kl"]) == 2
+    assert terms["decoder"] + sum(terms["kl"]) == pytest.approx(found["nats_per_image"])
+    for unit in ("", "stderr_"):
+        expected = found[f"{unit}nats_per_image"] / BITS
+        assert found[f"{unit}bits_per_dim"] == pytest.approx(expected, rel=1e-12)
+    bits = found["terms_bits_per_dim"]
+    assert [bits["decoder"], *bits["kl"]] == pytest.approx(
+        [each / BITS for each in [terms["decoder"], *terms["kl"]]]
+    )
+
+
+def test_people_see_the_bound_the_terms_and_the_protocol(model: Path) -> None:
+    found, done = report(model), fame("evaluate-nll", model)
+    assert done.code == 0
+    lines = {line.strip().rsplit("  ", 4)[0].strip(): line.split() for line in done.text.splitlines()}
+    assert "mnist, test, 7 images, binarization: dynamic, bits of seed 0" in done.text
+    total = next(words for line, words in lines.items() if line.startswith("NLL (-ELBO)"))
+    assert total[2:] == [
+        f"{found['nats_per_image']:.3f}",
+        f"{found['stderr_nats_per_image']:.3f}",
+        f"{found['bits_per_dim']:.5f}",
+        f"{found['stderr_bits_per_dim']:.5f}",
+    ]
+    for layer, nats in enumerate(found["terms_nats_per_image"]["kl"]):
+        [words] = [words for words in lines.values() if words[:4] == ["KL", "of", "layer", str(layer)]]
+        assert float(words[4]) == pytest.approx(nats, abs=6e-4)
+    assert found["data"]["pixels_sha256"][:16] in done.text
+    assert found["checkpoint"]["weights_sha256"][:16] in done.text
+
+
+def test_quiet_prints_bits_alone(model: Path) -> None:
+    done = fame("evaluate-nll", model, "-q")
+    assert (done.code, done.err) == (0, "")
+    assert done.text == f"{report(model)['bits_per_dim']:.5f}\n"
+
+
+@pytest.mark.parametrize("samples", ["1", "5"])
+def test_batch_size_and_threads_change_nothing(model: Path, samples: str) -> None:
+    words = ("--split", "train", "-k", samples)
+    expected = np.array([float(row["nats"]) for row in rows_of(model, *words)])
+    assert len(expected) == 18
+    for change in (("--batch-size", "1"), ("--batch-size", "7"), ("--batch-size", "64"), ("--threads", "2")):
+        found = [float(row["nats"]) for row in rows_of(model, *words, *change)]
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+
+
+def test_more_samples_give_a_tighter_bound(model: Path) -> None:
+    elbo, tight = report(model), report(model, "-k", "30")
+    assert (tight["bound"], tight["importance_samples"]) == ("iwae", 30)
+    assert tight["nats_per_image"] < elbo["nats_per_image"] - 0.5
+    assert "IWAE, K = 30" in fame("evaluate-nll", model, "-k", "30").text
+
+
+def test_split_limit_and_seed_choose_images_and_latents(model: Path) -> None:
+    for split, images in (("train", 18), ("valid", 12), ("test", 7)):
+        found = report(model, "--split", split)["data"]
+        bits = fixed_levels(load_split("mnist", split))  # type: ignore[arg-type]
+        assert (found["split"], found["images"], found["pixels_sha256"]) == (split, images, bits.sha256)
+    first, other = report(model, "--limit", "3"), report(model, "--limit", "3", "--seed", "1")
+    assert first["data"]["images"] == 3
+    assert first["data"] == other["data"]
+    assert other["seed"] == 1
+    assert first["nats_per_image"] != other["nats_per_image"]
+    nats = [float(row["nats"]) for row in rows_of(model)]
+    assert np.mean(nats[:3]) == pytest.approx(first["nats_per_image"], abs=1e-4)
+
+
+def test_one_image_has_no_standard_error(model: Path, tmp_path: Path) -> None:
+    target = tmp_path / "one.safetensors"
+    found = report(model, "--limit", "1", "--record", target)
+    assert (found["stderr_nats_per_image"], found["stderr_bits_per_dim"]) == (None, None)
+    assert found["nats_per_image"] > 0
+    for done in (fame("evaluate-nll", target, "--limit", "1", "--explain"), fame("info", target)):
+        assert done.code == 0, done.err
+
+
+def test_a_model_without_latents_is_exact(model: Path, tmp_path: Path) -> None:
+    exact = save_model(tmp_path / "pixelcnn.safetensors", "pixelcnn")
+    found = report(exact, "-k", "9")
+    assert (found["bound"], found["importance_samples"]) == ("exact", 1)
+    assert found["terms_nats_per_image"] == {"decoder": found["nats_per_image"], "kl": []}
+    assert report(exact, "--seed", "3")["nats_per_image"] == found["nats_per_image"]
+
+
+def test_greys_are_scored_as_they_are(model: Path, tmp_path: Path) -> None:
+    grey = save_model(tmp_path / "grey.safetensors", "vae", levels=256)
+    found = report(grey, "--dataset", "mnist-grey")["data"]
+    pixels = load_split("mnist-grey", "test").pixels
+    assert (found["levels"], found["binarization"]) == (256, "none")
+    assert found["pixels_sha256"] == hashlib.sha256(pixels.tobytes()).hexdigest()
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl", "-"])
+def test_rows_of_images_add_up_to_the_report(model: Path, tmp_path: Path, name: str) -> None:
+    if name == "-":
+        text, whole = fame("evaluate-nll", model, "--per-image", "-").text, report(model)
+    else:
+        whole = report(model, "--per-image", tmp_path / name)
+        text = (tmp_path / name).read_text()
+    rows: list[dict[str, Any]] = list(csv.DictReader(io.StringIO(text)))
+    if name == "rows.jsonl":
+        rows = [json.loads(line) for line in text.splitlines()]
+    columns = ["index", "sha8", "bits_per_dim", "nats", "decoder_nats", "kl_nats_0", "kl_nats_1"]
+    assert [list(row) for row in rows] == [columns] * 7
+    means = {
+        key: np.mean([float(row[key]) for row in rows]) for key in columns if key not in ("index", "sha8")
+    }
+    terms = whole["terms_nats_per_image"]
+    expected = [whole["bits_per_dim"], whole["nats_per_image"], terms["decoder"], *terms["kl"]]
+    assert list(means.values()) == pytest.approx(expected, rel=1e-9)
+    for row in rows:
+        assert float(row["nats"]) == pytest.approx(sum(float(row[key]) for key in columns[4:]))
+        assert float(row["bits_per_dim"]) == pytest.approx(float(row["nats"]) / BITS)
+    hashes = [
+        hashlib.sha256(each.tobytes()).hexdigest()
+        for each in fixed_levels(load_split("mnist", "test")).levels
+    ]
+    assert [(int(row["index"]), row["sha8"]) for row in rows] == [
+        (i, each[:8]) for i, each in enumerate(hashes)
+    ]
+
+
+def test_rows_on_stdout_leave_the_table_to_stderr(model: Path) -> None:
+    done = fame("evaluate-nll", model, "--per-image", "-")
+    assert done.text.startswith("index,sha8,")
+    assert done.text.count("\n") == 8
+    assert "NLL (-ELBO)" in done.err
+    assert fame("evaluate-nll", model, "--per-image", "-", "-q").err == ""
+    error_of(2, "evaluate-nll", model, "--per-image", "-", "--json")
+
+
+@pytest.mark.parametrize("preset", ["fame", "pixelcnn"])
+def test_heatmaps_hold_the_bits_of_the_decoder(model: Path, tmp_path: Path, preset: str) -> None:
+    checkpoint, folder = save_model(tmp_path / "a.safetensors", preset), tmp_path / "maps"
+    found = report(checkpoint, "--heatmap", folder)
+    bits = []
+    for path in sorted(folder.glob("*.png")):
+        with Image.open(path) as image:
+            bits.append(float(image.text["bits"]))  # type: ignore[attr-defined]
+            pixels = np.asarray(image)
+        assert pixels.shape == (28, 28)
+        # Bytes are eighths of a bit to 8 bits; what is cut off above 8 bits or rounded is little.
+        assert pixels.sum() * 8 / 255 <= bits[-1] + 28 * 28 * 0.5 * 8 / 255
+        assert pixels.sum() * 8 / 255 >= bits[-1] * 0.7
+    assert len(bits) == 7
+    assert np.mean(bits) * math.log(2) == pytest.approx(found["terms_nats_per_image"]["decoder"], abs=1e-3)
+    assert "exists" in error_of(3, "evaluate-nll", checkpoint, "--heatmap", folder)
+
+
+def test_a_recorded_claim_can_be_measured_again(model: Path, tmp_path: Path) -> None:
+    target = tmp_path / "recorded.safetensors"
+    first = report(model, "--record", target)
+    content = target.read_bytes()
+    header = parse_header(content, len(content), "recorded")
+    assert not [name for name in header.tensors if name.startswith(RAW)]
+    claim, provenance = header.metadata["claim"], header.metadata["provenance"]
+    for key in (
+        "data",
+        "bound",
+        "importance_samples",
+        "nats_per_image",
+        "stderr_nats_per_image",
+        "bits_per_dim",
+    ):
+        assert claim[key] == first[key]
+    assert claim["weights_sha256"] == first["checkpoint"]["weights_sha256"]
+    assert provenance == PROVENANCE
+    again = report(target)
+    assert again["nats_per_image"] == first["nats_per_image"]
+    assert again["claimed_nats_per_image"] == first["nats_per_image"]
+    assert again["claimed_bits_per_dim"] == first["bits_per_dim"]
+    assert again["checkpoint"]["weights_sha256"] == first["checkpoint"]["weights_sha256"]
+    assert "claimed by the checkpoint" in fame("evaluate-nll", target).text
+    assert "no raw weights" in error_of(2, "evaluate-nll", target, "--weights", "raw")
+
+
+def test_raw_weights_are_others_and_can_be_recorded(model: Path, tmp_path: Path) -> None:
+    target = tmp_path / "raw.safetensors"
+    raw = report(model, "--weights", "raw", "--record", target)
+    assert raw["checkpoint"]["weights"] == "raw"
+    assert raw["checkpoint"]["weights_sha256"] == load_checkpoint(model, "raw").weights_sha256
+    assert abs(raw["nats_per_image"] - report(model)["nats_per_image"]) > 1
+    assert report(target)["nats_per_image"] == raw["nats_per_image"]
+
+
+def test_a_missed_limit_is_code_7_after_the_result(model: Path) -> None:
+    bits = report(model)["bits_per_dim"]
+    assert fame("evaluate-nll", model, "--fail-above", str(bits + 1e-4)).code == 0
+    for limit in (str(bits - 1e-4), "nan"):
+        done = fame("evaluate-nll", model, "--json", "--fail-above", limit)
+        assert done.code == 7
+        assert json.loads(done.out)["bits_per_dim"] == bits
+        assert limit in check_error(done.err)
+
+
+def test_the_explanation_has_the_numbers_in_it(model: Path) -> None:
+    found, done = report(model), fame("evaluate-nll", model, "--explain", "--json")
+    assert json.loads(done.out)["nats_per_image"] == found["nats_per_image"]
+    terms = found["terms_nats_per_image"]
+    formula = " + ".join(f"{each:.4f}" for each in [terms["decoder"], *terms["kl"]])
+    assert f"{formula}, with one draw of z = {found['nats_per_image']:.4f}" in done.err
+    assert f"bits/dim = nats / (ln 2 * 1 * 28 * 28) = {found['bits_per_dim']:.5f}" in done.err
+    assert "-log(1/4 sum of" in fame("evaluate-nll", model, "--explain", "-k", "4").err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "part"),
+    [
+        (["--dataset", "mnist-grey"], 2, "256"),
+        (["--dataset", "mnits"], 2, "did you mean mnist?"),
+        (["--split", "tset"], 2, "train, valid, test"),
+        (["--weights", "best"], 2, "choose ema or raw"),
+        (["--device", "tpu"], 2, "choose auto, cpu"),
+        (["--batch-size", "0"], 2, "--batch-size"),
+        (["--batch-size", "many"], 2, "--batch-size"),
+        (["--model", "vae"], 2, "--model"),
+        (["--data", "/nowhere"], 4, "/nowhere"),
+        (["--per-image", "/nowhere/rows.csv"], 3, "/nowhere/rows.csv"),
+        (["--record", "/nowhere/a.safetensors"], 3, "/nowhere/a.safetensors"),
+    ],
+)
+def test_errors_are_one_line_with_a_code(model: Path, words: list[str], code: int, part: str) -> None:
+    assert part in error_of(code, "evaluate-nll", model, *words)
+
+
+def test_images_of_another_shape_are_refused(model: Path, tmp_path: Path) -> None:
+    other = save_model(tmp_path / "other.safetensors", shape=(1, 8, 8))
+    text = error_of(2, "evaluate-nll", other)
+    assert "(1, 8, 8)" in text
+    assert "(1, 28, 28)" in text
+
+
+def test_a_model_that_does_not_say_its_data_set_needs_one(model: Path, tmp_path: Path) -> None:
+    silent = save_model(tmp_path / "silent.safetensors", facts={})
+    assert "--dataset" in error_of(2, "evaluate-nll", silent)
+    assert report(silent, "--dataset", "mnist")["checkpoint"]["step"] is None
+
+
+def test_the_weights_of_the_package_score_the_real_mnist() -> None:
+    words = (
+        "evaluate-nll",
+        "--dataset",
+        "mnist",
+        "--data",
+        real_mnist(),
+        "--limit",
+        "4",
+        "--offline",
+        "--json",
+    )
+    done = process(*words)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(b"\n") == 1
+    found, here = json.loads(done.stdout), result_of(*words[:-1])
+    assert found["data"] == here["data"]
+    assert found["nats_per_image"] == pytest.approx(here["nats_per_image"], abs=1e-4)
+    assert found["checkpoint"]["name"].endswith("fame-mnist.safetensors")

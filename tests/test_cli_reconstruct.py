@@ -1,0 +1,265 @@
+"""`fame reconstruct`."""
+
+import csv
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from commands import error_of, fame, result_of, save_model
+from commands import use_small_mnist as small
+from PIL import Image
+
+from famecli.checkpoint import load_checkpoint, load_tensors, save_checkpoint
+from famecli.data.dataset import fixed_levels, load_split
+from famecli.header import parse_header
+from famecli.images import MANIFEST, grid, to_uint8
+from famecli.reconstruction import Settings
+from famecli.reconstruction import reconstruct as rebuild
+from famecli.rng import ImageNoise
+
+KEYS = ["index", "source", "psnr", "mse", "nats", "bits_per_dim", "kl_bits"]
+LAYERS = 2
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    small(tmp_path / "data", monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    return save_model(tmp_path / "model.safetensors")
+
+
+def scored_levels() -> np.ndarray:
+    return fixed_levels(load_split("mnist", "test")).levels
+
+
+def rebuilt(model: Path, *words: str | Path) -> np.ndarray:
+    """Return the reconstructions that `--format npz` holds, `(n, H, W, C)`."""
+    done = fame("reconstruct", model, *words, "--format", "npz", "-o", "a.npz", "--force")
+    assert done.code == 0, done.err
+    with np.load("a.npz", allow_pickle=False) as archive:
+        assert archive.files == ["arr_0"]
+        images: np.ndarray = archive["arr_0"]
+    return images
+
+
+def picture(path: str) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)[:, :, None]
+
+
+def write_images(folder: Path, levels: np.ndarray) -> list[Path]:
+    """Write bits as PNG files, one of 127 and 128 in place of black and white."""
+    folder.mkdir()
+    paths = [folder / f"{index}.png" for index in range(len(levels))]
+    for path, image in zip(paths, levels, strict=True):
+        black, white = (127, 128) if path == paths[0] else (0, 255)
+        Image.fromarray(np.where(image[0], white, black).astype(np.uint8)).save(path)
+    return paths
+
+
+@pytest.mark.parametrize(("number", "samples", "columns"), [(6, 1, 4), (6, 3, 4), (1, 2, 3)])
+def test_pairs_stand_side_by_side(model: Path, number: int, samples: int, columns: int) -> None:
+    done = fame("reconstruct", model, "-n", str(number), "--samples", str(samples), "-o", "pairs.png")
+    assert (done.code, done.text) == (0, "pairs.png\n")
+    before = to_uint8(scored_levels()[:number], 2)
+    after = rebuilt(model, "-n", str(number), "--samples", str(samples)).reshape(number, samples, 28, 28, 1)
+    cells = np.concatenate([before[:, None], after], axis=1).reshape(-1, 28, 28, 1)
+    rows = math.ceil(len(cells) / columns)
+    assert picture("pairs.png").shape == (rows * 30 + 2, columns * 30 + 2, 1)
+    np.testing.assert_array_equal(picture("pairs.png"), grid(cells, columns))
+
+
+def test_other_formats_hold_reconstructions_alone(model: Path, tmp_path: Path) -> None:
+    images = rebuilt(model, "-n", "3", "--samples", "2")
+    assert images.shape == (6, 28, 28, 1)
+    expected = rebuild(load_checkpoint(model).model, scored_levels()[:3], Settings(samples=2))
+    np.testing.assert_array_equal(images, to_uint8(expected.reshape(6, 1, 28, 28).astype(np.uint8), 2))
+    words = ("reconstruct", model, "-n", "3", "--samples", "2")
+    assert fame(*words, "--format", "grid", "-o", "grid.png").code == 0
+    np.testing.assert_array_equal(picture("grid.png"), grid(images))
+    assert fame(*words, "--format", "png", "-o", "folder").code == 0
+    lines = [json.loads(line) for line in (tmp_path / "folder" / MANIFEST).read_text().splitlines()]
+    assert len(lines) == 6
+    for line, image in zip(lines, images, strict=True):
+        np.testing.assert_array_equal(picture(f"folder/{line['file']}"), image)
+    assert {line["weights_sha256"] for line in lines} == {load_checkpoint(model).weights_sha256}
+    assert rebuilt(model, "-n", "3", "--rgb").shape == (3, 28, 28, 3)
+
+
+def test_samples_differ_and_the_first_is_that_of_one(model: Path) -> None:
+    images = rebuilt(model, "-n", "2", "--samples", "3").reshape(2, 3, -1)
+    assert len({image.tobytes() for image in images.reshape(6, -1)}) == 6
+    np.testing.assert_array_equal(rebuilt(model, "-n", "2").reshape(2, -1), images[:, 0])
+    assert (rebuilt(model, "-n", "2", "--seed", "1").reshape(2, -1) != images[:, 0]).any()
+
+
+def test_kept_layers_count_from_the_top(model: Path) -> None:
+    images = [rebuilt(model, "-n", "3", "--keep-layers", str(kept)) for kept in range(LAYERS + 1)]
+    np.testing.assert_array_equal(images[LAYERS], rebuilt(model, "-n", "3"))
+    for kept in range(LAYERS):
+        assert (images[kept] != images[kept + 1]).any()
+    # Without any layer nothing of the image is left.
+    np.testing.assert_array_equal(
+        images[0], rebuilt(model, "-n", "3", "--keep-layers", "0", "--split", "train")
+    )
+    text = error_of(2, "reconstruct", model, "-n", "1", "--keep-layers", str(LAYERS + 1))
+    assert "--keep-layers 3" in text
+    assert "2 stochastic layers" in text
+
+
+def test_expected_pixels_are_greys(model: Path) -> None:
+    assert set(np.unique(rebuilt(model, "-n", "2"))) == {0, 255}
+    assert len(np.unique(rebuilt(model, "-n", "2", "--decoder", "mean"))) > 50
+    assert "choose sample or mean" in error_of(2, "reconstruct", model, "--decoder", "median")
+
+
+def test_json_has_a_row_per_image_with_the_nll_of_evaluate(model: Path) -> None:
+    found = result_of("reconstruct", model, "-n", "5", "--seed", "2")
+    assert set(found) >= {"schema", "checkpoint", "out", "seed", "images"}
+    assert (found["schema"], found["out"], found["seed"]) == (
+        "famecli/reconstruct/1",
+        "reconstructions.png",
+        2,
+    )
+    assert [list(row) for row in found["images"]] == [KEYS] * 5
+    assert [row["source"] for row in found["images"]] == [f"mnist/test/{index}" for index in range(5)]
+    done = fame("evaluate-nll", model, "--per-image", "-", "--seed", "2", "--limit", "5")
+    for row, nll in zip(found["images"], csv.DictReader(io.StringIO(done.text)), strict=True):
+        assert row["index"] == int(nll["index"])
+        assert row["nats"] == pytest.approx(float(nll["nats"]), abs=2e-4)
+        assert row["bits_per_dim"] == pytest.approx(float(nll["bits_per_dim"]), abs=1e-6)
+        kl_nats = [float(nll[f"kl_nats_{layer}"]) for layer in range(LAYERS)]
+        assert [bits * math.log(2) for bits in row["kl_bits"]] == pytest.approx(kl_nats, abs=1e-4)
+
+
+@pytest.mark.parametrize("decoder", ["sample", "mean"])
+def test_errors_are_those_of_the_written_images(model: Path, decoder: str) -> None:
+    words = ("-n", "4", "--samples", "2", "--decoder", decoder)
+    rows = result_of("reconstruct", model, *words, "-o", "pairs.png")["images"]
+    after = rebuilt(model, *words).reshape(4, 2, 28, 28, 1)[:, 0].astype(float)
+    squares = ((to_uint8(scored_levels()[:4], 2) - after) ** 2).mean(axis=(1, 2, 3))
+    assert [row["mse"] for row in rows] == pytest.approx(squares)
+    assert [row["psnr"] for row in rows] == pytest.approx(10 * np.log10(255**2 / squares))
+
+
+def test_a_perfect_reconstruction_has_no_psnr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = save_model(tmp_path / "model.safetensors", "vae", (1, 4, 4))
+    loaded = load_checkpoint(model)
+    loaded.model.decoder.head2.weight.zero_()
+    loaded.model.decoder.head2.bias.fill_(-50.0)  # type: ignore[union-attr]
+    save_checkpoint(model, loaded.model.config, loaded.model.state_dict(), None, {})
+    Image.new("L", (4, 4)).save("black.png")
+    [row] = result_of("reconstruct", model, "black.png")["images"]
+    assert (row["psnr"], row["mse"]) == (None, 0)
+
+
+def test_images_may_be_files_and_folders(model: Path, tmp_path: Path) -> None:
+    paths = write_images(tmp_path / "digits", scored_levels())
+    expected = rebuilt(model, "-n", "7")
+    np.testing.assert_array_equal(rebuilt(model, tmp_path / "digits"), expected)
+    np.testing.assert_array_equal(rebuilt(model, *paths), expected)
+    rows = result_of("reconstruct", model, tmp_path / "digits", "-o", "files.png")["images"]
+    assert [row["source"] for row in rows] == [str(path) for path in paths]
+    same = result_of("reconstruct", model, "-n", "7", "-o", "split.png")["images"]
+    assert [row | {"source": ""} for row in rows] == [row | {"source": ""} for row in same]
+    piped = fame("reconstruct", model, "-", "-o", "piped.png", stdin=paths[0].read_bytes())
+    assert piped.code == 0, piped.err
+
+
+def test_images_without_a_checkpoint_go_to_the_weights_of_the_package(tmp_path: Path) -> None:
+    path, target = tmp_path / "black.png", tmp_path / "pairs.png"
+    Image.new("L", (28, 28)).save(path)
+    found = result_of("reconstruct", path, "-o", target)
+    assert found["checkpoint"]["name"].endswith("fame-mnist.safetensors")
+    assert [row["source"] for row in found["images"]] == [str(path)]
+
+
+def test_latents_are_the_posteriors(model: Path, tmp_path: Path) -> None:
+    target = tmp_path / "latents.safetensors"
+    assert fame("reconstruct", model, "-n", "5", "--seed", "3", "--latents", target).code == 0
+    tensors, header, _ = load_tensors(target, "famecli/latents/1")
+    loaded = load_checkpoint(model)
+    assert header.metadata["weights_sha256"] == loaded.weights_sha256
+    assert header.metadata["sources"] == [f"mnist/test/{index}" for index in range(5)]
+    assert set(tensors) == {f"layer{layer}.{part}" for layer in range(LAYERS) for part in ("mean", "scale")}
+    noise = ImageNoise([("reconstruct", 3, 0, index) for index in range(5)])
+    with torch.no_grad():
+        _, draws = loaded.model.infer(torch.from_numpy(scored_levels()[:5]), noise)
+    for layer, draw in enumerate(draws):
+        assert draw.posterior is not None
+        assert len(tensors[f"layer{layer}.mean"]) == 5
+        torch.testing.assert_close(tensors[f"layer{layer}.mean"], draw.posterior.mean, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(tensors[f"layer{layer}.scale"], draw.posterior.scale, atol=1e-4, rtol=1e-4)
+    content = target.read_bytes()
+    assert parse_header(content, len(content), "latents").tensors["layer1.mean"].shape == (5, 4, 4, 4)
+
+
+def test_quiet_is_the_path_alone_and_names_are_free(model: Path) -> None:
+    for name in ("reconstructions.png", "reconstructions-2.png"):
+        done = fame("reconstruct", model, "-n", "1", "-q")
+        assert (done.code, done.text, done.err) == (0, f"{name}\n", "")
+    assert "--force" in error_of(3, "reconstruct", model, "-n", "1", "-o", "reconstructions.png")
+
+
+def test_an_npy_stream_goes_to_stdout(model: Path) -> None:
+    done = fame("reconstruct", model, "-n", "2", "--format", "npy", "-o", "-")
+    assert done.code == 0
+    np.testing.assert_array_equal(np.load(io.BytesIO(done.out)), rebuilt(model, "-n", "2"))
+    assert "both want stdout" in error_of(2, "reconstruct", model, "-o", "-", "--json")
+
+
+def test_models_without_latents_are_code_2(model: Path, tmp_path: Path) -> None:
+    pixelcnn = save_model(tmp_path / "pixelcnn.safetensors", "pixelcnn")
+    text = error_of(2, "reconstruct", pixelcnn, "-n", "1")
+    assert "pixelcnn has no latents" in text
+    assert "hint: fame sample" in text
+
+
+def bad_image(folder: Path, kind: str) -> Path:
+    path = folder / "bad.png"
+    if kind == "size":
+        Image.new("L", (27, 28)).save(path)
+    elif kind == "text":
+        path.write_text("no image")
+    elif kind == "cut":
+        Image.effect_noise((28, 28), 50).save(path)
+        path.write_bytes(path.read_bytes()[:200])
+    elif kind == "empty":
+        (folder / "bad.png").mkdir()
+    return path
+
+
+@pytest.mark.parametrize("kind", ["size", "text", "cut", "empty", "missing"])
+def test_images_that_cannot_be_used_are_code_3(model: Path, tmp_path: Path, kind: str) -> None:
+    path = bad_image(tmp_path, kind)
+    text = error_of(3, "reconstruct", model, path)
+    assert str(path) in text
+    assert not (tmp_path / "reconstructions.png").exists()
+    if kind == "size":
+        assert "27x28 pixels, expected 28x28" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "part"),
+    [
+        (["--dataset", "mnist-grey"], 2, "256"),
+        (["--split", "tset"], 2, "train, valid, test"),
+        (["--format", "gif"], 2, "grid, png, npz"),
+        (["--latents", "/nowhere/a.safetensors"], 3, "/nowhere/a.safetensors"),
+    ],
+)
+def test_words_that_do_not_fit(model: Path, words: list[str], code: int, part: str) -> None:
+    assert part in error_of(code, "reconstruct", model, "-n", "1", *words)
+
+
+def test_without_a_data_set_images_are_needed(model: Path, tmp_path: Path) -> None:
+    silent = save_model(tmp_path / "silent.safetensors", facts={})
+    assert "--dataset" in error_of(2, "reconstruct", silent)
+    rows: list[dict[str, Any]] = result_of("reconstruct", silent, "--dataset", "mnist", "-n", "1")["images"]
+    assert len(rows) == 1

@@ -1,0 +1,174 @@
+"""The weights that come with the package."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from commands import PROVENANCE, save_model
+
+from famecli.checkpoint import load_checkpoint
+from famecli.errors import ConfigError, InputError, UnavailableError, UsageError
+from famecli.weights import (
+    INDEX,
+    SCHEMA,
+    WeightsEntry,
+    default_weights,
+    describe,
+    index,
+    index_text,
+    named_weights,
+    unknown_checkpoint,
+    weights_folder,
+)
+
+LARGEST_BYTES = 5_000_000
+ENTRIES = list(index().values())
+CLAIM = {
+    "nats_per_image": 90.5,
+    "stderr_nats_per_image": 0.25,
+    "bound": "elbo",
+    "importance_samples": 1,
+}
+
+
+@pytest.fixture
+def other_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that is looked in instead of the package's."""
+    monkeypatch.setattr("famecli.weights.weights_folder", lambda: tmp_path)
+    index.cache_clear()
+    yield tmp_path
+    index.cache_clear()
+
+
+def save_claiming(path: Path, preset: str = "fame", *, raw: bool = False) -> Path:
+    return save_model(path, preset, (1, 8, 8), raw=raw, facts={"provenance": PROVENANCE, "claim": CLAIM})
+
+
+def test_the_index_is_what_the_files_say() -> None:
+    folder = weights_folder()
+    assert (folder / INDEX).read_text(encoding="utf-8") == index_text(folder)
+    assert {entry.file for entry in ENTRIES} == {path.name for path in folder.glob("*.safetensors")}
+    assert default_weights(None, None) in ENTRIES
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+def test_shipped_weights_are_small_and_load(entry: WeightsEntry) -> None:
+    path = weights_folder() / entry.file
+    content = path.read_bytes()
+    assert len(content) == entry.size_bytes <= LARGEST_BYTES
+    assert hashlib.sha256(content).hexdigest() == entry.sha256
+    loaded = load_checkpoint(path)
+    assert loaded.model.count_parameters() == entry.parameters
+    assert loaded.model.config.preset == entry.model
+    assert loaded.provenance["images_seen"] == entry.images_seen > 0
+    with pytest.raises(UsageError):
+        load_checkpoint(path, "raw")
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+def test_shipped_weights_claim_an_nll_with_its_protocol(entry: WeightsEntry) -> None:
+    loaded = load_checkpoint(weights_folder() / entry.file)
+    claim = loaded.claim
+    assert claim is not None
+    data = claim["data"]
+    assert (data["dataset_id"], data["split"]) == (entry.dataset, "test")
+    assert data["images"] > 1
+    assert len(data["pixels_sha256"]) == 64
+    assert data["binarization"]
+    assert claim["bound"] in ("exact", "elbo", "iwae")
+    assert (claim["bound"], claim["importance_samples"]) == (entry.bound, entry.importance_samples)
+    assert (claim["bound"] == "iwae") == (claim["importance_samples"] > 1)
+    assert claim["nats_per_image"] == entry.nats_per_image > 0
+    assert claim["stderr_nats_per_image"] == entry.stderr_nats > 0
+    assert claim["weights_sha256"] == loaded.weights_sha256
+
+
+def test_an_entry_is_made_from_the_header(tmp_path: Path) -> None:
+    path = save_claiming(tmp_path / "my-model.safetensors", "lvae")
+    entry = describe(path)
+    assert (entry.name, entry.file) == ("my-model", "my-model.safetensors")
+    assert (entry.dataset, entry.model, entry.images_seen) == ("mnist", "lvae", PROVENANCE["images_seen"])
+    assert (entry.nats_per_image, entry.stderr_nats, entry.bound, entry.importance_samples) == (
+        90.5,
+        0.25,
+        "elbo",
+        1,
+    )
+    assert entry.parameters == load_checkpoint(path).model.count_parameters()
+    assert (entry.sha256, entry.size_bytes) == (
+        hashlib.sha256(path.read_bytes()).hexdigest(),
+        path.stat().st_size,
+    )
+
+
+def test_the_index_lists_files_by_name_and_comes_back(other_folder: Path) -> None:
+    names = ["b-model", "a-model"]
+    for name, preset in zip(names, ("lvae", "vae"), strict=True):
+        save_claiming(other_folder / f"{name}.safetensors", preset)
+    text = index_text(other_folder)
+    assert json.loads(text)["schema"] == SCHEMA
+    (other_folder / INDEX).write_text(text)
+    assert list(index()) == ["a-model", "b-model"]
+    assert index()["b-model"] == describe(other_folder / "b-model.safetensors")
+    assert default_weights("mnist", "vae").name == "a-model"
+    with pytest.raises(UnavailableError, match="no weights of fame for mnist") as caught:
+        default_weights(None, None)
+    assert "a-model, b-model" in caught.value.hint
+    assert "fame train fame --dataset mnist" in caught.value.hint
+
+
+def test_files_without_a_claim_cannot_be_listed(tmp_path: Path) -> None:
+    path = save_model(tmp_path / "silent.safetensors", shape=(1, 8, 8))
+    with pytest.raises(InputError, match="claims no NLL") as caught:
+        describe(path)
+    assert "--record" in caught.value.hint
+    with pytest.raises(InputError):
+        index_text(tmp_path)
+    path.write_bytes(b"no checkpoint")
+    with pytest.raises(InputError, match="silent"):
+        describe(path)
+
+
+def test_weights_of_the_last_step_are_no_parameters(tmp_path: Path) -> None:
+    path = save_claiming(tmp_path / "a.safetensors", raw=True)
+    assert describe(path).parameters == load_checkpoint(path).model.count_parameters()
+
+
+@pytest.mark.parametrize("change", [{"stderr_nats_per_image": None}, {"nats_per_image": "few"}, {"bound": 1}])
+def test_a_claim_without_a_figure_cannot_be_listed(tmp_path: Path, change: dict[str, object]) -> None:
+    facts = {"provenance": PROVENANCE, "claim": CLAIM | change}
+    path = save_model(tmp_path / "one.safetensors", shape=(1, 8, 8), facts=facts)
+    with pytest.raises(InputError, match=r"one\.safetensors"):
+        describe(path)
+
+
+def test_an_installation_without_weights_says_so(other_folder: Path) -> None:
+    for find in (index, lambda: default_weights(None, None), lambda: named_weights("x")):
+        with pytest.raises(UnavailableError, match="no weights") as caught:
+            find()
+        assert caught.value.hint == "name a checkpoint file"
+
+
+def test_a_damaged_index_is_a_config_error(other_folder: Path) -> None:
+    entry = json.loads((Path(__file__).parents[1] / "weights" / INDEX).read_text())["weights"][0]
+    for change in ({"parameters": "many"}, {"unknown": 1}):
+        (other_folder / INDEX).write_text(json.dumps({"schema": SCHEMA, "weights": [entry | change]}))
+        with pytest.raises(ConfigError, match=INDEX):
+            index()
+
+
+def test_names_are_exact_and_misspelt_ones_get_a_guess() -> None:
+    assert named_weights("fame-mnist") == index()["fame-mnist"]
+    for name in ("fame-mnits", "FAME-MNIST", "", "fame-mnist.safetensors"):
+        assert named_weights(name) is None
+    assert unknown_checkpoint("fame-mnits").hint == "did you mean fame-mnist?"
+    assert "names of weights: fame-mnist" in unknown_checkpoint("zzz").hint
+
+
+def test_unknown_models_and_data_sets() -> None:
+    with pytest.raises(UsageError, match="fmae"):
+        default_weights("mnist", "fmae")
+    with pytest.raises(UnavailableError, match="mnist-grey"):
+        default_weights("mnist-grey", None)
