@@ -243,6 +243,7 @@ def test_heatmaps_hold_the_bits_of_the_decoder(model: Path, tmp_path: Path, pres
     assert len(bits) == 7
     assert np.mean(bits) * math.log(2) == pytest.approx(found["terms_nats_per_image"]["decoder"], abs=1e-3)
     assert "exists" in error_of(3, "evaluate-nll", checkpoint, "--heatmap", folder)
+    report(checkpoint, "--heatmap", folder, "--force")
 
 
 def test_a_recorded_claim_can_be_measured_again(model: Path, tmp_path: Path) -> None:

@@ -81,6 +81,7 @@ def evaluate_nll(
     per_image: PerImage = None,
     heatmap: Heatmap = None,
     record: Record = None,
+    force: options.Force = False,
     fail_above: FailAbove = None,
     explain: Explain = False,
     threads: options.Threads = None,
@@ -104,13 +105,12 @@ def evaluate_nll(
       fame evaluate-nll run/ --per-image - | sort -t, -k3 -rg | head
     """
     output = Output(json=json, quiet=quiet)
-    if per_image == STDIN and json:
-        raise UsageError("--json and --per-image - both want stdout", "write --per-image to a file")
+    _check_outputs(json, force, heatmap, record, per_image)
     batch = options.count(batch_size, "--batch-size", AUTOMATIC_BATCH)
     choice = ModelChoice(checkpoint, dataset, model, weights, device, threads)
     protocol = Protocol(split, importance_samples, limit, batch, seed)
     report = measure(choice, DataPlace(data, cache_dir, offline, output.note), protocol, output)
-    _write_files(report, heatmap, record, per_image, batch)
+    _write_files(report, heatmap, record, per_image)
     if per_image != STDIN:
         output.result(report.to_dict(), f"{report.bits_per_dim:.5f}", lambda console: show(report, console))
     elif not quiet:
@@ -120,6 +120,12 @@ def evaluate_nll(
     # Said so that a limit of NaN is missed as well.
     if fail_above is not None and not report.bits_per_dim <= fail_above:
         raise GateError(f"{report.bits_per_dim:.5f} bits/dim are above the limit of {fail_above}")
+
+
+def _check_outputs(json: bool, force: bool, *paths: Path | None) -> None:
+    if json and STDIN in paths:
+        raise UsageError("--json and --per-image - both want stdout", "write --per-image to a file")
+    options.check_absent(force, *(path for path in paths if path != STDIN))
 
 
 def measure(choice: ModelChoice, place: DataPlace, protocol: Protocol, output: Output) -> "NllReport":
@@ -188,10 +194,10 @@ def show(report: "NllReport", console: Console) -> None:
 
 
 def _write_files(
-    report: "NllReport", heatmap: Path | None, record: Path | None, per_image: Path | None, batch: int
+    report: "NllReport", heatmap: Path | None, record: Path | None, per_image: Path | None
 ) -> None:
     if heatmap is not None:
-        _write_heatmaps(report, heatmap, batch)
+        _write_heatmaps(report, heatmap)
     if record is not None:
         _record(report, record)
     if per_image is not None:
@@ -209,13 +215,13 @@ def _write_per_image(report: "NllReport", target: Path) -> None:
         write_atomic(target, text.encode())
 
 
-def _write_heatmaps(report: "NllReport", folder: Path, batch: int) -> None:
+def _write_heatmaps(report: "NllReport", folder: Path) -> None:
     from famecli.evaluation import pixel_bits
     from famecli.images import bits_to_uint8, open_writer
 
     channels = report.split.info.shape[0]
-    with open_writer(folder, len(report.nlls.nats), format="png") as writer:
-        for start, bits in pixel_bits(report.checkpoint.model, report.scored.levels, report.seed, batch):
+    with open_writer(folder, len(report.nlls.nats), format="png", force=True) as writer:
+        for start, bits in pixel_bits(report.checkpoint.model, report.scored.levels, report.seed):
             rows = [{"index": start + offset, "bits": float(each.sum())} for offset, each in enumerate(bits)]
             writer.add(bits_to_uint8(bits / channels), rows)
 

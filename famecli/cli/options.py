@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from famecli.errors import UnavailableError, UsageError
+from famecli.errors import InputError, UnavailableError, UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -149,6 +149,18 @@ def use_device(name: str, threads: int | None) -> "torch.device":
             f"device {name} is not available here", "leave --device out, or choose --device cpu"
         )
     return torch.device(name)
+
+
+def check_absent(force: bool, *paths: Path | None) -> None:
+    """Check that no output exists, before any work is done; folders may if they are empty.
+
+    Raises:
+        InputError: One does, and `force` is not set.
+    """
+    for path in paths:
+        fresh = path is None or not os.path.lexists(path) or (path.is_dir() and not any(path.iterdir()))
+        if not fresh and not force:
+            raise InputError(f"{path} exists", "add --force to write over it, or choose another name")
 
 
 def check_decoder_output(word: str) -> None:

@@ -98,6 +98,7 @@ def reconstruct(
     style = "grid" if format == "pairs" else format
     target = ImageOutput(out, "reconstructions", style, rgb, force, preview, output)
     options.check_decoder_output(decoder)
+    options.check_absent(force, latents)
     checkpoint, files = _split_words(words or [])
     choice = ModelChoice(checkpoint, dataset, model, weights, device, threads)
     loaded = choice.load(output)
