@@ -22,6 +22,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any, get_args
 
 import torch
@@ -107,7 +108,15 @@ def load(options: argparse.Namespace) -> Fame:
 
 def peer_of(model: Fame, folder: Path) -> torch.nn.Module:
     """The PixelCNN of pytorch-generative with as many layers and feature maps."""
-    sys.path.insert(0, str(folder))
+    # Its packages import data sets, torchvision and more; only the modules of the PixelCNN are needed.
+    for name in (
+        "pytorch_generative",
+        "pytorch_generative.models",
+        "pytorch_generative.models.autoregressive",
+    ):
+        package = ModuleType(name)
+        package.__path__ = [str(folder.joinpath(*name.split(".")))]
+        sys.modules[name] = package
     from pytorch_generative.models.autoregressive.pixel_cnn import PixelCNN
 
     config = model.config
