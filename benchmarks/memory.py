@@ -1,0 +1,68 @@
+"""Peak memory of the sampler against that of one forward pass of the same decoder.
+
+    python benchmarks/memory.py --width 64 --batch 64
+
+Each case runs in a process of its own: nothing (the floor), one pass without gradients, and the sampler.
+Printed is the peak resident memory above the floor, in MiB.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+
+import torch
+
+from famecli.config import DecoderConfig
+from famecli.model.decoder import Decoder
+from famecli.model.likelihoods import Bernoulli, LogisticMixture
+from famecli.sampling.wavefront import WavefrontSampler
+
+CASES = ("nothing", "forward", "sampler")
+
+
+def main() -> None:
+    options = parse_options()
+    if options.case:
+        print(peak_mib(options))
+        return
+    found = {}
+    for case in CASES:
+        command = [sys.executable, __file__, *sys.argv[1:], "--case", case]
+        found[case] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    forward, sampler = (found[case] - found["nothing"] for case in ("forward", "sampler"))
+    row = {"forward_mib": forward, "sampler_mib": sampler, "sampler_per_forward": sampler / forward}
+    print(json.dumps(vars(options) | row))
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--shape", type=int, nargs=3, default=[1, 28, 28], metavar=("C", "H", "W"))
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+@torch.no_grad()
+def peak_mib(options: argparse.Namespace) -> float:
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    channels, height, width = options.shape
+    likelihood = Bernoulli(1) if channels == 1 else LogisticMixture(channels, 256, 10)
+    levels = 2 if channels == 1 else 256
+    config = DecoderConfig(autoregressive=True, width=options.width, layers=options.layers)
+    decoder = Decoder(config, channels, likelihood.parameters).to(memory_format=torch.channels_last)
+    if options.case == "forward":
+        decoder(torch.rand(options.batch, channels, height, width), None)
+    elif options.case == "sampler":
+        uniforms = torch.rand(options.batch, likelihood.uniforms, height, width)
+        WavefrontSampler(decoder, likelihood, levels, height, width).sample(None, uniforms)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    main()
