@@ -26,9 +26,9 @@ class Run:
 
 @dataclass(frozen=True)
 class PackedLayer:
-    """A gated layer: the runs of its window, and its 1x1 convolution with bias."""
+    """A gated layer: the taps of its own wavefront, and its 1x1 convolution with bias."""
 
-    runs: tuple[Run, ...]
+    present: tuple[Run, ...]
     out: Tensor
 
 
@@ -45,6 +45,8 @@ class PackedDecoder:
         start: What sums start from, by the condition: first the features that the image is added to, then the
             gates of each layer; `(width + layers * 2 * width, condition + 1)`.
         first: Runs of the window that reads the image.
+        past: Runs of all gated layers at once, `(layers, out_channels, taps * in_channels)`: taps of earlier
+            wavefronts, which every layer knows when a step begins.
         layers: Gated layers.
         head1: First 1x1 convolution of the head, `(width, width + 1)`.
         head2: Second one, `(parameters, width + 1)`.
@@ -57,6 +59,7 @@ class PackedDecoder:
     reach: int
     start: Tensor
     first: tuple[Run, ...]
+    past: tuple[Run, ...]
     layers: tuple[PackedLayer, ...]
     head1: Tensor
     head2: Tensor
@@ -76,14 +79,15 @@ def pack(decoder: Decoder, lag: int | None = None) -> PackedDecoder:
     if lag < config.lag:
         raise ValueError(f"this decoder needs a lag of {config.lag} at least, got {lag}")
     blind = first.weight.new_zeros(config.width, config.condition)
-    start, layers = [_beside(blind, first.bias)], []
+    start, layers, past = [_beside(blind, first.bias)], [], []
     for layer in decoder.layers:
         assert isinstance(layer, GatedLayer)
         assert isinstance(layer.conv, CausalConv2d)
         blind = first.weight.new_zeros(2 * config.width, 0)
         seen = blind if layer.condition is None else layer.condition.weight.flatten(1)
         start.append(_beside(seen, layer.conv.bias))
-        layers.append(PackedLayer(_runs(layer.conv, lag), _matrix(layer.out)))
+        past.append(_runs(layer.conv, lag))
+        layers.append(PackedLayer(_present(layer.conv, lag), _matrix(layer.out)))
     return PackedDecoder(
         channels=first.weight.shape[1],
         width=config.width,
@@ -92,6 +96,7 @@ def pack(decoder: Decoder, lag: int | None = None) -> PackedDecoder:
         reach=config.kernel // 2,
         start=torch.cat(start),
         first=_runs(first, lag),
+        past=tuple(_stack(runs) for runs in zip(*past, strict=True)),
         layers=tuple(layers),
         head1=_matrix(decoder.head1),
         head2=_matrix(decoder.head2),
@@ -108,12 +113,36 @@ def _matrix(conv: nn.Conv2d) -> Tensor:
 
 
 def _runs(conv: CausalConv2d, lag: int) -> tuple[Run, ...]:
-    """Return the window row by row, without rows that have no taps."""
+    """Return the window's taps of earlier wavefronts row by row, without rows that have none."""
     found = []
     for up in range(conv.reach, -1, -1):
-        # Counted, not read off the mask, so that nothing waits for a device. What is kept lies left.
-        taps = sum(dx - conv.lag * up < int(conv.sees_centre) for dx in range(-conv.reach, conv.reach + 1))
-        weight = conv.weight[:, :, conv.reach - up, :taps]  # (out, in, taps)
+        # What is kept lies left.
+        taps = sum(_is_kept(conv, up, dx) and dx < lag * up for dx in _columns(conv))
         if taps:
+            weight = conv.weight[:, :, conv.reach - up, :taps]  # (out, in, taps)
             found.append(Run(up, conv.reach + lag * up, weight.transpose(1, 2).flatten(1).clone()))
     return tuple(found)
+
+
+def _present(conv: CausalConv2d, lag: int) -> tuple[Run, ...]:
+    """Return the taps of the window that lie in the pixel's own wavefront."""
+    return tuple(
+        Run(up, 0, conv.weight[:, :, conv.reach - up, conv.reach + dx].clone())
+        for up in range(conv.reach, -1, -1)
+        for dx in _columns(conv)
+        if _is_kept(conv, up, dx) and dx == lag * up
+    )
+
+
+def _columns(conv: CausalConv2d) -> range:
+    return range(-conv.reach, conv.reach + 1)
+
+
+def _is_kept(conv: CausalConv2d, up: int, dx: int) -> bool:
+    # Counted, not read off the mask, so that nothing waits for a device.
+    return dx - conv.lag * up < int(conv.sees_centre)
+
+
+def _stack(runs: tuple[Run, ...]) -> Run:
+    """Return the same run of several layers as one."""
+    return Run(runs[0].up, runs[0].back, torch.stack([run.weight for run in runs]))

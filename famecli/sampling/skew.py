@@ -55,7 +55,14 @@ class SkewedMaps:
 
     def taps(self, layer: int, step: Step, run: Run) -> Tensor:
         """Return the view `(taps * channels, count * batch)` that `run` reads for the pixels of `step`."""
-        return self._view(layer, step, run.up, run.back, run.weight.shape[1] // self.channels)
+        return self._view(layer, step, run.up, run.back, run.weight.shape[-1] // self.channels)
+
+    def all_taps(self, step: Step, run: Run) -> Tensor:
+        """Return the views that `run` reads in all layers, `(layers, taps * channels, count * batch)`."""
+        one = self.taps(0, step, run)
+        by_layer = self.buffer.stride(0)
+        size, stride = (len(self.buffer), *one.shape), (by_layer, *one.stride())
+        return self.buffer.as_strided(size, stride, one.storage_offset())
 
     def _view(self, layer: int, step: Step, up: int, back: int, slots: int) -> Tensor:
         by_layer, by_slot, by_channel, by_row, _ = self.buffer.stride()

@@ -1,9 +1,9 @@
 """The exact fast sampler: all pixels of equal `t = column + lag * row` at once, earlier activations kept.
 
 Activations lie in the skewed layout of `famecli.sampling.skew`, where the windows of a wavefront are a matrix
-that needs no gathering: features are its rows, pixels of all images its columns. A layer is one matrix
-product per row of its window, one for its 1x1 convolution, and two pointwise operations. Why that is exact:
-docs/wavefront.md.
+that needs no gathering: features are its rows, pixels of all images its columns. Taps of earlier wavefronts
+are multiplied for all layers at once when a step begins; a layer is then one product for the tap of its own
+wavefront, one for its 1x1 convolution, and two pointwise operations. Why that is exact: docs/wavefront.md.
 """
 
 from collections.abc import Iterator
@@ -230,9 +230,11 @@ class WavefrontSampler:
         torch.mm(weights.start, views.condition, out=views.start)
         for run, taps in zip(weights.first, views.taps, strict=True):
             h.addmm_(run.weight, taps)
+        for run, taps in zip(weights.past, views.past, strict=True):
+            views.gates.baddbmm_(run.weight, taps)
         for layer, memory in zip(weights.layers, views.layers, strict=True):
             elu(h, out=memory.own)
-            for run, taps in zip(layer.runs, memory.taps, strict=True):
+            for run, taps in zip(layer.present, memory.taps, strict=True):
                 memory.gates.addmm_(run.weight, taps)
             glu(memory.gates, 0, out=views.activations)
             h.addmm_(layer.out, views.ones)

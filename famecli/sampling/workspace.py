@@ -12,7 +12,7 @@ from famecli.sampling.skew import SkewedMaps
 
 @dataclass(frozen=True)
 class LayerViews:
-    """What a gated layer writes and reads in one step: its input's pixels, its gates, its windows."""
+    """What a gated layer writes and reads in one step: its input's pixels, its gates, its own wavefront."""
 
     own: Tensor
     gates: Tensor
@@ -37,6 +37,8 @@ class StepViews:
         ones: Activations above a row of ones.
         activations: The same without the ones.
         parameters: Of the likelihood.
+        gates: Of all gated layers, `(layers, 2 * width, columns)`.
+        past: Windows of all gated layers, `(layers, taps * width, columns)`.
         layers: Of the gated layers.
     """
 
@@ -53,6 +55,8 @@ class StepViews:
     ones: Tensor
     activations: Tensor
     parameters: Tensor
+    gates: Tensor
+    past: tuple[Tensor, ...]
     layers: tuple[LayerViews, ...]
 
 
@@ -73,8 +77,7 @@ class Workspace:
         like, width = weights.start, weights.width
         pixels = plan.height * plan.width
         most = max(step.count for step in plan.steps) * batch
-        windows = [weights.first, *(layer.runs for layer in weights.layers)]
-        largest = max((run.weight.numel() for runs in windows for run in runs), default=0)
+        largest = max((run.weight.numel() for run in (*weights.first, *weights.past)), default=0)
         self.batch = batch
         self.work = largest * pixels * batch // plan.num_steps
         self.image = SkewedMaps(
@@ -108,7 +111,7 @@ class Workspace:
             LayerViews(
                 own=self.maps.own(index, step),
                 gates=start[(1 + 2 * index) * width : (3 + 2 * index) * width],
-                taps=tuple(self.maps.taps(index, step, run) for run in layer.runs),
+                taps=tuple(self.maps.taps(index, step, run) for run in layer.present),
             )
             for index, layer in enumerate(weights.layers)
         )
@@ -126,6 +129,8 @@ class Workspace:
             ones=self.ones[:, :columns],
             activations=self.ones[:-1, :columns],
             parameters=self.parameters[: outputs * columns].view(outputs, columns),
+            gates=start[width:].view(len(layers), 2 * width, columns),
+            past=tuple(self.maps.all_taps(step, run) for run in weights.past),
             layers=layers,
         )
 

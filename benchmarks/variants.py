@@ -1,0 +1,97 @@
+"""The sampler with other choices of chunk, slots, order and threads, interleaved in one run.
+
+    python benchmarks/variants.py --width 64 --batch 64
+
+Prints a table in Markdown: median seconds, and the ratio to the choice that the package makes. The images are
+equal in all variants, which is checked.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from famecli.config import DecoderConfig
+from famecli.model.decoder import Decoder
+from famecli.model.likelihoods import Bernoulli
+from famecli.sampling import skew, wavefront
+from famecli.sampling.wavefront import WavefrontSampler
+
+SIDE = 28
+
+
+def main() -> None:
+    options = parse_options()
+    torch.manual_seed(0)
+    config = DecoderConfig(autoregressive=True, width=options.width, layers=options.layers)
+    decoder = Decoder(config, 1, 1).requires_grad_(False)
+    uniforms = torch.rand(options.batch, 1, SIDE, SIDE)
+    cases = variants(decoder, uniforms)
+    found: dict[str, list[float]] = {name: [] for name in cases}
+    expected = cases["as it is"]()
+    for turn in range(options.rounds + 1):
+        for name, run in cases.items():
+            started = time.perf_counter()
+            images = run()
+            if turn:
+                found[name].append(time.perf_counter() - started)
+            assert torch.equal(images, expected), name
+    base = statistics.median(found["as it is"])
+    print(
+        f"decoder of {options.layers} layers, {options.width} maps; {options.batch} images of {SIDE}x{SIDE}\n"
+    )
+    print("| variant | seconds | ratio |\n|---|---:|---:|")
+    for name, times in found.items():
+        print(f"| {name} | {statistics.median(times):.3f} | {statistics.median(times) / base:.2f} |")
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=7)
+    return parser.parse_args()
+
+
+def variants(decoder: Decoder, uniforms: torch.Tensor) -> dict[str, Callable[[], torch.Tensor]]:
+    def sampler(slots: int = skew.SLOTS, **changes: int) -> Callable[[], torch.Tensor]:
+        made = WavefrontSampler(decoder, Bernoulli(1), 2, SIDE, SIDE, **changes)
+        before, skew.SLOTS = skew.SLOTS, slots
+        # Memory is laid out at the first use.
+        made.sample(None, uniforms)
+        skew.SLOTS = before
+        return lambda: made.sample(None, uniforms)
+
+    def with_threads(number: int) -> Callable[[], torch.Tensor]:
+        run = sampler()
+
+        def call() -> torch.Tensor:
+            before, limit = torch.get_num_threads(), wavefront.THREADED_WORK
+            torch.set_num_threads(number)
+            wavefront.THREADED_WORK = 0
+            try:
+                return run()
+            finally:
+                torch.set_num_threads(before)
+                wavefront.THREADED_WORK = limit
+
+        return call
+
+    return {
+        "as it is": sampler(),
+        "chunks of 16 images": sampler(chunk=16),
+        "chunks of 32 images": sampler(chunk=32),
+        "chunks of 128 images": sampler(chunk=128),
+        "ring of 4 slots": sampler(slots=4),
+        "all slots kept": sampler(slots=SIDE + 2 * (SIDE - 1)),
+        "raster order": sampler(lag=SIDE),
+        "one thread always": with_threads(1),
+        "all threads always": with_threads(torch.get_num_threads()),
+    }
+
+
+if __name__ == "__main__":
+    main()
