@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from famecli.config import ModelConfig, to_dict
-from famecli.errors import ConfigError, InputError, NumericsError, UsageError
+from famecli.errors import ConfigError, InputError, IntegrityError, NumericsError, UsageError
 from famecli.files import read_bytes, write_atomic
-from famecli.header import METADATA_KEY, Header, canonical_json, parse_header
+from famecli.header import CHECKPOINT_SCHEMA, METADATA_KEY, Header, canonical_json, parse_header
 from famecli.model.fame import Fame
 
-SCHEMA = "famecli/checkpoint/1"
 RAW = "raw."
 WeightsKind = Literal["ema", "raw"]
 
@@ -75,16 +74,19 @@ def load_tensors(path: Path, schema: str) -> tuple[dict[str, Tensor], Header, st
     Raises:
         InputError: The file is missing, damaged, or of another kind.
     """
-    content = read_bytes(path, "checkpoint")
-    header = parse_header(content, len(content), str(path))
+    return _parse_tensors(read_bytes(path, "checkpoint"), str(path), schema)
+
+
+def _parse_tensors(content: bytes, source: str, schema: str) -> tuple[dict[str, Tensor], Header, str]:
+    header = parse_header(content, len(content), source)
     found = header.metadata.get("schema")
     if found != schema:
-        raise InputError(f"{path}: expected a file of schema {schema}, found {found!r}")
+        raise InputError(f"{source}: expected a file of schema {schema}, found {found!r}")
     try:
         tensors = safetensors.torch.load(content)
     except (safetensors.SafetensorError, RuntimeError) as error:
         raise InputError(
-            f"{path}: not a famecli checkpoint ({' '.join(str(error).split())[:120]})"
+            f"{source}: not a famecli checkpoint ({' '.join(str(error).split())[:120]})"
         ) from error
     return tensors, header, hashlib.sha256(content).hexdigest()
 
@@ -106,48 +108,69 @@ def save_checkpoint(
         facts: JSON values under the keys `training`, `provenance` and `claim`.
     """
     tensors = dict(ema) | {RAW + name: tensor for name, tensor in (raw or {}).items()}
-    return save_tensors(path, tensors, {"schema": SCHEMA, "model": to_dict(config), **facts})
+    hashes = {"ema": hash_weights(ema)} | ({} if raw is None else {"raw": hash_weights(raw)})
+    metadata = {"schema": CHECKPOINT_SCHEMA, "model": to_dict(config), "weights_sha256": hashes, **facts}
+    return save_tensors(path, tensors, metadata)
 
 
 def load_checkpoint(path: Path, weights: WeightsKind = "ema") -> Checkpoint:
-    """Return the model in the file `path`, or on stdin if it is `-`.
+    """Return the model in the file `path`, on stdin if it is `-`; errors are those of `parse_checkpoint`."""
+    return parse_checkpoint(read_bytes(path, "checkpoint"), str(path), weights)
+
+
+def parse_checkpoint(content: bytes, source: str, weights: WeightsKind = "ema") -> Checkpoint:
+    """Return the model in the content of a file, called `source` in errors.
 
     Raises:
         InputError: The file is missing, damaged, or its tensors are not those of its configuration.
+        IntegrityError: The weights do not have the hash that was recorded with them.
         ConfigError: Its configuration is not possible.
         UsageError: It has no raw weights and these were asked for.
     """
-    tensors, header, sha256 = load_tensors(path, SCHEMA)
+    tensors, header, sha256 = _parse_tensors(content, source, CHECKPOINT_SCHEMA)
     try:
         config = ModelConfig.from_dict(header.metadata.get("model"))
     except ConfigError as error:
-        raise ConfigError(f"{path}: {error}", error.hint) from error
+        raise ConfigError(f"{source}: {error}", error.hint) from error
     # Each has weights, so this bounds the modules below, which take time and memory even without weights.
     if sum(stage.blocks for stage in config.stages) + config.decoder.layers > len(tensors):
-        raise InputError(f"{path}: its configuration has more layers than it has tensors")
+        raise InputError(f"{source}: its configuration has more layers than it has tensors")
     with torch.device("meta"):
         expected = Fame(config).state_dict()
     has_raw = any(name.startswith(RAW) for name in tensors)
     names = list(expected) + [RAW + name for name in expected if has_raw]
     if odd := sorted(set(names) ^ set(tensors)):
-        raise InputError(f"{path}: its configuration and its tensors disagree about {odd[0]!r}")
+        raise InputError(f"{source}: its configuration and its tensors disagree about {odd[0]!r}")
     if weights == "raw" and not has_raw:
-        raise UsageError(f"{path} has no raw weights", "leave --weights out to use the averaged ones")
+        raise UsageError(f"{source} has no raw weights", "leave --weights out to use the averaged ones")
     chosen = {}
     for name, like in expected.items():
         tensor = tensors[(RAW if weights == "raw" else "") + name]
         if tensor.shape != like.shape or tensor.dtype != torch.float32:
             raise InputError(
-                f"{path}: {name} is {tensor.dtype} {tuple(tensor.shape)}, "
+                f"{source}: {name} is {tensor.dtype} {tuple(tensor.shape)}, "
                 f"expected float32 {tuple(like.shape)}"
             )
         if not bool(torch.isfinite(tensor).all()):
-            raise InputError(f"{path}: {name} has values that are not finite")
+            raise InputError(f"{source}: {name} has values that are not finite")
         chosen[name] = tensor
+    found = hash_weights(chosen)
+    _check_hash(header.metadata.get("weights_sha256"), weights, found, source)
     model = Fame(config)
     model.load_state_dict(chosen)
     model.eval().requires_grad_(False)
-    return Checkpoint(str(path), model, weights, header.metadata, sha256, hash_weights(chosen))
+    return Checkpoint(source, model, weights, header.metadata, sha256, found)
+
+
+def _check_hash(recorded: object, weights: WeightsKind, found: str, source: str) -> None:
+    """Check weights against the hash that was recorded with them."""
+    expected = recorded.get(weights) if isinstance(recorded, dict) else None
+    if expected != found:
+        raise IntegrityError(
+            f"{source}: its {weights} weights are not those that were saved (sha256 {found[:12]}, "
+            f"recorded {str(expected)[:12]})",
+            "the file is damaged: copy or download it again",
+        )
 
 
 def hash_weights(weights: Mapping[str, Tensor]) -> str:

@@ -1,9 +1,11 @@
 """Files that are whole or absent: temporary file, fsync, rename."""
 
 import os
+import secrets
 import stat
 import sys
-import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from famecli.errors import InputError
@@ -11,33 +13,65 @@ from famecli.errors import InputError
 STDIN = Path("-")
 
 
+@contextmanager
+def partial_file(path: Path, *, sync: bool = True) -> Iterator[Path]:
+    """Yield an empty file beside `path`; it takes that name at the end, or is deleted after an exception.
+
+    It has a name of its own, so that processes that write the same target do not meet. The mode is that of
+    the file replaced, else what the umask leaves; a symbolic link stays one and its target is replaced. What
+    is not a file, such as a pipe or a device, cannot be replaced and is yielded itself.
+
+    Args:
+        path: The name to be.
+        sync: Whether it must survive a power cut once it has its name; slow for thousands of small files.
+
+    Raises:
+        OSError: It cannot be made or renamed.
+    """
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():
+        yield target
+        return
+    # Bytes of a name are limited, and a letter can be four of them.
+    temporary = target.with_name(f".{target.name[:50]}.{secrets.token_hex(6)}.tmp")
+    # Not tempfile, whose files nobody else may read whatever the umask.
+    temporary.open("xb").close()
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            if target.exists():
+                os.fchmod(file.fileno(), stat.S_IMODE(target.stat().st_mode))
+            if sync:
+                os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if sync:
+        _sync_folder(target.parent)
+
+
 def write_atomic(path: Path, content: bytes) -> None:
     """Write `content` to `path` so that a reader, or a crash, sees the old file or the new one, never a part.
 
-    The mode is that of the file replaced, else what the umask leaves; a symbolic link stays one and its
-    target is replaced.
+    See `partial_file` for modes, links and devices.
 
     Raises:
         InputError: The file cannot be written (no such folder, no permission, disk full).
     """
-    target = Path(os.path.realpath(path))
     try:
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:50]}.", suffix=".tmp")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fchmod(file.fileno(), _mode_for(target))
-                os.fsync(file.fileno())
-            os.replace(name, target)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-        _sync_folder(target.parent)
+        with partial_file(path) as partial:
+            partial.write_bytes(content)
     except OSError as error:
-        raise InputError(
-            f"cannot write {path}: {error.strerror}", "free space or choose another place"
-        ) from error
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: Path | str, error: OSError) -> InputError:
+    """Return the error that says why `path` cannot be written."""
+    hint = "free space or choose another place"
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        hint = f"make the folder first: mkdir -p {Path(path).parent}"
+    return InputError(f"cannot write {path}: {error.strerror or error}", hint)
 
 
 def read_bytes(path: Path, what: str) -> bytes:
@@ -50,14 +84,6 @@ def read_bytes(path: Path, what: str) -> bytes:
         return sys.stdin.buffer.read() if path == STDIN else path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read {what} {path}: {error.strerror}") from error
-
-
-def _mode_for(target: Path) -> int:
-    if target.exists():
-        return stat.S_IMODE(target.stat().st_mode)
-    umask = os.umask(0)
-    os.umask(umask)
-    return 0o666 & ~umask
 
 
 def _sync_folder(folder: Path) -> None:

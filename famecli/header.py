@@ -12,6 +12,7 @@ from typing import Any
 from famecli.errors import InputError
 
 METADATA_KEY = "famecli"
+CHECKPOINT_SCHEMA = "famecli/checkpoint/1"
 LARGEST_HEADER_BYTES = 1 << 20
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 

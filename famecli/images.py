@@ -1,4 +1,4 @@
-"""Images in and out: PNG folders named by seed, grids, arrays, and pictures in the terminal.
+"""Images in and out: PNG folders named by seed, grids, arrays.
 
 All images here are uint8, `(N, H, W, C)`, as image files have them; a model's are `(N, C, H, W)`.
 """
@@ -12,7 +12,6 @@ import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from itertools import groupby
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Literal, Self
@@ -20,13 +19,15 @@ from typing import IO, Literal, Self
 import numpy as np
 
 from famecli.data.image_files import read_images as read_images
-from famecli.data.partial import partial_file
 from famecli.errors import InputError, UsageError
+from famecli.files import partial_file, unwritable
 
 Format = Literal["auto", "grid", "png", "npz", "npy", "zip"]
 Metadata = Mapping[str, str | int | float]
 
 SUFFIXES: Mapping[str, Format] = {".png": "grid", ".npz": "npz", ".npy": "npy", ".zip": "zip"}
+# Endings that promise a file of another kind.
+OTHER_SUFFIXES = frozenset({".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pdf", ".svg"})
 MANIFEST = "manifest.jsonl"
 
 
@@ -94,32 +95,6 @@ def grid(images: np.ndarray, columns: int | None = None, padding: int = 2) -> np
         left = padding + index % columns * (width + padding)
         canvas[top : top + height, left : left + width] = image
     return canvas
-
-
-def preview(images: np.ndarray, width_chars: int) -> str:
-    """Return the images as text for a terminal with 24-bit colour, two pixels in each character.
-
-    Args:
-        images: `(N, H, W, C)`.
-        width_chars: Of the terminal; images wider than it are thinned out.
-    """
-    columns = max(1, min(len(images), (width_chars - 1) // (images.shape[2] + 1)))
-    canvas = grid(images, columns, padding=1)
-    stride = math.ceil(canvas.shape[1] / max(1, width_chars))
-    canvas = np.broadcast_to(canvas, (*canvas.shape[:2], 3))[::stride, ::stride]
-    lines = []
-    for top in range(0, len(canvas), 2):
-        upper = canvas[top].tolist()
-        lower = canvas[top + 1].tolist() if top + 1 < len(canvas) else [[0, 0, 0]] * len(upper)
-        runs = groupby(zip(upper, lower, strict=True))
-        cells = (_colours(*pair) + "▀" * len(list(run)) for pair, run in runs)
-        lines.append("".join(cells) + "\x1b[0m")
-    return "\n".join(lines)
-
-
-def _colours(foreground: Sequence[int], background: Sequence[int]) -> str:
-    red, green, blue = foreground
-    return f"\x1b[38;2;{red};{green};{blue};48;2;{';'.join(map(str, background))}m"
 
 
 def write_png(path: Path, image: np.ndarray, text: Metadata, *, sync: bool = True) -> None:
@@ -323,10 +298,17 @@ def open_writer(
 
 def resolve_format(target: str, format: str, force: bool) -> str:
     """Return the format that `open_writer` writes, in place of `auto`; errors are those of `open_writer`."""
+    suffix = Path(target).suffix.lower()
+    if format == "auto" and suffix in OTHER_SUFFIXES and not os.path.isdir(target):
+        raise UsageError(f"{target}: no {suffix[1:]} files are written", f"endings: {', '.join(SUFFIXES)}")
     if format == "auto":
-        format = "npy" if target == "-" else SUFFIXES.get(Path(target).suffix.lower(), "png")
+        format = "npy" if target == "-" else SUFFIXES.get(suffix, "png")
     if format not in WRITERS:
         raise UsageError(f"unknown image format {format!r}", f"formats: auto, {', '.join(WRITERS)}")
+    if format not in (SUFFIXES.get(suffix, format), "png"):
+        raise UsageError(
+            f"{target} is no name for format {format}", "choose another name, or leave --format out"
+        )
     if target == "-":
         _check_stdout(format)
     else:
@@ -390,5 +372,4 @@ def _write_errors(target: str) -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        hint = "free space or choose another place"
-        raise InputError(f"cannot write {target}: {error.strerror or error}", hint) from error
+        raise unwritable(target, error) from error

@@ -12,6 +12,7 @@ from famecli import __version__
 from famecli.checkpoint import Checkpoint
 from famecli.data.dataset import FixedLevels, ImageSplit
 from famecli.evaluation import ImageNlls, bits_per_dim
+from famecli.weights_claims import FIRST_IMAGES, FIRST_KEY
 
 SCHEMA = "famecli/nll/1"
 CLAIM_KEYS = (
@@ -69,7 +70,7 @@ class NllReport:
         """How bits were made, in words."""
         if self.split.info.binarization == "dynamic":
             return f"dynamic, bits of seed {self.bits_seed}"
-        return "none"
+        return self.split.info.binarization
 
     def _checkpoint(self) -> dict[str, Any]:
         return {
@@ -123,9 +124,16 @@ class NllReport:
         }
 
     def claim(self) -> dict[str, Any]:
-        """Return the part of `to_dict` that a checkpoint carries as its claimed NLL."""
+        """Return the part of `to_dict` that a checkpoint carries as its claimed NLL.
+
+        With it goes the mean of the first images, which `fame weights verify --claims` measures anew: an
+        image's NLL depends on its index and the seed alone, so it is that of an evaluation of these alone.
+        """
         report = self.to_dict()
-        return {key: report[key] for key in CLAIM_KEYS} | {"weights_sha256": self.checkpoint.weights_sha256}
+        return {key: report[key] for key in CLAIM_KEYS} | {
+            FIRST_KEY: float(self.nlls.nats[:FIRST_IMAGES].mean()),
+            "weights_sha256": self.checkpoint.weights_sha256,
+        }
 
     def explain(self) -> str:
         """Return the formulas of the figures with this run's numbers in them."""

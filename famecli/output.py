@@ -5,12 +5,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+
+WIDTH_OF_FILES = 4096
 
 
 class Output:
@@ -56,7 +58,8 @@ class Output:
         elif self.quiet or human is None:
             sys.stdout.write(value + "\n")
         else:
-            human(Console(highlight=False))
+            # Files and pipes have no width, so nothing is wrapped there.
+            human(Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH_OF_FILES))
         sys.stdout.flush()
 
     @contextmanager
@@ -104,7 +107,9 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], rig
     """Return a Rich table; with `right`, all columns after the first are aligned right."""
     result = Table(title=title, title_justify="left", box=None, pad_edge=False, show_header=any(columns))
     for index, column in enumerate(columns):
-        result.add_column(column, justify="right" if index and right else "left", overflow="fold")
+        number = right and index > 0
+        justify: Literal["left", "right"] = "right" if number else "left"
+        result.add_column(column, justify=justify, overflow="fold", no_wrap=number)
     for row in rows:
         result.add_row(*(Text(printable(cell)) for cell in row))
     return result

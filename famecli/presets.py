@@ -1,6 +1,7 @@
 """Presets: one row per model, three sizes each, all of them one `ModelConfig`. No torch here."""
 
 import dataclasses
+import difflib
 from dataclasses import dataclass
 from typing import Literal
 
@@ -106,7 +107,9 @@ def preset_named(name: str) -> Preset:
         UsageError: There is none.
     """
     if name not in PRESETS:
-        raise UsageError(f"unknown model {name!r}", f"models: {', '.join(PRESETS)}")
+        close = difflib.get_close_matches(name, PRESETS, 1)
+        guess = f"did you mean {close[0]}? " if close else ""
+        raise UsageError(f"unknown model {name!r}", f"{guess}models: {', '.join(PRESETS)}")
     return PRESETS[name]
 
 

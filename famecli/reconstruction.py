@@ -10,7 +10,7 @@ from torch import Tensor
 from famecli.errors import UsageError
 from famecli.model.fame import Draw, Fame
 from famecli.rng import ImageNoise, image_uniforms
-from famecli.sampling.generate import DecoderOutput, ImageDecoder, padded_batch
+from famecli.sampling.generate import DecoderOutput, ImageDecoder, pad, padded_batch
 
 CHUNK = 64
 
@@ -50,15 +50,7 @@ def reconstruct(
     Raises:
         UsageError: The model has no latents, or fewer layers than are to be kept.
     """
-    layers = model.config.stochastic_layers
-    if not layers:
-        raise UsageError(
-            f"a {model.config.preset} has no latents to reconstruct from", "fame sample draws images from it"
-        )
-    if settings.keep_layers is not None and settings.keep_layers > layers:
-        raise UsageError(
-            f"--keep-layers {settings.keep_layers}, but the model has {layers} stochastic layers"
-        )
+    check_layers(model, settings.keep_layers)
     decoder = ImageDecoder(model, decoder_output=settings.decoder_output)
     found = []
     for sample in range(settings.samples):
@@ -71,6 +63,71 @@ def reconstruct(
                 advance(count)
         found.append(np.concatenate(parts))
     return np.stack(found, axis=1)
+
+
+@torch.no_grad()
+def interpolate(model: Fame, ends: np.ndarray, steps: int, settings: Settings) -> np.ndarray:
+    """Return what lies between two images in the latents, `(samples, steps, C, H, W)`, from one to the other.
+
+    Interpolated is each layer's noise, that is, its latents relative to their prior given the layers above,
+    with weights that keep it a standard normal. The pixels of all steps have the same random numbers.
+
+    Args:
+        model: One with latents.
+        ends: Levels of the two images, `(2, C, H, W)`.
+        steps: Images, both ends included; at least 2.
+        settings: See `Settings`.
+
+    Raises:
+        UsageError: As `reconstruct`.
+    """
+    check_layers(model, settings.keep_layers)
+    decoder = ImageDecoder(model, decoder_output=settings.decoder_output)
+    shape = (model.likelihood.uniforms, *model.config.image_shape[1:])
+    _, batch, _ = next(_padded(ends))
+    rows = []
+    for sample in range(settings.samples):
+        names = [("reconstruct", settings.seed, sample, index) for index in range(len(batch))]
+        _, draws = model.infer(
+            batch.to(model.device), ImageNoise(names, device=model.device), settings.keep_layers
+        )
+        padded = padded_batch(steps)
+        condition = model.prior_condition(padded, _Between(draws, steps, padded))
+        uniforms = image_uniforms(names[:1], shape).expand(padded, *[-1] * len(shape))
+        rows.append(decoder(condition, uniforms.to(model.device))[:steps].cpu().numpy())
+    return np.stack(rows)
+
+
+class _Between:
+    """Noise on the way from the first to the second draw, repeating the last step up to a batch size."""
+
+    def __init__(self, draws: list[Draw], steps: int, batch: int) -> None:
+        self.noise = [(draw.z - draw.prior.mean) / draw.prior.scale for draw in draws]
+        self.weights = pad(torch.linspace(0.0, 1.0, steps), batch)
+
+    def normal(self, layer: int, shape: torch.Size) -> Tensor:
+        first, second = self.noise[layer][:2]
+        weight = self.weights.to(first).view(-1, *[1] * first.dim())
+        spread = ((1.0 - weight).square() + weight.square()).sqrt()
+        between: Tensor = ((1.0 - weight) * first + weight * second) / spread
+        assert between.shape == shape
+        return between
+
+
+def check_layers(model: Fame, keep_layers: int | None) -> None:
+    """Check that `model` has latents, and at least `keep_layers` layers of them.
+
+    Raises:
+        UsageError: It has not.
+    """
+    layers = model.config.stochastic_layers
+    if not layers:
+        raise UsageError(
+            f"a {model.config.preset} has no latents to reconstruct from",
+            "fame sample --complete draws the rest of an image",
+        )
+    if keep_layers is not None and keep_layers > layers:
+        raise UsageError(f"--keep-layers {keep_layers}, but the model has {layers} stochastic layers")
 
 
 def _decode(

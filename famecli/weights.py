@@ -1,20 +1,21 @@
-"""The weights that come with the package, by name. No torch here."""
+"""The index of the weights that have names: what they are, and where they are to be had. No torch here."""
 
 import dataclasses
 import difflib
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from famecli.config import build
+from famecli.config import ModelConfig, build
 from famecli.errors import InputError, UnavailableError, UsageError
 from famecli.files import read_bytes
 from famecli.header import parse_header
-from famecli.presets import preset_named
+from famecli.presets import PRESETS, SIZES, model_config, preset_named
 
 SCHEMA = "famecli/weights/1"
 INDEX = "index.json"
@@ -30,24 +31,31 @@ class WeightsEntry:
         name: As typed in place of a file.
         dataset: What it was trained on.
         model: Its preset.
+        size: Of the preset; `custom` where it is none of them.
         parameters: Number of weights.
         images_seen: In training.
-        file: Name of the file beside the index.
+        file: Name of the file: beside the index, or under the mirrors.
+        mirrors: Addresses that the file's name is appended to, tried in order.
         sha256: Of the file.
         size_bytes: Of the file.
         licence: SPDX identifier.
-        nats_per_image: The NLL that the file claims, mean over the test set.
+        nats_per_image: The NLL that the file claims, mean over `images`.
         stderr_nats: Its standard error.
         bound: `exact`, `elbo` or `iwae`.
         importance_samples: Draws of the latents per image.
+        split: Of the data set, whose images were scored.
+        images: That were scored.
+        pixels_sha256: Of what was scored.
     """
 
     name: str
     dataset: str
     model: str
+    size: str
     parameters: int
     images_seen: int
     file: str
+    mirrors: tuple[str, ...]
     sha256: str
     size_bytes: int
     licence: str
@@ -55,28 +63,37 @@ class WeightsEntry:
     stderr_nats: float
     bound: str
     importance_samples: int
+    split: str
+    images: int
+    pixels_sha256: str
 
 
-def describe(path: Path) -> WeightsEntry:
+def describe(path: Path, mirrors: Sequence[str] = ()) -> WeightsEntry:
     """Return the entry of a checkpoint file, by what its header says; its name is the file's.
+
+    Args:
+        path: The file.
+        mirrors: Where else the file is to be had.
 
     Raises:
         InputError: It is no checkpoint, or claims no NLL with its standard error.
     """
     content = read_bytes(path, "checkpoint")
     header = parse_header(content, len(content), str(path))
-    found = (header.metadata.get(key) for key in ("model", "provenance", "claim"))
-    model, provenance, claim = (table if isinstance(table, dict) else {} for table in found)
+    model, provenance, claim = (_table(header.metadata, key) for key in ("model", "provenance", "claim"))
     if not (model and provenance and claim):
         raise InputError(f"{path} claims no NLL", f"fame evaluate-nll {path} --record FILE")
+    scored = _table(claim, "data")
     weights = [tensor for key, tensor in header.tensors.items() if not key.startswith("raw.")]
     entry = {
         "name": path.stem,
         "dataset": provenance.get("dataset"),
         "model": model.get("preset"),
+        "size": _size_of(ModelConfig.from_dict(model)),
         "parameters": sum(math.prod(tensor.shape) for tensor in weights),
         "images_seen": provenance.get("images_seen"),
         "file": path.name,
+        "mirrors": mirrors,
         "sha256": hashlib.sha256(content).hexdigest(),
         "size_bytes": len(content),
         "licence": "MIT",
@@ -84,14 +101,40 @@ def describe(path: Path) -> WeightsEntry:
         "stderr_nats": claim.get("stderr_nats_per_image"),
         "bound": claim.get("bound"),
         "importance_samples": claim.get("importance_samples"),
+        **{key: scored.get(key) for key in ("split", "images", "pixels_sha256")},
     }
     return build(WeightsEntry, entry, str(path))
 
 
+def _table(data: dict[str, Any], key: str) -> dict[str, Any]:
+    found = data.get(key)
+    return found if isinstance(found, dict) else {}
+
+
+def _size_of(config: ModelConfig) -> str:
+    shape = (config.channels, config.height, config.width)
+    if config.preset in PRESETS:
+        for size in SIZES:
+            if model_config(config.preset, size, shape, config.levels) == config:
+                return size
+    return "custom"
+
+
 def index_text(folder: Path) -> str:
-    """Return the index of all checkpoints in `folder`, as it stands in its `index.json`."""
-    entries = [dataclasses.asdict(describe(path)) for path in sorted(folder.glob("*.safetensors"))]
-    return json.dumps({"schema": SCHEMA, "weights": entries}, indent=2) + "\n"
+    """Return the index of all checkpoints in `folder`, as it stands in its `index.json`.
+
+    What only the index knows is kept: the mirrors of a file, and entries of files that are on mirrors alone.
+    """
+    path = folder / INDEX
+    old = json.loads(path.read_text(encoding="utf-8"))["weights"] if path.exists() else []
+    entries = {entry["name"]: entry for entry in old if entry.get("mirrors")}
+    for file in folder.glob("*.safetensors"):
+        mirrors = entries.get(file.stem, {}).get("mirrors", ())
+        entries[file.stem] = dataclasses.asdict(describe(file, mirrors))
+    return (
+        json.dumps({"schema": SCHEMA, "weights": [entries[name] for name in sorted(entries)]}, indent=2)
+        + "\n"
+    )
 
 
 def weights_folder() -> Path:

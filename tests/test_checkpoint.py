@@ -15,7 +15,6 @@ from torch import Tensor
 
 from famecli.checkpoint import (
     RAW,
-    SCHEMA,
     hash_weights,
     load_checkpoint,
     load_tensors,
@@ -23,8 +22,23 @@ from famecli.checkpoint import (
     save_tensors,
 )
 from famecli.config import DecoderConfig, ModelConfig, to_dict
-from famecli.errors import ConfigError, ExitCode, FameError, InputError, NumericsError, UsageError
-from famecli.header import LARGEST_HEADER_BYTES, METADATA_KEY, TensorInfo, canonical_json, parse_header
+from famecli.errors import (
+    ConfigError,
+    ExitCode,
+    FameError,
+    InputError,
+    IntegrityError,
+    NumericsError,
+    UsageError,
+)
+from famecli.header import (
+    CHECKPOINT_SCHEMA,
+    LARGEST_HEADER_BYTES,
+    METADATA_KEY,
+    TensorInfo,
+    canonical_json,
+    parse_header,
+)
 from famecli.model.fame import Fame
 from famecli.presets import PRESETS, model_config
 
@@ -39,7 +53,8 @@ GOLDEN_HEADER = (
     r'{"__metadata__":{"famecli":"{\"model\":{\"channels\":1,\"decoder\":{\"autoregressive\":true,'
     r"\"condition\":0,\"first_kernel\":3,\"kernel\":3,\"lag\":2,\"layers\":0,\"width\":1},\"height\":2,\"levels\":2,"
     r"\"likelihood\":\"bernoulli\",\"mixtures\":10,\"preset\":\"pixelcnn\",\"stages\":[],\"width\":2},"
-    r'\"schema\":\"famecli/checkpoint/1\",\"training\":{\"lr\":0.1}}"},'
+    r"\"schema\":\"famecli/checkpoint/1\",\"training\":{\"lr\":0.1},\"weights_sha256\":"
+    r'{\"ema\":\"a6ae470339a5d14337c498ccc962182fd9d40f2b26be49827c664362cb4fe6f3\"}}"},'
     r'"decoder.first.bias":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},'
     r'"decoder.first.weight":{"dtype":"F32","shape":[1,1,2,3],"data_offsets":[4,28]},'
     r'"decoder.head1.bias":{"dtype":"F32","shape":[1],"data_offsets":[28,32]},'
@@ -131,7 +146,12 @@ def test_equal_saves_are_equal_bytes_with_one_metadata_key(tmp_path: Path) -> No
     assert list(header["__metadata__"]) == ["famecli"]
     text = header["__metadata__"]["famecli"]
     assert text == json.dumps(json.loads(text), sort_keys=True, separators=(",", ":"))
-    assert json.loads(text) == {"schema": SCHEMA, "model": to_dict(config), **facts}
+    own = {
+        "schema": CHECKPOINT_SCHEMA,
+        "model": to_dict(config),
+        "weights_sha256": {"ema": hash_weights(weights)},
+    }
+    assert json.loads(text) == own | facts
 
 
 def test_canonical_json_knows_no_order_and_no_nan() -> None:
@@ -163,6 +183,18 @@ def test_the_hash_of_weights_is_that_of_names_shapes_and_values() -> None:
     channels_last = {"w": torch.arange(24.0).view(1, 2, 3, 4).to(memory_format=torch.channels_last)}
     assert hash_weights(channels_last) == hash_weights({"w": torch.arange(24.0).view(1, 2, 3, 4)})
     assert hash_weights({"a": torch.zeros(1), "b": torch.ones(3, 2)}) != hash_weights(weights)
+
+
+def test_weights_that_were_changed_are_noticed(tmp_path: Path) -> None:
+    config, path = model_config("fame", "tiny", (1, 9, 7), 2), tmp_path / "model.safetensors"
+    save_checkpoint(path, config, random_weights(config, 1), random_weights(config, 2), {})
+    content = bytearray(path.read_bytes())
+    # A low bit of the last number, which belongs to the averaged weights.
+    content[-4] ^= 1
+    path.write_bytes(content)
+    load_checkpoint(path, "raw")
+    with pytest.raises(IntegrityError, match="ema weights are not those that were saved"):
+        load_checkpoint(path)
 
 
 def test_raw_weights_may_be_left_out_but_then_not_asked_for(tmp_path: Path) -> None:

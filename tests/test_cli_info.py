@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from commands import PROVENANCE, check_error, error_of, fame, process, result_of, save_model
 from test_checkpoint import file_bytes, parts, with_metadata
 
 from famecli import __version__
-from famecli.checkpoint import RAW, load_checkpoint
+from famecli.checkpoint import RAW, load_checkpoint, save_tensors
 from famecli.config import to_dict
 from famecli.errors import ExitCode
 from famecli.weights import weights_folder
@@ -313,3 +314,18 @@ def test_a_large_header_is_read_in_little_memory(model: Path) -> None:
     model.write_bytes((2**40).to_bytes(8, "little") + b"{" + bytes(1000))
     assert "no safetensors header" in error_of(3, "info", model)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 50_000
+
+
+def test_a_closed_stdout_is_one_line_before_any_work() -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m famecli info >&-"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 3
+    assert done.stderr.startswith("error: stdout is closed")
+    assert done.stderr.count("\n") == 2
+
+
+def test_a_training_state_is_no_model(tmp_path: Path) -> None:
+    path = tmp_path / "state.safetensors"
+    save_tensors(path, {"a": torch.ones(2)}, {"schema": "famecli/state/1"})
+    assert "famecli/state/1" in error_of(3, "info", path)

@@ -263,3 +263,38 @@ def test_without_a_data_set_images_are_needed(model: Path, tmp_path: Path) -> No
     assert "--dataset" in error_of(2, "reconstruct", silent)
     rows: list[dict[str, Any]] = result_of("reconstruct", silent, "--dataset", "mnist", "-n", "1")["images"]
     assert len(rows) == 1
+
+
+def test_interpolations_show_both_ends_beside_the_steps(model: Path) -> None:
+    done = fame(
+        "reconstruct", model, "--interpolate", 2, 0, "--steps", 5, "--samples", 2, "-o", "way.png", "--json"
+    )
+    assert done.code == 0, done.err
+    rows = json.loads(done.out)["images"]
+    assert [row["source"] for row in rows] == ["mnist/test/2", "mnist/test/0"]
+    shown, levels = picture("way.png"), to_uint8(scored_levels(), 2)
+    side = levels.shape[1] + 2
+    assert shown.shape == (2 * side + 2, 7 * side + 2, 1)
+    np.testing.assert_array_equal(shown[2:side, 2:side], levels[2])
+    np.testing.assert_array_equal(shown[2:side, 2 + 6 * side : 7 * side], levels[0])
+
+
+def test_interpolations_take_files(model: Path, tmp_path: Path) -> None:
+    first, second = write_images(tmp_path / "files", scored_levels()[:2])
+    by_file = fame("reconstruct", model, "--interpolate", first, second, "--format", "npz", "-o", "a.npz")
+    by_place = fame("reconstruct", model, "--interpolate", 0, 1, "--format", "npz", "-o", "b.npz")
+    assert (by_file.code, by_place.code) == (0, 0)
+    with np.load("a.npz", allow_pickle=False) as one, np.load("b.npz", allow_pickle=False) as other:
+        np.testing.assert_array_equal(one["arr_0"], other["arr_0"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--interpolate", "0", "99999"], "none numbered 99999"),
+        (["some.png", "--interpolate", "0", "1"], "names its two images itself"),
+        (["--interpolate", "0", "1", "--keep-layers", "3"], "2 stochastic layers"),
+    ],
+)
+def test_interpolations_of_nothing_are_refused(model: Path, words: list[str], message: str) -> None:
+    assert message in error_of(2, "reconstruct", model, *words)

@@ -22,7 +22,14 @@ from famecli.data.registry import DATASETS
 from famecli.training.trainer import StepRecord, Trainer
 
 SIBLING = Path(__file__).resolve().parents[2] / "shared" / "data"
-FILES = ["best.safetensors", "config.toml", "last.safetensors", "metrics.jsonl", "state.safetensors"]
+FILES = [
+    "best.safetensors",
+    "config.toml",
+    "env.json",
+    "last.safetensors",
+    "metrics.jsonl",
+    "state.safetensors",
+]
 # The subprocess knows the small data set in place of MNIST, and is the real command in all else.
 LAUNCHER = """
 import json, sys
@@ -83,6 +90,7 @@ def test_json_is_exactly_one_document(train: Command) -> None:
         "images": lowest["images"],
         "step": lowest["step"],
         "valid_nats_per_image": lowest["nats_per_image"],
+        "valid_bits_per_dim": lowest["bits_per_dim"],
     }
     assert document.pop("seconds") >= 0
     assert document == {

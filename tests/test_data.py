@@ -5,6 +5,7 @@ import dataclasses
 import gzip
 import hashlib
 import os
+import re
 import resource
 import struct
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 
 from famecli.data.dataset import (
     CHUNK_IMAGES,
+    READERS,
     ImageSplit,
     epoch_order,
     fixed_levels,
@@ -58,10 +60,10 @@ def small_mnist(folder: Path, *, zipped: bool = True) -> DatasetInfo:
 
 @pytest.fixture
 def mnist_folder() -> Path:
-    named = os.environ.get("FAME_DATA")
-    if not named:
-        pytest.skip("FAME_DATA names no folder with MNIST")
-    return Path(named)
+    for named in (os.environ.get("FAME_DATA"), Path(__file__).parents[2] / "shared" / "data"):
+        if named and (Path(named) / "mnist").is_dir():
+            return Path(named)
+    pytest.skip("FAME_DATA names no folder with MNIST")
 
 
 def split_of(pixels: np.ndarray, name: str = "mnist") -> ImageSplit:
@@ -159,7 +161,14 @@ def test_unknown_names_are_usage_errors_with_a_guess() -> None:
 @pytest.mark.parametrize("info", DATASETS.values(), ids=DATASETS)
 def test_every_row_of_the_registry_is_complete(info: DatasetInfo) -> None:
     assert set(info.splits) == {"train", "valid", "test"}
-    assert all(len(file.sha256) == len(file.content_sha256) == 64 for file in info.files.values())
+    for file in info.files.values():
+        hashes = [file.sha256, file.content_sha256, *file.members.values()]
+        assert all(re.fullmatch("[0-9a-f]{64}", each) for each in hashes if each is not None)
+        assert file.known
+        assert set(file.splits) <= set(info.splits)
+    assert bool(info.mirrors) == bool(info.files) == bool(info.citation) == bool(info.source)
+    assert info.rule
+    assert info.family in READERS
     assert all(mirror.startswith("http") and mirror.endswith("/") for mirror in info.mirrors)
 
 

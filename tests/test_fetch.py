@@ -68,6 +68,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         monkeypatch.setenv(name, "127.0.0.1")
     for name in ("FAME_OFFLINE", "HF_HUB_OFFLINE", "FAME_DATA", "FAME_CACHE"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("famecli.data.transfer.FIRST_PAUSE_S", 0.001)
     with Server() as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()

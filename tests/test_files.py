@@ -96,3 +96,22 @@ def test_places_that_cannot_be_written_are_input_errors(tmp_path: Path) -> None:
             write_atomic(path, b"x")
     assert os.listdir(tmp_path) == ["folder"]
     assert os.listdir(tmp_path / "folder") == []
+
+
+def test_what_is_no_file_is_written_into_and_stays(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_atomic(pipe, b"through")
+        assert os.read(reader, 100) == b"through"
+    finally:
+        os.close(reader)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert list(tmp_path.iterdir()) == [pipe]
+
+
+def test_a_missing_folder_is_what_the_hint_is_about(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        write_atomic(tmp_path / "absent" / "file", b"")
+    assert caught.value.hint == f"make the folder first: mkdir -p {tmp_path / 'absent'}"

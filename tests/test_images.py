@@ -10,6 +10,7 @@ import sys
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,13 +26,13 @@ from famecli.images import (
     grid,
     mean_to_uint8,
     open_writer,
-    preview,
     psnr,
     read_images,
     to_uint8,
     write_images,
     write_png,
 )
+from famecli.preview import preview
 
 NAMES: dict[Format, str] = {"grid": "a.png", "png": "a", "npz": "a.npz", "npy": "a.npy", "zip": "a.zip"}
 
@@ -376,3 +377,20 @@ def test_a_single_png_keeps_its_text(tmp_path: Path) -> None:
 
 def test_every_format_is_tested_here() -> None:
     assert set(NAMES) == set(WRITERS)
+
+
+@pytest.mark.parametrize(
+    ("name", "format", "message"),
+    [
+        ("x.jpg", "auto", "no jpg files are written"),
+        ("x.tiff", "auto", "no tiff files are written"),
+        ("x.png", "npz", "no name for format npz"),
+        ("x.npz", "zip", "no name for format zip"),
+    ],
+)
+def test_a_name_that_promises_another_format_is_refused(
+    tmp_path: Path, name: str, format: Any, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        open_writer(tmp_path / name, 1, format=format)
+    assert not list(tmp_path.iterdir())

@@ -7,7 +7,7 @@ from models import LATENT_PRESETS, preset_model, random_images
 
 from famecli.errors import UsageError
 from famecli.model.fame import Fame
-from famecli.reconstruction import CHUNK, Settings, posteriors, reconstruct
+from famecli.reconstruction import CHUNK, Settings, interpolate, posteriors, reconstruct
 from famecli.rng import ImageNoise, image_uniforms
 from famecli.sampling.naive import sample_naive
 
@@ -120,3 +120,25 @@ def test_posteriors_do_not_depend_on_the_batch() -> None:
     whole = posteriors(model, levels)
     for name, values in posteriors(model, levels[:3]).items():
         torch.testing.assert_close(values, whole[name][:3], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("preset", ["fame", "lvae", "vae"])
+def test_an_interpolation_goes_from_one_image_to_the_other(preset: str) -> None:
+    model, ends = model_of(preset, torch.float64), levels_of(2)
+    settings = Settings(seed=3, samples=2, decoder_output="mean" if preset == "vae" else "sample")
+    rebuilt = reconstruct(model, ends, settings)
+    found = interpolate(model, ends, 5, settings)
+    assert found.shape == (2, 5, *SHAPE)
+    np.testing.assert_allclose(found[:, 0], rebuilt[0], atol=1e-6)
+    back = interpolate(model, ends[::-1].copy(), 5, settings)
+    assert (back[:, 0] != found[:, 0]).any()
+    if preset == "vae":
+        # Means depend on the latents alone; the second image's own noise is that of place 1.
+        np.testing.assert_allclose(found[:, -1], rebuilt[1], atol=1e-6)
+        distance = np.abs(found - found[:, :1]).sum((2, 3, 4))
+        assert (np.diff(distance[:, :2]) > 0).all()
+
+
+def test_a_model_without_latents_interpolates_nothing() -> None:
+    with pytest.raises(UsageError, match="no latents"):
+        interpolate(model_of("pixelcnn"), levels_of(2), 4, Settings())

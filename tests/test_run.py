@@ -17,7 +17,7 @@ from famecli.config import TrainConfig
 from famecli.errors import InputError
 from famecli.evaluation import NATS_PER_BIT
 from famecli.header import METADATA_KEY
-from famecli.training.run import STATE_SCHEMA, Run, Stopped
+from famecli.training.run import STATE_SCHEMA, Run, Stopped, record_every_images
 from famecli.training.trainer import Trainer
 
 STEPS = PLAIN.total_steps
@@ -147,7 +147,10 @@ def test_resuming_a_finished_run_does_nothing(tmp_path: Path, unbroken: Path) ->
         assert (tmp_path / "copy" / name).read_bytes() == (unbroken / name).read_bytes()
 
 
-def test_windows_hold_means_over_their_steps(tmp_path: Path, unbroken: Path) -> None:
+def test_windows_hold_means_over_their_steps(
+    tmp_path: Path, unbroken: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("famecli.training.run.record_every_images", lambda config: 18)
     run = run_of(tmp_path, trainer_of(config=dataclasses.replace(PLAIN, eval_every_images=180)))
     records = [record for record in train(run) if record["split"] == "train"]
     single = {r["step"]: r for r in metrics(unbroken) if r["split"] == "train"}
@@ -155,6 +158,13 @@ def test_windows_hold_means_over_their_steps(tmp_path: Path, unbroken: Path) -> 
     for start, record in zip((0, 3, 6), records, strict=True):
         steps = [single[step] for step in range(start + 1, record["step"] + 1)]
         assert record["nats_per_image"] == pytest.approx(sum(s["nats_per_image"] for s in steps) / len(steps))
+
+
+def test_lines_come_at_least_twenty_times() -> None:
+    config = TrainConfig(batch_size=10, total_images=10_000, eval_every_images=2_000)
+    assert record_every_images(config) == 200
+    assert record_every_images(dataclasses.replace(config, total_images=1_000)) == 50
+    assert record_every_images(dataclasses.replace(config, total_images=50)) == 10
 
 
 @pytest.mark.parametrize(

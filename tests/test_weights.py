@@ -30,6 +30,7 @@ CLAIM = {
     "stderr_nats_per_image": 0.25,
     "bound": "elbo",
     "importance_samples": 1,
+    "data": {"split": "test", "images": 500, "pixels_sha256": "0" * 64},
 }
 
 
@@ -49,11 +50,15 @@ def save_claiming(path: Path, preset: str = "fame", *, raw: bool = False) -> Pat
 def test_the_index_is_what_the_files_say() -> None:
     folder = weights_folder()
     assert (folder / INDEX).read_text(encoding="utf-8") == index_text(folder)
-    assert {entry.file for entry in ENTRIES} == {path.name for path in folder.glob("*.safetensors")}
+    assert {path.name for path in folder.glob("*.safetensors")} <= {entry.file for entry in ENTRIES}
+    assert all(entry.mirrors or (folder / entry.file).exists() for entry in ENTRIES)
     assert default_weights(None, None) in ENTRIES
 
 
-@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+SHIPPED = [entry for entry in ENTRIES if (weights_folder() / entry.file).exists()]
+
+
+@pytest.mark.parametrize("entry", SHIPPED, ids=lambda entry: entry.name)
 def test_shipped_weights_are_small_and_load(entry: WeightsEntry) -> None:
     path = weights_folder() / entry.file
     content = path.read_bytes()
@@ -67,7 +72,7 @@ def test_shipped_weights_are_small_and_load(entry: WeightsEntry) -> None:
         load_checkpoint(path, "raw")
 
 
-@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+@pytest.mark.parametrize("entry", SHIPPED, ids=lambda entry: entry.name)
 def test_shipped_weights_claim_an_nll_with_its_protocol(entry: WeightsEntry) -> None:
     loaded = load_checkpoint(weights_folder() / entry.file)
     claim = loaded.claim
@@ -76,6 +81,11 @@ def test_shipped_weights_claim_an_nll_with_its_protocol(entry: WeightsEntry) -> 
     assert (data["dataset_id"], data["split"]) == (entry.dataset, "test")
     assert data["images"] > 1
     assert len(data["pixels_sha256"]) == 64
+    assert (entry.split, entry.images, entry.pixels_sha256) == (
+        data["split"],
+        data["images"],
+        data["pixels_sha256"],
+    )
     assert data["binarization"]
     assert claim["bound"] in ("exact", "elbo", "iwae")
     assert (claim["bound"], claim["importance_samples"]) == (entry.bound, entry.importance_samples)
@@ -90,6 +100,7 @@ def test_an_entry_is_made_from_the_header(tmp_path: Path) -> None:
     entry = describe(path)
     assert (entry.name, entry.file) == ("my-model", "my-model.safetensors")
     assert (entry.dataset, entry.model, entry.images_seen) == ("mnist", "lvae", PROVENANCE["images_seen"])
+    assert (entry.size, entry.split, entry.images, entry.pixels_sha256) == ("tiny", "test", 500, "0" * 64)
     assert (entry.nats_per_image, entry.stderr_nats, entry.bound, entry.importance_samples) == (
         90.5,
         0.25,
@@ -117,6 +128,22 @@ def test_the_index_lists_files_by_name_and_comes_back(other_folder: Path) -> Non
         default_weights(None, None)
     assert "a-model, b-model" in caught.value.hint
     assert "fame train fame --dataset mnist" in caught.value.hint
+
+
+def test_what_only_the_index_knows_stays_in_it(other_folder: Path) -> None:
+    far = save_claiming(other_folder / "far.safetensors", "lvae")
+    save_claiming(other_folder / "near.safetensors", "vae")
+    document = json.loads(index_text(other_folder))
+    for entry in document["weights"]:
+        entry["mirrors"] = ["https://example.org/weights/"]
+    document["weights"].append(document["weights"][0] | {"name": "gone", "mirrors": []})
+    (other_folder / INDEX).write_text(json.dumps(document))
+    expected = describe(far, ("https://example.org/weights/",))
+    far.unlink()
+    (other_folder / INDEX).write_text(index_text(other_folder))
+    assert list(index()) == ["far", "near"]
+    assert index()["far"] == expected
+    assert index()["near"].mirrors == ("https://example.org/weights/",)
 
 
 def test_files_without_a_claim_cannot_be_listed(tmp_path: Path) -> None:

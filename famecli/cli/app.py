@@ -6,12 +6,14 @@ from typing import Annotated
 import typer
 
 from famecli import __version__
+from famecli.cli.datasets import app as datasets
 from famecli.cli.evaluate_nll import evaluate_nll
 from famecli.cli.info import info
 from famecli.cli.options import debugging
 from famecli.cli.reconstruct import reconstruct
 from famecli.cli.sample import sample
 from famecli.cli.train import train
+from famecli.cli.weights import app as weights
 from famecli.errors import ExitCode, FameError
 from famecli.output import Output
 
@@ -27,6 +29,8 @@ app.command("evaluate-nll")(evaluate_nll)
 app.command("sample")(sample)
 app.command("reconstruct")(reconstruct)
 app.command("info")(info)
+app.add_typer(datasets, name="datasets")
+app.add_typer(weights, name="weights", help="List, fetch, check and carry the weights that have names.")
 
 
 def _print_version(wanted: bool) -> None:
@@ -46,6 +50,9 @@ def common(
 
 def main() -> None:
     """Run the command line; end the process with one of `ExitCode`."""
+    if sys.stdout is None:
+        Output().fail("stdout is closed, and the result would go there", "redirect it: > /dev/null")
+        sys.exit(ExitCode.BAD_INPUT)
     try:
         # Else Typer would print its own errors, over several lines.
         code = app(standalone_mode=False)

@@ -106,19 +106,18 @@ def evaluate_nll(
     """
     output = Output(json=json, quiet=quiet)
     _check_outputs(json, force, heatmap, record, per_image)
+    options.check_finite("--fail-above", fail_above)
     batch = options.count(batch_size, "--batch-size", AUTOMATIC_BATCH)
-    choice = ModelChoice(checkpoint, dataset, model, weights, device, threads)
+    choice = ModelChoice(checkpoint, dataset, model, weights, device, threads, cache_dir, offline)
     protocol = Protocol(split, importance_samples, limit, batch, seed)
     report = measure(choice, DataPlace(data, cache_dir, offline, output.note), protocol, output)
     _write_files(report, heatmap, record, per_image)
     if per_image != STDIN:
-        output.result(report.to_dict(), f"{report.bits_per_dim:.5f}", lambda console: show(report, console))
+        document = report.to_dict() | ({"explanation": report.explain()} if explain else {})
+        output.result(document, f"{report.bits_per_dim:.5f}", lambda console: show(report, console, explain))
     elif not quiet:
-        show(report, output.errors)
-    if explain:
-        output.note(report.explain())
-    # Said so that a limit of NaN is missed as well.
-    if fail_above is not None and not report.bits_per_dim <= fail_above:
+        show(report, output.errors, explain)
+    if fail_above is not None and report.bits_per_dim > fail_above:
         raise GateError(f"{report.bits_per_dim:.5f} bits/dim are above the limit of {fail_above}")
 
 
@@ -165,8 +164,8 @@ def check_fits(checkpoint: "Checkpoint", shape: tuple[int, int, int], levels: in
         )
 
 
-def show(report: "NllReport", console: Console) -> None:
-    """Print the report for people."""
+def show(report: "NllReport", console: Console, explain: bool = False) -> None:
+    """Print the report for people, with `explain` the formulas below."""
     info, nlls = report.split.info, report.nlls
     data = report.to_dict()
 
@@ -191,6 +190,8 @@ def show(report: "NllReport", console: Console) -> None:
         f"weights {report.checkpoint.weights} {report.checkpoint.weights_sha256[:16]}, "
         f"data {report.scored.sha256[:16]}, seed {report.seed}, {report.seconds:.1f} s"
     )
+    if explain:
+        console.print(report.explain())
 
 
 def _write_files(

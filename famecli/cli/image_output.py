@@ -68,7 +68,7 @@ class ImageOutput:
 
     def show(self, images: "np.ndarray") -> None:
         """Preview the first of `images` `(n, H, W, C)` on stderr, once, if asked for and on a terminal."""
-        from famecli.images import preview
+        from famecli.preview import preview
 
         if not self.preview:
             return

@@ -17,7 +17,7 @@ from famecli.cli.sources import ModelChoice
 from famecli.data.fetch import cache_root
 from famecli.errors import InputError
 from famecli.files import read_bytes
-from famecli.header import Header, parse_header
+from famecli.header import CHECKPOINT_SCHEMA, Header, parse_header
 from famecli.output import Output, printable, table
 from famecli.weights import index
 
@@ -32,6 +32,8 @@ def info(
     dataset: options.Dataset = None,
     model: options.Model = None,
     tensors: Tensors = False,
+    offline: options.Offline = False,
+    cache_dir: options.CacheDir = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -50,12 +52,14 @@ def info(
     """
     output = Output(json=json, quiet=quiet)
     if checkpoint is None and dataset is None and model is None:
-        facts = _environment()
+        facts = environment()
         output.result(facts, __version__, lambda console: _show_environment(facts, console))
         return
-    path = ModelChoice(checkpoint, dataset, model, "ema", "cpu", None).path()
+    path = ModelChoice(checkpoint, dataset, model, "ema", "cpu", None, cache_dir, offline).path(output.note)
     content = read_bytes(path, "checkpoint")
     header = parse_header(content, len(content), str(path))
+    if header.metadata.get("schema") != CHECKPOINT_SCHEMA:
+        raise InputError(f"{path} is no checkpoint but a file of schema {header.metadata.get('schema')!r}")
     facts = _facts(path, header, content, tensors)
     try:
         rows = _rows(facts)
@@ -108,7 +112,7 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("stages", "; ".join(_stage(stage) for stage in model.get("stages", [])) or "none"),
         ("decoder", ", ".join(f"{key} {value}" for key, value in (model.get("decoder") or {}).items())),
         ("trained on", str(provenance.get("dataset"))),
-        ("images seen", f"{provenance.get('images_seen') or 0:,}"),
+        ("images seen", f"{provenance.get('images_seen') or 0:,} in {provenance.get('steps') or 0:,} steps"),
         (
             "training time",
             f"{(provenance.get('seconds') or 0) / 60:,.1f} minutes "
@@ -142,7 +146,8 @@ def _claim(claim: dict[str, Any] | None) -> str:
     )
 
 
-def _environment() -> dict[str, Any]:
+def environment() -> dict[str, Any]:
+    """Return versions and folders of this installation."""
     return {
         "schema": SCHEMA,
         "version": __version__,

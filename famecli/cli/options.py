@@ -1,5 +1,6 @@
 """Options that several commands share, and the words they accept."""
 
+import math
 import os
 import re
 from pathlib import Path
@@ -17,7 +18,8 @@ COMMON = "Common"
 CheckpointArgument = Annotated[
     str | None,
     typer.Argument(
-        metavar="[CKPT]", help="File, run folder, name of weights, or -; else --dataset and --model choose."
+        metavar="[CKPT]",
+        help="File, run folder, name of weights, URL, or -; else --dataset and --model choose.",
     ),
 ]
 Model = Annotated[
@@ -161,6 +163,16 @@ def check_absent(force: bool, *paths: Path | None) -> None:
         fresh = path is None or not os.path.lexists(path) or (path.is_dir() and not any(path.iterdir()))
         if not fresh and not force:
             raise InputError(f"{path} exists", "add --force to write over it, or choose another name")
+
+
+def check_finite(name: str, value: float | None) -> None:
+    """Check the number of an option, where it was given.
+
+    Raises:
+        UsageError: It is infinite or not a number.
+    """
+    if value is not None and not math.isfinite(value):
+        raise UsageError(f"{name} {value} is no limit", "give a number")
 
 
 def check_decoder_output(word: str) -> None:

@@ -11,6 +11,7 @@ from famecli.cli import options
 from famecli.cli.evaluate_nll import BITS_SEED, check_fits
 from famecli.cli.image_output import ImageOutput, read_levels
 from famecli.cli.sources import DataPlace, ModelChoice
+from famecli.errors import UsageError
 from famecli.output import Output
 
 if TYPE_CHECKING:
@@ -48,12 +49,97 @@ Latents = Annotated[
 ]
 
 
+Interpolate = Annotated[
+    tuple[str, str] | None,
+    typer.Option(
+        "--interpolate", metavar="A B", help="From one image to another: files, or places in the split."
+    ),
+]
+Steps = Annotated[int, typer.Option("--steps", min=2, help="Images of an interpolation, ends included.")]
+
+
+@dataclass(frozen=True)
+class Request:
+    """How images are reconstructed.
+
+    Args:
+        settings: Seed, layers kept, reconstructions of each image, output of the decoder.
+        steps: Of an interpolation between the two images; None for a reconstruction.
+        pairs: Whether the originals are shown beside what became of them.
+        latents: Where the posteriors go.
+    """
+
+    settings: tuple[int, int | None, int, str]
+    steps: int | None
+    pairs: bool
+    latents: Path | None
+
+
 @dataclass(frozen=True)
 class Originals:
     """Images to reconstruct: where each comes from, and its levels `(N, C, H, W)`."""
 
     sources: list[str]
     levels: "np.ndarray"
+
+
+@dataclass(frozen=True)
+class Images:
+    """The options that say which images.
+
+    Args:
+        files: Image files, folders, or `-`; none for the data set's.
+        ends: The two images of an interpolation: files, or places in the split.
+        split: Part of the data set.
+        number: Images taken from it.
+        place: Where it is looked for.
+    """
+
+    files: list[str]
+    ends: tuple[str, str] | None
+    split: str
+    number: int
+    place: DataPlace
+
+    def load(self, loaded: "Checkpoint", choice: ModelChoice) -> Originals:
+        """Return the images.
+
+        Raises:
+            UsageError: The model is for other images, or a place is not in the split.
+            InputError: A file is not an image of the model's size.
+        """
+        if self.ends is None:
+            return (
+                self._from_files(loaded, self.files)
+                if self.files
+                else self._from_dataset(loaded, choice, None)
+            )
+        if self.files:
+            raise UsageError("--interpolate names its two images itself", "leave the other images out")
+        if all(end.isdecimal() for end in self.ends):
+            return self._from_dataset(loaded, choice, [int(end) for end in self.ends])
+        return self._from_files(loaded, list(self.ends))
+
+    def _from_files(self, loaded: "Checkpoint", files: list[str]) -> Originals:
+        import numpy as np
+
+        found = read_levels(loaded.model.config, files)
+        return Originals([name for name, _ in found], np.stack([levels for _, levels in found]))
+
+    def _from_dataset(self, loaded: "Checkpoint", choice: ModelChoice, places: list[int] | None) -> Originals:
+        from famecli.data.dataset import fixed_levels
+
+        dataset = choice.dataset_of(loaded)
+        images = self.place.split(dataset, self.split)  # type: ignore[arg-type]
+        check_fits(loaded, images.info.shape, images.info.levels, dataset)
+        if places is not None and max(places) >= len(images.pixels):
+            raise UsageError(
+                f"{dataset} has {len(images.pixels)} {self.split} images, none numbered {max(places)}"
+            )
+        limit = self.number if places is None else max(places) + 1
+        levels = fixed_levels(images, BITS_SEED, limit).levels
+        chosen = list(range(len(levels))) if places is None else places
+        return Originals([f"{dataset}/{self.split}/{place}" for place in chosen], levels[chosen])
 
 
 def reconstruct(
@@ -70,6 +156,8 @@ def reconstruct(
     keep_layers: KeepLayers = None,
     samples: Samples = 1,
     decoder: options.DecoderOutput = "sample",
+    interpolate: Interpolate = None,
+    steps: Steps = 8,
     latents: Latents = None,
     preview: options.Preview = False,
     seed: options.Seed = 0,
@@ -92,23 +180,32 @@ def reconstruct(
 
       fame reconstruct run/ --keep-layers 1 --samples 3 -o top.png
 
+      fame reconstruct --dataset mnist --interpolate 0 7 --steps 12 -o between.png
+
       fame reconstruct run/ digits/ --json | jq -r '.images[] | [.source, .psnr] | @tsv'
     """
     output = Output(json=json, quiet=quiet)
     style = "grid" if format == "pairs" else format
     target = ImageOutput(out, "reconstructions", style, rgb, force, preview, output)
-    options.check_decoder_output(decoder)
-    options.check_absent(force, latents)
     checkpoint, files = _split_words(words or [])
-    choice = ModelChoice(checkpoint, dataset, model, weights, device, threads)
-    loaded = choice.load(output)
-    place = DataPlace(data, cache_dir, offline, output.note)
-    originals = _from_files(loaded, files) if files else _from_dataset(loaded, place, choice, split, number)
-    results = _run(loaded, originals, (seed, keep_layers, samples, decoder), output)
-    _write(loaded, originals, results, target, pairs=format == "pairs")
-    if latents is not None:
-        _write_latents(loaded, originals, seed, latents)
-    _report(output, loaded, originals, results, seed, target.target)
+    choice = ModelChoice(checkpoint, dataset, model, weights, device, threads, cache_dir, offline)
+    images = Images(files, interpolate, split, number, DataPlace(data, cache_dir, offline, output.note))
+    options.check_absent(force, latents)
+    options.check_decoder_output(decoder)
+    settings = (seed, keep_layers, samples, decoder)
+    request = Request(settings, steps if interpolate else None, format == "pairs", latents)
+    _act(choice, images, request, target)
+
+
+def _act(choice: ModelChoice, images: Images, request: Request, target: ImageOutput) -> None:
+    """Load, reconstruct, write, report."""
+    loaded = choice.load(target.output)
+    originals = images.load(loaded, choice)
+    results = _run(loaded, originals, request, target.output)
+    _write(loaded, originals, results, target, request)
+    if request.latents is not None:
+        _write_latents(loaded, originals, request.settings[0], request.latents)
+    _report(loaded, originals, results, request, target)
 
 
 def _split_words(words: list[str]) -> tuple[str | None, list[str]]:
@@ -121,58 +218,42 @@ def _split_words(words: list[str]) -> tuple[str | None, list[str]]:
     return words[0], words[1:]
 
 
-def _from_files(loaded: "Checkpoint", files: list[str]) -> Originals:
-    import numpy as np
-
-    found = read_levels(loaded.model.config, files)
-    return Originals([name for name, _ in found], np.stack([levels for _, levels in found]))
-
-
-def _from_dataset(
-    loaded: "Checkpoint", place: DataPlace, choice: ModelChoice, split: str, number: int
-) -> Originals:
-    from famecli.data.dataset import fixed_levels
-
-    dataset = choice.dataset_of(loaded)
-    images = place.split(dataset, split)  # type: ignore[arg-type]
-    check_fits(loaded, images.info.shape, images.info.levels, dataset)
-    levels = fixed_levels(images, BITS_SEED, number).levels
-    return Originals([f"{dataset}/{split}/{index}" for index in range(len(levels))], levels)
-
-
-def _run(
-    loaded: "Checkpoint", originals: Originals, settings: tuple[int, int | None, int, str], output: Output
-) -> "np.ndarray":
-    """Return reconstructions as bytes `(N, samples, H, W, C)`."""
-    import numpy as np
-
+def _run(loaded: "Checkpoint", originals: Originals, request: Request, output: Output) -> "np.ndarray":
+    """Return images as bytes, `(N, samples, H, W, C)`, or of an interpolation `(samples, steps, H, W, C)`."""
+    from famecli import reconstruction
     from famecli.images import levels_to_bytes
-    from famecli.reconstruction import Settings
-    from famecli.reconstruction import reconstruct as rebuild
 
-    seed, keep_layers, samples, decoder = settings
-    chosen = Settings(seed, keep_layers, samples, decoder)  # type: ignore[arg-type]
+    settings = reconstruction.Settings(*request.settings)  # type: ignore[arg-type]
     with output.progress("reconstructing", len(originals.levels)) as advance:
-        found = rebuild(loaded.model, originals.levels, chosen, lambda done: advance(done, ""))
+        if request.steps is None:
+            found = reconstruction.reconstruct(
+                loaded.model, originals.levels, settings, lambda done: advance(done, "")
+            )
+        else:
+            found = reconstruction.interpolate(loaded.model, originals.levels, request.steps, settings)
     flat = levels_to_bytes(found.reshape(-1, *found.shape[2:]), loaded.model.config.levels)
     result: np.ndarray = flat.reshape(*found.shape[:2], *flat.shape[1:])
     return result
 
 
 def _write(
-    loaded: "Checkpoint", originals: Originals, results: "np.ndarray", target: ImageOutput, *, pairs: bool
+    loaded: "Checkpoint", originals: Originals, results: "np.ndarray", target: ImageOutput, request: Request
 ) -> None:
-    """Write the reconstructions, with `pairs` each image's original before them."""
+    """Write the images, with `pairs` the originals beside them."""
     import numpy as np
 
     from famecli.images import levels_to_bytes
 
-    count, samples = results.shape[:2]
+    before = levels_to_bytes(originals.levels, loaded.model.config.levels)
     columns = None
-    if pairs:
-        before = levels_to_bytes(originals.levels, loaded.model.config.levels)
+    if request.steps is not None:
+        if request.pairs:
+            ends = np.broadcast_to(before, (len(results), *before.shape))
+            results = np.concatenate([ends[:, :1], results, ends[:, 1:]], axis=1)
+        columns = results.shape[1]
+    elif request.pairs:
         results = np.concatenate([before[:, None], results], axis=1)
-        columns = (1 + samples) * max(1, round(math.sqrt(count / (1 + samples))))
+        columns = results.shape[1] * max(1, round(math.sqrt(len(results) / results.shape[1])))
     images = results.reshape(-1, *results.shape[2:])
     rows: list[dict[str, str | int | float]] = [
         {"weights_sha256": loaded.weights_sha256, "index": index} for index in range(len(images))
@@ -191,18 +272,19 @@ def _write_latents(loaded: "Checkpoint", originals: Originals, seed: int, path: 
 
 
 def _report(
-    output: Output, loaded: "Checkpoint", originals: Originals, results: "np.ndarray", seed: int, target: str
+    loaded: "Checkpoint", originals: Originals, results: "np.ndarray", request: Request, target: ImageOutput
 ) -> None:
     data: dict[str, Any] = {
         "schema": SCHEMA,
         "checkpoint": {"name": loaded.source, "sha256": loaded.sha256, "weights": loaded.weights},
-        "out": target,
-        "seed": seed,
+        "out": target.target,
+        "seed": request.settings[0],
     }
-    if output.json:
-        data["images"] = _measures(loaded, originals, results, seed)
-    if target != "-":
-        output.result(data, target)
+    if target.output.json:
+        ends = results if request.steps is None else results[0][[0, -1]][:, None]
+        data["images"] = _measures(loaded, originals, ends, request.settings[0])
+    if target.target != "-":
+        target.output.result(data, target.target)
 
 
 def _measures(

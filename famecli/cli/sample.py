@@ -130,6 +130,7 @@ def sample(
     threads: options.Threads = None,
     device: options.Device = "auto",
     offline: options.Offline = False,
+    cache_dir: options.CacheDir = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -150,14 +151,12 @@ def sample(
     """
     output = Output(json=json, quiet=quiet)
     images = ImageOutput(out, "samples", format, rgb, force, preview, output)
-    settings = {
-        "temperature": temperature,
-        "latent_temperature": latent_temperature,
-        "decoder_output": decoder,
-    }
+    temperatures = {"temperature": temperature, "latent_temperature": latent_temperature}
+    settings = temperatures | {"decoder_output": decoder}
     seeds = range(seed + start_index, seed + start_index + number)
     batch = options.count(batch_size, "--batch-size", AUTOMATIC_BATCH)
-    loaded = ModelChoice(checkpoint, dataset, model, weights, device, threads).load(output)
+    choice = ModelChoice(checkpoint, dataset, model, weights, device, threads, cache_dir, offline)
+    loaded = choice.load(output)
     known = read_known(loaded.model.config, complete, rows, mask)
     _run(Request(loaded, seeds, settings, not no_cache, batch, precision, known), images, output)
 

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from famecli.cli.options import use_device
+from famecli.data.fetch import say_nothing
 from famecli.data.registry import dataset_info
 from famecli.errors import InputError, UsageError
 from famecli.files import STDIN
-from famecli.weights import default_weights, named_weights, unknown_checkpoint, weights_folder
+from famecli.weights import default_weights, unknown_checkpoint
+from famecli.weights_store import Store
 
 if TYPE_CHECKING:
     from famecli.checkpoint import Checkpoint
@@ -47,12 +49,14 @@ class ModelChoice:
     """The options by which a command is told its model.
 
     Args:
-        checkpoint: File, run folder, name of weights, or `-` for stdin; None leaves it to the other two.
+        checkpoint: File, run folder, name of weights, URL, or `-` for stdin; None leaves it to the other two.
         dataset: Data set, which picks the weights if no checkpoint is named.
         model: Preset, likewise.
         weights: `ema` or `raw`.
         device: As typed.
         threads: Of the CPU; None for all.
+        cache_dir: Where fetched weights are kept; see `famecli.data.fetch.cache_root`.
+        offline: Whether downloads are forbidden.
     """
 
     checkpoint: str | None
@@ -61,19 +65,26 @@ class ModelChoice:
     weights: str
     device: str
     threads: int | None
+    cache_dir: Path | None = None
+    offline: bool = False
 
-    def path(self) -> Path:
-        """Return the checkpoint's file.
+    def path(self, report: Callable[[str], None] = say_nothing) -> Path:
+        """Return the checkpoint's file, fetched if it is not here.
+
+        Args:
+            report: Told a download before it starts.
 
         Raises:
-            UsageError: Nothing is called that.
-            UnavailableError: There are no weights for this data set and model.
+            UsageError: Nothing is called that, or a URL tells no hash.
+            UnavailableError: There are no weights for this data set and model, or they cannot be had.
+            IntegrityError: No address has the right file.
             InputError: A run folder without a checkpoint.
         """
+        store = Store(self.cache_dir, self.offline, report)
         if self.dataset is not None:
             dataset_info(self.dataset)
         if self.checkpoint is None:
-            return weights_folder() / default_weights(self.dataset, self.model).file
+            return store.fetch(default_weights(self.dataset, self.model))
         if self.model is not None:
             raise UsageError("--model picks weights by name: leave it out where a checkpoint is named")
         path = Path(self.checkpoint)
@@ -81,8 +92,8 @@ class ModelChoice:
             return _in_run_folder(path)
         if path == STDIN or path.exists():
             return path
-        if (entry := named_weights(self.checkpoint)) is not None:
-            return weights_folder() / entry.file
+        if (found := store.get(self.checkpoint)) is not None:
+            return found
         if path.suffix or len(path.parts) > 1:
             raise InputError(f"cannot read checkpoint {path}: no such file", "fame train writes one")
         raise unknown_checkpoint(self.checkpoint)
@@ -95,7 +106,7 @@ class ModelChoice:
         """
         from famecli.checkpoint import load_checkpoint
 
-        path = self.path()
+        path = self.path(output.note)
         if self.weights not in ("ema", "raw"):
             raise UsageError(f"unknown weights {self.weights!r}", "choose ema or raw")
         device = use_device(self.device, self.threads)

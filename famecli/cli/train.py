@@ -1,8 +1,10 @@
 """`fame train`."""
 
 import hashlib
+import json
 import math
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,11 +17,12 @@ import typer
 
 from famecli.cli import options
 from famecli.cli import train_options as own
+from famecli.cli.info import environment
 from famecli.cli.settings import resolve, to_toml
 from famecli.cli.sources import DataPlace, ModelChoice
 from famecli.config import ModelConfig, TrainConfig
-from famecli.data.registry import DatasetInfo, dataset_info
-from famecli.errors import ExitCode, UsageError
+from famecli.data.info import DatasetInfo
+from famecli.errors import ExitCode, InputError, UsageError
 from famecli.output import Output
 from famecli.presets import SIZES, model_config
 from famecli.weights import DEFAULT_DATASET
@@ -78,7 +81,7 @@ class RunOptions:
 
     out: Path | None
     resume: str
-    init: Path | None
+    init: str | None
     save_every: str
     patience: int | None
     max_time: str | None
@@ -131,7 +134,7 @@ def train(
     output = Output(json=json, quiet=quiet)
     flags = {"lr": lr, "ema_halflife_images": ema, "eval_every_images": eval_every, "seed": seed}
     length = {"images": images, "epochs": epochs, "steps": steps}
-    resolved = _configure(model, size, dataset, config, assignments or [], flags, length, batch_size)
+    resolved = _configure(model, size, dataset, data, config, assignments or [], flags, length, batch_size)
     place = DataPlace(data, cache_dir, offline, output.note)
     asked = RunOptions(out, resume, init, save_every, patience, max_time)
     request = Request(*resolved, place, device, threads, precision, accumulate)
@@ -150,8 +153,14 @@ def _act(request: Request, asked: RunOptions, output: Output, print_config: bool
         return
     folder = asked.out or _default_folder(request.model, request.config, request.info.name)
     max_time_s = None if asked.max_time is None else options.seconds(asked.max_time)
+    if not options.seconds(asked.save_every):
+        raise UsageError("--save-every 0 would do nothing but save", "write for example 10m")
     run = request.run(output, folder, options.seconds(asked.save_every), asked.patience)
-    _prepare(run, folder, asked.resume, asked.init, output)
+    place = request.place
+    init = asked.init and ModelChoice(
+        asked.init, None, None, "ema", "cpu", None, place.cache_dir, place.offline
+    )
+    _prepare(run, folder, asked.resume, init or None, output)
     _follow(run, output, max_time_s)
 
 
@@ -159,6 +168,7 @@ def _configure(
     preset: str,
     size: str,
     dataset: str | None,
+    data: Path | None,
     file: Path | None,
     assignments: list[str],
     flags: dict[str, float | int | None],
@@ -166,7 +176,10 @@ def _configure(
     batch_size: str,
 ) -> tuple[DatasetInfo, ModelConfig, TrainConfig]:
     """Return data, model and training as options, `--set`, file, preset and defaults say, by this rank."""
-    info = dataset_info(dataset or DEFAULT_DATASET)
+    # Here, since it needs numpy, which `fame --help` can do without.
+    from famecli.data.folder import describe
+
+    info = describe(dataset or DEFAULT_DATASET, data)
     if size not in SIZES:
         raise UsageError(f"unknown size {size!r}", f"sizes: {', '.join(SIZES)}")
     given = {name: value for name, value in length.items() if value is not None}
@@ -193,37 +206,43 @@ def _default_folder(model: ModelConfig, config: TrainConfig, dataset: str) -> Pa
     return Path("runs") / f"{model.preset}-{dataset}-{digest}"
 
 
-def _prepare(run: "Run", folder: Path, resume: str, init: Path | None, output: Output) -> None:
+def _prepare(run: "Run", folder: Path, resume: str, init: ModelChoice | None, output: Output) -> None:
     """Resume `run`, or give it first weights and an empty folder; write its configuration."""
+    import torch
+
     from famecli.files import write_atomic
 
     _start(run, folder, resume, init, output)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"cannot make folder {folder}: {error.strerror}", "choose another --out") from error
+        raise InputError(f"cannot make folder {folder}: {error.strerror}", "choose another --out") from error
+    machine = {"device": str(run.trainer.device), "threads": torch.get_num_threads(), "command": sys.argv}
+    write_atomic(folder / "env.json", (json.dumps(environment() | machine, indent=2) + "\n").encode())
     write_atomic(folder / "config.toml", to_toml(run.trainer.model.config, run.trainer.config).encode())
 
 
-def _start(run: "Run", folder: Path, resume: str, init: Path | None, output: Output) -> None:
+def _start(run: "Run", folder: Path, resume: str, init: ModelChoice | None, output: Output) -> None:
     from famecli.checkpoint import load_checkpoint
 
     state = folder / "state.safetensors" if resume in ("auto", "never") else Path(resume)
     if resume not in ("auto", "never") or (resume == "auto" and state.exists()):
+        if not state.exists():
+            raise InputError(f"no saved state {state}", "--resume takes auto, never, or a state.safetensors")
         run.resume(state)
         output.note(f"resumed at {run.trainer.images:,} images from {state}")
         return
     if init is not None:
-        path = ModelChoice(str(init), None, None, "ema", "cpu", None).path()
+        path = init.path(output.note)
         run.trainer.start_from(load_checkpoint(path).model.state_dict())
-        output.note(f"started from the weights of {init}")
+        output.note(f"started from the weights of {init.checkpoint}")
     run.clear()
 
 
 def _follow(run: "Run", output: Output, max_time_s: float | None) -> None:
     """Train with progress on stderr, then print the result and exit with the code that fits."""
     deadline_s = None if max_time_s is None else time.monotonic() + max_time_s
-    total = run.trainer.config.total_images
+    total = run.trainer.config.total_steps * run.trainer.config.batch_size
     signals: list[int] = []
 
     def interrupted() -> "Stopped | None":
@@ -231,15 +250,16 @@ def _follow(run: "Run", output: Output, max_time_s: float | None) -> None:
             return "signal"
         return "max_time" if deadline_s is not None and time.monotonic() > deadline_s else None
 
-    with _catch_signals(signals), output.progress("training", total) as advance:
-        advance(run.trainer.images, "")
-        seen = run.trainer.images
-        for record in run.records(interrupted):
-            advance(record["images"] - seen, _describe(record))
-            seen = record["images"]
-            if record["split"] == "valid":
-                _warn_of_collapse(record, output)
-    _report(run, output)
+    with _catch_signals(signals):
+        with output.progress("training", total) as advance:
+            advance(run.trainer.images, "")
+            seen = run.trainer.images
+            for record in run.records(interrupted):
+                advance(record["images"] - seen, _describe(record))
+                seen = record["images"]
+                if record["split"] == "valid":
+                    _warn_of_collapse(record, output)
+        _report(run, output)
     if run.stopped == "signal" and signals[0] == signal.SIGINT:
         raise typer.Exit(ExitCode.INTERRUPTED)
     if run.stopped in ("signal", "max_time"):
@@ -281,6 +301,8 @@ def _warn_of_collapse(record: dict[str, Any], output: Output) -> None:
 
 
 def _report(run: "Run", output: Output) -> None:
+    from famecli.evaluation import bits_per_dim
+
     best = run.best()
     trainer = run.trainer
     path = run.folder / "last.safetensors" if best is None else best.path
@@ -295,6 +317,7 @@ def _report(run: "Run", output: Output) -> None:
             "images": best.images,
             "step": best.images // trainer.config.batch_size,
             "valid_nats_per_image": best.nats,
+            "valid_bits_per_dim": bits_per_dim(best.nats, trainer.model.config.image_shape),
         },
         "steps": trainer.step_count,
         "images": trainer.images,

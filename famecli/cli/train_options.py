@@ -62,7 +62,7 @@ Resume = Annotated[
     ),
 ]
 Init = Annotated[
-    Path | None,
+    str | None,
     typer.Option("--init", metavar="CKPT", help="Start from the weights of this model.", rich_help_panel=RUN),
 ]
 SaveEvery = Annotated[

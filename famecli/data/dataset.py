@@ -8,16 +8,33 @@ from typing import Literal
 
 import numpy as np
 
+from famecli.data.amat import read_amat
+from famecli.data.cifar10 import read_cifar10
 from famecli.data.fetch import locate, say_nothing
+from famecli.data.folder import describe as describe
+from famecli.data.folder import read_folder
+from famecli.data.imagenet32 import read_batches, read_pngs
+from famecli.data.info import DatasetInfo
 from famecli.data.mnist import read_mnist
-from famecli.data.registry import DatasetInfo, dataset_info
+from famecli.data.omniglot import read_chardata, read_drawings
+from famecli.data.registry import FOLDER
 from famecli.errors import UsageError
 from famecli.rng import stream
 
 Split = Literal["train", "valid", "test"]
 Reader = Callable[[DatasetInfo, Path, str], tuple[np.ndarray, np.ndarray | None]]
 
-READERS: Mapping[str, Reader] = {"mnist": read_mnist}
+READERS: Mapping[str, Reader] = {
+    "mnist": read_mnist,
+    "mnist-static": read_amat,
+    "omniglot": read_chardata,
+    "omniglot-28": read_drawings,
+    "omniglot-small": read_drawings,
+    "cifar10": read_cifar10,
+    "imagenet32": read_batches,
+    "imagenet32-old": read_pngs,
+    FOLDER: read_folder,
+}
 CHUNK_IMAGES = 1000
 
 
@@ -28,8 +45,9 @@ class ImageSplit:
     Args:
         info: The data set.
         split: Which part of it.
-        pixels: `(N, C, H, W)`, uint8, 0 to 255.
-        labels: `(N,)`, uint8, or None where the data set or the folder has none.
+        pixels: `(N, C, H, W)`, uint8: greys or colours of 0 to 255, or bits where the files hold bits; or
+            float32 in 0 to 1, where the files hold chances of bits.
+        labels: `(N,)`, uint8, or None where the data set or the folder has none, or they do not matter.
     """
 
     info: DatasetInfo
@@ -68,10 +86,12 @@ def load_split(
         InputError: A file is damaged.
         IntegrityError: A file is not the official one.
     """
-    info = dataset_info(name)
+    info = describe(name, data)
     if split not in info.splits:
         raise UsageError(f"{name} has no split {split!r}", f"splits: {', '.join(info.splits)}")
-    return read_split(info, locate(info, data, cache_dir, offline, report), split)
+    if info.family == FOLDER and data is not None:
+        return read_split(info, data, split)
+    return read_split(info, locate(info, data, cache_dir, offline, report, split), split)
 
 
 def read_split(info: DatasetInfo, folder: Path, split: str) -> ImageSplit:
@@ -92,7 +112,7 @@ def fixed_levels(split: ImageSplit, seed: int = 0, limit: int | None = None) -> 
     if split.info.binarization == "dynamic":
         generator = stream("binarize", split.info.name, split.split, seed)
         chunks = [pixels[start : start + CHUNK_IMAGES] for start in range(0, len(pixels), CHUNK_IMAGES)]
-        bits = [generator.random(chunk.shape) < chunk / 255 for chunk in chunks]
+        bits = [generator.random(chunk.shape) < _chances(chunk, np.float64) for chunk in chunks]
         levels = np.concatenate(bits).astype(np.uint8) if bits else pixels
     else:
         levels = np.ascontiguousarray(pixels)
@@ -106,10 +126,16 @@ def training_levels(split: ImageSplit, indices: np.ndarray, generator: np.random
         `(len(indices), C, H, W)`, uint8.
     """
     pixels: np.ndarray = split.pixels[indices]
-    if split.info.binarization == "none":
+    if split.info.binarization != "dynamic":
         return pixels
-    bits: np.ndarray = generator.random(pixels.shape, np.float32) < pixels / np.float32(255)
+    bits: np.ndarray = generator.random(pixels.shape, np.float32) < _chances(pixels, np.float32)
     return bits.view(np.uint8)
+
+
+def _chances(pixels: np.ndarray, dtype: type[np.floating]) -> np.ndarray:
+    """Return the chances of bits that pixels stand for; those that are chances already stay as they are."""
+    chances: np.ndarray = pixels / dtype(255) if pixels.dtype == np.uint8 else pixels
+    return chances
 
 
 def epoch_order(seed: int, epoch: int, images: int) -> np.ndarray:

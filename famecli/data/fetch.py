@@ -1,21 +1,19 @@
 """Where files are: a folder that the user names, the cache, or a download that is checked by its hash."""
 
-import hashlib
 import os
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
-from urllib.parse import urlsplit
 
 import platformdirs
 
-from famecli.data.partial import partial_file
-from famecli.data.registry import DatasetInfo
-from famecli.errors import FameError, IntegrityError, UnavailableError
+from famecli.data.check import difference
+from famecli.data.info import DatasetInfo
+from famecli.data.transfer import host_of, transfer
+from famecli.errors import FameError, InputError, IntegrityError, UnavailableError
+from famecli.files import partial_file
 
 CACHE_TAG = b"Signature: 8a477f597d28d172789f06886806bc55\n# Downloads of famecli; may be deleted.\n"
-TIMEOUT_S = 30
 
 
 def say_nothing(message: str) -> None:
@@ -50,12 +48,57 @@ def find_file(folder: Path, name: str) -> Path | None:
     return next((path for path in candidates if os.path.exists(path)), None)
 
 
+def find_member(folder: Path, name: str) -> Path | None:
+    """Return the file that an archive holds as `name`, unpacked in `folder`, or None."""
+    candidates = (folder / name, folder / os.path.basename(name))
+    return next((path for path in candidates if os.path.isfile(path)), None)
+
+
+def missing_files(info: DatasetInfo, folder: Path, split: str | None = None) -> list[str]:
+    """Return the files of a data set that a split, or for None any, needs and `folder` lacks."""
+    return [
+        name
+        for name, file in info.files.items()
+        if file.needed_for(split) and find_file(folder, name) is None and not _unpacked(folder, file.members)
+    ]
+
+
+def _unpacked(folder: Path, members: Collection[str]) -> bool:
+    return bool(members) and all(find_member(folder, name) for name in members)
+
+
+def dataset_cache(info: DatasetInfo, cache_dir: Path | None = None) -> Path:
+    """Return the folder in the cache where downloaded files of a data set are, or would be."""
+    return cache_root(cache_dir) / "datasets" / info.family
+
+
+def find_dataset(info: DatasetInfo, data: Path | None = None, cache_dir: Path | None = None) -> Path | None:
+    """Return the folder with files of a data set on this machine, or None; see `locate` for the order.
+
+    Raises:
+        InputError: `data` has a version of it that consists of pickles, and no other.
+    """
+    named = os.environ.get("FAME_DATA")
+    roots = [data] if data is not None else [Path(named)] if named else []
+    for root in roots:
+        if folder := _folder_in(root, info):
+            return folder
+    if data is None:
+        folder = dataset_cache(info, cache_dir)
+        if len(missing_files(info, folder)) < len(info.files):
+            return folder
+    else:
+        _refuse_pickles(data, info)
+    return None
+
+
 def locate(
     info: DatasetInfo,
     data: Path | None = None,
     cache_dir: Path | None = None,
     offline: bool = False,
     report: Callable[[str], None] = say_nothing,
+    split: str | None = None,
 ) -> Path:
     """Return the folder with the files of a data set, after downloading what is nowhere on this machine.
 
@@ -68,46 +111,52 @@ def locate(
         cache_dir: See `cache_root`.
         offline: Whether downloads are forbidden.
         report: Told each download before it starts.
+        split: Whose files are needed; None for all.
 
     Raises:
+        InputError: `data` has a version of it that consists of pickles, and no other.
         UnavailableError: Not found, and not to be had.
         IntegrityError: No mirror has the right file.
     """
+    found = find_dataset(info, data, cache_dir)
+    folder = dataset_cache(info, cache_dir)
+    if found is not None and found != folder:
+        return found
     if data is not None:
-        if folder := _folder_in(data, info):
-            return folder
-        first = next(iter(info.files))
+        first = next(iter(info.files), "them")
         raise UnavailableError(
             f"no files of {info.name} in {data}",
             f"put {first} and its like there, or leave --data out to download",
         )
-    named = os.environ.get("FAME_DATA")
-    if named and (folder := _folder_in(Path(named), info)):
-        return folder
-    folder = cache_root(cache_dir) / "datasets" / info.family
-    missing = [name for name in info.files if find_file(folder, name) is None]
+    missing = missing_files(info, folder, split)
     if missing and is_offline(offline):
-        if len(missing) < len(info.files):
+        if found:
             return folder
         raise UnavailableError(
             f"{info.name} is not on this machine, and downloads are off",
             "name a folder with --data FOLDER or set FAME_DATA, or run without --offline",
         )
     for name in missing:
-        urls = [mirror + name for mirror in info.mirrors]
         file = info.files[name]
         fetch_file(
-            urls, file.sha256, folder / name, size_bytes=file.size_bytes, offline=offline, report=report
+            [mirror + name for mirror in info.mirrors],
+            file.sha256,
+            folder / name,
+            size_bytes=file.size_bytes,
+            blob=file.git_blob,
+            offline=offline,
+            report=report,
         )
     return folder
 
 
 def fetch_file(
     urls: Sequence[str],
-    sha256: str,
+    sha256: str | None,
     destination: Path,
     *,
     size_bytes: int | None = None,
+    blob: str | None = None,
     offline: bool = False,
     report: Callable[[str], None] = say_nothing,
 ) -> Path:
@@ -117,10 +166,11 @@ def fetch_file(
     file is there and its hash is right.
 
     Args:
-        urls: Addresses of the same file, tried in order.
-        sha256: Of the file, in full.
+        urls: Addresses of the same file, tried in order; `http://`, `https://` or `file://`.
+        sha256: Of the file, in full; None where nobody published it.
         destination: Where it goes; its folder is made.
         size_bytes: Of the file, where known: a download stops when it is longer.
+        blob: The name that git gives to the file, where that is known.
         offline: Whether downloads are forbidden.
         report: Told host and size before each download.
 
@@ -129,21 +179,21 @@ def fetch_file(
         IntegrityError: What a server sent, or what is there while downloads are off, has another hash.
     """
     if os.path.isfile(destination):
-        actual = _file_sha256(destination)
-        if actual == sha256:
+        wrong = difference(destination, sha256, blob)
+        if not wrong:
             return destination
         if is_offline(offline):
             hint = f"delete {destination} and run without --offline"
-            raise IntegrityError(f"{destination}: {_difference(actual, sha256)}", hint)
+            raise IntegrityError(f"{destination}: {wrong}", hint)
     if is_offline(offline):
         hint = f"run without --offline, or put the file at {destination}"
         raise UnavailableError(f"{destination.name} is not on this machine, and downloads are off", hint)
     failures: list[FameError] = []
     for url in urls:
         size = "size unknown" if size_bytes is None else f"{size_bytes / 1e6:.1f} MB"
-        report(f"downloading {destination.name} from {urlsplit(url).netloc} ({size})")
+        report(f"downloading {destination.name} from {host_of(url)} ({size})")
         try:
-            _download(url, sha256, destination, size_bytes)
+            _download(url, (sha256, blob), destination, size_bytes)
             return destination
         except (UnavailableError, IntegrityError) as error:
             failures.append(error)
@@ -155,85 +205,37 @@ def fetch_file(
     raise kind(f"cannot download {destination.name}: {reasons}", hint)
 
 
-class _Bounded:
-    """A file for pooch to write to that takes no more than it should.
-
-    Args:
-        file: Where the bytes go.
-        limit_bytes: None for no limit.
-    """
-
-    def __init__(self, file: BinaryIO, limit_bytes: int | None) -> None:
-        self.file = file
-        self.left_bytes = float("inf") if limit_bytes is None else limit_bytes
-
-    def write(self, chunk: bytes) -> None:
-        self.left_bytes -= len(chunk)
-        if self.left_bytes < 0:
-            raise IntegrityError("more bytes than the file has")
-        self.file.write(chunk)
-
-    def flush(self) -> None:
-        self.file.flush()
-
-
-def _download(url: str, sha256: str, destination: Path, size_bytes: int | None) -> None:
-    """Put the file at `url` in place if its hash is right; errors are those of `fetch_file`."""
-    import requests
-
-    host = urlsplit(url).netloc
+def _download(
+    url: str, hashes: tuple[str | None, str | None], destination: Path, size_bytes: int | None
+) -> None:
+    """Put the file at `url` in place if its hashes are right; errors are those of `fetch_file`."""
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
         with partial_file(destination) as partial:
             with partial.open("wb") as file:
-                _request(url, _Bounded(file, size_bytes))
-            actual = _file_sha256(partial)
-            if actual != sha256:
-                raise IntegrityError(_difference(actual, sha256))
+                transfer(url, file, size_bytes)
+            if wrong := difference(partial, *hashes):
+                raise IntegrityError(wrong)
     except IntegrityError as error:
-        raise IntegrityError(f"{host} sent another file: {error}") from error
-    except requests.RequestException as error:
-        raise UnavailableError(f"{host}: {_reason(error)}") from error
+        raise IntegrityError(f"{host_of(url)} sent another file: {error}") from error
     except OSError as error:
         raise UnavailableError(f"cannot store {destination}: {error.strerror or error}") from error
-
-
-def _request(url: str, file: _Bounded) -> None:
-    import pooch
-
-    with ExitStack() as responses:
-        download = pooch.HTTPDownloader(
-            chunk_size=1 << 16,
-            timeout=TIMEOUT_S,
-            # Else requests would unpack a .gz file that a server declares as compressed in transit.
-            headers={"Accept-Encoding": "identity"},
-            # Pooch leaves the connection open when a download fails.
-            hooks={"response": lambda response, **_: responses.enter_context(response)},
-        )
-        download(url, file, None)
-
-
-def _reason(error: Exception) -> str:
-    """Return what went wrong in a few words; what requests says of itself can run over many lines."""
-    response = getattr(error, "response", None)
-    return f"status {response.status_code}" if response is not None else type(error).__name__
-
-
-def _file_sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UnavailableError(f"cannot read {path}: {error.strerror}") from error
-
-
-def _difference(actual: str, expected: str) -> str:
-    return f"sha256 {actual[:12]}, expected {expected[:12]}"
 
 
 def _folder_in(folder: Path, info: DatasetInfo) -> Path | None:
     """Return `folder`, or the one in it named after the family, whichever holds files of the data set."""
     for candidate in (folder, folder / info.family):
-        if any(find_file(candidate, name) for name in info.files):
-            return candidate
+        for name, file in info.files.items():
+            if find_file(candidate, name) or any(find_member(candidate, each) for each in file.members):
+                return candidate
     return None
+
+
+def _refuse_pickles(folder: Path, info: DatasetInfo) -> None:
+    for candidate in (folder, folder / info.family):
+        for name in info.pickles:
+            if os.path.exists(candidate / name):
+                raise InputError(
+                    f"{candidate / name} holds {info.name} as pickles, which can run any code: refused",
+                    f"put {next(iter(info.files))} there, or leave --data out to download it",
+                )

@@ -6,13 +6,18 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from famecli.errors import InputError
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 READABLE = {"PNG": (".png",), "JPEG": (".jpg", ".jpeg"), "WEBP": (".webp",), "BMP": (".bmp",)}
 SUFFIXES = frozenset(suffix for group in READABLE.values() for suffix in group)
+GREY_MODES = ("1", "L", "LA", "La", "F")
 LARGEST_SIDE = 8192
 LARGEST_PIXELS = 1 << 24
 LARGEST_FILE_BYTES = 128 << 20
@@ -40,6 +45,18 @@ def read_images(paths: Sequence[Path | str], shape: tuple[int, int, int]) -> lis
 def has_image_suffix(name: str) -> bool:
     """Return whether `name` ends like an image file that `read_images` takes."""
     return Path(name).suffix.lower() in SUFFIXES
+
+
+def image_shape(path: Path) -> tuple[int, int, int]:
+    """Return the shape `(C, H, W)` of an image file, one channel for greys; its header alone is looked at.
+
+    Raises:
+        InputError: It cannot be read, is not an image, or is too large.
+    """
+    image = _open(str(path), _content(str(path)))
+    _check_largest(str(path), image.size, "")
+    width, height = image.size
+    return (1 if image.mode in GREY_MODES or image.mode.startswith("I") else 3), height, width
 
 
 def _expand(name: str) -> list[str]:
@@ -74,29 +91,46 @@ def _decode(name: str, content: bytes, shape: tuple[int, int, int]) -> np.ndarra
     from PIL import Image
 
     channels, height, width = shape
+    image = _open(name, content)
+    _check_size(name, image.size, (width, height))
     try:
-        with warnings.catch_warnings():
-            # Sizes are limited below, more strictly.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image: Image.Image = Image.open(io.BytesIO(content), formats=list(READABLE))
-        _check_size(name, image.size, (width, height))
         if image.mode.startswith("I"):
             # convert() would clip 16 bits instead of scaling them.
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
-    except InputError:
-        raise
     # Pillow's decoders answer damaged files with a dozen kinds of exceptions, SyntaxError among them.
     except Exception as error:
-        kinds = ", ".join(READABLE)
-        raise InputError(f"{name}: not a readable image ({kinds}): {' '.join(str(error).split())}") from error
+        raise _unreadable(name, error) from error
     return np.ascontiguousarray(pixels.reshape(height, width, channels).transpose(2, 0, 1))
+
+
+def _open(name: str, content: bytes) -> "Image":
+    """Return an image whose pixels are not yet unpacked."""
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            # Sizes are limited afterwards, more strictly.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return Image.open(io.BytesIO(content), formats=list(READABLE))
+    except Exception as error:
+        raise _unreadable(name, error) from error
+
+
+def _unreadable(name: str, error: Exception) -> InputError:
+    kinds = ", ".join(READABLE)
+    return InputError(f"{name}: not a readable image ({kinds}): {' '.join(str(error).split())}")
+
+
+def _check_largest(name: str, found: tuple[int, int], expected: str) -> None:
+    width, height = found
+    if max(found) > LARGEST_SIDE or width * height > LARGEST_PIXELS:
+        raise InputError(f"{name}: {width}x{height} is too large{expected}")
 
 
 def _check_size(name: str, found: tuple[int, int], expected: tuple[int, int]) -> None:
     width, height = found
-    if max(found) > LARGEST_SIDE or width * height > LARGEST_PIXELS:
-        raise InputError(f"{name}: {width}x{height} is too large, expected {expected[0]}x{expected[1]}")
+    _check_largest(name, found, f", expected {expected[0]}x{expected[1]}")
     if found != expected:
         raise InputError(
             f"{name}: {width}x{height} pixels, expected {expected[0]}x{expected[1]}",

@@ -4,58 +4,10 @@ A new data set is one row here and one reader in `dataset.READERS`.
 """
 
 import difflib
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
 
+from famecli.data.info import DataFile as DataFile
+from famecli.data.info import DatasetInfo as DatasetInfo
 from famecli.errors import UsageError
-
-
-@dataclass(frozen=True)
-class DataFile:
-    """One file of a data set.
-
-    Args:
-        sha256: Of the file as its official source serves it.
-        size_bytes: Of the same.
-        content_sha256: Of what is in it, uncompressed: what the file in a user's folder is held against.
-    """
-
-    sha256: str
-    size_bytes: int
-    content_sha256: str
-
-
-@dataclass(frozen=True)
-class DatasetInfo:
-    """What is known of a data set before any file is read.
-
-    Args:
-        name: As typed after `--dataset`.
-        title: In words.
-        family: Folder of its files in the cache and in a data root, and key of its reader.
-        shape: `(C, H, W)`.
-        levels: Values that a pixel has in the model.
-        binarization: `dynamic` if a pixel is the chance of a bit, else `none`.
-        splits: Images in each split, by name.
-        files: By file name at the source.
-        mirrors: Addresses that a file name is appended to.
-        citation: Whom to cite.
-        unit: In which its NLL is reported, as papers do.
-    """
-
-    name: str
-    title: str
-    family: str
-    shape: tuple[int, int, int]
-    levels: int
-    binarization: Literal["dynamic", "none"]
-    splits: Mapping[str, int]
-    files: Mapping[str, DataFile]
-    mirrors: tuple[str, ...]
-    citation: str
-    unit: Literal["nats", "bits/dim"]
-
 
 # Source: hashes and sizes of the .gz files as several public projects pin them, torch.rb among them;
 # those of the content from a copy whose mean and deviation are the official ones.
@@ -91,6 +43,102 @@ _MNIST_CITATION = (
     "LeCun, Bottou, Bengio, Haffner 1998, Gradient-based learning applied to document recognition"
 )
 
+_MNIST_RULE = "the last 10,000 of the official training images are valid"
+_MNIST_SOURCE = "torch.rb and other projects that pin the files; content: from a copy with the official mean"
+
+# Source: github.com/tensorflow/datasets, url_checksums/binarized_mnist.txt.
+_AMAT_FILES = {
+    "binarized_mnist_train.amat": DataFile(
+        "ad693b29f94c14277b095f5238ddefbbdaaae0939789dd2f4f0205278cee3e4d", 78_400_000, splits=("train",)
+    ),
+    "binarized_mnist_valid.amat": DataFile(
+        "1de3d397c40fe8eeb33dafd4099a1f665ec01e96d9be234aaeeac8a34930e2e2", 15_680_000, splits=("valid",)
+    ),
+    "binarized_mnist_test.amat": DataFile(
+        "e6687bfea3f820c174f33b7865140b2a2dd2930ef786f35d45795fc193b5ab2c", 15_680_000, splits=("test",)
+    ),
+}
+
+# Source: the blob that github.com/yburda/iwae, commit 78a6075, lists under this name.
+_CHARDATA_FILES = {"chardata.mat": DataFile(None, git_blob="016a3536ffe5e1d38e42563a18d7a78bfaf643ec")}
+
+# Source: github.com/tensorflow/datasets, url_checksums/omniglot.txt.
+_DRAWING_FILES = {
+    "images_background.zip": DataFile(
+        "ad41ab679c8b5d90b271ef46be6987cc81211774a695c29dcc5367b2b26ee640", 9_464_212
+    ),
+    "images_evaluation.zip": DataFile(
+        "1f61a8f3366785b057fc117d9228e78a16e3d976c8953b2a10fcc74cf0609cee", 6_462_886
+    ),
+}
+_SMALL_DRAWING_FILES = {
+    "images_background_small1.zip": DataFile(
+        "f38eb80f801274ac2b4dff5b24289016bfaba4a7d5bb50deebf27104ad6cb8a4", 1_319_022
+    ),
+    "images_background_small2.zip": DataFile(
+        "3ccaa407515a8778e5d0861875af38b17e418f301ad5bb3b5a6b65d901a41c7f", 1_580_917
+    ),
+}
+_DRAWING_MIRRORS = (
+    "https://github.com/brendenlake/omniglot/raw/master/python/",
+    "https://raw.githubusercontent.com/brendenlake/omniglot/master/python/",
+)
+_DRAWING_RULE = "by drawer: 1 to 14 train, 15 valid, 16 to 20 test; 105x105 to 28x28 by exact area averages"
+_DRAWING_CITATION = (
+    "Lake, Salakhutdinov, Tenenbaum 2015, Human-level concept learning through probabilistic program "
+    "induction"
+)
+
+# Source: the archive from github.com/tensorflow/datasets, url_checksums/cifar10.txt; what is in it from
+# torchvision-ruby (ankane), cifar10.rb.
+_CIFAR10_FILES = {
+    "cifar-10-binary.tar.gz": DataFile(
+        "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+        170_052_171,
+        members={
+            f"cifar-10-batches-bin/{name}.bin": sha256
+            for name, sha256 in (
+                ("data_batch_1", "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5"),
+                ("data_batch_2", "a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed"),
+                ("data_batch_3", "bbe8596564c0f86427f876058170b84dac6670ddf06d79402899d93ceea26f67"),
+                ("data_batch_4", "014e562d6e23c72197cc727519169a60359f5eccd8945ad5a09d710285ff4e48"),
+                ("data_batch_5", "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add"),
+                ("test_batch", "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b"),
+            )
+        },
+    )
+}
+
+# Source: github.com/tensorflow/datasets, url_checksums/imagenet_resized.txt and downsampled_imagenet.txt.
+_IMAGENET32_FILES = {
+    "Imagenet32_train_npz.zip": DataFile(
+        "94226337ecc1b0309d9fcd0167127aaadc931587035fbcb53925235edbaec4fc",
+        3_580_435_279,
+        members={f"Imagenet32_train_npz/train_data_batch_{batch}.npz": None for batch in range(1, 11)},
+        splits=("train", "valid"),
+    ),
+    "Imagenet32_val_npz.zip": DataFile(
+        "013990e6dec1237dcd1f9beadbab81ead6604cc119af5cacbfb59ae28148377a",
+        139_697_668,
+        members={"Imagenet32_val_npz/val_data.npz": None},
+        splits=("test",),
+    ),
+}
+_IMAGENET32_OLD_FILES = {
+    "train_32x32.tar": DataFile(
+        "244a323d48f8d72f65ad8b54658c01fed68d2d7bdc77ccb43da58c11e94224e5",
+        4_113_018_880,
+        splits=("train", "valid"),
+    ),
+    "valid_32x32.tar": DataFile(
+        "862e559462b24cf736212a19f6b0d47b55c2dc8ebdaa95ccecfe71260124c8f7", 161_474_560, splits=("test",)
+    ),
+}
+_IMAGENET32_RULE = "the official validation images are test, the last 10,000 training images valid"
+_TFDS = "url checksums of tensorflow/datasets"
+
+FOLDER = "folder"
+
 DATASETS = {
     info.name: info
     for info in (
@@ -106,6 +154,9 @@ DATASETS = {
             mirrors=_MNIST_MIRRORS,
             citation=_MNIST_CITATION,
             unit="nats",
+            rule=_MNIST_RULE,
+            source=_MNIST_SOURCE,
+            pixels_sha256="2494ce85c260a5853318399661c49294935320b4e3e676a87c16de89f441c034",
         ),
         DatasetInfo(
             name="mnist-grey",
@@ -119,13 +170,145 @@ DATASETS = {
             mirrors=_MNIST_MIRRORS,
             citation=_MNIST_CITATION,
             unit="bits/dim",
+            rule=_MNIST_RULE,
+            source=_MNIST_SOURCE,
+            pixels_sha256="6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161",
+        ),
+        DatasetInfo(
+            name="mnist-static",
+            title="MNIST digits with the fixed bits of Larochelle",
+            family="mnist-static",
+            shape=(1, 28, 28),
+            levels=2,
+            binarization="fixed",
+            splits=_MNIST_SPLITS,
+            files=_AMAT_FILES,
+            mirrors=("http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/",),
+            citation="Larochelle, Murray 2011, The neural autoregressive distribution estimator",
+            unit="nats",
+            rule="a file for each split",
+            source=_TFDS,
+        ),
+        DatasetInfo(
+            name="omniglot",
+            title="OMNIGLOT characters of Burda, each pixel a random bit whose chance is its grey value",
+            family="omniglot",
+            shape=(1, 28, 28),
+            levels=2,
+            binarization="dynamic",
+            splits={"train": 23_000, "valid": 1_345, "test": 8_070},
+            files=_CHARDATA_FILES,
+            mirrors=("https://github.com/yburda/iwae/raw/master/datasets/OMNIGLOT/",),
+            citation="Burda, Grosse, Salakhutdinov 2016, Importance weighted autoencoders; "
+            + _DRAWING_CITATION,
+            unit="nats",
+            rule="as IWAE: shuffled by RandomState(123), then the last 1,345 training images are valid",
+            source="the blob's name in github.com/yburda/iwae (SHA-1); no SHA-256 is published",
+        ),
+        DatasetInfo(
+            name="omniglot-28",
+            title="OMNIGLOT drawings of all 50 alphabets shrunk to 28x28, bits by chance; not Burda's images",
+            family="omniglot-28",
+            shape=(1, 28, 28),
+            levels=2,
+            binarization="dynamic",
+            splits={"train": 22_722, "valid": 1_623, "test": 8_115},
+            files=_DRAWING_FILES,
+            mirrors=_DRAWING_MIRRORS,
+            citation=_DRAWING_CITATION,
+            unit="nats",
+            rule=_DRAWING_RULE,
+            source=_TFDS,
+        ),
+        DatasetInfo(
+            name="omniglot-small",
+            title="OMNIGLOT drawings of the eight alphabets of the small sets, as omniglot-28",
+            family="omniglot-small",
+            shape=(1, 28, 28),
+            levels=2,
+            binarization="dynamic",
+            splits={"train": 3_388, "valid": 242, "test": 1_210},
+            files=_SMALL_DRAWING_FILES,
+            mirrors=_DRAWING_MIRRORS,
+            citation=_DRAWING_CITATION,
+            unit="nats",
+            rule=_DRAWING_RULE + "; a drawing in both archives counts once",
+            source=_TFDS,
+            pixels_sha256="fd4097d355d62a03a96c2db9b111d9229556012937157572ac73a46859dd9547",
+        ),
+        DatasetInfo(
+            name="cifar10",
+            title="CIFAR-10, tiny colour photographs",
+            family="cifar10",
+            shape=(3, 32, 32),
+            levels=256,
+            binarization="none",
+            splits={"train": 45_000, "valid": 5_000, "test": 10_000},
+            files=_CIFAR10_FILES,
+            mirrors=("https://www.cs.toronto.edu/~kriz/", "https://cave.cs.toronto.edu/kriz/"),
+            citation="Krizhevsky 2009, Learning multiple layers of features from tiny images",
+            unit="bits/dim",
+            rule="the last 5,000 of the official training images are valid",
+            source=_TFDS + "; what is in the archive: torchvision-ruby",
+            pixels_sha256="177777c33ba79825320efa646ad04a94bdc3c80e4ebe3bd21724f8cdfd4b9d56",
+            pickles=("cifar-10-python.tar.gz", "cifar-10-batches-py"),
+        ),
+        DatasetInfo(
+            name="imagenet32",
+            title="ImageNet at 32x32, newer version (Chrabaszcz, box filter)",
+            family="imagenet32",
+            shape=(3, 32, 32),
+            levels=256,
+            binarization="none",
+            splits={"train": 1_271_167, "valid": 10_000, "test": 50_000},
+            files=_IMAGENET32_FILES,
+            mirrors=(
+                "https://image-net.org/data/downsample/",
+                "http://www.image-net.org/image/downsample/",
+            ),
+            citation="Chrabaszcz, Loshchilov, Hutter 2017, A downsampled variant of ImageNet",
+            unit="bits/dim",
+            rule=_IMAGENET32_RULE,
+            source=_TFDS + "; none is known of the npz files out of the archives",
+            pickles=("Imagenet32_train.zip", "Imagenet32_val.zip", "train_data_batch_1", "val_data"),
+        ),
+        DatasetInfo(
+            name="imagenet32-old",
+            title="ImageNet at 32x32, older version (van den Oord); other pixels than imagenet32",
+            family="imagenet32-old",
+            shape=(3, 32, 32),
+            levels=256,
+            binarization="none",
+            splits={"train": 1_271_149, "valid": 10_000, "test": 49_999},
+            files=_IMAGENET32_OLD_FILES,
+            mirrors=("http://www.image-net.org/small/", "http://image-net.org/small/"),
+            citation="van den Oord, Kalchbrenner, Kavukcuoglu 2016, Pixel recurrent neural networks",
+            unit="bits/dim",
+            rule=_IMAGENET32_RULE + "; in the order of the archive",
+            source=_TFDS,
+        ),
+        # Shape and splits are those of the files: see `famecli.data.folder.folder_info`.
+        DatasetInfo(
+            name=FOLDER,
+            title="Images of your own: --data names a folder of them, or an npz or npy file",
+            family=FOLDER,
+            shape=(0, 0, 0),
+            levels=256,
+            binarization="none",
+            splits={"train": 0, "valid": 0, "test": 0},
+            files={},
+            mirrors=(),
+            citation="",
+            unit="bits/dim",
+            rule="folders train, valid and test if there are; else of ten images in order the last is test, "
+            "the one before it valid",
         ),
     )
 }
 
 
 def dataset_info(name: str) -> DatasetInfo:
-    """Return the data set called `name`.
+    """Return the data set called `name`; that of `folder` has no shape yet: see `folder.describe`.
 
     Raises:
         UsageError: There is none.

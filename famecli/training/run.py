@@ -124,9 +124,7 @@ class Run:
             if due or self.trainer.done:
                 yield self._log(self._train_record())
                 yield self._log(self._validate())
-            elif len(self._window) * config.batch_size >= max(
-                config.batch_size, config.eval_every_images // 10
-            ):
+            elif len(self._window) * config.batch_size >= record_every_images(config):
                 yield self._log(self._train_record())
             if time.monotonic() - self._last_saved_s > self.save_every_s:
                 self.save()
@@ -239,6 +237,11 @@ def _finite(value: Any) -> Any:  # noqa: ANN401
     if isinstance(value, list):
         return [_finite(each) for each in value]
     return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def record_every_images(config: TrainConfig) -> int:
+    """Return how many images a line of training means in metrics.jsonl stands for."""
+    return max(config.batch_size, min(config.eval_every_images // 10, config.total_images // 20))
 
 
 def _step_of(line: str) -> float:

@@ -1,0 +1,117 @@
+"""The NLL that a checkpoint claims, and the images by which it is measured anew. No torch here."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from famecli.config import build
+from famecli.errors import GateError, InputError, IntegrityError, UnavailableError, UsageError
+from famecli.header import LARGEST_HEADER_BYTES, Header, parse_header
+
+FIRST_IMAGES = 256
+FIRST_KEY = f"first_{FIRST_IMAGES}_nats_per_image"
+TOLERANCE_NATS = 1e-3
+
+
+@dataclass(frozen=True)
+class Claim:
+    """An NLL with its protocol, as `famecli.nll_report` measured it.
+
+    Args:
+        dataset_id: Data set.
+        split: Of it.
+        images: The first so many were scored.
+        pixels_sha256: Of what was scored.
+        bound: `exact`, `elbo` or `iwae`.
+        importance_samples: Draws of the latents per image.
+        seed: Of the latents.
+        nats_per_image: Mean over all of `images`.
+        first_256_nats_per_image: Mean over the first 256, or over all where there are fewer; None where the
+            checkpoint is older than this figure.
+    """
+
+    dataset_id: str
+    split: Literal["train", "valid", "test"]
+    images: int
+    pixels_sha256: str
+    bound: str
+    importance_samples: int
+    seed: int
+    nats_per_image: float
+    first_256_nats_per_image: float | None = None
+
+    def expected(self, name: str, limit: int) -> tuple[int, float]:
+        """Return how many images to score for `--limit`, and the mean that they must have in nats.
+
+        Raises:
+            UsageError: No figure is recorded for so many images.
+            UnavailableError: That of the first 256 is not.
+        """
+        if limit >= self.images:
+            return self.images, self.nats_per_image
+        if limit != FIRST_IMAGES:
+            recorded = f"{FIRST_IMAGES} or {self.images}"
+            raise UsageError(f"no NLL of the first {limit} images is recorded", f"choose --limit {recorded}")
+        if self.first_256_nats_per_image is None:
+            raise UnavailableError(
+                f"{name} records no NLL of its first {FIRST_IMAGES} images: only a full evaluation can tell",
+                f"fame weights verify {name} --claims --limit {self.images}",
+            )
+        return FIRST_IMAGES, self.first_256_nats_per_image
+
+    def check(self, name: str, claimed: float, measured: float, bound: str) -> None:
+        """Check a measurement against what is claimed for the same images.
+
+        Raises:
+            GateError: They are further apart than `TOLERANCE_NATS`, or are not the same quantity.
+        """
+        # Said so that NaN is wrong as well.
+        if bound != self.bound or not abs(measured - claimed) <= TOLERANCE_NATS:
+            raise GateError(
+                f"{name} claims {claimed:.4f} nats/image ({self.bound}), has {measured:.4f} ({bound})"
+            )
+
+    def check_pixels(self, images: int, sha256: str) -> None:
+        """Check that what was scored is what the claim is about, where all its images were.
+
+        Raises:
+            IntegrityError: It is something else.
+        """
+        if images == self.images and sha256 != self.pixels_sha256:
+            claimed = self.pixels_sha256[:12]
+            raise IntegrityError(f"{self.dataset_id} has pixels {sha256[:12]}, the claim is about {claimed}")
+
+
+def read_header(path: Path) -> Header:
+    """Return the header of a checkpoint, without reading its tensors.
+
+    Raises:
+        InputError: It cannot be read, or is no checkpoint.
+    """
+    try:
+        with path.open("rb") as file:
+            content, size = file.read(8 + LARGEST_HEADER_BYTES), path.stat().st_size
+    except OSError as error:
+        raise InputError(f"cannot read checkpoint {path}: {error.strerror}") from error
+    return parse_header(content, size, str(path))
+
+
+def read_claim(path: Path) -> Claim:
+    """Return what a checkpoint claims.
+
+    Raises:
+        InputError: It claims nothing, or not in the form in which famecli writes it.
+    """
+    claim = read_header(path).metadata.get("claim")
+    data = claim.get("data") if isinstance(claim, dict) else None
+    if not isinstance(claim, dict) or not isinstance(data, dict):
+        raise InputError(f"{path} claims no NLL", f"fame evaluate-nll {path} --record FILE")
+    own = ("bound", "importance_samples", "seed", "nats_per_image", FIRST_KEY)
+    scored = ("dataset_id", "split", "images", "pixels_sha256")
+    found = {key: claim[key] for key in own if key in claim} | {
+        key: data[key] for key in scored if key in data
+    }
+    result = build(Claim, found, f"{path}: claim")
+    if min(result.images, result.importance_samples) < 1 or result.seed < 0:
+        raise InputError(f"{path}: claim: a count is out of range")
+    return result

@@ -1,0 +1,307 @@
+"""`fame weights`, and names and URLs in place of a checkpoint."""
+
+import hashlib
+import io
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import pytest
+from commands import PROVENANCE, error_of, fame, real_mnist, result_of, save_model
+from commands import use_small_mnist as small
+from loopback import FaultServer
+from test_cli_info import IMPORTS
+from test_weights_store import far, server  # noqa: F401
+
+from famecli.checkpoint import load_checkpoint, save_checkpoint
+from famecli.header import parse_header
+from famecli.weights import default_weights, index, weights_folder
+from famecli.weights_claims import FIRST_KEY
+
+SHIPPED = "fame-mnist"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache."""
+    for name in ("FAME_WEIGHTS_URL", "HF_HUB_OFFLINE", "FAME_OFFLINE", "HF_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("FAME_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def claiming(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model that claims its NLL on 7 small images, as it was measured."""
+    small(tmp_path / "data", monkeypatch)
+    model = save_model(tmp_path / "model.safetensors", "vae")
+    result_of("evaluate-nll", model, "--record", tmp_path / "claiming.safetensors")
+    return tmp_path / "claiming.safetensors"
+
+
+def claim_of(path: Path) -> dict[str, Any]:
+    content = path.read_bytes()
+    found: dict[str, Any] = parse_header(content, len(content), "").metadata["claim"]
+    return found
+
+
+def changed(path: Path, **change: object) -> Path:
+    """Write the model of `path` again with another claim, and return its path; None leaves a key out."""
+    loaded = load_checkpoint(path)
+    claim = {key: value for key, value in (claim_of(path) | change).items() if value is not None}
+    target = path.with_name("changed.safetensors")
+    facts = {"provenance": PROVENANCE, "claim": claim}
+    save_checkpoint(target, loaded.model.config, loaded.model.state_dict(), None, facts)
+    return target
+
+
+def test_the_list_has_index_and_imports(claiming: Path) -> None:
+    assert fame("weights", "import", claiming, "--name", "mine", "-q").text == "mine\n"
+    found = result_of("weights", "list")
+    assert found["schema"] == "famecli/weights-list/1"
+    shipped, mine = found["weights"]
+    assert shipped["name"] == SHIPPED
+    assert shipped["sha256"] == index()[SHIPPED].sha256
+    assert (shipped["where"], mine["where"]) == ("package", "imported")
+    assert shipped["path"] == str(weights_folder() / f"{SHIPPED}.safetensors")
+    assert set(shipped) == set(mine)
+    assert (mine["dataset"], mine["model"], mine["licence"]) == ("mnist", "vae", None)
+    assert mine["nats_per_image"] == claim_of(claiming)["nats_per_image"]
+    assert fame("weights", "list", "-q").text == f"{SHIPPED}\nmine\n"
+    lines = fame("weights", "list").text.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == [SHIPPED, "mine"]
+    assert "81.78 +- 0.20" in lines[1]
+
+
+def test_a_model_without_a_claim_is_listed(tmp_path: Path) -> None:
+    fame("weights", "import", save_model(tmp_path / "silent.safetensors", "vae", (1, 8, 8)))
+    row = result_of("weights", "list")["weights"][1]
+    assert (row["name"], row["nats_per_image"], row["where"]) == ("silent", None, "imported")
+    assert "silent" in fame("weights", "list").text
+
+
+def test_installed_leaves_out_what_is_elsewhere(far: str) -> None:  # noqa: F811
+    assert result_of("weights", "list")["weights"][0]["path"] is None
+    assert "not here" in fame("weights", "list").text
+    assert result_of("weights", "list", "--installed")["weights"] == []
+    fame("weights", "pull", far)
+    assert result_of("weights", "list", "--installed")["weights"][0]["where"] == "cache"
+
+
+def test_pull_and_path_fetch_once(far: str, server: FaultServer, cache: Path) -> None:  # noqa: F811
+    planned = result_of("weights", "pull", "--all", "-n")
+    assert planned["weights"][0]["urls"] == [f"{server.url}mirror/far-model.safetensors"]
+    assert not server.asked
+    assert not (cache / "weights").exists()
+    first = result_of("weights", "pull", "--all")["weights"][0]
+    assert (first["name"], first["fetched"]) == (far, True)
+    assert Path(first["path"]).is_relative_to(cache)
+    assert result_of("weights", "pull", far)["weights"][0]["fetched"] is False
+    assert fame("weights", "path", far).text == first["path"] + "\n"
+    assert fame("weights", "path", far, "--offline", "-q").text == first["path"] + "\n"
+    assert len(server.asked) == 1
+    assert fame("weights", "pull", far, "-n").text == first["path"] + "\n"
+
+
+def test_nothing_large_is_loaded_for_what_is_here() -> None:
+    for words in (["list"], ["path", SHIPPED], ["verify"], ["pull", "--all"]):
+        argv = [sys.executable, "-c", IMPORTS, "weights", *words, "-q"]
+        done = subprocess.run(argv, capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines()[1:] == ["0"], words
+
+
+def test_pull_wants_names_or_all() -> None:
+    assert "--all" in error_of(2, "weights", "pull")
+    assert "--all" in error_of(2, "weights", "pull", SHIPPED, "--all")
+    for command in ("pull", "path", "verify"):
+        assert f"did you mean {SHIPPED}?" in error_of(2, "weights", command, "fame-mnits")
+
+
+def test_failures_have_their_codes(far: str, server: FaultServer) -> None:  # noqa: F811
+    assert "downloads are off" in error_of(4, "weights", "pull", far, "--offline")
+    assert "downloads are off" in error_of(4, "weights", "path", far, "--offline")
+    assert "weights pull" in error_of(4, "weights", "verify", far)
+    assert not server.asked
+    server.script = ["404"]
+    assert "status 404" in error_of(4, "weights", "pull", far)
+    server.script = ["one byte wrong"]
+    assert "another file" in error_of(5, "weights", "path", far)
+    assert "without a hash" in error_of(2, "weights", "path", server.url + "x")
+
+
+def test_names_and_urls_take_the_place_of_a_checkpoint(
+    far: str,  # noqa: F811
+    server: FaultServer,  # noqa: F811
+    cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    entry = index()[far]
+    url = f"{server.url}mirror/far-model.safetensors#sha256={entry.sha256}"
+    small(tmp_path / "data", monkeypatch)
+    commands = [["info"], ["sample"], ["evaluate-nll"], ["reconstruct", "--dataset", "mnist"]]
+    training = ["train", "vae", "-o", "run", "--batch-size", "6", "--init"]
+    for word in (far, url):
+        for words in (*([*each, word] for each in commands), [*training, word]):
+            error = error_of(4, *words, "--offline")
+            assert "downloads are off" in error
+            assert f"{word.partition('#')[0]} is not on this machine" in error
+    assert not server.asked
+    for word, folder in ((far, "1"), (url, "2")):
+        found = result_of("info", word, "--cache-dir", tmp_path / folder)
+        assert found["sha256"] == entry.sha256
+        assert Path(found["path"]).is_relative_to(tmp_path / folder)
+    assert not (cache / "weights").exists()
+    done = fame("sample", far, "-n", "2", "-o", "-", "--cache-dir", tmp_path / "1", "--offline")
+    assert np.load(io.BytesIO(done.out)).shape == (2, 8, 8, 1)
+    done = fame("sample", url, "-n", "2", "-o", "x.npz")
+    assert done.code == 0
+    assert f"downloading {far}" in done.err
+    assert len(server.asked) == 3
+    assert result_of("info", "--dataset", "mnist", "--model", "fame")["sha256"] == entry.sha256
+
+
+def test_packing_and_importing_needs_no_network(
+    far: str,  # noqa: F811
+    server: FaultServer,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    target, other = tmp_path / "bundle.tar", tmp_path / "other"
+    assert fame("weights", "pack", far, "-o", target).text == f"{target}\n"
+    assert "--force" in error_of(3, "weights", "pack", far, "-o", target)
+    assert "name the weights" in error_of(2, "weights", "pack", "-o", target, "--force")
+    monkeypatch.setattr(socket, "socket", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    found = result_of("weights", "import", target, "--cache-dir", other)
+    assert found["schema"] == "famecli/weights-import/1"
+    (row,) = found["weights"]
+    assert (row["name"], row["sha256"], row["in_index"]) == (far, index()[far].sha256, True)
+    assert fame("weights", "path", far, "--offline", "--cache-dir", other).text == row["path"] + "\n"
+    assert fame("weights", "verify", "-q", "--cache-dir", other).text == f"{far}\n"
+
+
+def refuse(*_: object, **__: object) -> NoReturn:
+    raise AssertionError("a socket was opened")
+
+
+def test_imports_are_models_with_names(tmp_path: Path) -> None:
+    model = save_model(tmp_path / "model.safetensors", "vae", (1, 8, 8))
+    assert fame("weights", "import", model, "--name", "mine").text == "mine\n"
+    found = result_of("info", "mine", "--offline")
+    assert found["sha256"] == hashlib.sha256(model.read_bytes()).hexdigest()
+    assert fame("weights", "path", "mine").text == found["path"] + "\n"
+    other = save_model(tmp_path / "other.safetensors", "lvae", (1, 8, 8))
+    assert "--force" in error_of(3, "weights", "import", other, "--name", "mine")
+    assert fame("weights", "import", other, "--name", "mine", "--force").code == 0
+    assert result_of("info", "mine")["model"]["preset"] == "lvae"
+    assert "sha256" in error_of(5, "weights", "import", model, "--name", SHIPPED)
+    assert "cannot be a name" in error_of(3, "weights", "import", model, "--name", "../x")
+    assert "cannot read" in error_of(3, "weights", "import", tmp_path / "absent")
+    assert fame("weights", "pack", "mine", "-o", tmp_path / "b.tar").code == 0
+    assert (
+        "--name" not in error_of(3, "weights", "import", tmp_path / "b.tar", "--name", "x").split("hint")[0]
+    )
+
+
+def test_a_changed_file_is_code_5_and_told_which(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        fame("weights", "import", save_model(tmp_path / f"{name}.safetensors", "vae", (1, 8, 8)))
+    path = Path(fame("weights", "path", "a").text.strip())
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    done = fame("weights", "verify", "--json")
+    assert done.code == 5
+    states = {row["name"]: row["state"] for row in json.loads(done.out)["weights"]}
+    assert states == {SHIPPED: "right", "a": "wrong", "b": "right"}
+    assert fame("weights", "verify", "b").code == 0
+    assert fame("weights", "verify", "-q").text == f"{SHIPPED}\nb\n"
+    assert fame("weights", "pack", "a", "-o", tmp_path / "b.tar").code == 5
+    assert not (tmp_path / "b.tar").exists()
+
+
+def test_a_claim_is_measured_anew(claiming: Path) -> None:
+    claim = claim_of(claiming)
+    assert claim[FIRST_KEY] == claim["nats_per_image"]
+    fame("weights", "import", claiming, "--name", "mine")
+    row = result_of("weights", "verify", "mine", "--claims")["weights"][0]
+    assert row["state"] == "right"
+    assert row["claim"]["images"] == 7
+    assert row["claim"]["measured_nats_per_image"] == pytest.approx(claim["nats_per_image"], abs=1e-5)
+    assert "right" in fame("weights", "verify", "mine", "--claims").text
+    assert "no NLL of the first 5" in fame("weights", "verify", "mine", "--claims", "--limit", "5").err
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"nats_per_image": 1.0}, 7),
+        ({"bound": "iwae"}, 7),
+        ({"seed": 1}, 7),
+        ({"importance_samples": 2}, 7),
+        ({"seed": -1}, 3),
+        ({"seed": True}, 3),
+        ({"importance_samples": 0}, 3),
+        ({"data": 1}, 3),
+    ],
+)
+def test_a_wrong_claim_is_code_7(claiming: Path, change: dict[str, object], code: int) -> None:
+    fame("weights", "import", changed(claiming, **change), "--name", "mine")
+    assert fame("weights", "verify", "mine").code == 0
+    done = fame("weights", "verify", "mine", "--claims", "--json")
+    assert done.code == code, done.err
+    assert json.loads(done.out)["weights"][0]["state"] == ("wrong" if code == 7 else "not measured")
+
+
+def test_a_claim_is_right_within_a_thousandth(claiming: Path) -> None:
+    nats = claim_of(claiming)["nats_per_image"]
+    for offset, code in ((9e-4, 0), (-9e-4, 0), (1.2e-3, 7), (-1.2e-3, 7)):
+        fame(
+            "weights", "import", changed(claiming, nats_per_image=nats + offset), "--name", "mine", "--force"
+        )
+        assert fame("weights", "verify", "mine", "--claims").code == code
+
+
+def test_a_claim_about_other_pixels_is_code_5(claiming: Path) -> None:
+    data = claim_of(claiming)["data"]
+    other = changed(claiming, data=data | {"pixels_sha256": "0" * 64})
+    fame("weights", "import", other, "--name", "mine")
+    assert "the claim is about" in fame("weights", "verify", "mine", "--claims").err
+    assert fame("weights", "verify", "mine", "--claims").code == 5
+
+
+def test_the_first_images_of_a_long_claim(claiming: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if 3 images were recorded beside the mean of all 7."""
+    for module in ("famecli.weights_claims", "famecli.nll_report", "famecli.cli.weights_verify"):
+        monkeypatch.setattr(f"{module}.FIRST_IMAGES", 3)
+    target = claiming.with_name("again.safetensors")
+    result_of("evaluate-nll", claiming, "--record", target)
+    claim, first = claim_of(target), result_of("evaluate-nll", claiming, "--limit", "3")
+    assert claim[FIRST_KEY] == pytest.approx(first["nats_per_image"], abs=1e-4)
+    assert abs(claim[FIRST_KEY] - claim["nats_per_image"]) > 0.1
+    fame("weights", "import", target, "--name", "mine")
+    for limit, images, nats in (("3", 3, claim[FIRST_KEY]), ("9", 7, claim["nats_per_image"])):
+        row = result_of("weights", "verify", "mine", "--claims", "--limit", limit)["weights"][0]
+        assert (row["claim"]["images"], row["claim"]["claimed_nats_per_image"]) == (images, nats)
+    wrong = changed(target, **{FIRST_KEY: claim[FIRST_KEY] + 0.01})
+    fame("weights", "import", wrong, "--name", "mine", "--force")
+    assert fame("weights", "verify", "mine", "--claims", "--limit", "3").code == 7
+    assert fame("weights", "verify", "mine", "--claims", "--limit", "7").code == 0
+    old = changed(target, **{FIRST_KEY: None})
+    fame("weights", "import", old, "--name", "mine", "--force")
+    done = fame("weights", "verify", "mine", "--claims", "--limit", "3")
+    assert done.code == 4
+    assert "hint: fame weights verify mine --claims --limit 7" in done.err
+    assert fame("weights", "verify", "mine", "--claims", "--limit", "7").code == 0
+
+
+def test_the_claim_of_the_package_is_true() -> None:
+    path = weights_folder() / default_weights(None, None).file
+    if FIRST_KEY not in claim_of(path):
+        pytest.skip("recorded before its first images were")
+    assert fame("weights", "verify", SHIPPED, "--claims", "--data", real_mnist()).code == 0

@@ -1,0 +1,125 @@
+"""Images of the user as a data set."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from outcomes import Command, error_lines
+from PIL import Image
+
+from famecli.data.dataset import describe, fixed_levels, load_split
+from famecli.errors import InputError, UnavailableError, UsageError
+
+IMAGES = np.random.default_rng(8).integers(0, 256, (23, 6, 5, 3), np.uint8)
+
+
+def write_images(folder: Path, images: np.ndarray) -> Path:
+    """Write images whose names sort in their order, every other one a folder deeper."""
+    for number, image in enumerate(images):
+        path = folder / (f"{number:03}" if number % 2 else f"{number:03}/inner") / "image.png"
+        path.parent.mkdir(parents=True)
+        Image.fromarray(image).save(path)
+    (folder / "notes.txt").write_text("not an image")
+    return folder
+
+
+def nchw(images: np.ndarray) -> np.ndarray:
+    return images.reshape(*images.shape[:3], -1).transpose(0, 3, 1, 2)
+
+
+def write(path: Path, kind: str, images: np.ndarray) -> Path:
+    if kind == "folder":
+        return write_images(path / "images", images)
+    target = path / f"images.{kind}"
+    if kind == "npy":
+        np.save(target, images)
+    else:
+        np.savez_compressed(target, images)
+    return target
+
+
+@pytest.mark.parametrize("kind", ["folder", "npz", "npy"])
+@pytest.mark.parametrize("grey", [False, True])
+def test_shape_and_splits_are_those_of_the_files(tmp_path: Path, kind: str, grey: bool) -> None:
+    images = IMAGES[..., 0] if grey else IMAGES
+    path = write(tmp_path, kind, images)
+    info = describe("folder", path)
+    assert info.shape == (1 if grey else 3, 6, 5)
+    assert dict(info.splits) == {"train": 19, "valid": 2, "test": 2}
+    expected = {"valid": [8, 18], "test": [9, 19], "train": [n for n in range(23) if n % 10 < 8]}
+    for split, chosen in expected.items():
+        found = load_split("folder", split, data=path)  # type: ignore[arg-type]
+        np.testing.assert_array_equal(found.pixels, nchw(images[chosen]))
+        np.testing.assert_array_equal(fixed_levels(found).levels, found.pixels)
+        assert found.info == info
+
+
+def test_folders_named_after_splits_are_the_splits(tmp_path: Path) -> None:
+    for split, part in (("train", IMAGES[:4]), ("valid", IMAGES[4:6]), ("test", IMAGES[6:7])):
+        write_images(tmp_path / split, part)
+    assert dict(describe("folder", tmp_path).splits) == {"train": 4, "valid": 2, "test": 1}
+    np.testing.assert_array_equal(load_split("folder", "valid", data=tmp_path).pixels, nchw(IMAGES[4:6]))
+
+
+def test_one_coloured_image_gives_all_three_channels(tmp_path: Path) -> None:
+    write_images(tmp_path, IMAGES[:1])
+    Image.fromarray(IMAGES[1, :, :, 0]).save(tmp_path / "grey.png")
+    assert describe("folder", tmp_path).shape == (3, 6, 5)
+    found = load_split("folder", "train", data=tmp_path).pixels
+    np.testing.assert_array_equal(found[1], np.repeat(IMAGES[1][None, :, :, 0], 3, axis=0))
+
+
+def test_channels_may_come_first_in_an_array(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", nchw(IMAGES))
+    np.testing.assert_array_equal(
+        load_split("folder", "test", data=tmp_path / "a.npy").pixels, nchw(IMAGES[[9, 19]])
+    )
+
+
+def test_images_of_two_sizes_are_an_input_error(tmp_path: Path) -> None:
+    write_images(tmp_path, IMAGES[:3])
+    Image.fromarray(IMAGES[0, :, :4]).save(tmp_path / "small.png")
+    with pytest.raises(InputError, match=r"small\.png: 4x6 pixels"):
+        describe("folder", tmp_path)
+
+
+def test_what_is_no_images_is_an_input_error(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no images"):
+        describe("folder", tmp_path / "empty")
+    (tmp_path / "empty" / "a.png").write_bytes(b"no PNG")
+    with pytest.raises(InputError, match=r"a\.png"):
+        describe("folder", tmp_path / "empty")
+    for shape in ((3, 4), (2, 4, 4, 5), (0, 4, 4)):
+        np.save(tmp_path / "a.npy", np.zeros(shape, np.uint8))
+        with pytest.raises(InputError, match=r"a\.npy"):
+            describe("folder", tmp_path / "a.npy")
+    for absent in (tmp_path / "absent", tmp_path / "absent.npz"):
+        with pytest.raises(UnavailableError, match="no such file"):
+            describe("folder", absent)
+    with pytest.raises(UsageError) as caught:
+        describe("folder")
+    assert "--data PATH" in caught.value.hint
+
+
+def test_too_few_images_for_a_split_are_an_input_error(tmp_path: Path) -> None:
+    write_images(tmp_path, IMAGES[:5])
+    with pytest.raises(InputError, match="no images for the split test"):
+        load_split("folder", "test", data=tmp_path)
+
+
+def test_commands_take_a_folder(fame: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FAME_DATA", raising=False)
+    images = np.random.default_rng(1).integers(0, 256, (30, 8, 8), np.uint8)
+    folder, run = write_images(tmp_path / "images", images), tmp_path / "run"
+    chosen = ["--dataset", "folder", "--data", folder]
+    small = ["--steps", 1, "--batch-size", 2, "--set", "decoder.layers=1", "--eval-every", 2]
+    done = fame("train", "pixelcnn", *chosen, "-o", run, *small)
+    assert done.code == 0, done.err
+    scored = fame("evaluate-nll", run, "--data", folder, "-q")
+    assert scored.code == 0, scored.err
+    assert 0 < float(scored.out) < 20
+    assert fame("evaluate-nll", run).code == 2
+    lost = fame("train", "pixelcnn", "--dataset", "folder")
+    assert lost.code == 2
+    assert error_lines(lost)

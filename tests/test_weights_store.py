@@ -1,0 +1,279 @@
+"""Where weights are looked for and fetched from."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from commands import PROVENANCE, save_model
+from loopback import FaultServer, fault_server
+
+from famecli.errors import InputError, IntegrityError, UnavailableError, UsageError
+from famecli.weights import INDEX, SCHEMA, describe, index
+from famecli.weights_store import Imported, Store
+from famecli.weights_urls import addresses, parse_url
+
+CLAIM = {
+    "nats_per_image": 90.5,
+    "stderr_nats_per_image": 0.25,
+    "bound": "elbo",
+    "importance_samples": 1,
+    "bits_per_dim": 0.2,
+    "data": {
+        "dataset_id": "mnist",
+        "split": "test",
+        "images": 500,
+        "binarization": "none",
+        "pixels_sha256": "0" * 64,
+    },
+}
+HASH = "ab" * 32
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FaultServer]:
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "127.0.0.1")
+    for name in ("FAME_OFFLINE", "HF_HUB_OFFLINE", "FAME_WEIGHTS_URL", "HF_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+    # Never the user's own, whatever else a test sets.
+    monkeypatch.setenv("FAME_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("famecli.data.transfer.FIRST_PAUSE_S", 0.001)
+    with fault_server() as server:
+        yield server
+
+
+@pytest.fixture
+def far(server: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The name of weights that are in the index, and on `server`, but not in the package."""
+    folder = tmp_path / "package"
+    folder.mkdir()
+    facts = {"provenance": PROVENANCE, "claim": CLAIM}
+    path = save_model(tmp_path / "far-model.safetensors", shape=(1, 8, 8), facts=facts)
+    entry = dataclasses.asdict(describe(path, [server.url + "mirror/"]))
+    (folder / INDEX).write_text(json.dumps({"schema": SCHEMA, "weights": [entry]}))
+    monkeypatch.setattr("famecli.weights.weights_folder", lambda: folder)
+    monkeypatch.setattr("famecli.weights_store.weights_folder", lambda: folder)
+    index.cache_clear()
+    server.files["mirror/far-model.safetensors"] = path.read_bytes()
+    yield "far-model"
+    index.cache_clear()
+
+
+def asked(server: FaultServer) -> list[str]:
+    return [name for name, _ in server.asked]
+
+
+def test_weights_are_fetched_once_and_announced(far: str, server: FaultServer, tmp_path: Path) -> None:
+    messages: list[str] = []
+    store = Store(tmp_path / "cache", report=messages.append)
+    assert store.find(index()[far]) is None
+    path = store.get(far)
+    assert path is not None
+    assert path.is_relative_to(tmp_path / "cache" / "weights")
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == index()[far].sha256
+    assert asked(server) == ["mirror/far-model.safetensors"]
+    assert len(messages) == 1
+    assert "127.0.0.1" in messages[0]
+    for offline in (False, True):
+        assert Store(tmp_path / "cache", offline).get(far) == path == store.find(index()[far])
+    assert len(server.asked) == 1
+    assert list(store.installed()) == [(far, path, index()[far].sha256)]
+
+
+def test_weights_of_the_package_come_first(far: str, server: FaultServer, tmp_path: Path) -> None:
+    inside = tmp_path / "package" / index()[far].file
+    inside.write_bytes(b"whatever the package has")
+    assert Store(tmp_path / "cache").get(far) == inside
+    assert not server.asked
+
+
+def test_the_address_in_the_environment_comes_before_the_mirrors(
+    far: str, server: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = server.files["mirror/far-model.safetensors"]
+    server.files["own/far-model.safetensors"] = content
+    for base in ("own", "own/"):
+        monkeypatch.setenv("FAME_WEIGHTS_URL", server.url + base)
+        Store(tmp_path / base.replace("/", "-")).get(far)
+    assert asked(server) == ["own/far-model.safetensors"] * 2
+    # Where it has a wrong file, or none, mirrors have their turn.
+    for sent in (content[:-1], None):
+        server.files.pop("own/far-model.safetensors")
+        server.files |= {} if sent is None else {"own/far-model.safetensors": sent}
+        assert Store(tmp_path / f"cache-{sent is None}").get(far)
+        assert asked(server)[-2:] == ["own/far-model.safetensors", "mirror/far-model.safetensors"]
+        server.files["own/far-model.safetensors"] = b""
+    folder = tmp_path / "a folder"
+    folder.mkdir()
+    (folder / "far-model.safetensors").write_bytes(content)
+    server.asked.clear()
+    monkeypatch.setenv("FAME_WEIGHTS_URL", folder.as_uri())
+    assert Store(tmp_path / "from folder").get(far)
+    assert not server.asked
+    monkeypatch.setenv("FAME_WEIGHTS_URL", str(folder))
+    with pytest.raises(UsageError, match="no URL"):
+        Store(tmp_path / "no URL").get(far)
+
+
+def test_a_damaged_copy_is_fetched_again(far: str, server: FaultServer, tmp_path: Path) -> None:
+    path = Store(tmp_path).get(far)
+    assert path is not None
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + b"?")
+    with pytest.raises(IntegrityError):
+        Store(tmp_path, offline=True).get(far)
+    Store(tmp_path).get(far)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("fault", ["one byte wrong", "page", "404", "loop"])
+def test_no_other_file_takes_the_name(far: str, server: FaultServer, tmp_path: Path, fault: str) -> None:
+    server.script = [fault]
+    with pytest.raises((IntegrityError, UnavailableError)):
+        Store(tmp_path / "cache").get(far)
+    assert not list((tmp_path / "cache" / "weights").iterdir())
+
+
+@pytest.mark.parametrize("how", ["--offline", "FAME_OFFLINE", "HF_HUB_OFFLINE"])
+def test_offline_never_asks(
+    far: str, server: FaultServer, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if how != "--offline":
+        monkeypatch.setenv(how, "1")
+    store = Store(tmp_path, offline=how == "--offline")
+    for word in (far, f"{server.url}x#sha256={HASH}"):
+        with pytest.raises(UnavailableError, match="downloads are off"):
+            store.get(word)
+    assert not server.asked
+
+
+def test_weights_without_an_address_say_what_to_do(far: str, tmp_path: Path) -> None:
+    entry = dataclasses.replace(index()[far], mirrors=())
+    assert addresses(entry) == []
+    with pytest.raises(UnavailableError, match="no address") as caught:
+        Store(tmp_path).fetch(entry)
+    assert "FAME_WEIGHTS_URL" in caught.value.hint
+    path = Store(tmp_path).cached(entry.name, entry.sha256)
+    path.parent.mkdir()
+    path.write_bytes(b"damaged")
+    with pytest.raises(IntegrityError):
+        Store(tmp_path).fetch(entry)
+
+
+def test_urls_need_a_hash_or_a_file_of_the_index(far: str, server: FaultServer, tmp_path: Path) -> None:
+    store, content = Store(tmp_path / "cache"), b"some checkpoint"
+    server.files["some where/it is.safetensors"] = content
+    sha256, url = hashlib.sha256(content).hexdigest(), f"{server.url}some%20where/it%20is.safetensors"
+    for bad in (url, url + "#"):
+        with pytest.raises(UsageError, match="without a hash") as caught:
+            store.get(bad)
+        assert "#sha256=" in caught.value.hint
+    assert not server.asked
+    path = store.get(f"{url}#sha256={sha256}")
+    assert path is not None
+    assert path.read_bytes() == content
+    assert path.parent == store.folder
+    assert store.get(f"{url}#SHA256={sha256.upper()}") == path
+    assert Store(tmp_path / "cache", offline=True).get(f"{url}#sha256={sha256}") == path
+    assert len(server.asked) == 1
+    with pytest.raises(IntegrityError):
+        store.get(f"{url}#sha256={HASH}")
+    # A file name of the index stands for its hash; a hash that is typed, for itself.
+    assert store.get(f"{server.url}mirror/far-model.safetensors") == store.find(index()[far])
+    with pytest.raises(IntegrityError):
+        store.get(f"{server.url}mirror/far-model.safetensors#sha256={HASH}")
+
+
+@pytest.mark.parametrize(
+    "path", ["../../../x", "..%2F..%2F..%2Fx", ".hidden", "", "%00", "a" * 300, "x%0Ay", "~", "C:%5Cx"]
+)
+def test_no_url_names_a_path_outside_the_cache(server: FaultServer, tmp_path: Path, path: str) -> None:
+    store = Store(tmp_path / "cache")
+    with pytest.raises((UnavailableError, IntegrityError)):
+        store.get(f"{server.url}{path}#sha256={HASH}")
+    assert {each.name for each in tmp_path.iterdir()} == {"cache"}
+    assert {each.name for each in store.folder.iterdir()} == set()
+
+
+HUB = "https://huggingface.co/org/repo/resolve"
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("hf://org/repo/a.safetensors@v1.0", f"{HUB}/v1.0/a.safetensors"),
+        ("hf://org/repo/a.safetensors", f"{HUB}/main/a.safetensors"),
+        (
+            "hf://org/repo/in/folder/a b.safetensors@refs/pr/1",
+            f"{HUB}/refs%2Fpr%2F1/in/folder/a%20b.safetensors",
+        ),
+        ("https://host/a?b=c", "https://host/a?b=c"),
+        ("file:///a", "file:///a"),
+    ],
+)
+def test_addresses(text: str, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_ENDPOINT", raising=False)
+    assert parse_url(text) == (url, "")
+    assert parse_url(f"{text}#sha256={HASH}") == (url, HASH)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ftp://host/a",
+        "://a",
+        "hf://org/repo",
+        "hf://org/repo@v1",
+        "hf:///a/b",
+        "hf://org/../a@v1",
+        "https://[/a",
+        "https://host/a#md5=00",
+        "https://host/a#sha256=00",
+        f"https://host/a#sha256={HASH}0",
+        f"https://host/a#{HASH}",
+    ],
+)
+def test_what_is_no_address_is_a_usage_error(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_url(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_hub_addresses_are_fetched(
+    far: str, server: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    content = server.files["mirror/far-model.safetensors"]
+    server.files["org/repo/resolve/v1/far-model.safetensors"] = content
+    server.files["org/repo/resolve/v1/other.safetensors"] = content
+    with pytest.raises(UsageError, match="without a hash"):
+        Store(tmp_path / "1").get("hf://org/repo/other.safetensors@v1")
+    word = f"hf://org/repo/other.safetensors@v1#sha256={index()[far].sha256}"
+    assert Store(tmp_path / "1").get(word)
+    assert Store(tmp_path / "2").get("hf://org/repo/far-model.safetensors@v1")
+    monkeypatch.setenv("FAME_WEIGHTS_URL", "hf://org/repo@v1")
+    assert Store(tmp_path / "3").get(far)
+    assert set(asked(server)) == {
+        "org/repo/resolve/v1/far-model.safetensors",
+        "org/repo/resolve/v1/other.safetensors",
+    }
+
+
+def test_imported_weights_have_their_hash_for_a_name(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    assert list(store.imported()) == []
+    path = store.place_of_import("my-model", HASH)
+    path.parent.mkdir(parents=True)
+    path.touch()
+    (path.parent / "no hash.safetensors").touch()
+    (found,) = store.imported()
+    assert found == Imported("my-model", path)
+    assert found.sha256 == HASH
+    assert store.get("my-model") == path
+    assert store.get("other") is None
+    for name in ("", "..", "a/b", "a\\b", ".a", "a b", "a.safetensors", "a" * 101, "ä", "a\n", "-a"):
+        with pytest.raises(InputError, match="cannot be a name"):
+            store.place_of_import(name, HASH)
