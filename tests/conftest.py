@@ -5,11 +5,17 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from outcomes import Command, Outcome
 from test_data import small_mnist
 
 from famecli.cli.app import main
 from famecli.data.registry import DATASETS
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Workers share the cores; what they start does as well.
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture
