@@ -32,7 +32,7 @@ Dataset = Annotated[
 Data = Annotated[
     Path | None,
     typer.Option(
-        "--data", metavar="FOLDER", help="Folder that holds the data set's files (or set FAME_DATA)."
+        "--data", metavar="PATH", help="Folder with the data set's files (or set FAME_DATA), or your images."
     ),
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.", envvar="FAME_SEED")]
