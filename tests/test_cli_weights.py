@@ -74,7 +74,8 @@ def test_the_list_has_index_and_imports(claiming: Path) -> None:
     assert fame("weights", "list", "-q").text == f"{SHIPPED}\nmine\n"
     lines = fame("weights", "list").text.splitlines()
     assert [line.split()[0] for line in lines[1:]] == [SHIPPED, "mine"]
-    assert "81.78 +- 0.20" in lines[1]
+    entry = index()[SHIPPED]
+    assert f"{entry.nats_per_image:.2f} +- {entry.stderr_nats:.2f}" in lines[1]
 
 
 def test_a_model_without_a_claim_is_listed(tmp_path: Path) -> None:
