@@ -13,10 +13,9 @@ from torch import Tensor
 from famecli.config import ModelConfig, to_dict
 from famecli.errors import ConfigError, InputError, IntegrityError, NumericsError, UsageError
 from famecli.files import read_bytes, write_atomic
-from famecli.header import CHECKPOINT_SCHEMA, METADATA_KEY, Header, canonical_json, parse_header
+from famecli.header import CHECKPOINT_SCHEMA, METADATA_KEY, RAW, Header, canonical_json, parse_header
 from famecli.model.fame import Fame
 
-RAW = "raw."
 WeightsKind = Literal["ema", "raw"]
 
 
@@ -137,11 +136,10 @@ def parse_checkpoint(content: bytes, source: str, weights: WeightsKind = "ema") 
         raise InputError(f"{source}: its configuration has more layers than it has tensors")
     with torch.device("meta"):
         expected = Fame(config).state_dict()
-    has_raw = any(name.startswith(RAW) for name in tensors)
-    names = list(expected) + [RAW + name for name in expected if has_raw]
+    names = list(expected) + [RAW + name for name in expected if header.has_raw]
     if odd := sorted(set(names) ^ set(tensors)):
         raise InputError(f"{source}: its configuration and its tensors disagree about {odd[0]!r}")
-    if weights == "raw" and not has_raw:
+    if weights == "raw" and not header.has_raw:
         raise UsageError(f"{source} has no raw weights", "leave --weights out to use the averaged ones")
     chosen = {}
     for name, like in expected.items():

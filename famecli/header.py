@@ -13,6 +13,8 @@ from famecli.errors import InputError
 
 METADATA_KEY = "famecli"
 CHECKPOINT_SCHEMA = "famecli/checkpoint/1"
+# Before the names of the weights of the last step; those without it are the averaged ones.
+RAW = "raw."
 LARGEST_HEADER_BYTES = 1 << 20
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 
@@ -33,6 +35,16 @@ class Header:
 
     tensors: dict[str, TensorInfo]
     metadata: dict[str, Any]
+
+    @property
+    def has_raw(self) -> bool:
+        """Whether the weights of the last step are there too."""
+        return any(name.startswith(RAW) for name in self.tensors)
+
+    @property
+    def parameters(self) -> int:
+        """Number of averaged weights."""
+        return sum(math.prod(info.shape) for name, info in self.tensors.items() if not name.startswith(RAW))
 
 
 def canonical_json(data: object) -> str:

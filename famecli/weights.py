@@ -4,7 +4,6 @@ import dataclasses
 import difflib
 import hashlib
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -84,13 +83,12 @@ def describe(path: Path, mirrors: Sequence[str] = ()) -> WeightsEntry:
     if not (model and provenance and claim):
         raise InputError(f"{path} claims no NLL", f"fame evaluate-nll {path} --record FILE")
     scored = _table(claim, "data")
-    weights = [tensor for key, tensor in header.tensors.items() if not key.startswith("raw.")]
     entry = {
         "name": path.stem,
         "dataset": provenance.get("dataset"),
         "model": model.get("preset"),
         "size": _size_of(ModelConfig.from_dict(model)),
-        "parameters": sum(math.prod(tensor.shape) for tensor in weights),
+        "parameters": header.parameters,
         "images_seen": provenance.get("images_seen"),
         "file": path.name,
         "mirrors": mirrors,

@@ -1,7 +1,6 @@
 """`fame info`: what a checkpoint says of itself, and without one what this machine has. No torch here."""
 
 import hashlib
-import io
 import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -71,15 +70,14 @@ def info(
 
 def _facts(path: Path, header: Header, content: bytes, tensors: bool) -> dict[str, Any]:
     metadata = header.metadata
-    weights = {name: tensor for name, tensor in header.tensors.items() if not name.startswith("raw.")}
     facts: dict[str, Any] = {
         "schema": SCHEMA,
         "path": str(path),
-        "sha256": hashlib.file_digest(io.BytesIO(content), "sha256").hexdigest(),
+        "sha256": hashlib.sha256(content).hexdigest(),
         "bytes": len(content),
         "file_schema": metadata.get("schema"),
-        "parameters": sum(_size(tensor.shape) for tensor in weights.values()),
-        "weights": ["ema", "raw"] if len(weights) < len(header.tensors) else ["ema"],
+        "parameters": header.parameters,
+        "weights": ["ema", "raw"] if header.has_raw else ["ema"],
         **{key: metadata.get(key) for key in ("model", "training", "provenance", "claim")},
     }
     if tensors:
@@ -88,13 +86,6 @@ def _facts(path: Path, header: Header, content: bytes, tensors: bool) -> dict[st
             for name, tensor in sorted(header.tensors.items())
         }
     return facts
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for side in shape:
-        size *= side
-    return size
 
 
 def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
