@@ -53,7 +53,7 @@ def test_list_names_all_and_says_which_are_here(
     assert fame("datasets", "list", "-q").out.split() == list(DATASETS)
     found = rows(fame("datasets", "list", "--json").out)
     assert list(found) == list(DATASETS)
-    assert {name for name, row in found.items() if row["path"]} == {"mnist", "mnist-grey"}
+    assert {name for name, row in found.items() if row["path"]} == {"mnist", "mnist-fixed", "mnist-grey"}
     assert found["mnist"]["path"] == str(data)
     assert found["cifar10"]["shape"] == [3, 32, 32]
     assert found["cifar10"]["splits"] == {"train": 45_000, "valid": 5_000, "test": 10_000}

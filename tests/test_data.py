@@ -232,6 +232,18 @@ def test_fixed_bits_are_one_uniform_per_pixel_in_order() -> None:
     np.testing.assert_array_equal(fixed_levels(split_of(pixels), seed=9).levels, uniforms < pixels / 255)
 
 
+def test_bits_drawn_once_are_those_that_the_other_data_set_is_scored_by(tmp_path: Path) -> None:
+    dynamic = small_mnist(tmp_path)
+    fixed = dataclasses.replace(DATASETS["mnist-fixed"], files=dynamic.files, splits=dynamic.splits)
+    for split in fixed.splits:
+        bits = read_split(fixed, tmp_path, split)
+        np.testing.assert_array_equal(
+            bits.pixels, fixed_levels(read_split(dynamic, tmp_path, split), seed=0).levels
+        )
+        np.testing.assert_array_equal(fixed_levels(bits, seed=3).levels, bits.pixels)
+        np.testing.assert_array_equal(training_levels(bits, np.array([4]), stream("t")), bits.pixels[[4]])
+
+
 @pytest.mark.parametrize("grey", [0, 1, 64, 254, 255])
 def test_a_bit_is_one_with_the_chance_of_its_grey_value(grey: int) -> None:
     split = split_of(np.full((500, 1, 20, 20), grey, np.uint8))

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from test_data import small_mnist
 
-from famecli.data.fetch import cache_root, fetch_file, is_offline, locate
-from famecli.data.registry import DatasetInfo
+from famecli.data.fetch import cache_root, fetch_file, find_dataset, is_offline, locate
+from famecli.data.registry import DATASETS, DatasetInfo
 from famecli.errors import IntegrityError, UnavailableError
 
 CONTENT = bytes(range(256)) * 100
@@ -238,3 +238,55 @@ def test_a_data_folder_without_this_data_set_does_not_hide_the_cache(
     assert "--data FOLDER" in caught.value.hint
     assert not server.asked
     assert locate(info, cache_dir=tmp_path / "cache") == tmp_path / "cache" / "datasets" / "mnist"
+
+
+# As people have them: archives or what is in them, gzipped or not.
+FILES_OF = {
+    "mnist": ["train-images-idx3-ubyte.gz", "t10k-images-idx3-ubyte"],
+    "mnist-static": ["binarized_mnist_test.amat"],
+    "omniglot": ["chardata.mat"],
+    "omniglot-28": ["images_background.zip"],
+    "omniglot-small": ["images_background_small1.zip", "images_background_small2.zip"],
+    "cifar10": ["cifar-10-batches-bin/test_batch.bin"],
+    "imagenet32": ["Imagenet32_val_npz/val_data.npz"],
+    "imagenet32-old": ["valid_32x32.tar"],
+}
+
+
+def put(folder: Path, names: list[str]) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+@pytest.mark.parametrize("layout", ["flat", "by name", "by family", "links"])
+def test_one_folder_serves_every_data_set(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str
+) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    places = {
+        name: root / {"flat": ".", "by name": name}.get(layout, name.partition("-")[0]) for name in FILES_OF
+    }
+    for name, names in FILES_OF.items():
+        put(tmp_path / places[name].name if layout == "links" else places[name], names)
+    if layout == "links":
+        for name in {place.name for place in places.values()}:
+            (root / name).symlink_to(tmp_path / name)
+    monkeypatch.setenv("FAME_DATA", str(root))
+    monkeypatch.setenv("FAME_CACHE", str(tmp_path / "cache"))
+    for info in DATASETS.values():
+        if info.name in FILES_OF:
+            assert find_dataset(info) == find_dataset(info, root) == places[info.name], info.name
+    assert find_dataset(DATASETS["mnist-grey"]) == places["mnist"]
+    assert server.asked == []
+
+
+def test_the_folder_that_lacks_fewest_files_is_chosen(tmp_path: Path) -> None:
+    info = DATASETS["mnist"]
+    put(tmp_path, list(info.files)[:1])
+    assert find_dataset(info, tmp_path) == tmp_path
+    put(tmp_path / "mnist", list(info.files))
+    assert find_dataset(info, tmp_path) == tmp_path / "mnist"
+    put(tmp_path, list(info.files))
+    assert find_dataset(info, tmp_path) == tmp_path

@@ -1,5 +1,7 @@
 """Images of the user as a data set."""
 
+import json
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -123,3 +125,48 @@ def test_commands_take_a_folder(fame: Command, tmp_path: Path, monkeypatch: pyte
     lost = fame("train", "pixelcnn", "--dataset", "folder")
     assert lost.code == 2
     assert error_lines(lost)
+
+
+def test_black_and_white_images_are_bits_for_a_binary_model(tmp_path: Path) -> None:
+    bits = np.random.default_rng(2).integers(0, 2, (20, 6, 5), np.uint8)
+    for kind in ("folder", "npz", "npy"):
+        path = write(tmp_path, kind, bits * np.uint8(255))
+        seen = load_split("folder", "test", data=path, levels=2)
+        np.testing.assert_array_equal(seen.pixels, bits[[9, 19], None])
+        assert (seen.info.levels, seen.info.binarization, seen.info.unit) == (2, "fixed", "nats")
+        plain = load_split("folder", "test", data=path)
+        np.testing.assert_array_equal(plain.pixels, 255 * bits[[9, 19], None])
+        assert (plain.info.levels, plain.info.binarization) == (256, "none")
+
+
+def test_a_grey_image_is_no_bits_and_named(tmp_path: Path) -> None:
+    images = 255 * np.random.default_rng(2).integers(0, 2, (20, 6, 5), np.uint8)
+    images[18, 3, 4] = 7
+    for kind, name in (("folder", r"018/inner/image\.png"), ("npy", r"images\.npy: image 18")):
+        path = write(tmp_path, kind, images)
+        assert len(load_split("folder", "test", data=path, levels=2).pixels) == 2
+        with pytest.raises(InputError, match=rf"{name} has a pixel of 7, .* 0 and 255 alone"):
+            load_split("folder", "valid", data=path, levels=2)
+
+
+def test_levels_of_a_folder_are_those_of_the_model(
+    fame: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FAME_DATA", raising=False)
+    images = 255 * np.random.default_rng(1).integers(0, 2, (30, 8, 8), np.uint8)
+    folder, run = write_images(tmp_path / "images", images), tmp_path / "run"
+    chosen = ["--dataset", "folder", "--data", folder]
+    small = ["--steps", 1, "--batch-size", 2, "--set", "decoder.layers=1", "--eval-every", 2]
+    done = fame("train", "vae", *chosen, "-o", run, *small, "--set", "levels=2")
+    assert done.code == 0, done.err
+    config = tomllib.loads((run / "config.toml").read_text())["model"]
+    assert (config["levels"], config["likelihood"]) == (2, "bernoulli")
+    scored = fame("evaluate-nll", run, "--data", folder, "--json")
+    assert scored.code == 0, scored.err
+    data = json.loads(scored.out)["data"]
+    assert (data["dataset_id"], data["levels"], data["binarization"]) == ("folder", 2, "fixed")
+    assert fame("reconstruct", run, *chosen, "-n", 1, "-o", tmp_path / "r.png").code == 0
+    plain = fame("train", "vae", *chosen, "--print-config")
+    assert "levels = 256" in plain.out
+    again = fame("train", "vae", *chosen, "--config", run / "config.toml", "--print-config")
+    assert tomllib.loads(again.out)["model"] == config

@@ -4,8 +4,6 @@ import contextlib
 import dataclasses
 import hashlib
 import io
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -177,20 +175,6 @@ def test_a_damaged_mat_file_is_read_or_an_input_error(tmp_path: Path, compressed
             info = small("omniglot", tmp_path, {"chardata.mat": changed})
             with contextlib.suppress(InputError):
                 assert len(read_split(info, tmp_path, "test").pixels) == 4
-
-
-def test_without_scipy_the_hint_says_what_to_install(tmp_path: Path) -> None:
-    small("omniglot", tmp_path, {"chardata.mat": chardata(True)[0]})
-    code = (
-        "import sys; sys.modules['scipy.io'] = None\n"
-        "from pathlib import Path\n"
-        "from famecli.data.mat import read_mat\n"
-        "from famecli.errors import UnavailableError\n"
-        "try: read_mat(Path(sys.argv[1]), ['data'])\n"
-        "except UnavailableError as error: print(error.hint)\n"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path / "chardata.mat")]
-    assert subprocess.run(command, capture_output=True, text=True).stdout == "pip install 'famecli[mat]'\n"
 
 
 def drawing(seed: int) -> np.ndarray:

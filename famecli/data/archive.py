@@ -2,6 +2,7 @@
 
 import gzip
 import lzma
+import os
 import stat
 import tarfile
 import zipfile
@@ -11,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
-from famecli.errors import InputError
+from famecli.errors import InputError, brief
+from famecli.files import read_up_to
 
 GZIP_MAGIC = b"\x1f\x8b"
 # What zlib's documentation gives as the most that deflate can shrink anything.
@@ -40,19 +42,30 @@ def opened(path: Path) -> Iterator[BinaryIO]:
     Raises:
         InputError: It is no such file, cannot be read, or what is read of it is damaged.
     """
-    try:
+    with reading(str(path)):
         # Asked before opening, since opening a pipe would wait for its writer.
         if not stat.S_ISREG(path.stat().st_mode):
             raise InputError(f"{path}: not a regular file")
         with path.open("rb") as file:
             yield file
+
+
+@contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Turn damages of archives, and failures to read, into errors that name them.
+
+    Raises:
+        InputError: There was one.
+    """
+    try:
+        yield
     except _DAMAGES as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{path}: damaged archive ({reason})", AGAIN) from error
+        reason = brief(error) or type(error).__name__
+        raise InputError(f"{name}: damaged archive ({reason})", AGAIN) from error
     except OSError as error:
         if isinstance(error, gzip.BadGzipFile):
-            raise InputError(f"{path}: damaged archive ({error})", AGAIN) from error
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+            raise InputError(f"{name}: damaged archive ({error})", AGAIN) from error
+        raise InputError(f"cannot read {name}: {error.strerror or error}") from error
 
 
 def read_file(path: Path, largest_bytes: int) -> bytes:
@@ -62,7 +75,7 @@ def read_file(path: Path, largest_bytes: int) -> bytes:
         InputError: It is, or it cannot be read.
     """
     with opened(path) as file:
-        content = file.read(largest_bytes + 1)
+        content = read_up_to(file, largest_bytes + 1)
     if len(content) > largest_bytes:
         raise InputError(f"{path}: more than {largest_bytes:,} bytes, too large for what it should be")
     return content
@@ -83,6 +96,7 @@ def zip_members(
     Raises:
         InputError: A file in it claims more than that, or more than its compressed bytes can hold.
     """
+    archive_bytes = file.seek(0, os.SEEK_END)
     with zipfile.ZipFile(file) as archive:
         named = [each for each in archive.infolist() if each.filename.lower().endswith(suffix)]
         members = sorted(named, key=lambda each: each.filename)
@@ -91,7 +105,11 @@ def zip_members(
             members = [by_base[base] for base in order if base in by_base]
         for member in members:
             within = f"{name}: {member.filename}"
-            if member.file_size > min(largest_bytes, LARGEST_DEFLATE_RATIO * member.compress_size):
+            packed_bytes = member.compress_size
+            # zipfile asks for all packed bytes at once, and memory is taken for as many as it asks for.
+            if packed_bytes > archive_bytes or member.file_size > min(
+                largest_bytes, LARGEST_DEFLATE_RATIO * packed_bytes
+            ):
                 raise InputError(f"{within} claims {member.file_size:,} bytes, more than it may have")
             with archive.open(member) as content:
                 yield member.filename, member.file_size, cast(BinaryIO, content)

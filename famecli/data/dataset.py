@@ -36,6 +36,8 @@ READERS: Mapping[str, Reader] = {
     FOLDER: read_folder,
 }
 CHUNK_IMAGES = 1000
+# Of the bits of data sets whose bits are drawn once.
+PUBLISHED_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,11 @@ def load_split(
     cache_dir: Path | None = None,
     offline: bool = False,
     report: Callable[[str], None] = say_nothing,
+    levels: int | None = None,
 ) -> ImageSplit:
     """Return a split of the data set `name`; see `locate` for where its files are looked for.
+
+    Images of the user are taken as a model of `levels` sees them; every other data set has levels of its own.
 
     Raises:
         UsageError: There is no such data set or split.
@@ -86,7 +91,7 @@ def load_split(
         InputError: A file is damaged.
         IntegrityError: A file is not the official one.
     """
-    info = describe(name, data)
+    info = describe(name, data, levels)
     if split not in info.splits:
         raise UsageError(f"{name} has no split {split!r}", f"splits: {', '.join(info.splits)}")
     if info.family == FOLDER and data is not None:
@@ -97,6 +102,8 @@ def load_split(
 def read_split(info: DatasetInfo, folder: Path, split: str) -> ImageSplit:
     """Return a split from the files in `folder`; errors are those of `load_split`."""
     pixels, labels = READERS[info.family](info, folder, split)
+    if info.bits_of is not None:
+        pixels = _bits(pixels, info.bits_of, split, PUBLISHED_SEED)
     return ImageSplit(info, split, pixels, labels)
 
 
@@ -110,13 +117,18 @@ def fixed_levels(split: ImageSplit, seed: int = 0, limit: int | None = None) -> 
     """
     pixels = split.pixels[:limit]
     if split.info.binarization == "dynamic":
-        generator = stream("binarize", split.info.name, split.split, seed)
-        chunks = [pixels[start : start + CHUNK_IMAGES] for start in range(0, len(pixels), CHUNK_IMAGES)]
-        bits = [generator.random(chunk.shape) < _chances(chunk, np.float64) for chunk in chunks]
-        levels = np.concatenate(bits).astype(np.uint8) if bits else pixels
+        levels = _bits(pixels, split.info.name, split.split, seed)
     else:
         levels = np.ascontiguousarray(pixels)
     return FixedLevels(levels, hashlib.sha256(levels.data).hexdigest())
+
+
+def _bits(pixels: np.ndarray, name: str, split: str, seed: int) -> np.ndarray:
+    """Return bits with the chances that `pixels` stand for, the same for a data set, split and seed."""
+    generator = stream("binarize", name, split, seed)
+    chunks = [pixels[start : start + CHUNK_IMAGES] for start in range(0, len(pixels), CHUNK_IMAGES)]
+    bits = [generator.random(chunk.shape) < _chances(chunk, np.float64) for chunk in chunks]
+    return np.concatenate(bits).astype(np.uint8) if bits else pixels
 
 
 def training_levels(split: ImageSplit, indices: np.ndarray, generator: np.random.Generator) -> np.ndarray:

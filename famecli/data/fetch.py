@@ -103,7 +103,7 @@ def locate(
     """Return the folder with the files of a data set, after downloading what is nowhere on this machine.
 
     Looked for in this order: `data`, the folder in FAME_DATA, the cache, the official mirrors. The first two
-    may hold the files themselves or a folder named after the data set's family.
+    may hold the files themselves or a folder with the data set's name, or with what comes before its dash.
 
     Args:
         info: The data set.
@@ -223,16 +223,25 @@ def _download(
 
 
 def _folder_in(folder: Path, info: DatasetInfo) -> Path | None:
-    """Return `folder`, or the one in it named after the family, whichever holds files of the data set."""
-    for candidate in (folder, folder / info.family):
-        for name, file in info.files.items():
-            if find_file(candidate, name) or any(find_member(candidate, each) for each in file.members):
-                return candidate
-    return None
+    """Return which of `_places` holds files of the data set: that which lacks fewest, then the first."""
+
+    def holds(place: Path, name: str) -> bool:
+        return bool(
+            find_file(place, name) or any(find_member(place, each) for each in info.files[name].members)
+        )
+
+    found = [place for place in _places(folder, info) if any(holds(place, name) for name in info.files)]
+    return min(found, key=lambda place: len(missing_files(info, place)), default=None)
+
+
+def _places(folder: Path, info: DatasetInfo) -> list[Path]:
+    """Return where in a folder of many data sets this one may be: its name is `omniglot` for all of these."""
+    names = dict.fromkeys((info.name, info.family, info.family.partition("-")[0]))
+    return [folder, *(folder / name for name in names)]
 
 
 def _refuse_pickles(folder: Path, info: DatasetInfo) -> None:
-    for candidate in (folder, folder / info.family):
+    for candidate in _places(folder, info):
         for name in info.pickles:
             if os.path.exists(candidate / name):
                 raise InputError(

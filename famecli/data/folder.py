@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from famecli.data.arrays import read_array
+from famecli.data.arrays import images_of, read_array
 from famecli.data.image_files import has_image_suffix, image_shape, read_images
 from famecli.data.info import DatasetInfo
+from famecli.data.levels import exact_levels
 from famecli.data.registry import FOLDER, dataset_info
 from famecli.errors import InputError, UnavailableError, UsageError
+from famecli.files import STDIN
 
 ARRAY_SUFFIXES = (".npz", ".npy")
 SPLITS = ("train", "valid", "test")
@@ -22,23 +24,33 @@ REMAINDERS = {"train": range(8), "valid": range(8, 9), "test": range(9, 10)}
 _WHAT = "name a folder of images of one size, or an .npz or .npy file of bytes (N, H, W, C)"
 
 
-def describe(name: str, data: Path | None = None) -> DatasetInfo:
+def describe(name: str, data: Path | None = None, levels: int | None = None) -> DatasetInfo:
     """Return what is known of the data set `name` before its images are read.
 
     Args:
         name: As typed after `--dataset`.
         data: For `folder` the files themselves, of which sizes and number are looked at.
+        levels: Of the model that asks, by which `folder` goes; None for 256.
 
     Raises:
-        UsageError: There is no such data set, or `folder` without `data`.
+        UsageError: There is no such data set, `folder` without `data`, or data on stdin.
         InputError: The files are not images of one size.
     """
     info = dataset_info(name)
+    if data == STDIN:
+        raise UsageError("only images to score or to reconstruct come through stdin", "name a file or folder")
     if info.family != FOLDER:
         return info
     if data is None:
         raise UsageError("--dataset folder is images of your own", "say where they are with --data PATH")
-    return folder_info(info, data)
+    return folder_info(seen_with(info, levels or info.levels), data)
+
+
+def seen_with(info: DatasetInfo, levels: int) -> DatasetInfo:
+    """Return the data set of images of the user as a model of so many levels sees it."""
+    if levels == 2:
+        return dataclasses.replace(info, levels=levels, binarization="fixed", unit="nats")
+    return dataclasses.replace(info, levels=levels)
 
 
 def folder_info(info: DatasetInfo, path: Path) -> DatasetInfo:
@@ -79,18 +91,24 @@ def read_folder(info: DatasetInfo, path: Path, split: str) -> tuple[np.ndarray, 
         split: `train`, `valid` or `test`.
 
     Shape:
-        `(N, C, H, W)`, uint8.
+        `(N, C, H, W)`, uint8, levels of `info`.
 
     Raises:
-        InputError: The split has no images, or one cannot be read.
+        InputError: The split has no images, one cannot be read, or has pixels that are none of the levels.
     """
     if not info.splits[split]:
         hint = f"give {PERIOD} images or more, or folders {', '.join(SPLITS)} in it"
         raise InputError(f"{path} has no images for the split {split}", hint)
     if path.suffix.lower() in ARRAY_SUFFIXES:
         images = _array(path)
-        return images[_chosen(split, len(images))], None
-    return np.stack([pixels for _, pixels in read_images(_files(path)[split], info.shape)]), None
+        chosen = _chosen(split, len(images))
+        names = [f"{path}: image {index}" for index in chosen]
+        pixels = images[chosen]
+    else:
+        found = read_images(_files(path)[split], info.shape)
+        names = [name for name, _ in found]
+        pixels = np.stack([each for _, each in found])
+    return exact_levels(pixels, info.levels, names.__getitem__), None
 
 
 def _chosen(split: str, images: int) -> list[int]:
@@ -139,11 +157,4 @@ def _array(path: Path) -> np.ndarray:
     """Return the images in an npz or npy file as `(N, C, H, W)`."""
     if not path.exists():
         raise UnavailableError(f"{path}: no such file or folder", _WHAT)
-    images = read_array(path)
-    if images.ndim == 3:
-        images = images[..., None]
-    if images.ndim == 4 and images.shape[3] in (1, 3):
-        images = images.transpose(0, 3, 1, 2)
-    if images.ndim != 4 or images.shape[1] not in (1, 3) or images.size == 0:
-        raise InputError(f"{path}: an array of shape {images.shape} is not images", _WHAT)
-    return np.ascontiguousarray(images)
+    return images_of(read_array(path), str(path))

@@ -2,7 +2,6 @@
 
 import io
 import os
-import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from famecli.errors import InputError
+from famecli.errors import InputError, brief
+from famecli.files import open_input, read_up_to
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -73,14 +73,8 @@ def _expand(name: str) -> list[str]:
 
 
 def _content(name: str) -> bytes:
-    try:
-        if name == "-":
-            content = sys.stdin.buffer.read(LARGEST_FILE_BYTES + 1)
-        else:
-            with open(name, "rb") as file:
-                content = file.read(LARGEST_FILE_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"cannot read image {name}: {error.strerror}") from error
+    with open_input(Path(name), "image") as file:
+        content = read_up_to(file, LARGEST_FILE_BYTES + 1)
     if len(content) > LARGEST_FILE_BYTES:
         raise InputError(f"{name}: more than {LARGEST_FILE_BYTES >> 20} MiB, too large for an image")
     return content
@@ -119,7 +113,7 @@ def _open(name: str, content: bytes) -> "Image":
 
 def _unreadable(name: str, error: Exception) -> InputError:
     kinds = ", ".join(READABLE)
-    return InputError(f"{name}: not a readable image ({kinds}): {' '.join(str(error).split())}")
+    return InputError(f"{name}: not a readable image ({kinds}): {brief(error)}")
 
 
 def _check_largest(name: str, found: tuple[int, int], expected: str) -> None:

@@ -1,102 +1,128 @@
-"""Numeric matrices of MATLAB 5 files: unpacked and checked here, then read by SciPy."""
+"""Numeric matrices of MATLAB 5 files."""
 
-import io
+import math
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from famecli.data.archive import AGAIN, read_file
-from famecli.errors import InputError, UnavailableError
+from famecli.errors import InputError
 
 HEADER_BYTES = 128
 LARGEST_FILE_BYTES = 512 << 20
 LARGEST_UNPACKED_BYTES = 2 << 30
-MATRIX, COMPRESSED = 14, 15
+MOST_DIMENSIONS = 8
+INT8, INT32, UINT32, MATRIX, COMPRESSED = 1, 5, 6, 14, 15
+# Types in which numbers are stored, and the classes of matrices that hold nothing else.
+STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
+NUMERIC = range(6, 16)
+OPAQUE = 17
+COMPLEX = 0x800
 
 
 def read_mat(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Return the arrays called `names` that a MATLAB file has.
+    """Return the arrays called `names` that a MATLAB file has, in the type in which they are stored.
+
+    Every size is held against the bytes that are there before anything of that size is allocated.
 
     Args:
         path: A file of version 5 (`save -v7` and earlier), compressed or not.
         names: Of its variables.
 
     Raises:
-        UnavailableError: SciPy is not installed.
         InputError: The file is damaged or of another kind.
+
+    Source:
+        The format: MAT-File Format, MathWorks, "Level 5 MAT-File Format".
     """
-    try:
-        from scipy.io import loadmat
-    except ImportError as error:
-        hint = "pip install 'famecli[mat]'"
-        raise UnavailableError(f"{path}: MATLAB files need SciPy, which is not here", hint) from error
-    plain = _unpack(read_file(path, LARGEST_FILE_BYTES), str(path))
-    try:
-        found = loadmat(io.BytesIO(plain), variable_names=list(names))
-    # SciPy answers damaged files with whatever goes wrong first.
-    except Exception as error:
-        reason = " ".join(str(error).split())[:120]
-        raise InputError(f"{path}: not a readable MATLAB file ({reason})", AGAIN) from error
-    arrays = {name: found[name] for name in names if name in found}
-    for name, array in arrays.items():
-        if not isinstance(array, np.ndarray) or array.dtype.kind not in "uif":
-            raise InputError(f"{path}: {name} is not a matrix of numbers")
+    content, source = read_file(path, LARGEST_FILE_BYTES), str(path)
+    if len(content) < HEADER_BYTES or content[124:128] not in (b"\x00\x01IM", b"\x01\x00MI"):
+        raise InputError(f"{source}: not a MATLAB 5 file", "files of -v7.3 are HDF5: save them with -v7")
+    order = "<" if content[126:128] == b"IM" else ">"
+    arrays: dict[str, np.ndarray] = {}
+    for element in _elements(content, order, source):
+        parts = _parts(element, order, source)
+        flags = _words(next(parts), UINT32, order, source)
+        if flags[0] & 0xFF != OPAQUE:
+            shape = _words(next(parts), INT32, order, source)
+            kind, name = next(parts)
+            if kind == INT8 and (known := str(name, "latin-1")) in names:
+                arrays[known] = _array(flags[0], shape, next(parts), order, f"{source}: {known}")
     return arrays
 
 
-def _unpack(content: bytes, name: str) -> bytes:
-    """Return the file without compression, after a check that no size in it reaches past its place.
-
-    SciPy would allocate what a header asks for before it reads so much.
-    """
-    if len(content) < HEADER_BYTES or content[124:128] not in (b"\x00\x01IM", b"\x01\x00MI"):
-        raise InputError(f"{name}: not a MATLAB 5 file", "files of -v7.3 are HDF5: save them with -v7")
-    order = "<" if content[126:128] == b"IM" else ">"
-    parts, left, position = [content[:HEADER_BYTES]], LARGEST_UNPACKED_BYTES, HEADER_BYTES
+def _elements(content: bytes, order: str, source: str) -> Iterator[memoryview]:
+    """Yield what is in each matrix of a file, unpacked."""
+    left, position = LARGEST_UNPACKED_BYTES, HEADER_BYTES
     while position < len(content):
-        kind, size, start = _tag(content, position, order, name)
-        element = content[position : start + size]
+        kind, start, end, _ = _tag(content, position, order, source)
+        element = content[position:end]
         if kind == COMPRESSED:
             unpacker = zlib.decompressobj()
             try:
-                element = unpacker.decompress(content[start : start + size], left)
+                # A limit of zero would be none.
+                element = unpacker.decompress(content[start:end], max(1, left))
             except zlib.error as error:
-                raise InputError(f"{name}: damaged ({error})", AGAIN) from error
+                raise InputError(f"{source}: damaged ({error})", AGAIN) from error
             if not unpacker.eof:
-                raise InputError(f"{name}: truncated, or more than it may have", AGAIN)
+                raise InputError(f"{source}: truncated, or more than it may have", AGAIN)
         left -= len(element)
-        _check_matrix(element, order, name)
-        parts.append(element)
-        position = start + size
-    return b"".join(parts)
+        kind, start, stop, _ = _tag(element, 0, order, source)
+        if kind != MATRIX or stop != len(element):
+            raise InputError(f"{source}: not a file of matrices", AGAIN)
+        yield memoryview(element)[start:stop]
+        position = end
 
 
-def _tag(content: bytes, position: int, order: str, name: str) -> tuple[int, int, int]:
-    """Return kind, size and start of the data of the element at `position`."""
+def _parts(element: memoryview, order: str, source: str) -> Iterator[tuple[int, memoryview]]:
+    """Yield type and content of each part of a matrix.
+
+    Raises:
+        InputError: Asked for more parts than there are, or a size reaches past the end.
+    """
+    position = 0
+    while True:
+        kind, start, end, position = _tag(element, position, order, source)
+        yield kind, element[start:end]
+
+
+def _tag(content: bytes | memoryview, position: int, order: str, source: str) -> tuple[int, int, int, int]:
+    """Return type, start and end of the data of the element at `position`, and where the next one is."""
     if len(content) - position < 8:
-        raise InputError(f"{name}: truncated", AGAIN)
+        raise InputError(f"{source}: truncated", AGAIN)
     kind, size = struct.unpack_from(f"{order}II", content, position)
-    if kind >> 16:
-        # The short form: up to four bytes in the tag itself.
-        kind, size, start = kind & 0xFFFF, kind >> 16, position + 4
-        end = position + 8
-    else:
-        start = position + 8
-        end = start + size
-    if end > len(content) or start + size > end:
-        raise InputError(f"{name}: a size of {size:,} bytes reaches past the end", AGAIN)
-    return kind, size, start
+    start = position + 8
+    # The short form: up to four bytes in the tag itself.
+    short = kind >> 16
+    if short:
+        kind, size, start = kind & 0xFFFF, short, position + 4
+    end = start + size
+    if end > len(content) or short > 4:
+        raise InputError(f"{source}: a size of {size:,} bytes reaches past the end", AGAIN)
+    return kind, start, end, position + 8 if short else start + -(-size // 8) * 8
 
 
-def _check_matrix(element: bytes, order: str, name: str) -> None:
-    kind, size, start = _tag(element, 0, order, name)
-    if kind != MATRIX or start + size != len(element):
-        raise InputError(f"{name}: not a file of matrices", AGAIN)
-    position = start
-    while position < len(element):
-        _, size, start = _tag(element, position, order, name)
-        # Data in the tag itself fills it up to eight bytes; other data are padded to a multiple of them.
-        position = position + 8 if start - position == 4 else start + -(-size // 8) * 8
+def _words(part: tuple[int, memoryview], expected: int, order: str, source: str) -> tuple[int, ...]:
+    kind, content = part
+    count = len(content) // 4
+    if kind != expected or len(content) % 4 or not 2 <= count <= MOST_DIMENSIONS:
+        raise InputError(f"{source}: damaged head of a matrix", AGAIN)
+    return struct.unpack(f"{order}{count}{'I' if kind == UINT32 else 'i'}", content)
+
+
+def _array(
+    flags: int, shape: tuple[int, ...], part: tuple[int, memoryview], order: str, name: str
+) -> np.ndarray:
+    kind, content = part
+    if flags & 0xFF not in NUMERIC or flags & COMPLEX or kind not in STORED:
+        raise InputError(f"{name} is not a matrix of numbers")
+    dtype = np.dtype(order + STORED[kind])
+    if min(shape) < 0 or math.prod(shape) * dtype.itemsize != len(content):
+        raise InputError(
+            f"{name}: {len(content):,} bytes of data are not {shape} numbers of {dtype.itemsize}"
+        )
+    values = np.frombuffer(content, dtype).astype(dtype.newbyteorder("="))
+    return values.reshape(shape, order="F")

@@ -39,7 +39,7 @@ def read_chardata(info: DatasetInfo, folder: Path, split: str) -> tuple[np.ndarr
         `(N, 1, 28, 28)`, float32 in 0 to 1, and `(N,)`, uint8.
 
     Raises:
-        UnavailableError: The file is not in the folder, or SciPy is not installed.
+        UnavailableError: The file is not in the folder.
         InputError: It is no such file.
         IntegrityError: It is not the official one.
 

@@ -3,11 +3,9 @@
 A new data set is one row here and one reader in `dataset.READERS`.
 """
 
-import difflib
-
 from famecli.data.info import DataFile as DataFile
 from famecli.data.info import DatasetInfo as DatasetInfo
-from famecli.errors import UsageError
+from famecli.errors import UsageError, closest
 
 # Source: hashes and sizes of the .gz files as several public projects pin them, torch.rb among them;
 # those of the content from a copy whose mean and deviation are the official ones.
@@ -175,6 +173,23 @@ DATASETS = {
             pixels_sha256="6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161",
         ),
         DatasetInfo(
+            name="mnist-fixed",
+            title="MNIST digits with bits drawn once, from seed 0; not Larochelle's bits",
+            family="mnist",
+            shape=(1, 28, 28),
+            levels=2,
+            binarization="fixed",
+            splits=_MNIST_SPLITS,
+            files=_MNIST_FILES,
+            mirrors=_MNIST_MIRRORS,
+            citation=_MNIST_CITATION,
+            unit="nats",
+            rule=_MNIST_RULE,
+            source=_MNIST_SOURCE,
+            pixels_sha256="2494ce85c260a5853318399661c49294935320b4e3e676a87c16de89f441c034",
+            bits_of="mnist",
+        ),
+        DatasetInfo(
             name="mnist-static",
             title="MNIST digits with the fixed bits of Larochelle",
             family="mnist-static",
@@ -315,6 +330,4 @@ def dataset_info(name: str) -> DatasetInfo:
     """
     if name in DATASETS:
         return DATASETS[name]
-    close = difflib.get_close_matches(name, DATASETS, n=1)
-    guess = f"did you mean {close[0]}? " if close else ""
-    raise UsageError(f"unknown data set {name!r}", f"{guess}data sets: {', '.join(DATASETS)}")
+    raise UsageError(f"unknown data set {name!r}", closest(name, DATASETS, "data sets"))

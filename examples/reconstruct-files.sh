@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Image files found in a folder and those below it, each with the PSNR of its reconstruction: path, tab, decibels.
+#
+# MODEL: checkpoint or name of weights. PHOTOS: the folder, with PNG files of the model's size.
+set -euo pipefail
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+# With jq instead of Python: jq -r '.images[] | [.source, .psnr] | @tsv'
+find "${PHOTOS:-photos}" -name '*.png' -print0 | sort -z |
+    xargs -0 fame reconstruct "${MODEL:-fame-mnist}" --decoder mean -o "$work/pairs.png" --force -q --json |
+    python3 -c '
+import json, sys
+for line in sys.stdin:
+    for image in json.loads(line)["images"]:
+        print(image["source"], image["psnr"], sep="\t")
+'

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Train, then measure, and fail with exit code 7 if the NLL is above a limit: a table's figure as a CI job.
+# Prints the NLL; the whole report goes to the file in REPORT.
+#
+# LIMIT: bits/dim. IMAGES: seen in training. SCORED: how many of the test set are scored. REPORT: JSON file.
+set -euo pipefail
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+report=${REPORT:-$work/nll.json}
+
+best=$(fame train pixelcnn --dataset mnist --images "${IMAGES:-64}" --batch-size 16 --set valid_images=16 -o "$work/run" -q)
+fame evaluate-nll "$best" --limit "${SCORED:-32}" --fail-above "${LIMIT:-1.2}" --json > "$report"
+python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["bits_per_dim"])' "$report"
