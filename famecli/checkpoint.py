@@ -11,10 +11,20 @@ import torch
 from torch import Tensor
 
 from famecli.config import ModelConfig, to_dict
-from famecli.errors import ConfigError, InputError, IntegrityError, NumericsError, UsageError
-from famecli.files import read_bytes, write_atomic
-from famecli.header import CHECKPOINT_SCHEMA, METADATA_KEY, RAW, Header, canonical_json, parse_header
+from famecli.errors import ConfigError, InputError, IntegrityError, NumericsError, UsageError, brief
+from famecli.files import write_atomic
+from famecli.header import (
+    CHECKPOINT_SCHEMA,
+    DAMAGED,
+    METADATA_KEY,
+    RAW,
+    Header,
+    parse_header,
+    read_checkpoint,
+    seal,
+)
 from famecli.model.fame import Fame
+from famecli.model.size import count_parameters
 
 WeightsKind = Literal["ema", "raw"]
 
@@ -62,7 +72,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, 
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise NumericsError(f"not saved: {name} has values that are not finite")
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    content = safetensors.torch.save(plain, {METADATA_KEY: canonical_json(metadata)})
+    content = safetensors.torch.save(plain, {METADATA_KEY: seal(metadata)})
     write_atomic(path, content)
     return hashlib.sha256(content).hexdigest()
 
@@ -73,21 +83,24 @@ def load_tensors(path: Path, schema: str) -> tuple[dict[str, Tensor], Header, st
     Raises:
         InputError: The file is missing, damaged, or of another kind.
     """
-    return _parse_tensors(read_bytes(path, "checkpoint"), str(path), schema)
+    content = read_checkpoint(path)
+    header = _header(content, str(path), schema)
+    return _tensors(content, str(path)), header, hashlib.sha256(content).hexdigest()
 
 
-def _parse_tensors(content: bytes, source: str, schema: str) -> tuple[dict[str, Tensor], Header, str]:
+def _header(content: bytes, source: str, schema: str) -> Header:
     header = parse_header(content, len(content), source)
     found = header.metadata.get("schema")
     if found != schema:
-        raise InputError(f"{source}: expected a file of schema {schema}, found {found!r}")
+        raise InputError(f"{source}: expected a file of schema {schema}, found {brief(repr(found))}")
+    return header
+
+
+def _tensors(content: bytes, source: str) -> dict[str, Tensor]:
     try:
-        tensors = safetensors.torch.load(content)
+        return safetensors.torch.load(content)
     except (safetensors.SafetensorError, RuntimeError) as error:
-        raise InputError(
-            f"{source}: not a famecli checkpoint ({' '.join(str(error).split())[:120]})"
-        ) from error
-    return tensors, header, hashlib.sha256(content).hexdigest()
+        raise InputError(f"{source}: not a famecli checkpoint ({brief(error)})") from error
 
 
 def save_checkpoint(
@@ -114,7 +127,7 @@ def save_checkpoint(
 
 def load_checkpoint(path: Path, weights: WeightsKind = "ema") -> Checkpoint:
     """Return the model in the file `path`, on stdin if it is `-`; errors are those of `parse_checkpoint`."""
-    return parse_checkpoint(read_bytes(path, "checkpoint"), str(path), weights)
+    return parse_checkpoint(read_checkpoint(path), str(path), weights)
 
 
 def parse_checkpoint(content: bytes, source: str, weights: WeightsKind = "ema") -> Checkpoint:
@@ -122,42 +135,58 @@ def parse_checkpoint(content: bytes, source: str, weights: WeightsKind = "ema") 
 
     Raises:
         InputError: The file is missing, damaged, or its tensors are not those of its configuration.
-        IntegrityError: The weights do not have the hash that was recorded with them.
+        IntegrityError: Weights or metadata do not have the hash that was recorded with them.
         ConfigError: Its configuration is not possible.
         UsageError: It has no raw weights and these were asked for.
     """
-    tensors, header, sha256 = _parse_tensors(content, source, CHECKPOINT_SCHEMA)
+    header = _header(content, source, CHECKPOINT_SCHEMA)
     try:
         config = ModelConfig.from_dict(header.metadata.get("model"))
     except ConfigError as error:
-        raise ConfigError(f"{source}: {error}", error.hint) from error
-    # Each has weights, so this bounds the modules below, which take time and memory even without weights.
-    if sum(stage.blocks for stage in config.stages) + config.decoder.layers > len(tensors):
-        raise InputError(f"{source}: its configuration has more layers than it has tensors")
-    with torch.device("meta"):
-        expected = Fame(config).state_dict()
-    names = list(expected) + [RAW + name for name in expected if header.has_raw]
-    if odd := sorted(set(names) ^ set(tensors)):
-        raise InputError(f"{source}: its configuration and its tensors disagree about {odd[0]!r}")
+        raise ConfigError(f"{source}: {brief(error, 400)}", error.hint) from error
+    _check_size(config, header, source)
     if weights == "raw" and not header.has_raw:
         raise UsageError(f"{source} has no raw weights", "leave --weights out to use the averaged ones")
-    chosen = {}
-    for name, like in expected.items():
-        tensor = tensors[(RAW if weights == "raw" else "") + name]
-        if tensor.shape != like.shape or tensor.dtype != torch.float32:
-            raise InputError(
-                f"{source}: {name} is {tensor.dtype} {tuple(tensor.shape)}, "
-                f"expected float32 {tuple(like.shape)}"
-            )
+    model = Fame(config)
+    _check_tensors(model, header, source)
+    tensors = _tensors(content, source)
+    chosen = {name: tensors[(RAW if weights == "raw" else "") + name] for name in model.state_dict()}
+    for name, tensor in chosen.items():
         if not bool(torch.isfinite(tensor).all()):
             raise InputError(f"{source}: {name} has values that are not finite")
-        chosen[name] = tensor
     found = hash_weights(chosen)
     _check_hash(header.metadata.get("weights_sha256"), weights, found, source)
-    model = Fame(config)
     model.load_state_dict(chosen)
     model.eval().requires_grad_(False)
+    sha256 = hashlib.sha256(content).hexdigest()
     return Checkpoint(source, model, weights, header.metadata, sha256, found)
+
+
+def _check_size(config: ModelConfig, header: Header, source: str) -> None:
+    """Check that a file has as many weights as its configuration asks for, before they are allocated."""
+    # Of each block and layer, since modules take time and memory of their own.
+    fewest = 8 * sum(stage.blocks for stage in config.stages) + 4 * config.decoder.layers
+    if fewest > len(header.tensors):
+        raise InputError(f"{source}: its configuration has more layers than it has tensors")
+    for name, info in header.tensors.items():
+        if info.dtype != "F32":
+            raise InputError(f"{source}: {brief(name)} is {info.dtype}, expected F32")
+    expected = count_parameters(config)
+    if header.parameters != expected:
+        raise InputError(
+            f"{source}: its configuration asks for {expected:,} weights, it has {header.parameters:,}"
+        )
+
+
+def _check_tensors(model: Fame, header: Header, source: str) -> None:
+    """Check that a file has the weights of `model` in their shapes, and nothing else."""
+    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    expected = shapes | ({RAW + name: shape for name, shape in shapes.items()} if header.has_raw else {})
+    if odd := sorted(set(expected) ^ set(header.tensors)):
+        raise InputError(f"{source}: its configuration and its tensors disagree about {brief(repr(odd[0]))}")
+    for name, shape in expected.items():
+        if header.tensors[name].shape != shape:
+            raise InputError(f"{source}: {name} is {header.tensors[name].shape}, expected {shape}")
 
 
 def _check_hash(recorded: object, weights: WeightsKind, found: str, source: str) -> None:
@@ -166,8 +195,8 @@ def _check_hash(recorded: object, weights: WeightsKind, found: str, source: str)
     if expected != found:
         raise IntegrityError(
             f"{source}: its {weights} weights are not those that were saved (sha256 {found[:12]}, "
-            f"recorded {str(expected)[:12]})",
-            "the file is damaged: copy or download it again",
+            f"recorded {brief(expected, 15)})",
+            DAMAGED,
         )
 
 

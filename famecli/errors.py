@@ -1,5 +1,7 @@
 """Errors that a user can mend: each says what is wrong, where, and what to type next."""
 
+import difflib
+from collections.abc import Collection
 from enum import IntEnum
 
 
@@ -18,6 +20,12 @@ class ExitCode(IntEnum):
     PREEMPTED = 75
     INTERRUPTED = 130
     BROKEN_PIPE = 141
+
+
+def brief(text: object, most: int = 120) -> str:
+    """Return `text` in one line of at most `most` characters: what files and libraries say has no limit."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= most else line[: most - 3] + "..."
 
 
 class FameError(Exception):
@@ -69,7 +77,25 @@ class NumericsError(FameError):
     exit_code = ExitCode.NUMERICS
 
 
+class OutOfMemoryError(FameError):
+    """Memory ran out; the hint says what would fit."""
+
+    exit_code = ExitCode.OUT_OF_MEMORY
+
+
 class GateError(FameError):
     """A measured value misses the limit that the user set."""
 
     exit_code = ExitCode.GATE
+
+
+def closest(name: str, known: Collection[str], heading: str) -> str:
+    """Return the hint for a name that is unknown: the known one that is most like it, or else all.
+
+    Args:
+        name: As typed.
+        known: What it could have been.
+        heading: What these are, in front of their list.
+    """
+    found = difflib.get_close_matches(name, known, 1)
+    return f"did you mean {found[0]}?" if found else f"{heading}: {', '.join(known) or 'none'}"

@@ -7,10 +7,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from famecli.errors import InputError
 
 STDIN = Path("-")
+CHUNK_BYTES = 1 << 20
 
 
 @contextmanager
@@ -80,10 +82,32 @@ def read_bytes(path: Path, what: str) -> bytes:
     Raises:
         InputError: It is missing, a folder, or unreadable.
     """
+    with open_input(path, what) as file:
+        return file.read()
+
+
+@contextmanager
+def open_input(path: Path, what: str) -> Iterator[BinaryIO]:
+    """Yield the file `path`, or stdin if it is `-`, for reading; errors are those of `read_bytes`."""
+    if path == STDIN and sys.stdin is None:
+        raise InputError(f"cannot read {what} {path}: stdin is closed")
     try:
-        return sys.stdin.buffer.read() if path == STDIN else path.read_bytes()
+        if path == STDIN:
+            yield sys.stdin.buffer
+        else:
+            with path.open("rb") as file:
+                yield file
     except OSError as error:
-        raise InputError(f"cannot read {what} {path}: {error.strerror}") from error
+        raise InputError(f"cannot read {what} {path}: {error.strerror or error}") from error
+
+
+def read_up_to(file: BinaryIO, size: int) -> bytes:
+    """Return the next `size` bytes, fewer only at the end; no memory is taken for more than there are."""
+    pieces = []
+    while size > 0 and (piece := file.read(min(size, CHUNK_BYTES))):
+        pieces.append(piece)
+        size -= len(piece)
+    return b"".join(pieces)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -4,18 +4,26 @@ A famecli file has one metadata key, `famecli`, that holds canonical JSON: safet
 random order, and one key keeps equal files equal byte for byte.
 """
 
+import hashlib
 import json
 import math
+import os
+import stat
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn
 
-from famecli.errors import InputError
+from famecli.errors import InputError, IntegrityError, brief
+from famecli.files import STDIN, open_input, read_up_to
 
 METADATA_KEY = "famecli"
+# In the metadata, the SHA-256 of all the rest of them; files written before there was one are read without.
+SEAL_KEY = "sha256"
 CHECKPOINT_SCHEMA = "famecli/checkpoint/1"
 # Before the names of the weights of the last step; those without it are the averaged ones.
 RAW = "raw."
 LARGEST_HEADER_BYTES = 1 << 20
+DAMAGED = "the file is damaged: copy or download it again"
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 
 
@@ -31,10 +39,17 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Header:
-    """What a safetensors file says of itself."""
+    """What a safetensors file says of itself.
+
+    Args:
+        tensors: By name.
+        metadata: What famecli wrote there.
+        file_bytes: That the file has, if it is whole.
+    """
 
     tensors: dict[str, TensorInfo]
     metadata: dict[str, Any]
+    file_bytes: int
 
     @property
     def has_raw(self) -> bool:
@@ -52,51 +67,101 @@ def canonical_json(data: object) -> str:
     return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
-def parse_header(content: bytes, size: int, source: str) -> Header:
+def seal(metadata: dict[str, Any]) -> str:
+    """Return metadata as canonical JSON with its own hash, which `parse_header` checks and removes."""
+    plain = json.loads(canonical_json(metadata))
+    return canonical_json(plain | {SEAL_KEY: _digest(plain)})
+
+
+def _unseal(text: str) -> tuple[dict[str, Any], bool]:
+    """Return metadata, and whether they have the hash that was recorded with them, if one was."""
+    metadata = _strict_json(text)
+    if not isinstance(metadata, dict):
+        raise TypeError("its metadata is no table")
+    recorded = metadata.pop(SEAL_KEY, None)
+    return metadata, recorded is None or recorded == _digest(metadata)
+
+
+def _digest(metadata: dict[str, Any]) -> str:
+    return hashlib.sha256(canonical_json(metadata).encode()).hexdigest()
+
+
+def read_checkpoint(path: Path) -> bytes:
+    """Return the content of the safetensors file `path`, on stdin if it is `-`.
+
+    Nothing beyond its header is read before that is checked, and then no more than it promises: what is no
+    such file costs little, however large it is.
+
+    Raises:
+        InputError: It cannot be read, or has not the header or the size of a file that famecli wrote.
+    """
+    with open_input(path, "checkpoint") as file:
+        start = read_up_to(file, 8 + LARGEST_HEADER_BYTES)
+        header = parse_header(start, None if path == STDIN else _size(file), str(path))
+        content = start + read_up_to(file, header.file_bytes + 1 - len(start))
+    _check_size(header, len(content), str(path))
+    return content
+
+
+def _size(file: BinaryIO) -> int | None:
+    """Return the size of a regular file; None for pipes and devices, which tell none."""
+    status = os.fstat(file.fileno())
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def parse_header(content: bytes, size: int | None, source: str) -> Header:
     """Return the checked header of a file.
 
     Args:
         content: The file from its start; the whole header at least, if the file is a good one.
-        size: Bytes of the whole file.
+        size: Bytes of the whole file, where known.
         source: The file's name for errors.
 
     Raises:
         InputError: It is not a safetensors file that famecli wrote, or is truncated or inconsistent.
+        IntegrityError: Its metadata do not have the hash that was recorded with them.
     """
     if len(content) < 8:
-        raise InputError(f"{source}: not a safetensors file ({size} bytes)")
+        raise InputError(f"{source}: not a safetensors file ({len(content)} bytes)")
     length = int.from_bytes(content[:8], "little")
     if length > LARGEST_HEADER_BYTES or not content[8:9] == b"{":
         raise InputError(f"{source}: not a famecli checkpoint (no safetensors header at its start)")
-    if 8 + length > min(size, len(content)):
-        raise InputError(f"{source}: truncated inside its header ({size} bytes)")
+    if 8 + length > len(content):
+        raise InputError(f"{source}: truncated inside its header ({len(content)} bytes)")
     try:
         raw = _strict_json(content[8 : 8 + length].decode())
-        metadata = _strict_json(raw.pop("__metadata__")[METADATA_KEY])
+        metadata, intact = _unseal(raw.pop("__metadata__")[METADATA_KEY])
         tensors = {name: _tensor_info(entry) for name, entry in raw.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{source}: not a famecli checkpoint ({_reason(error)})") from error
-    if not isinstance(metadata, dict):
-        raise InputError(f"{source}: not a famecli checkpoint (its metadata is no table)")
-    _check_layout(tensors, size - 8 - length, source)
-    return Header(tensors, metadata)
+    if not intact:
+        raise IntegrityError(f"{source}: its metadata are not those that were saved", DAMAGED)
+    header = Header(tensors, metadata, 8 + length + _layout_bytes(tensors, source))
+    if size is not None:
+        _check_size(header, size, source)
+    return header
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, KeyError):
-        return f"key {error} is missing"
-    if isinstance(error, UnicodeDecodeError):
-        return "its header is not text"
-    return " ".join(str(error).split())[:120]
+        return f"key {brief(error)} is missing"
+    return "its header is not text" if isinstance(error, UnicodeDecodeError) else brief(error)
 
 
 def _strict_json(text: str) -> Any:  # noqa: ANN401
     """Return what `text` says, read as `canonical_json` writes it: no key twice, no NaN or infinity."""
-    return json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+    return json.loads(
+        text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_float=_finite_float
+    )
 
 
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{brief(name)} is no number of JSON")
+
+
+def _finite_float(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _no_constant(text)
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -115,13 +180,17 @@ def _tensor_info(entry: dict[str, Any]) -> TensorInfo:
     return TensorInfo(entry["dtype"], tuple(shape), start, end)
 
 
-def _check_layout(tensors: dict[str, TensorInfo], size: int, source: str) -> None:
-    """Check that the tensors follow each other without gaps and fill `size` bytes."""
+def _layout_bytes(tensors: dict[str, TensorInfo], source: str) -> int:
+    """Return the bytes of all tensors, after a check that they follow each other without gaps."""
     position = 0
     for info in sorted(tensors.values(), key=lambda info: (info.start, info.end)):
         if info.start != position:
             raise InputError(f"{source}: tensors overlap or leave a gap at byte {position}")
         position = info.end
-    if position != size:
-        state = "truncated" if size < position else "longer than its header says"
-        raise InputError(f"{source}: {state} ({size} bytes of tensors, {position} expected)")
+    return position
+
+
+def _check_size(header: Header, size: int, source: str) -> None:
+    if header.file_bytes != size:
+        state = "truncated" if size < header.file_bytes else "longer than its header says"
+        raise InputError(f"{source}: {state} ({size} bytes, {header.file_bytes} expected)")

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import resource
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +34,7 @@ from famecli.header import (
     CHECKPOINT_SCHEMA,
     LARGEST_HEADER_BYTES,
     METADATA_KEY,
+    SEAL_KEY,
     TensorInfo,
     canonical_json,
     parse_header,
@@ -43,8 +43,9 @@ from famecli.model.fame import Fame
 from famecli.presets import PRESETS, model_config
 
 GOLDEN_FILE = (
-    b"\xc0\x00\x00\x00\x00\x00\x00\x00"
-    rb'{"__metadata__":{"famecli":"{\"n\":{\"a\":0.1,\"b\":1},\"schema\":\"x/1\"}"},'
+    b"\x10\x01\x00\x00\x00\x00\x00\x00"
+    rb'{"__metadata__":{"famecli":"{\"n\":{\"a\":0.1,\"b\":1},\"schema\":\"x/1\",'
+    rb'\"sha256\":\"6054b3f6f7d0ff52610af137dfdf66c6245eb531d0bdc5e4addd79c570543de6\"}"},'
     rb'"b":{"dtype":"I64","shape":[1],"data_offsets":[0,8]},'
     rb'"a":{"dtype":"F32","shape":[1,2],"data_offsets":[8,16]}}'
     b"      \x07\x00\x00\x00\x00\x00\x00\x00\x00\x00\x80?\x00\x00\x00@"
@@ -53,7 +54,9 @@ GOLDEN_HEADER = (
     r'{"__metadata__":{"famecli":"{\"model\":{\"channels\":1,\"decoder\":{\"autoregressive\":true,'
     r"\"condition\":0,\"first_kernel\":3,\"kernel\":3,\"lag\":2,\"layers\":0,\"width\":1},\"height\":2,\"levels\":2,"
     r"\"likelihood\":\"bernoulli\",\"mixtures\":10,\"preset\":\"pixelcnn\",\"stages\":[],\"width\":2},"
-    r"\"schema\":\"famecli/checkpoint/1\",\"training\":{\"lr\":0.1},\"weights_sha256\":"
+    r"\"schema\":\"famecli/checkpoint/1\","
+    r"\"sha256\":\"439b377f9b0f01756085f065f70b5e688a51eeb7261acf953f5d5a76fed8aa19\","
+    r"\"training\":{\"lr\":0.1},\"weights_sha256\":"
     r'{\"ema\":\"a6ae470339a5d14337c498ccc962182fd9d40f2b26be49827c664362cb4fe6f3\"}}"},'
     r'"decoder.first.bias":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},'
     r'"decoder.first.weight":{"dtype":"F32","shape":[1,1,2,3],"data_offsets":[4,28]},'
@@ -97,6 +100,7 @@ def file_bytes(header: dict[str, Any] | bytes, body: bytes) -> bytes:
 def with_metadata(content: bytes, change: Callable[[dict[str, Any]], object]) -> bytes:
     header, body = parts(content)
     metadata = json.loads(header["__metadata__"][METADATA_KEY])
+    metadata.pop(SEAL_KEY, None)
     change(metadata)
     header["__metadata__"][METADATA_KEY] = json.dumps(metadata)
     return file_bytes(header, body)
@@ -151,7 +155,10 @@ def test_equal_saves_are_equal_bytes_with_one_metadata_key(tmp_path: Path) -> No
         "model": to_dict(config),
         "weights_sha256": {"ema": hash_weights(weights)},
     }
-    assert json.loads(text) == own | facts
+    found = json.loads(text)
+    digest = found.pop(SEAL_KEY)
+    assert found == own | facts
+    assert digest == hashlib.sha256(canonical_json(found).encode()).hexdigest()
 
 
 def test_canonical_json_knows_no_order_and_no_nan() -> None:
@@ -195,6 +202,18 @@ def test_weights_that_were_changed_are_noticed(tmp_path: Path) -> None:
     load_checkpoint(path, "raw")
     with pytest.raises(IntegrityError, match="ema weights are not those that were saved"):
         load_checkpoint(path)
+
+
+def test_metadata_that_were_changed_are_noticed_where_their_hash_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_smallest(path)
+    content = path.read_bytes()
+    # The same weights, masked otherwise.
+    path.write_bytes(content.replace(rb"\"lag\":2", rb"\"lag\":1"))
+    with pytest.raises(IntegrityError, match="metadata are not those that were saved"):
+        load_checkpoint(path)
+    path.write_bytes(with_metadata(content, lambda metadata: metadata["model"]["decoder"].update(lag=1)))
+    assert load_checkpoint(path).model.config.decoder.lag == 1
 
 
 def test_raw_weights_may_be_left_out_but_then_not_asked_for(tmp_path: Path) -> None:
@@ -292,9 +311,9 @@ LAST = "decoder.head2.weight"
         (LAST, {"shape": [0, 2**47, 2**47], "data_offsets": [44, 44]}, ""),
         (LAST, {"dtype": "F8_E4M3"}, "key 'F8_E4M3' is missing"),
         (LAST, {"dtype": ["F32"]}, "not a famecli checkpoint"),
-        (LAST, {"dtype": "I32"}, f"{LAST} is torch.int32"),
-        (LAST, {"dtype": "F16", "shape": [2, 1, 1, 1]}, f"{LAST} is torch.float16"),
-        (LAST, {"shape": [1]}, f"{LAST} is torch.float32 (1,), expected float32 (1, 1, 1, 1)"),
+        (LAST, {"dtype": "I32"}, f"{LAST} is I32"),
+        (LAST, {"dtype": "F16", "shape": [2, 1, 1, 1]}, f"{LAST} is F16"),
+        (LAST, {"shape": [1]}, f"{LAST} is F32 (1,), expected F32 (1, 1, 1, 1)"),
         (LAST, {"more": float("nan")}, "NaN"),
         ("__metadata__", {"more": 5}, "not a famecli checkpoint"),
     ],
@@ -357,29 +376,6 @@ def test_an_impossible_configuration_is_refused(
     save_smallest(path)
     content = with_metadata(path.read_bytes(), change)
     assert message in refused(path, content, ConfigError)
-
-
-@pytest.mark.parametrize(
-    ("decoder", "stage"),
-    [
-        ({"condition": 4096, "width": 4096}, {"width": 4096, "blocks": 0, "latents": 4096}),
-        ({"condition": 1, "layers": 256}, {"width": 4096, "blocks": 256, "latents": 4096, "dense": True}),
-    ],
-)
-def test_an_absurd_configuration_is_refused_before_anything_is_allocated(
-    tmp_path: Path, decoder: dict[str, Any], stage: dict[str, Any]
-) -> None:
-    path = tmp_path / "absurd"
-    save_smallest(path)
-
-    def change(metadata: dict[str, Any]) -> None:
-        metadata["model"].update(stages=[stage] * 32, height=1024, width=1024)
-        metadata["model"]["decoder"].update(decoder)
-
-    content = with_metadata(path.read_bytes(), change)
-    before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    refused(path, content)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 50_000
 
 
 def test_a_header_is_read_from_the_start_of_a_file_alone() -> None:

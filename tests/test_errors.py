@@ -1,0 +1,36 @@
+"""What errors say."""
+
+import pytest
+
+from famecli.data.registry import dataset_info
+from famecli.errors import UsageError, closest
+from famecli.presets import preset_named
+
+NAMES = ["mnist", "mnist-grey", "cifar10"]
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("mnits", "did you mean mnist?"),
+        ("mnist-gray", "did you mean mnist-grey?"),
+        ("CIFAR", "data sets: mnist, mnist-grey, cifar10"),
+        ("", "data sets: mnist, mnist-grey, cifar10"),
+    ],
+)
+def test_the_hint_is_the_closest_name_or_all(name: str, hint: str) -> None:
+    assert closest(name, NAMES, "data sets") == hint
+    assert closest(name, dict.fromkeys(NAMES), "data sets") == hint
+
+
+def test_there_may_be_no_names() -> None:
+    assert closest("mnist", [], "names of weights") == "names of weights: none"
+
+
+def test_unknown_models_and_data_sets_are_hinted_alike() -> None:
+    with pytest.raises(UsageError) as caught:
+        preset_named("pixelcn")
+    assert caught.value.hint == "did you mean pixelcnn?"
+    with pytest.raises(UsageError) as caught:
+        dataset_info("zzzzzz")
+    assert caught.value.hint.startswith("data sets: mnist, ")

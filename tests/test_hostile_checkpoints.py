@@ -1,0 +1,510 @@
+"""Hostile checkpoints: whatever the bytes are, the answer is one line, soon, in little memory, or the model.
+
+`tests/test_checkpoint.py` has single faults of header, layout and values; here are attacks, and mutants by
+the thousand.
+"""
+
+import gzip
+import io
+import json
+import os
+import struct
+import subprocess
+import sys
+import threading
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from commands import error_of, fame
+from mutants import BYTE_MUTATIONS, EDGES, Mutation, Source, edit_json, judge, memory_limit, mutant
+from test_checkpoint import file_bytes, parts, random_weights, save_smallest, smallest, with_metadata
+
+from famecli.checkpoint import Checkpoint, load_checkpoint, parse_checkpoint, save_checkpoint
+from famecli.config import DecoderConfig, ModelConfig, StageConfig, to_dict
+from famecli.errors import ExitCode, FameError, InputError
+from famecli.header import LARGEST_HEADER_BYTES, METADATA_KEY, SEAL_KEY, parse_header
+
+CODES = (ExitCode.BAD_INPUT, ExitCode.INTEGRITY)
+MIB = 1 << 20
+ROOM_BYTES = 50 * MIB
+FIRST, DEEP = "decoder.first.bias", "stages.1.recognition.layer.weight"
+
+
+def ladder() -> ModelConfig:
+    """A model with everything: two stages, one of them dense, and a decoder that is conditioned."""
+    return ModelConfig(
+        "fame",
+        "bernoulli",
+        1,
+        2,
+        2,
+        2,
+        decoder=DecoderConfig(autoregressive=True, width=2, layers=1, first_kernel=3, condition=2),
+        stages=(
+            StageConfig(width=2, blocks=1, latents=1),
+            StageConfig(width=2, blocks=0, stride=2, latents=1, dense=True),
+        ),
+    )
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A file with averaged and raw weights of `ladder`, whose metadata anybody may change."""
+    path, config = tmp_path_factory.mktemp("good") / "good", ladder()
+    save_checkpoint(
+        path, config, random_weights(config, 0), random_weights(config, 1), {"training": {"lr": 0.1}}
+    )
+    return with_metadata(path.read_bytes(), lambda metadata: None)
+
+
+@pytest.fixture(scope="module")
+def sealed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The smallest file, as it is saved."""
+    path = tmp_path_factory.mktemp("sealed") / "sealed"
+    save_smallest(path)
+    return path.read_bytes()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _warm(good: bytes) -> None:
+    """Let the first load, which imports and allocates for all, be none that is measured."""
+    assert parse_checkpoint(good, "x").model.config == ladder()
+    assert parse_checkpoint(good, "x", "raw").model.config == ladder()
+
+
+def header_with(**entries: Any) -> Callable[[bytes], bytes]:
+    """Return what adds tensors, or changes some, in the header of a file."""
+
+    def change(content: bytes) -> bytes:
+        header, body = parts(content)
+        for name, entry in entries.items():
+            header[name] = header.get(name, {}) | entry
+        return file_bytes(header, body)
+
+    return change
+
+
+def renamed(old: str, new: str) -> Callable[[bytes], bytes]:
+    def change(content: bytes) -> bytes:
+        header, body = parts(content)
+        text = json.dumps(header)
+        assert f'"{old}"' in text
+        return file_bytes(text.replace(f'"{old}"', f'"{new}"', 1).encode(), body)
+
+    return change
+
+
+def model_with(**changes: Any) -> Callable[[bytes], bytes]:
+    """Return what changes the model's configuration in a file; `decoder_` and `stage_` go into the tables."""
+
+    def change(metadata: dict[str, Any]) -> None:
+        model = metadata["model"]
+        for key, value in changes.items():
+            table, _, name = key.rpartition("__")
+            target = {"decoder": model["decoder"], "stage": model["stages"][0], "": model}[table]
+            target[name] = value
+
+    return lambda content: with_metadata(content, change)
+
+
+def metadata_with(**changes: Any) -> Callable[[bytes], bytes]:
+    return lambda content: with_metadata(content, lambda metadata: metadata.update(changes))
+
+
+def text_with(old: str, new: str) -> Callable[[bytes], bytes]:
+    """Return what changes the text of the metadata, which stands in the header as a string."""
+
+    def change(content: bytes) -> bytes:
+        header, body = parts(content)
+        text = header["__metadata__"][METADATA_KEY]
+        assert old in text
+        header["__metadata__"][METADATA_KEY] = text.replace(old, new, 1)
+        return file_bytes(header, body)
+
+    return change
+
+
+def body_with(value: float, place: int = -4) -> Callable[[bytes], bytes]:
+    return lambda content: content[:place] + struct.pack("<f", value) + content[len(content) + place + 4 :]
+
+
+def empty_tensors(count: int) -> dict[str, Any]:
+    return {f"{number:05}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for number in range(count)}
+
+
+def zipped(content: bytes) -> bytes:
+    target = io.BytesIO()
+    with zipfile.ZipFile(target, "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02}q\x00.")
+        archive.writestr("archive/data/0", content)
+    return target.getvalue()
+
+
+def padded(content: bytes, header_bytes: int) -> bytes:
+    header, body = parts(content)
+    return file_bytes(json.dumps(header).encode().ljust(header_bytes), body)
+
+
+HUGE_STAGE = {"width": 4096, "blocks": 0, "stride": 1, "latents": 4096, "dense": True}
+HAND_MADE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "nothing": (lambda content: b"", "not a safetensors file"),
+    "one byte": (lambda content: b"{", "not a safetensors file"),
+    "zeros": (lambda content: bytes(5000), "no safetensors header"),
+    "gzipped": (gzip.compress, "no safetensors header"),
+    "a zip with a pickle in it": (zipped, "no safetensors header"),
+    "a pickle": (
+        lambda content: b"\x80\x04\x95" + bytes(8) + b"\x8c\x05posix\x8c\x06system",
+        "no safetensors",
+    ),
+    "a page": (lambda content: b"<!DOCTYPE html><title>404</title>" + bytes(900), "no safetensors header"),
+    "a pointer of Git LFS": (
+        lambda content: b"version https://git-lfs.github.com/spec/v1\noid",
+        "no safetensors",
+    ),
+    "a PNG": (lambda content: b"\x89PNG\r\n\x1a\n" + content, "no safetensors header"),
+    "twice": (lambda content: 2 * content, "longer than its header says"),
+    "a byte too many": (lambda content: content + b"\0", "longer than its header says"),
+    "a byte too few": (lambda content: content[:-1], "truncated"),
+    "header of 2**64 - 1": (lambda content: b"\xff" * 8 + content[8:], "no safetensors header"),
+    "header of 1 MiB and a byte": (
+        lambda content: padded(content, LARGEST_HEADER_BYTES + 1),
+        "no safetensors",
+    ),
+    "header in UTF-16": (
+        lambda content: file_bytes('{"a":1}'.encode("utf-16"), b""),
+        "no safetensors header",
+    ),
+    "header that opens with a mark": (lambda content: file_bytes(b"\xef\xbb\xbf{}", b""), "no safetensors"),
+    "header that ends in NULs": (
+        lambda content: file_bytes(b"{}" + bytes(8), b""),
+        "not a famecli checkpoint",
+    ),
+    "list nested 200,000 deep": (lambda content: file_bytes(b'{"a":' + b"[" * 200_000, b""), "not a famecli"),
+    "tables nested 100,000 deep": (lambda content: file_bytes(b'{"a":' * 100_000, b""), "not a famecli"),
+    "number of a million digits": (
+        lambda content: file_bytes(b'{"a":' + b"7" * 10**6 + b"}", b""),
+        "not a fame",
+    ),
+    "100,000 empty tensors": (
+        lambda content: file_bytes(empty_tensors(100_000), b""),
+        "no safetensors header",
+    ),
+    "12,000 empty tensors": (lambda content: header_with(**empty_tensors(12_000))(content), "disagree about"),
+    "path as a tensor's name": (renamed(FIRST, "../../../etc/passwd"), "disagree about"),
+    "name of another system's path": (renamed(FIRST, r"C:\\x\\\\..\\nul"), "disagree about"),
+    "control characters in a name": (renamed(FIRST, r"\u001b[2J\n\u202e"), "disagree about"),
+    "name of 100,000 letters": (renamed(FIRST, "x" * 100_000), "disagree about"),
+    "weight of 0 x 2**47": (
+        header_with(x={"dtype": "F32", "shape": [0, 2**47], "data_offsets": [0, 0]}),
+        "about 'x'",
+    ),
+    "raw weight too many": (
+        header_with(**{"raw.x": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}}),
+        "raw.x",
+    ),
+    "raw weight missing": (renamed(f"raw.{FIRST}", "raw.decoder"), "disagree about"),
+    "raw weight of another type": (header_with(**{f"raw.{FIRST}": {"dtype": "I32"}}), f"raw.{FIRST} is I32"),
+    "weight of half the size, twice": (
+        header_with(**{DEEP: {"dtype": "F64", "shape": [2, 1]}}),
+        f"{DEEP} is F64",
+    ),
+    "weight of bfloat16": (header_with(**{DEEP: {"dtype": "BF16", "shape": [2, 4]}}), f"{DEEP} is BF16"),
+    "weight turned round": (
+        header_with(**{"decoder.head2.weight": {"shape": [2, 1, 1, 1]}}),
+        "head2.weight is (2, 1, 1, 1)",
+    ),
+    "two weights in one place": (header_with(**{DEEP: {"data_offsets": [0, 16]}}), "overlap or leave a gap"),
+    "weight that is NaN": (body_with(float("nan"), -400), "not finite"),
+    "weight that is infinite": (body_with(-float("inf"), -400), "not finite"),
+    "shape of 2.0": (header_with(**{FIRST: {"shape": [2.0]}}), "whole number"),
+    "metadata with NaN": (text_with("0.1", "NaN"), "NaN is no number"),
+    "metadata with 1e999": (text_with("0.1", "1e999"), "1e999 is no number"),
+    "metadata with a key twice": (text_with('"training"', '"schema": 1, "training"'), "twice"),
+    "metadata of another schema": (metadata_with(schema="famecli/checkpoint/2"), "expected a file of schema"),
+    "schema of 100,000 letters": (metadata_with(schema="x" * 100_000), "expected a file of schema"),
+    "hash of another file": (metadata_with(weights_sha256={"ema": "0" * 64}), "not those that were saved"),
+    "hash of several lines": (
+        metadata_with(weights_sha256={"ema": "a\nb\x1b[31m"}),
+        "not those that were saved",
+    ),
+    "hash of no weights": (metadata_with(weights_sha256=None), "not those that were saved"),
+    "seal of something else": (
+        metadata_with(**{SEAL_KEY: "0" * 64}),
+        "metadata are not those that were saved",
+    ),
+    "seal that is no text": (metadata_with(**{SEAL_KEY: [[[]]]}), "metadata are not those that were saved"),
+    "model that is a list": (metadata_with(model=[1, 2]), "expected a table of keys"),
+    "key of 100,000 letters": (model_with(**{"x" * 100_000: 1}), "unknown key"),
+    "preset that is no text": (model_with(preset=5), "preset: expected str"),
+    "preset of several lines and wrong sides": (
+        model_with(preset="a\nb", height="a\nb"),
+        "height: expected int",
+    ),
+    "side of 10**40": (model_with(height=10**40), "is outside"),
+    "side of -1": (model_with(height=-1), "is outside"),
+    "side of true": (model_with(height=True), "height: expected int"),
+    "2 channels": (model_with(channels=2), "neither grey"),
+    "65 stages": (model_with(stages=[HUGE_STAGE] * 65), "at most 64"),
+    "10,000 stages": (model_with(stages=[{"width": 1, "blocks": 0}] * 10_000), "at most 64"),
+    "stages of 4096 maps": (
+        model_with(stages=[HUGE_STAGE] * 32, height=1024, width=1024),
+        "asks for 2,779,712,196,542,555",
+    ),
+    "256 blocks": (model_with(stage__blocks=256), "more layers than it has tensors"),
+    "256 layers": (model_with(decoder__layers=256), "more layers than it has tensors"),
+    "width of 4096": (model_with(decoder__width=4096), "weights, it has 481"),
+    "window of 31": (model_with(decoder__first_kernel=31), "weights, it has 481"),
+    "dense latents that are not": (model_with(stage__dense=True), "weights, it has 481"),
+    "another likelihood": (model_with(likelihood="logistic-mixture"), "weights, it has 481"),
+}
+
+
+@pytest.mark.parametrize(("make", "message"), HAND_MADE.values(), ids=HAND_MADE)
+def test_hand_made_files_are_refused(good: bytes, make: Callable[[bytes], bytes], message: str) -> None:
+    content = make(good)
+    assert content != good
+    with memory_limit(ROOM_BYTES + 2 * len(content)):
+        error = judge(lambda: parse_checkpoint(content, "FILE"), message, "FILE", CODES, within_s=1.0).error
+    assert error is not None
+    assert message in str(error)
+
+
+def test_the_largest_header_is_read(good: bytes) -> None:
+    assert parse_checkpoint(padded(good, LARGEST_HEADER_BYTES), "x").model.config == ladder()
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_weights_that_nobody_asked_for_may_be_anything_but_the_others_not(good: bytes, raw: bool) -> None:
+    spoiled = body_with(float("nan"))(good)
+    name = max(parse_header(good, len(good), "x").tensors.items(), key=lambda item: item[1].end)[0]
+    touched = "raw" if name.startswith("raw.") else "ema"
+    untouched = "ema" if touched == "raw" else "raw"
+    assert parse_checkpoint(spoiled, "x", untouched).weights == untouched  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="not finite"):
+        parse_checkpoint(spoiled, "x", touched)  # type: ignore[arg-type]
+
+
+def edit_header(content: bytes, source: Source) -> bytes:
+    """Change one place of the header."""
+    header, body = parts(content)
+    edit_json(header, source)
+    return file_bytes(header, body)
+
+
+def edit_metadata(content: bytes, source: Source) -> bytes:
+    """Change one place of the metadata."""
+    header, body = parts(content)
+    metadata = json.loads(header["__metadata__"][METADATA_KEY])
+    edit_json(metadata, source)
+    header["__metadata__"][METADATA_KEY] = json.dumps(metadata)
+    return file_bytes(header, body)
+
+
+def edit_model(content: bytes, source: Source) -> bytes:
+    """Change one to three places of the model's configuration."""
+
+    def change(metadata: dict[str, Any]) -> None:
+        for _ in range(source.integers(1, 4)):
+            edit_json(metadata["model"], source)
+
+    return with_metadata(content, change)
+
+
+def edit_length(content: bytes, source: Source) -> bytes:
+    """Give the header another length."""
+    length = (int(source.integers(len(content) + 9)), EDGES[source.integers(len(EDGES))])[source.integers(2)]
+    return length.to_bytes(8, "little") + content[8:]
+
+
+def edit_body(content: bytes, source: Source) -> bytes:
+    """Flip a bit of a weight."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    changed = bytearray(content)
+    changed[source.integers(start, len(content))] ^= 1 << source.integers(8)
+    return bytes(changed)
+
+
+STRUCTURAL: tuple[Mutation, ...] = (edit_header, edit_metadata, edit_model, edit_length, edit_body)
+
+
+def same_model(loaded: Checkpoint, original: Checkpoint) -> bool:
+    """Return whether weights, configuration and all that the file says are what was saved.
+
+    Damage in the very name of the hash makes it another key, and the file one without a hash.
+    """
+    known = {key: loaded.metadata.get(key) for key in original.metadata}
+    return (loaded.weights_sha256, loaded.model.config, known) == (
+        original.weights_sha256,
+        original.model.config,
+        original.metadata,
+    )
+
+
+def attack(content: bytes, seed: int, count: int, mutations: tuple[Mutation, ...], *, exact: bool) -> int:
+    """Load `count` mutants and return how many could be; if `exact`, those have to be the whole original."""
+    original, loaded = parse_checkpoint(content, "FILE"), 0
+    with memory_limit(ROOM_BYTES):
+        for number in range(count):
+            name, changed = mutant(content, seed, number, mutations)
+            found = judge(lambda: parse_checkpoint(changed, "FILE"), name, "FILE", CODES)  # noqa: B023
+            if found.error is None:
+                loaded += 1
+                assert found.value.weights_sha256 == original.weights_sha256, name
+                assert not exact or same_model(found.value, original), name
+    return loaded
+
+
+def test_random_damage_is_refused_or_did_no_harm(sealed: bytes) -> None:
+    """5,000 mutants by bytes; a file that is loaded all the same is the original in every value."""
+    assert attack(sealed, 1, 5000, (*BYTE_MUTATIONS, edit_length, edit_body), exact=True) > 0
+
+
+def test_forged_files_are_refused_or_have_the_weights_that_they_say(sealed: bytes, good: bytes) -> None:
+    """5,000 mutants that are right up to one place, of two models, without the hash of their metadata."""
+    open_file = with_metadata(sealed, lambda metadata: None)
+    assert attack(open_file, 2, 4000, STRUCTURAL, exact=False) > 100
+    assert attack(good, 3, 1000, STRUCTURAL, exact=False) > 20
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_mutants(sealed: bytes, good: bytes) -> None:
+    assert attack(sealed, 4, 60_000, (*BYTE_MUTATIONS, edit_length, edit_body), exact=True)
+    assert attack(with_metadata(sealed, lambda metadata: None), 5, 30_000, STRUCTURAL, exact=False)
+    assert attack(good, 6, 10_000, STRUCTURAL, exact=False)
+
+
+def test_configurations_are_refused_before_anything_is_allocated(good: bytes) -> None:
+    """2,000 mutated configurations against one file, half of them made as large as ranges allow."""
+    header = parse_header(good, len(good), "x")
+    accepted = 0
+    with memory_limit(ROOM_BYTES):
+        for number in range(2000):
+            source = np.random.default_rng([7, number])
+            table = to_dict(ladder())
+            if number % 2:
+                enlarge(table, source)
+            else:
+                edit_json(table, source)
+            changed = with_metadata(good, lambda metadata: metadata.update(model=table))  # noqa: B023
+            found = judge(lambda: parse_checkpoint(changed, "FILE"), f"configuration {number}", "FILE", CODES)  # noqa: B023
+            accepted += found.error is None
+    assert header.parameters < 1000
+    assert 20 < accepted < 1000
+
+
+def enlarge(table: dict[str, Any], source: Source) -> None:
+    """Set some sizes of a configuration to large ones that are allowed, each for itself."""
+    sizes = {"height": 1024, "width": 1024, "mixtures": 64, "levels": 256}
+    for name in sizes:
+        if source.random() < 0.3:
+            table[name] = int(source.integers(1, sizes[name] + 1)) if name != "levels" else 2
+    for part in (table["decoder"], *table["stages"]):
+        for name, most in (
+            ("width", 4096),
+            ("blocks", 2),
+            ("layers", 2),
+            ("latents", 4096),
+            ("condition", 4096),
+        ):
+            if name in part and source.random() < 0.3:
+                part[name] = int(source.integers(1, most + 1))
+    if source.random() < 0.3:
+        table["stages"] = [*table["stages"], table["stages"][0] | {"latents": 4096, "dense": True}]
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_info_shows_any_metadata_or_refuses(tmp_path: Path, good: bytes, seed: int) -> None:
+    facts = {
+        "training": {"lr": 0.1},
+        "provenance": {"dataset": "mnist", "images_seen": 5, "steps": 5, "seconds": 1.5, "threads": 1},
+        "claim": {
+            "data": {"dataset_id": "d", "split": "s", "images": 5, "binarization": "b", "pixels_sha256": "0"},
+            "nats_per_image": 1.0,
+            "stderr_nats_per_image": 1.0,
+            "bits_per_dim": 1.0,
+            "bound": "elbo",
+            "importance_samples": 1,
+        },
+    }
+    content = with_metadata(good, lambda metadata: metadata.update(facts))
+    path, codes = tmp_path / "file", set()
+    for number in range(60):
+        _, changed = mutant(content, 10 + seed, number, (edit_metadata, edit_header))
+        path.write_bytes(changed)
+        done = fame("info", path, *(["--json"] if number % 3 else ["--tensors"]))
+        codes.add(done.code)
+        assert done.code in (0, *CODES), done.err
+        assert "Traceback" not in done.err
+        assert done.code == 0 or len(done.err.splitlines()) <= 2
+        assert "\x1b" not in done.text + done.err
+    assert codes >= {0, ExitCode.BAD_INPUT}
+
+
+def test_what_is_no_file_is_read_as_far_as_needed_or_refused(tmp_path: Path, good: bytes) -> None:
+    loop, sparse, pipe = tmp_path / "loop", tmp_path / "sparse", tmp_path / "pipe"
+    loop.symlink_to(loop)
+    with sparse.open("wb") as file:
+        file.write(good)
+        file.truncate(1 << 40)
+    os.mkfifo(pipe)
+    for path in (
+        tmp_path,
+        loop,
+        sparse,
+        tmp_path / "absent",
+        Path("/dev/null"),
+        Path("/dev/zero"),
+        Path("/dev/full"),
+    ):
+        with memory_limit(ROOM_BYTES):
+            error = judge(lambda: load_checkpoint(path), str(path), str(path), CODES).error  # noqa: B023
+        assert error is not None
+        assert len(error_of(3, "info", path).splitlines()) <= 2
+    for content in (good, good + b"x", bytes(100)):
+        writer = threading.Thread(target=write_into, args=(pipe, content))
+        writer.start()
+        assert (judge(lambda: load_checkpoint(pipe), "pipe", str(pipe), CODES).error is None) == (
+            content == good
+        )
+        writer.join()
+
+
+def write_into(pipe: Path, content: bytes) -> None:
+    try:
+        pipe.write_bytes(content)
+    except BrokenPipeError:
+        return
+
+
+def test_stdin_without_end_is_left_after_its_first_megabyte() -> None:
+    code = "import itertools, sys\nfor _ in itertools.count(): sys.stdout.buffer.write(b'x' * 65536)"
+    command = f'"{sys.executable}" -c "{code}" 2> /dev/null | "{sys.executable}" -m famecli info -'
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.startswith("error: -: not a famecli checkpoint")
+
+
+def test_a_closed_stdin_is_one_line() -> None:
+    done = subprocess.run(
+        ["bash", "-c", f'"{sys.executable}" -m famecli info - <&-'], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr == "error: cannot read checkpoint -: stdin is closed\n"
+
+
+def test_an_error_is_one_line_whatever_names_are(tmp_path: Path) -> None:
+    path = tmp_path / "two\nlines\x1b[31m\u202e"
+    path.write_bytes(b"x")
+    lines = error_of(3, "info", path).splitlines()
+    assert len(lines) == 1
+    assert lines[0].isprintable()
+    with pytest.raises(FameError):
+        load_checkpoint(path)
+
+
+def test_the_smallest_model_is_the_smallest() -> None:
+    assert len(random_weights(smallest(), 0)) == 6
