@@ -18,7 +18,7 @@ top the posterior is the precision-weighted product of the prior and of what rec
 Source: ladder: arXiv:1602.02282; PixelCNN over latents: arXiv:1611.05013.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -31,6 +31,9 @@ from famecli.model.decoder import Decoder
 from famecli.model.latents import Gaussian
 from famecli.model.likelihoods import make_likelihood, scale_levels
 from famecli.rng import Noise
+
+# From a stochastic layer's index, counted from the image upwards, its prior and its posterior to its latents.
+Choose = Callable[[int, Gaussian, Gaussian | None], Tensor]
 
 
 @dataclass(frozen=True)
@@ -99,30 +102,20 @@ class Stage(nn.Module):
             if not top:
                 self.prior = ToLatents(width, latents, size, dense=dense)
 
-    def draw(
-        self, h: Tensor | None, d: Tensor | None, noise: Noise, layer: int, batch: int, temperature: float
-    ) -> Draw:
-        """Draw this layer's latents, from the posterior where recognition features `d` are given.
+    def beliefs(self, h: Tensor | None, d: Tensor | None, batch: int) -> tuple[Gaussian, Gaussian | None]:
+        """Return this layer's prior, and its posterior where recognition features `d` are given.
 
         Args:
             h: Features from above, `(B, width, H, W)`; None at the top.
-            d: Bottom-up features, `(B, width, H, W)`; None to draw from the prior.
-            noise: Where standard normals come from.
-            layer: Index under which `noise` is asked.
+            d: Bottom-up features, `(B, width, H, W)`, or None.
             batch: Images, for a top layer without either.
-            temperature: Factor on the prior's standard deviation; a posterior ignores it.
         """
         seen = None if d is None else Gaussian.from_head(self.recognition(d))
         if h is None:
             maps = (self.config.latents,) if self.config.dense else (self.config.latents, *self.size)
-            prior = Gaussian.standard(next(self.parameters()).new_empty(batch, *maps))
-            posterior = seen
-        else:
-            prior = Gaussian.from_head(self.prior(h))
-            posterior = None if seen is None else prior.merge(seen)
-        source = posterior or prior
-        at = noise.normal(layer, source.mean.shape).to(source.mean)
-        return Draw(source.sample(at, 1.0 if posterior else temperature), prior, posterior)
+            return Gaussian.standard(next(self.parameters()).new_empty(batch, *maps)), seen
+        prior = Gaussian.from_head(self.prior(h))
+        return prior, None if seen is None else prior.merge(seen)
 
 
 class Fame(nn.Module):
@@ -183,7 +176,7 @@ class Fame(nn.Module):
         keep_layers: int | None = None,
         temperature: float = 1.0,
     ) -> tuple[Tensor | None, list[Draw]]:
-        """Draw all latents from the top down.
+        """Draw all latents from the top down, from the posterior where there is one, else from the prior.
 
         Args:
             features: What `bottom_up` returned; None draws everything from the prior.
@@ -196,6 +189,18 @@ class Fame(nn.Module):
             The decoder's condition `(B, condition, height, width)`, None without stages; and a draw per
             stochastic layer, from the image upwards.
         """
+
+        def draw(layer: int, prior: Gaussian, posterior: Gaussian | None) -> Tensor:
+            source = posterior or prior
+            at = noise.normal(layer, source.mean.shape).to(source.mean)
+            return source.sample(at, 1.0 if posterior else temperature)
+
+        return self.descend(features, draw, batch, keep_layers=keep_layers)
+
+    def descend(
+        self, features: Sequence[Tensor] | None, choose: Choose, batch: int, *, keep_layers: int | None = None
+    ) -> tuple[Tensor | None, list[Draw]]:
+        """Return what `top_down` does, with the latents that `choose` takes layer by layer."""
         total = self.config.stochastic_layers
         layer, h = total, None
         draws: list[Draw] = []
@@ -206,7 +211,8 @@ class Fame(nn.Module):
                 layer -= 1
                 kept = features is not None and (keep_layers is None or total - layer <= keep_layers)
                 d = features[index] if features is not None and kept else None
-                draw = stage.draw(h, d, noise, layer, batch, temperature)
+                prior, posterior = stage.beliefs(h, d, batch)
+                draw = Draw(choose(layer, prior, posterior), prior, posterior)
                 expanded = stage.expand(draw.z)
                 h = expanded if h is None else h + expanded
                 draws.insert(0, draw)
@@ -215,8 +221,11 @@ class Fame(nn.Module):
 
     def forward(self, x: Tensor, noise: Noise) -> NllTerms:
         """Return what each image costs under one draw of the latents."""
-        image = self._scaled(x)
-        condition, draws = self.top_down(self.bottom_up(image), noise, x.shape[0])
+        return self.terms(x, self.bottom_up(self._scaled(x)), noise)
+
+    def terms(self, x: Tensor, features: Sequence[Tensor], noise: Noise) -> NllTerms:
+        """Return what `forward` does, from the `features` that `bottom_up` returned."""
+        condition, draws = self.top_down(features, noise, x.shape[0])
         # Sums of a thousand terms: in single precision they would round by the batch size.
         exact = torch.float32 if x.device.type == "mps" else torch.float64
         log_px = self.log_prob(x, condition).flatten(1).sum(1, dtype=exact)

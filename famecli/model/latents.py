@@ -56,7 +56,10 @@ class Gaussian:
 
     def kl(self, other: "Gaussian") -> Tensor:
         """Return KL(self || other) in nats, summed over each latent: `(B,)`."""
+        return self.kl_each(other).flatten(1).sum(1)
+
+    def kl_each(self, other: "Gaussian") -> Tensor:
+        """Return KL(self || other) of every entry, in nats: `(B, ...)`."""
         ratio = self.scale / other.scale
         shift = (self.mean - other.mean) / other.scale
-        each = 0.5 * (ratio.square() + shift.square() - 1.0) - ratio.log()
-        return each.flatten(1).sum(1)
+        return 0.5 * (ratio.square() + shift.square() - 1.0) - ratio.log()

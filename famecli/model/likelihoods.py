@@ -97,7 +97,7 @@ class LogisticMixture:
         self.uniforms = 1 + channels
         self.half_width = 1.0 / (levels - 1)
 
-    def _split(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def split(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return logits `(B, K, ...)`, means, log-scales `(B, C, K, ...)`, coefficients `(B, c, K, ...)`."""
         k, c = self.mixtures, self.channels
         logits, means, log_scales, coefficients = parameters.split(
@@ -108,7 +108,7 @@ class LogisticMixture:
         table = coefficients.reshape(parameters.shape[0], self.coefficients, k, *parameters.shape[2:])
         return logits, means.unflatten(1, (c, k)), log_scales, torch.tanh(table)
 
-    def _location(self, means: Tensor, coefficients: Tensor, channel: int, earlier: list[Tensor]) -> Tensor:
+    def location(self, means: Tensor, coefficients: Tensor, channel: int, earlier: list[Tensor]) -> Tensor:
         """Return the components' locations `(B, K, ...)` of `channel` given the scaled earlier channels."""
         location = means[:, channel]
         first = channel * (channel - 1) // 2
@@ -116,7 +116,7 @@ class LogisticMixture:
             location = location + coefficients[:, first + index] * value
         return location
 
-    def _log_mass(self, x: Tensor, location: Tensor, log_scale: Tensor) -> Tensor:
+    def log_mass(self, x: Tensor, location: Tensor, log_scale: Tensor) -> Tensor:
         """Return the log-mass in nats of the level at scaled `x` under each logistic; all broadcast.
 
         With a and b the level's standardised ends, sigmoid(b) - sigmoid(a) equals
@@ -132,13 +132,13 @@ class LogisticMixture:
         return from_above + from_below + torch.where(is_first | is_last, torch.zeros_like(width), width)
 
     def log_prob(self, x: Tensor, parameters: Tensor) -> Tensor:
-        logits, means, log_scales, coefficients = self._split(parameters)
+        logits, means, log_scales, coefficients = self.split(parameters)
         scaled = scale_levels(x, self.levels).unsqueeze(2)  # (B, C, 1, ...)
         total = F.log_softmax(logits, dim=1)
         for channel in range(self.channels):
             earlier = [scaled[:, index] for index in range(channel)]
-            location = self._location(means, coefficients, channel, earlier)
-            total = total + self._log_mass(scaled[:, channel], location, log_scales[:, channel])
+            location = self.location(means, coefficients, channel, earlier)
+            total = total + self.log_mass(scaled[:, channel], location, log_scales[:, channel])
         return torch.logsumexp(total, dim=1)
 
     def mean(self, parameters: Tensor) -> Tensor:
@@ -147,23 +147,23 @@ class LogisticMixture:
         That is exact for the first channel. For the others it is close if logistics are about as wide as a
         level or wider, and the linear dependence does not meet the ends of the range.
         """
-        logits, means, log_scales, coefficients = self._split(parameters)
+        logits, means, log_scales, coefficients = self.split(parameters)
         weights = torch.softmax(logits, dim=1)
         values = torch.arange(self.levels, dtype=parameters.dtype, device=parameters.device)
         grid = scale_levels(values, self.levels)
         expected: list[Tensor] = []
         for channel in range(self.channels):
-            location = self._location(means, coefficients, channel, expected)
+            location = self.location(means, coefficients, channel, expected)
             each = torch.zeros_like(location)
             for value in grid:
-                mass = self._log_mass(value.expand_as(location), location, log_scales[:, channel]).exp()
+                mass = self.log_mass(value.expand_as(location), location, log_scales[:, channel]).exp()
                 each = each + mass * value
             expected.append(each)
         scaled = torch.stack([(weights * each).sum(1) for each in expected], dim=1)
         return (scaled + 1.0) * (0.5 * (self.levels - 1))
 
     def sample(self, parameters: Tensor, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
-        logits, means, log_scales, coefficients = self._split(parameters)
+        logits, means, log_scales, coefficients = self.split(parameters)
         bounds = torch.softmax(logits / temperature, dim=1).cumsum(1)[:, :-1]
         chosen = (uniforms[:, :1] >= bounds).sum(1, keepdim=True)  # (B, 1, ...), component index
 
@@ -174,7 +174,7 @@ class LogisticMixture:
         means, log_scales, coefficients = pick(means), pick(log_scales), pick(coefficients)
         scaled: list[Tensor] = []
         for channel in range(self.channels):
-            location = self._location(means, coefficients, channel, scaled)[:, 0]
+            location = self.location(means, coefficients, channel, scaled)[:, 0]
             u = uniforms[:, 1 + channel]
             point = location + log_scales[:, channel, 0].exp() * temperature * (u.log() - torch.log1p(-u))
             level = torch.floor((point + 1.0) * (0.5 * (self.levels - 1)) + 0.5).clamp(0, self.levels - 1)

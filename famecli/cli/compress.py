@@ -1,0 +1,216 @@
+"""`fame compress`."""
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from famecli.cli import options
+from famecli.cli.evaluate_nll import BITS_SEED, check_fits
+from famecli.cli.image_output import free_name
+from famecli.cli.reconstruct import split_words
+from famecli.cli.sources import DataPlace, ModelChoice
+from famecli.errors import InputError, UsageError
+from famecli.files import write_atomic
+from famecli.output import Output
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from famecli.checkpoint import Checkpoint
+    from famecli.coding.codec import Coded
+    from famecli.coding.container import FileHeader
+
+SCHEMA = "famecli/compress/1"
+SUFFIX = ".fame"
+
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[CKPT] [IMAGES…]", help="A checkpoint, then image files and folders."),
+]
+Split = Annotated[
+    str | None,
+    typer.Option("--split", metavar="train|valid|test", help="Without IMAGES: part of the data set [test]."),
+]
+Out = Annotated[
+    str | None, typer.Option("-o", "--out", metavar="FILE|-", help="Where to; by default a free name.")
+]
+Group = Annotated[
+    int,
+    typer.Option("--group", min=1, max=1024, metavar="IMAGES", help="Most images that are coded at once."),
+]
+Threads = Annotated[
+    int,
+    typer.Option(
+        "--threads",
+        min=1,
+        max=1024,
+        help="Threads on the CPU; a decoder needs as many.",
+        envvar="FAME_THREADS",
+        rich_help_panel=options.COMMON,
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images to code.
+
+    Args:
+        names: Of their files; None where they are a data set's.
+        levels: `(N, C, H, W)`.
+    """
+
+    names: list[str] | None
+    levels: "np.ndarray"
+
+
+def compress(
+    words: Words = None,
+    dataset: options.Dataset = None,
+    data: options.Data = None,
+    model: options.Model = None,
+    split: Split = None,
+    limit: options.Limit = None,
+    out: Out = None,
+    group: Group = 64,
+    force: options.Force = False,
+    weights: options.Weights = "ema",
+    threads: Threads = 1,
+    device: options.Device = "cpu",
+    offline: options.Offline = False,
+    cache_dir: options.CacheDir = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Code images without loss, in as many bits as the model's NLL says. Prints the path of what was written.
+
+    Images come from files, or else from the data set. A binary model takes black and white ones alone. They
+    come back with fame decompress, on a machine that computes alike: docs/coding.md.
+
+    Examples:
+
+      fame compress --dataset mnist digits/ -o digits.fame
+
+      fame compress --dataset mnist --split test --limit 1000 -o test.fame
+
+      fame compress run/ *.png -o - | ssh far 'cat > images.fame'
+    """
+    output = Output(json=json, quiet=quiet)
+    target = free_name("images", SUFFIX) if out is None else out
+    checkpoint, files = split_words(words or [])
+    if files and (split is not None or limit is not None or data is not None):
+        raise UsageError("--split, --limit and --data are for images of a data set", "leave the files out")
+    choice = ModelChoice(checkpoint, dataset, model, weights, device, threads, cache_dir, offline)
+    place = DataPlace(data, cache_dir, offline, output.note)
+    place.check_stdin(choice, split or "test")
+    _check_target(target, force, json)
+    loaded = choice.load(output)
+    images = _load(loaded, choice, place, files, split or "test", limit)
+    started_s = time.monotonic()
+    coded = _encode(loaded, images, group, output)
+    seconds = time.monotonic() - started_s
+    size = _write(loaded, images, coded, target)
+    _report(loaded, coded, size, seconds, target, output)
+
+
+def _check_target(target: str, force: bool, json: bool) -> None:
+    if target != "-":
+        if Path(target).is_dir():
+            raise InputError(f"{target} is a folder", f"name a file in it: {target}/images{SUFFIX}")
+        options.check_absent(force, Path(target))
+    elif json:
+        raise UsageError("--json and -o - both want stdout", "name a file for the code")
+    elif sys.stdout.isatty():
+        raise UsageError("bits would go to the terminal", f"redirect it: > images{SUFFIX}, or name a file")
+
+
+def _load(
+    loaded: "Checkpoint",
+    choice: ModelChoice,
+    place: DataPlace,
+    files: list[str],
+    split: str,
+    limit: int | None,
+) -> Images:
+    """Return the images of the files, or without any those of the data set."""
+    from famecli.coding.originals import read_originals
+    from famecli.data.dataset import fixed_levels
+
+    if files:
+        return Images(*read_originals(loaded.model.config, files))
+    found = place.images(choice, loaded, split)  # type: ignore[arg-type]
+    check_fits(loaded, found.info.shape, found.info.levels, found.info.name)
+    return Images(None, fixed_levels(found, BITS_SEED, limit).levels)
+
+
+def _encode(loaded: "Checkpoint", images: Images, group: int, output: Output) -> "Coded":
+    from famecli.coding.codec import Codec
+
+    with output.progress("encoding", len(images.levels)) as advance:
+        return Codec(loaded.model, group).encode(images.levels, advance=lambda done: advance(done, ""))
+
+
+def _write(loaded: "Checkpoint", images: Images, coded: "Coded", target: str) -> int:
+    """Write the file and return its bytes."""
+    from famecli.coding.container import CodedFile, to_bytes
+
+    content = to_bytes(CodedFile(_header(loaded, images, coded), coded.payload))
+    if target == "-":
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+    else:
+        write_atomic(Path(target), content)
+    return len(content)
+
+
+def _header(loaded: "Checkpoint", images: Images, coded: "Coded") -> "FileHeader":
+    from famecli.coding.container import SCHEMA as FILE_SCHEMA
+    from famecli.coding.container import FileHeader, hash_levels, run_lengths
+    from famecli.coding.machine import Machine
+
+    config = loaded.model.config
+    return FileHeader(
+        schema=FILE_SCHEMA,
+        name=Path(loaded.source).stem[:100],
+        weights=loaded.weights,
+        weights_sha256=loaded.weights_sha256,
+        shape=config.image_shape,
+        levels=config.levels,
+        names=None if images.names is None else tuple(images.names),
+        levels_sha256=hash_levels(images.levels),
+        initial_bits=coded.initial_bits,
+        bits=coded.bits,
+        groups=run_lengths(coded.groups),
+        machine=Machine.here(loaded.model.device),
+    )
+
+
+def _report(
+    loaded: "Checkpoint", coded: "Coded", size: int, seconds: float, target: str, output: Output
+) -> None:
+    images, dimensions = coded.images, loaded.model.config.dimensions
+    bits = coded.net_bits / images
+    data: dict[str, Any] = {
+        "schema": SCHEMA,
+        "checkpoint": {"name": loaded.source, "sha256": loaded.sha256, "weights": loaded.weights},
+        "weights_sha256": loaded.weights_sha256,
+        "out": target,
+        "images": images,
+        "bits_per_image": bits,
+        "bits_per_dim": bits / dimensions,
+        "initial_bits": coded.initial_bits,
+        "payload_bytes": coded.payload_bits // 8,
+        "file_bytes": size,
+        "seconds": round(seconds, 3),
+        "images_per_s": round(images / max(seconds, 1e-9), 2),
+    }
+    output.note(
+        f"{images:,} images, {bits:,.1f} bits each ({bits / dimensions:.4f} bits/dim) and {coded.initial_bits:,} "
+        f"initial bits: {size:,} bytes with header, in {seconds:.1f} s"
+    )
+    if target != "-":
+        output.result(data, target)

@@ -1,0 +1,1 @@
+"""Lossless coding of images with a model: what its NLL promises, as files."""

@@ -1,0 +1,212 @@
+"""The file of coded images, `x.fame`. docs/coding.md says what lies where."""
+
+import hashlib
+import json
+import re
+import zlib
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from famecli.coding.codec import Coded
+from famecli.coding.latents import MOST_BITS
+from famecli.coding.machine import Machine
+from famecli.coding.names import problem
+from famecli.coding.stack import WORD_BITS
+from famecli.config import build
+from famecli.errors import InputError, IntegrityError, brief
+from famecli.files import open_input, read_up_to
+from famecli.header import canonical_json
+
+MAGIC = b"\x89fame\r\n\x1a"
+VERSION = 1
+SCHEMA = "famecli/coded/1"
+PREFIX_BYTES = len(MAGIC) + 8
+CHECK_BYTES = 4
+WORD_BYTES = WORD_BITS // 8
+LARGEST_FILE_BYTES = 4 << 30
+LARGEST_HEADER_BYTES = 8 << 20
+LARGEST_IMAGES = 1 << 22
+LARGEST_VALUES = 4 << 30
+LARGEST_GROUP = 1024
+LARGEST_SIDE = 1024
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class FileHeader:
+    """What a file says of itself before its payload.
+
+    Args:
+        schema: Of this header.
+        name: Of the weights, for people.
+        weights: Which of a checkpoint's weights.
+        weights_sha256: Theirs, as `famecli.checkpoint.hash_weights` makes it.
+        shape: Of an image: channels, height, width.
+        levels: Values that a channel can take.
+        names: Of the images' files; None where they are numbered.
+        levels_sha256: Of the images' levels, `(N, C, H, W)`.
+        initial_bits: See `Coded`.
+        bits: See `Coded`.
+        groups: Sizes of groups and how many of that size follow each other.
+        machine: What computed the code.
+    """
+
+    schema: str
+    name: str
+    weights: Literal["ema", "raw"]
+    weights_sha256: str
+    shape: tuple[int, ...]
+    levels: int
+    names: tuple[str, ...] | None
+    levels_sha256: str
+    initial_bits: int
+    bits: tuple[tuple[int, ...], ...]
+    groups: tuple[tuple[int, ...], ...]
+    machine: Machine
+
+    @property
+    def images(self) -> int:
+        """How many."""
+        return sum(size * count for size, count in self.groups)
+
+    def file_names(self) -> list[str]:
+        """Return the name of each image's file."""
+        return list(self.names) if self.names is not None else [f"{i:06d}.png" for i in range(self.images)]
+
+
+@dataclass(frozen=True)
+class CodedFile:
+    """A file in memory."""
+
+    header: FileHeader
+    payload: np.ndarray
+
+    def coded(self) -> Coded:
+        """Return the code for `Codec.decode`."""
+        groups = tuple(size for size, count in self.header.groups for _ in range(count))
+        return Coded(self.payload, self.header.initial_bits, self.header.bits, groups)
+
+    def check(self, levels: np.ndarray) -> None:
+        """Check that images are the ones that were coded.
+
+        Raises:
+            IntegrityError: They are not.
+        """
+        if hash_levels(levels) != self.header.levels_sha256:
+            raise IntegrityError(
+                "the images that were decoded are not those that were coded", self.header.machine.advice()
+            )
+
+
+def run_lengths(groups: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    """Return each size and how often it follows itself."""
+    return tuple((size, len(list(run))) for size, run in groupby(groups))
+
+
+def hash_levels(levels: np.ndarray) -> str:
+    """Return the sha256 of levels, uint8."""
+    return hashlib.sha256(np.ascontiguousarray(levels).data).hexdigest()
+
+
+def to_bytes(file: CodedFile) -> bytes:
+    """Return the content of a file.
+
+    Raises:
+        InputError: The names of the images are too long in all.
+    """
+    text = canonical_json(asdict(file.header)).encode()
+    if len(text) > LARGEST_HEADER_BYTES:
+        raise InputError(
+            f"the names of {file.header.images} images are too long for one file", "write several files"
+        )
+    header = zlib.compress(text, 9)
+    numbers = VERSION.to_bytes(4, "little") + len(header).to_bytes(4, "little")
+    content = MAGIC + numbers + header + file.payload.astype("<u4").tobytes()
+    return content + zlib.crc32(content).to_bytes(CHECK_BYTES, "little")
+
+
+def read_file(path: Path) -> CodedFile:
+    """Return the file at `path`, on stdin if it is `-`; errors are those of `from_bytes`."""
+    with open_input(path, "coded images") as file:
+        start = read_up_to(file, PREFIX_BYTES)
+        _check_prefix(start, str(path))
+        rest = read_up_to(file, LARGEST_FILE_BYTES + 1)
+    if len(rest) > LARGEST_FILE_BYTES:
+        raise InputError(f"{path}: larger than {LARGEST_FILE_BYTES:,} bytes")
+    return from_bytes(start + rest, str(path))
+
+
+def from_bytes(content: bytes, source: str) -> CodedFile:
+    """Return what the content of a file says, called `source` in errors.
+
+    Raises:
+        InputError: It is no such file, or says what is not possible.
+        IntegrityError: It is damaged or cut off.
+    """
+    _check_prefix(content, source)
+    length = int.from_bytes(content[PREFIX_BYTES - 4 : PREFIX_BYTES], "little")
+    start, end = PREFIX_BYTES + length, len(content) - CHECK_BYTES
+    if start > end or zlib.crc32(content[:end]).to_bytes(CHECK_BYTES, "little") != content[end:]:
+        raise IntegrityError(f"{source}: damaged or cut off ({len(content)} bytes)", "copy it again")
+    header = _header(content[PREFIX_BYTES:start], source)
+    if (end - start) % WORD_BYTES:
+        raise InputError(f"{source}: its payload is not of whole words")
+    payload = np.frombuffer(content[start:end], "<u4").astype(np.uint32)
+    if header.initial_bits > WORD_BITS * len(payload):
+        raise InputError(f"{source}: more initial bits than bits")
+    return CodedFile(header, payload)
+
+
+def _check_prefix(content: bytes, source: str) -> None:
+    if not content.startswith(MAGIC):
+        raise InputError(f"{source}: not a file of coded images", "fame compress writes them")
+    if len(content) < PREFIX_BYTES:
+        raise IntegrityError(f"{source}: cut off ({len(content)} bytes)", "copy it again")
+    version = int.from_bytes(content[len(MAGIC) : len(MAGIC) + 4], "little")
+    if version != VERSION:
+        raise InputError(f"{source}: version {version} of the format, this famecli reads {VERSION}")
+
+
+def _header(content: bytes, source: str) -> FileHeader:
+    """Return the checked header in its compressed bytes."""
+    try:
+        unpacker = zlib.decompressobj()
+        text = unpacker.decompress(content, LARGEST_HEADER_BYTES)
+        if not unpacker.eof or unpacker.unused_data:
+            raise ValueError("its header is not of its length")
+        data = json.loads(text)
+        if canonical_json(data).encode() != text:
+            raise ValueError("its header is not canonical")
+        header = build(FileHeader, data, "header")
+    except (ValueError, RecursionError, zlib.error, InputError) as error:
+        raise InputError(f"{source}: no header of coded images ({brief(error)})") from error
+    if reason := _problem(header):
+        raise InputError(f"{source}: {brief(reason, 300)}")
+    return header
+
+
+def _problem(header: FileHeader) -> str:
+    """Return what is not possible in a header, before anything is made of its numbers; empty if all is."""
+    hashes = (header.weights_sha256, header.levels_sha256)
+    if header.schema != SCHEMA:
+        return f"header of schema {header.schema!r}, expected {SCHEMA}"
+    if len(header.name) > 200 or not all(SHA256.fullmatch(each) for each in hashes):
+        return "no name or hashes in its header"
+    if len(header.shape) != 3 or not all(1 <= side <= LARGEST_SIDE for side in header.shape):
+        return f"images of shape {header.shape}"
+    if not 2 <= header.levels <= 256 or header.initial_bits < 0:
+        return f"{header.levels} levels, {header.initial_bits} initial bits"
+    if not all(0 <= each <= MOST_BITS for maps in header.bits for each in maps):
+        return f"latents of more than {MOST_BITS} bits"
+    if not all(len(run) == 2 and 1 <= run[0] <= LARGEST_GROUP and run[1] >= 1 for run in header.groups):
+        return "groups of images that are none"
+    channels, height, width = header.shape
+    if not 1 <= header.images <= min(LARGEST_IMAGES, LARGEST_VALUES // (channels * height * width)):
+        return f"{header.images} images of shape {header.shape}"
+    if header.names is not None and len(header.names) != header.images:
+        return f"{len(header.names)} names for {header.images} images"
+    return header.machine.problem() or problem(header.names or ())

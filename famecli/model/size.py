@@ -1,0 +1,49 @@
+"""The number of weights of a model, by arithmetic alone: known before anything is allocated."""
+
+from famecli.config import DecoderConfig, ModelConfig, StageConfig
+from famecli.model.likelihoods import make_likelihood
+
+
+def count_parameters(config: ModelConfig) -> int:
+    """Return the number of weights that the model of a configuration has, as `Fame.count_parameters` does."""
+    decoder = config.decoder
+    outputs = make_likelihood(config).parameters
+    total, below = 0, config.channels
+    for index, (stage, (height, width)) in enumerate(zip(config.stages, config.resolutions(), strict=True)):
+        down = below if index else decoder.condition
+        top = index == len(config.stages) - 1
+        total += _stage(stage, below, down, height * width, top=top)
+        below = stage.width
+    return total + _decoder(decoder, config.channels, outputs)
+
+
+def _stage(stage: StageConfig, below: int, down: int, pixels: int, *, top: bool) -> int:
+    width = stage.width
+    total = _conv(below, width, 9) + 4 * stage.blocks * _conv(width, width, 9) + _conv(width, down, 9)
+    if not stage.latents:
+        return total
+    window, places = (1, pixels) if stage.dense else (9, 1)
+    heads = 1 if top else 2
+    total += heads * _conv(width * places, 2 * stage.latents, window)
+    return total + _conv(stage.latents, width * places, window)
+
+
+def _decoder(decoder: DecoderConfig, channels: int, outputs: int) -> int:
+    width, kernel = decoder.width, decoder.kernel
+    if decoder.autoregressive:
+        first = _conv(channels, width, _causal(decoder.first_kernel))
+    else:
+        first = _conv(decoder.condition, width, 1)
+    window = _causal(kernel) if decoder.autoregressive else kernel**2
+    layer = _conv(width, 2 * width, window) + 2 * width * decoder.condition + _conv(width, width, 1)
+    return first + decoder.layers * layer + _conv(width, width, 1) + _conv(width, outputs, 1)
+
+
+def _conv(inputs: int, outputs: int, window: int) -> int:
+    """Weights and biases of a convolution whose window has so many places."""
+    return outputs * (inputs * window + 1)
+
+
+def _causal(side: int) -> int:
+    """Places in the window of a causal convolution, whose rows below the centre are not stored."""
+    return side * (side // 2 + 1)
