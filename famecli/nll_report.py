@@ -1,17 +1,21 @@
 """An NLL with all that makes it comparable: protocol, data, weights, error. The schema `famecli/nll/1`."""
 
+import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from famecli import __version__
+from famecli.bounds.ais import AnnealedNlls
 from famecli.checkpoint import Checkpoint
 from famecli.data.dataset import FixedLevels, ImageSplit
-from famecli.evaluation import ImageNlls, bits_per_dim
+from famecli.evaluation import ImageNlls, bits_per_dim, stderr_over_images
 from famecli.weights_claims import FIRST_IMAGES, FIRST_KEY
 
 SCHEMA = "famecli/nll/1"
@@ -52,18 +56,24 @@ class NllReport:
     seed: int
     seconds: float
 
-    def _per_dim(self, nats: float) -> float:
+    def per_dim(self, nats: float) -> float:
+        """Return nats of such an image as bits per pixel and channel."""
         return bits_per_dim(nats, self.split.info.shape)
-
-    @property
-    def _stderr(self) -> float | None:
-        """Nats; None for one image, which has no deviation: JSON knows no NaN."""
-        return self.nlls.stderr if len(self.nlls.nats) > 1 else None
 
     @property
     def bits_per_dim(self) -> float:
         """Mean over images."""
-        return self._per_dim(self.nlls.mean)
+        return self.per_dim(self.nlls.mean)
+
+    @property
+    def bound(self) -> str:
+        """What was measured, in words."""
+        nlls = self.nlls
+        if isinstance(nlls, AnnealedNlls):
+            settings = nlls.settings
+            return f"AIS, {settings.steps} steps from the {settings.start}, chains = {settings.chains}"
+        words = {"exact": "exact", "elbo": "-ELBO", "iwae": f"IWAE, K = {nlls.importance_samples}"}
+        return words[nlls.bound]
 
     @property
     def binarization(self) -> str:
@@ -98,7 +108,7 @@ class NllReport:
         """Return the document of schema `famecli/nll/1`; units are in the keys."""
         checkpoint, nlls = self.checkpoint, self.nlls
         rate = [float(each) for each in nlls.rate.mean(0)]
-        claim, stderr = checkpoint.claim or {}, self._stderr
+        claim, stderr = checkpoint.claim or {}, _number(nlls.stderr)
         return {
             "schema": SCHEMA,
             "checkpoint": self._checkpoint(),
@@ -108,20 +118,102 @@ class NllReport:
             "nats_per_image": nlls.mean,
             "stderr_nats_per_image": stderr,
             "bits_per_dim": self.bits_per_dim,
-            "stderr_bits_per_dim": None if stderr is None else self._per_dim(stderr),
+            "stderr_bits_per_dim": None if stderr is None else self.per_dim(stderr),
+            **self._importance(),
+            "annealing": self._annealing(),
             "terms_nats_per_image": {"decoder": float(nlls.distortion.mean()), "kl": rate},
             "terms_bits_per_dim": {
-                "decoder": self._per_dim(float(nlls.distortion.mean())),
-                "kl": [self._per_dim(each) for each in rate],
+                "decoder": self.per_dim(float(nlls.distortion.mean())),
+                "kl": [self.per_dim(each) for each in rate],
             },
             "claimed_nats_per_image": claim.get("nats_per_image"),
             "claimed_bits_per_dim": claim.get("bits_per_dim"),
             "seed": self.seed,
             "device": checkpoint.model.device.type,
-            "precision": "float32",
+            "precision": self._precision,
             "seconds": round(self.seconds, 2),
             "versions": {"famecli": __version__, "torch": str(torch.__version__)},
         }
+
+    @property
+    def _precision(self) -> str:
+        double = isinstance(self.nlls, AnnealedNlls) and self.checkpoint.model.device.type != "mps"
+        return "float64" if double else "float32"
+
+    def _importance(self) -> dict[str, Any]:
+        """Return what several weights say beyond; nulls and an empty curve for one."""
+        importance = self.nlls.importance
+        if importance is None:
+            return {"stderr_latents_nats_per_image": None, "effective_samples": None, "curve": []}
+        effective = importance.effective
+        curve = [
+            {
+                "importance_samples": samples,
+                "nats_per_image": float(nats.mean()),
+                "stderr_nats_per_image": _number(stderr_over_images(nats)),
+                "bits_per_dim": self.per_dim(float(nats.mean())),
+            }
+            for samples, nats in zip(importance.samples, importance.curve.T, strict=True)
+        ]
+        return {
+            "stderr_latents_nats_per_image": importance.stderr_of_mean,
+            "effective_samples": {"mean": float(effective.mean()), "least": float(effective.min())},
+            "curve": curve,
+        }
+
+    def _annealing(self) -> dict[str, Any] | None:
+        """Return how the latents were annealed, and with what outcome; None if they were not."""
+        nlls = self.nlls
+        if not isinstance(nlls, AnnealedNlls):
+            return None
+        found = {
+            **dataclasses.asdict(nlls.settings),
+            "acceptance": _number(float(nlls.acceptance.mean())),
+            "step_size": _number(float(nlls.step.mean())),
+            "elbo_nats_per_image": float(nlls.elbo.mean()),
+            "stderr_elbo_nats_per_image": _number(stderr_over_images(nlls.elbo)),
+        }
+        for name, nats in self._sandwich(nlls).items():
+            found[f"{name}_nats_per_image"] = None if nats is None else float(nats.mean())
+            stderr = None if nats is None else _number(stderr_over_images(nats))
+            found[f"stderr_{name}_nats_per_image"] = stderr
+        return found
+
+    @staticmethod
+    def _sandwich(nlls: AnnealedNlls) -> dict[str, np.ndarray | None]:
+        """Return the lower bounds of simulated images' NLLs, and what is between both bounds, `(N,)` each."""
+        return {"lower": nlls.lower, "gap": None if nlls.lower is None else nlls.nats - nlls.lower}
+
+    def beside(self) -> Iterator[tuple[str, float, float]]:
+        """Yield other figures of the same images: what they are, nats and standard error over images."""
+        nlls = self.nlls
+        if isinstance(nlls, AnnealedNlls):
+            words = {"lower": "lower bound (reverse AIS)", "gap": "between both bounds"}
+            for name, nats in self._sandwich(nlls).items():
+                if nats is not None:
+                    yield words[name], float(nats.mean()), stderr_over_images(nats)
+            yield "-ELBO", float(nlls.elbo.mean()), stderr_over_images(nlls.elbo)
+        if nlls.importance is not None:
+            what = "chains" if nlls.bound == "ais" else "K"
+            # The last is the NLL itself.
+            rows = list(zip(nlls.importance.samples, nlls.importance.curve.T, strict=True))[:-1]
+            for samples, nats in rows:
+                yield f"with {what} = {samples}", float(nats.mean()), stderr_over_images(nats)
+
+    def remarks(self) -> Iterator[str]:
+        """Yield sentences on how sure the estimator is."""
+        nlls = self.nlls
+        if nlls.importance is not None:
+            effective = nlls.importance.effective
+            yield (
+                f"over draws of the latents alone: +- {nlls.importance.stderr_of_mean:.3f} nats; effective "
+                f"samples {effective.mean():.1f} of {nlls.importance_samples}, at least {effective.min():.1f}"
+            )
+        if isinstance(nlls, AnnealedNlls) and nlls.settings.steps > 1:
+            yield (
+                f"{nlls.settings.leapfrog} leapfrog steps of {nlls.step.mean():.3f} on average, "
+                f"{nlls.acceptance.mean():.0%} accepted"
+            )
 
     def claim(self) -> dict[str, Any]:
         """Return the part of `to_dict` that a checkpoint carries as its claimed NLL.
@@ -144,6 +236,7 @@ class NllReport:
             "exact": "nats/image = mean over images of -log p(x)",
             "elbo": f"nats/image = mean of -log p(x|z) + sum over layers of KL = {terms}, with one draw of z",
             "iwae": f"nats/image = mean of -log(1/{nlls.importance_samples} sum of p(x,z)/q(z|x))",
+            "ais": f"nats/image = mean of -log(1/{nlls.importance_samples} sum of annealed weights)",
         }
         return "\n".join(
             (
@@ -160,11 +253,29 @@ class NllReport:
             yield {
                 "index": index,
                 "sha8": hashlib.sha256(levels.tobytes()).hexdigest()[:8],
-                "bits_per_dim": self._per_dim(float(nlls.nats[index])),
+                "bits_per_dim": self.per_dim(float(nlls.nats[index])),
                 "nats": float(nlls.nats[index]),
                 "decoder_nats": float(nlls.distortion[index]),
                 **{f"kl_nats_{layer}": float(each) for layer, each in enumerate(nlls.rate[index])},
+                **self._per_image(index),
             }
+
+    def _per_image(self, index: int) -> dict[str, Any]:
+        """Return what else is known of an image."""
+        nlls, found = self.nlls, {}
+        if nlls.importance is not None:
+            found["stderr_latents_nats"] = float(nlls.importance.stderr[index])
+            found["effective_samples"] = float(nlls.importance.effective[index])
+        if isinstance(nlls, AnnealedNlls):
+            found["elbo_nats"] = float(nlls.elbo[index])
+            if nlls.lower is not None:
+                found["lower_nats"] = float(nlls.lower[index])
+        return found
+
+
+def _number(value: float) -> float | None:
+    """Return `value`; None for NaN, such as the deviation of one image: JSON knows none."""
+    return None if math.isnan(value) else value
 
 
 def per_image_text(report: NllReport, *, lines: bool) -> str:

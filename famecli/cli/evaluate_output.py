@@ -1,0 +1,115 @@
+"""What `fame evaluate-nll` leaves: its result on stdout, and files."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from famecli.cli.evaluate_options import Asked
+from famecli.errors import GateError
+from famecli.files import STDIN, write_atomic
+from famecli.output import Output, table
+
+if TYPE_CHECKING:
+    from famecli.nll_report import NllReport
+
+Row = tuple[str, ...]
+
+
+def deliver(report: "NllReport", asked: Asked, output: Output) -> None:
+    """Write the files that were asked for, and print the result.
+
+    Raises:
+        InputError: A file cannot be written.
+        GateError: Bits/dim are above the limit.
+    """
+    _write_files(report, asked)
+    if asked.per_image != STDIN:
+        document = report.to_dict() | ({"explanation": report.explain()} if asked.explain else {})
+        document |= {"image_nats": report.nlls.nats.tolist()} if asked.with_images else {}
+        output.result(
+            document, f"{report.bits_per_dim:.5f}", lambda console: show(report, console, asked.explain)
+        )
+    elif not output.quiet:
+        show(report, output.errors, asked.explain)
+    if asked.fail_above is not None and report.bits_per_dim > asked.fail_above:
+        raise GateError(f"{report.bits_per_dim:.5f} bits/dim are above the limit of {asked.fail_above}")
+
+
+def show(report: "NllReport", console: Console, explain: bool = False) -> None:
+    """Print the report for people, with `explain` the formulas below."""
+    info = report.split.info
+    console.print(
+        f"{info.name}, {report.split.split}, {len(report.nlls.nats):,} images, "
+        f"binarization: {report.binarization}"
+    )
+    console.print(table("", ["", "nats/image", "+-", "bits/dim", "+-"], _rows(report)))
+    for line in report.remarks():
+        console.print(line)
+    console.print(
+        f"weights {report.checkpoint.weights} {report.checkpoint.weights_sha256[:16]}, "
+        f"data {report.scored.sha256[:16]}, seed {report.seed}, {report.seconds:.1f} s"
+    )
+    if explain:
+        console.print(report.explain())
+
+
+def _rows(report: "NllReport") -> list[Row]:
+    """Return the rows of the table: the NLL, what it is the sum of, and what it may be compared with."""
+    nlls = report.nlls
+
+    def row(label: str, nats: float, stderr: float | None = None) -> Row:
+        bits = report.per_dim(nats)
+        if stderr is None:
+            return label, f"{nats:.3f}", "", f"{bits:.5f}", ""
+        return label, f"{nats:.3f}", f"{stderr:.3f}", f"{bits:.5f}", f"{report.per_dim(stderr):.5f}"
+
+    rows = [row(f"NLL ({report.bound})", nlls.mean, nlls.stderr)]
+    rows += [row(*each) for each in report.beside()]
+    if nlls.bound != "exact":
+        rows.append(row("decoder, -log p(x|z)", float(nlls.distortion.mean())))
+        rows += [row(f"KL of layer {layer}", float(each)) for layer, each in enumerate(nlls.rate.mean(0))]
+    if (claimed := (report.checkpoint.claim or {}).get("nats_per_image")) is not None:
+        rows.append(row("claimed by the checkpoint", claimed))
+    return rows
+
+
+def _write_files(report: "NllReport", asked: Asked) -> None:
+    if asked.heatmap is not None:
+        _write_heatmaps(report, asked.heatmap)
+    if asked.record is not None:
+        _record(report, asked.record)
+    if asked.per_image is not None:
+        _write_per_image(report, asked.per_image)
+
+
+def _write_per_image(report: "NllReport", target: Path) -> None:
+    from famecli.nll_report import per_image_text
+
+    text = per_image_text(report, lines=target.suffix == ".jsonl")
+    if target == STDIN:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    else:
+        write_atomic(target, text.encode())
+
+
+def _write_heatmaps(report: "NllReport", folder: Path) -> None:
+    from famecli.evaluation import pixel_bits
+    from famecli.images import bits_to_uint8, open_writer
+
+    channels = report.split.info.shape[0]
+    with open_writer(folder, len(report.nlls.nats), format="png", force=True) as writer:
+        for start, bits in pixel_bits(report.checkpoint.model, report.scored.levels, report.seed):
+            rows = [{"index": start + offset, "bits": float(each.sum())} for offset, each in enumerate(bits)]
+            writer.add(bits_to_uint8(bits / channels), rows)
+
+
+def _record(report: "NllReport", path: Path) -> None:
+    from famecli.checkpoint import save_checkpoint
+
+    checkpoint = report.checkpoint
+    facts = {key: checkpoint.metadata.get(key) for key in ("training", "provenance")}
+    weights = checkpoint.model.state_dict()
+    save_checkpoint(path, checkpoint.model.config, weights, None, facts | {"claim": report.claim()})
