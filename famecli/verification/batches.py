@@ -1,0 +1,68 @@
+"""An image's NLL is the same whatever else is computed along with it."""
+
+import copy
+
+import torch
+from torch import Tensor
+
+from famecli.model.fame import Fame, NllTerms
+from famecli.verification.findings import Finding, Measurement
+from famecli.verification.subject import Subject
+
+IMAGES = 4
+# Of the NLL: sums of a thousand terms in float64, each rounded by 1e-16 of itself.
+RELATIVE = 1e-10
+SENTENCE = (
+    "The NLL of an image does not depend on the other images of its batch, nor on the mode of the model."
+)
+
+
+class _Fixed:
+    """Noise that was drawn before: the same for an image wherever it is in a batch."""
+
+    def __init__(self, layers: list[Tensor], rows: list[int]) -> None:
+        self.layers, self.rows = layers, rows
+
+    def normal(self, layer: int, shape: torch.Size) -> Tensor:
+        return self.layers[layer][self.rows]
+
+
+def check_batches(subject: Subject) -> Finding:
+    """Compare the NLL of images alone, in a batch, in another batch and order, and in training mode.
+
+    The latents of an image come from the same noise each time. In float64 the NLLs differ by rounding alone.
+    """
+    model = subject.exact.eval()
+    images = subject.images(2 * IMAGES)
+    noise = _draw_noise(model, images, subject)
+    rows = list(range(IMAGES))
+    alone = torch.cat([_nll(model, images, noise, [row]) for row in rows])
+    strangers = list(range(IMAGES, 2 * IMAGES))
+    elsewhere = _nll(model, images, noise, [*strangers[1:], *reversed(rows), strangers[0]])
+    training = _nll(copy.deepcopy(model).train(), images, noise, rows)
+    cases = {
+        "in a batch": _nll(model, images, noise, rows),
+        "in another batch, other order": elsewhere[IMAGES - 1 : -1].flip(0),
+        "in training mode": training,
+    }
+    limit = RELATIVE * max(1.0, float(alone.abs().max()))
+    return Finding.of(
+        SENTENCE,
+        *(
+            Measurement(f"largest change of the NLL {where}, nats", float((nats - alone).abs().amax()), limit)
+            for where, nats in cases.items()
+        ),
+    )
+
+
+def _draw_noise(model: Fame, images: Tensor, subject: Subject) -> list[Tensor]:
+    """Return the noise of all latents of all images, for each stochastic layer."""
+    _, draws = model.infer(images, subject.posterior_noise(len(images)))
+    noise = subject.posterior_noise(len(images))
+    return [noise.normal(layer, draw.z.shape).to(draw.z) for layer, draw in enumerate(draws)]
+
+
+def _nll(model: Fame, images: Tensor, noise: list[Tensor], rows: list[int]) -> Tensor:
+    """Return the NLL of some images in nats, computed in one batch."""
+    terms: NllTerms = model(images[rows], _Fixed(noise, rows))
+    return terms.negative_elbo

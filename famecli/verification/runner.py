@@ -1,0 +1,51 @@
+"""Checks by name, run one after the other."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+
+from famecli.errors import IntegrityError, NumericsError, UnavailableError
+from famecli.verification.batches import check_batches
+from famecli.verification.causality import check_causality
+from famecli.verification.findings import CheckResult, Finding
+from famecli.verification.normalisation import check_normalisation
+from famecli.verification.sampling import check_sampling
+from famecli.verification.subject import Subject
+
+Check = Callable[[Subject], Finding]
+# What needs the model alone, no data.
+MODEL_CHECKS: dict[str, Check] = {
+    "causality": check_causality,
+    "batch": check_batches,
+    "normalisation": check_normalisation,
+    "sampler": check_sampling,
+}
+
+
+def run_checks(
+    subject: Subject, checks: Mapping[str, Check], advance: Callable[[str], None] = lambda name: None
+) -> Iterator[CheckResult]:
+    """Yield the result of each check, in order.
+
+    Args:
+        subject: The model.
+        checks: By name.
+        advance: Called with the name of the check that was just made.
+    """
+    for name, check in checks.items():
+        started_s = time.monotonic()
+        finding = _find(check, subject)
+        advance(name)
+        yield CheckResult(name, finding, time.monotonic() - started_s)
+
+
+@torch.no_grad()
+def _find(check: Check, subject: Subject) -> Finding:
+    """Return the finding of a check; a model that it breaks on has failed it."""
+    try:
+        return check(subject)
+    except UnavailableError as error:
+        return Finding.skipped(str(error))
+    except (NumericsError, IntegrityError) as error:
+        return Finding.broken(str(error))

@@ -1,0 +1,66 @@
+"""The model under test, in both precisions, and images of its own."""
+
+import copy
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from famecli.model.fame import Fame
+from famecli.rng import ImageNoise, stream, uniforms
+from famecli.sampling.generate import generate
+
+StreamName = tuple[str | int, ...]
+# A mixture's entropies are sums over all levels: fewer images for these.
+SAMPLES = {"bernoulli": 256, "logistic-mixture": 16}
+
+
+class Subject:
+    """A model that is being verified. It is never changed: what puts it in another mode works on a copy.
+
+    Args:
+        model: In evaluation mode, on its device.
+        seed: Of its samples and of all that is drawn for the checks.
+        samples: Images that the sampler's check draws; None for `SAMPLES`.
+    """
+
+    def __init__(self, model: Fame, seed: int = 0, samples: int | None = None) -> None:
+        self.model, self.seed = model, seed
+        self.samples = samples or SAMPLES[model.config.likelihood]
+
+    @cached_property
+    def exact(self) -> Fame:
+        """A copy in float64, where rounding is 1e-16; on the CPU if the device has no float64."""
+        twin = copy.deepcopy(self.model)
+        return (twin.cpu() if self.model.device.type == "mps" else twin).double()
+
+    @cached_property
+    def drawn(self) -> np.ndarray:
+        """The model's own images, as `fame sample --seed` draws them: levels `(samples, C, H, W)`, uint8."""
+        return generate(self.model, range(self.seed, self.seed + self.samples))
+
+    def names(self, count: int, first: int = 0) -> list[StreamName]:
+        """Return the names of the streams that images of `drawn`, from index `first` on, came from."""
+        return [("sample", self.seed + first + index) for index in range(count)]
+
+    def images(self, count: int) -> Tensor:
+        """Return `count` images, float64: the model's own, and random levels where those do not suffice.
+
+        The last one is of random levels in any case, which no model has reason to draw.
+        """
+        own = torch.from_numpy(self.drawn[: count - 1]).double()
+        config = self.model.config
+        random = uniforms(
+            stream("verify", self.seed, "levels"), (count - len(own), *config.image_shape), torch.float64
+        )
+        return torch.cat([own, (random * config.levels).floor()]).to(self.exact.device)
+
+    def prior_conditions(self, model: Fame, count: int, first: int = 0) -> Tensor | None:
+        """Return what `model`'s decoder is given for images of `drawn`, from index `first` on."""
+        return model.prior_condition(count, ImageNoise(self.names(count, first), device=model.device))
+
+    def posterior_noise(self, count: int) -> ImageNoise:
+        """Return noise for the latents of `count` images, by their index; twice the same."""
+        names: list[StreamName] = [("verify", self.seed, index) for index in range(count)]
+        return ImageNoise(names, device=self.exact.device)
