@@ -1,12 +1,11 @@
 """Presets: one row per model, three sizes each, all of them one `ModelConfig`. No torch here."""
 
 import dataclasses
-import difflib
 from dataclasses import dataclass
 from typing import Literal
 
 from famecli.config import DecoderConfig, ModelConfig, StageConfig
-from famecli.errors import UsageError
+from famecli.errors import UsageError, closest
 
 Size = Literal["tiny", "small", "paper"]
 SIZES: tuple[Size, ...] = ("tiny", "small", "paper")
@@ -107,9 +106,7 @@ def preset_named(name: str) -> Preset:
         UsageError: There is none.
     """
     if name not in PRESETS:
-        close = difflib.get_close_matches(name, PRESETS, 1)
-        guess = f"did you mean {close[0]}? " if close else ""
-        raise UsageError(f"unknown model {name!r}", f"{guess}models: {', '.join(PRESETS)}")
+        raise UsageError(f"unknown model {name!r}", closest(name, PRESETS, "models"))
     return PRESETS[name]
 
 

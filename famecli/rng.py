@@ -67,6 +67,28 @@ class BatchNoise:
         return torch.from_numpy(self.generator.standard_normal(shape, np.float32)).to(self.device)
 
 
+class PartNoise:
+    """The noise of some rows of a batch: the same rows, in whatever parts the batch is computed.
+
+    Each layer is drawn once, for the whole batch, in the order in which layers are first asked for.
+
+    Args:
+        whole: Noise of the batch.
+        batch: Its images.
+        device: Where the noise is needed.
+    """
+
+    def __init__(self, whole: Noise, batch: int, device: torch.device | str = "cpu") -> None:
+        self.whole, self.batch, self.device = whole, batch, device
+        self.rows = slice(0, batch)
+        self.drawn: dict[int, Tensor] = {}
+
+    def normal(self, layer: int, shape: torch.Size) -> Tensor:
+        if layer not in self.drawn:
+            self.drawn[layer] = self.whole.normal(layer, torch.Size((self.batch, *shape[1:])))
+        return self.drawn[layer][self.rows].to(self.device)
+
+
 class ImageNoise:
     """Noise with one stream per image and layer: an image's noise is the same in any batch.
 

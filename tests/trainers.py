@@ -14,6 +14,7 @@ from famecli.checkpoint import load_checkpoint, load_tensors
 from famecli.config import TrainConfig
 from famecli.data.dataset import ImageSplit
 from famecli.data.registry import dataset_info
+from famecli.distributed import ALONE, Group
 from famecli.model.fame import NllTerms
 from famecli.presets import model_config
 from famecli.training.run import STATE_SCHEMA
@@ -37,9 +38,10 @@ def trainer_of(
     precision: Precision = "fp32",
     accumulate: int = 1,
     shape: tuple[int, int, int] = SHAPE,
+    group: Group = ALONE,
 ) -> Trainer:
     model = model_config(preset, "tiny", shape, 2)
-    return Trainer(model, config, split_of(shape=shape), torch.device("cpu"), precision, accumulate)
+    return Trainer(model, config, split_of(shape=shape), torch.device("cpu"), precision, accumulate, group)
 
 
 def snapshot(trainer: Trainer) -> dict[str, Tensor]:
@@ -55,8 +57,8 @@ def spoil(trainer: Trainer, monkeypatch: pytest.MonkeyPatch, bad_steps: set[int]
     """Let the loss of the steps `bad_steps` be no number, or infinite."""
     loss = trainer._loss
 
-    def spoiled(terms: NllTerms) -> Tensor:
-        return loss(terms) * (value if trainer.step_count in bad_steps else 1.0)
+    def spoiled(terms: NllTerms, mean_rate: Tensor) -> Tensor:
+        return loss(terms, mean_rate) * (value if trainer.step_count in bad_steps else 1.0)
 
     monkeypatch.setattr(trainer, "_loss", spoiled)
 

@@ -1,5 +1,6 @@
 """Options of `fame train` alone."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -35,9 +36,23 @@ Epochs = Annotated[
 Steps = Annotated[
     int | None, typer.Option("--steps", min=1, help="The same, in steps.", rich_help_panel=SCHEDULE)
 ]
+TrainBatchSize = Annotated[
+    str,
+    typer.Option(
+        "--batch-size",
+        metavar="IMAGES|auto",
+        help="Images per step, over all processes; auto: 64 on the CPU, on GPUs what fits in memory.",
+        envvar="FAME_BATCH_SIZE",
+    ),
+]
 Accumulate = Annotated[
     int,
-    typer.Option("--accumulate", min=1, help="Parts that a batch is split into.", rich_help_panel=SCHEDULE),
+    typer.Option(
+        "--accumulate",
+        min=1,
+        help="Parts that a process splits its images of a step into, to save memory; same result.",
+        rich_help_panel=SCHEDULE,
+    ),
 ]
 Lr = Annotated[
     float | None, typer.Option("--lr", help="Learning rate of AdamW's part.", rich_help_panel=SCHEDULE)
@@ -90,6 +105,79 @@ MaxTime = Annotated[
         "--max-time", metavar="TIME", help="Save and stop with code 75 after it.", rich_help_panel=RUN
     ),
 ]
+Keep = Annotated[
+    int,
+    typer.Option(
+        "--keep",
+        min=0,
+        metavar="N",
+        help="Keep images-*.safetensors of the last N validations.",
+        rich_help_panel=RUN,
+    ),
+]
+SampleEvery = Annotated[
+    int | None,
+    typer.Option(
+        "--sample-every",
+        min=1,
+        metavar="IMAGES",
+        help="Between two grids of samples in samples/.",
+        rich_help_panel=RUN,
+    ),
+]
+Log = Annotated[
+    str | None,
+    typer.Option("--log", metavar="-", help="Print metrics.jsonl, not the path.", rich_help_panel=RUN),
+]
+Track = Annotated[
+    str | None,
+    typer.Option(
+        "--track",
+        metavar="tensorboard",
+        help="Write metrics for TensorBoard, too, into tensorboard/.",
+        rich_help_panel=RUN,
+    ),
+]
 TrainSeed = Annotated[
     int | None, typer.Option("--seed", min=0, help="Seed of everything random.", envvar="FAME_SEED")
 ]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What was typed, by the names of the options."""
+
+    model: str
+    dataset: str | None
+    data: Path | None
+    size: str
+    config: Path | None
+    assignments: list[str] | None
+    print_config: bool
+    dry_run: bool
+    images: int | None
+    epochs: float | None
+    steps: int | None
+    batch_size: str
+    accumulate: int
+    lr: float | None
+    ema: int | None
+    precision: str
+    out: Path | None
+    resume: str
+    init: str | None
+    save_every: str
+    eval_every: int | None
+    keep: int
+    sample_every: int | None
+    log: str | None
+    track: str | None
+    patience: int | None
+    max_time: str | None
+    seed: int | None
+    threads: int | None
+    device: str
+    offline: bool
+    cache_dir: Path | None
+    json: bool
+    quiet: bool

@@ -1,12 +1,14 @@
 """Images from seeds: an image depends on its seed alone, whatever batch it is drawn in."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from famecli.distributed import ALONE, Group
+from famecli.memory import Pieces
 from famecli.model.fame import Fame
 from famecli.rng import ImageNoise, image_uniforms
 from famecli.sampling.naive import sample_naive
@@ -108,7 +110,6 @@ class ImageDecoder:
         )
 
 
-@torch.no_grad()
 def generate_batches(
     model: Fame,
     seeds: Sequence[int],
@@ -118,6 +119,8 @@ def generate_batches(
     latent_temperature: float = 1.0,
     decoder_output: DecoderOutput = "sample",
     cached: bool = True,
+    group: Group = ALONE,
+    report: Callable[[str], None] = lambda text: None,
 ) -> Iterator[np.ndarray]:
     """Yield one image per seed in batches, `(n, C, H, W)`: levels as uint8, or expected levels as floats.
 
@@ -125,26 +128,51 @@ def generate_batches(
         model: Any.
         seeds: One per image.
         batch_size: Images computed at once, rounded up to a multiple of `LANES`; they do not depend on it.
+            Where memory does not suffice, batches are computed in smaller pieces.
         temperature: Spread of each pixel's distribution.
         latent_temperature: Factor on the standard deviations of the priors.
         decoder_output: See `ImageDecoder`.
         cached: See `ImageDecoder`.
+        group: Processes that share the batches; each gets all images.
+        report: Told in one line that memory ran out.
     """
     chunk = padded_batch(batch_size)
-    decoder = ImageDecoder(
-        model, temperature=temperature, decoder_output=decoder_output, cached=cached, chunk=chunk
-    )
-    config = model.config
-    dtype = np.uint8 if decoder_output == "sample" else np.float32
-    for first in range(0, len(seeds), chunk):
-        chosen = list(seeds[first : first + chunk])
-        padded = padded_batch(len(chosen))
-        # The latents' networks round by the batch size as well.
-        names = [("sample", seed) for seed in chosen + chosen[-1:] * (padded - len(chosen))]
-        condition = model.prior_condition(padded, ImageNoise(names, device=model.device), latent_temperature)
-        uniforms = image_uniforms(names, (model.likelihood.uniforms, config.height, config.width))
-        images = decoder(condition, uniforms.to(model.device))[: len(chosen)]
-        yield images.float().cpu().numpy().astype(dtype)
+    pieces = Pieces(chunk, LANES, report)
+    decoders: list[ImageDecoder] = []
+
+    def draw(chosen: Sequence[int]) -> np.ndarray:
+        # One that memory was too small for goes before the next one comes.
+        if not decoders or decoders[0].chunk != pieces.size:
+            decoders.clear()
+            decoders.append(
+                ImageDecoder(
+                    model,
+                    temperature=temperature,
+                    decoder_output=decoder_output,
+                    cached=cached,
+                    chunk=pieces.size,
+                )
+            )
+        return _draw(decoders[0], chosen, latent_temperature)
+
+    def draw_batch(chosen: Sequence[int]) -> np.ndarray:
+        return np.concatenate(list(pieces.over(len(chosen), lambda rows: draw(chosen[rows]))))
+
+    batches = [seeds[first : first + chunk] for first in range(0, len(seeds), chunk)]
+    return group.in_turn(batches, draw_batch)
+
+
+@torch.no_grad()
+def _draw(decoder: ImageDecoder, seeds: Sequence[int], latent_temperature: float) -> np.ndarray:
+    """Return the images of some seeds, computed at once."""
+    model, config = decoder.model, decoder.model.config
+    padded = padded_batch(len(seeds))
+    # The latents' networks round by the batch size as well.
+    names = [("sample", seed) for seed in [*seeds, *[seeds[-1]] * (padded - len(seeds))]]
+    condition = model.prior_condition(padded, ImageNoise(names, device=model.device), latent_temperature)
+    uniforms = image_uniforms(names, (model.likelihood.uniforms, config.height, config.width))
+    images = decoder(condition, uniforms.to(model.device))[: len(seeds)]
+    return images.float().cpu().numpy().astype(np.uint8 if decoder.decoder_output == "sample" else np.float32)
 
 
 def generate(

@@ -5,6 +5,10 @@ metrics.jsonl        one JSON object per line: training means, validations
 last.safetensors     the model, averaged and raw weights
 best.safetensors     the same at the lowest validation NLL
 state.safetensors    all that resuming needs
+images-N.safetensors the model after N images, if asked for
+samples/N.png        images drawn after N images, if asked for
+
+Of several processes each runs the same, and the first alone touches the folder but for reading.
 """
 
 import dataclasses
@@ -25,11 +29,29 @@ from famecli.config import ModelConfig, TrainConfig, build, to_dict
 from famecli.errors import InputError
 from famecli.evaluation import NATS_PER_BIT, bits_per_dim
 from famecli.files import write_atomic
+from famecli.training.snapshots import SAMPLES_FOLDER, draw_grid, keep_last, numbered_name, remove_later
 from famecli.training.trainer import StepRecord, Trainer
 
 RUN_FILES = ("metrics.jsonl", "last.safetensors", "best.safetensors", "state.safetensors")
 STATE_SCHEMA = "famecli/state/1"
 Stopped = Literal["done", "patience", "max_time", "signal"]
+# Where processes have several, the last one holds.
+REASONS: tuple[Stopped | None, ...] = (None, "patience", "max_time", "signal")
+
+
+@dataclass(frozen=True)
+class FirstWeights:
+    """Where a training started, if not from random weights.
+
+    Args:
+        source: The checkpoint, as typed.
+        sha256: Of its file.
+        weights_sha256: Of the weights themselves.
+    """
+
+    source: str
+    sha256: str
+    weights_sha256: str
 
 
 @dataclass
@@ -40,6 +62,7 @@ class Progress:
     best_nats: float | None = None
     best_images: int = 0
     best_sha256: str = ""
+    init: FirstWeights | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +84,8 @@ class Run:
         valid_levels: Validation images as levels.
         save_every_s: Seconds between two saves of the state.
         patience_images: Images without a better validation after which to stop; None for never.
+        keep: How many numbered checkpoints to keep, one of each of the last validations.
+        sample_every_images: Images between two grids of samples; None for no grids.
     """
 
     def __init__(
@@ -71,9 +96,13 @@ class Run:
         *,
         save_every_s: float = 600.0,
         patience_images: int | None = None,
+        keep: int = 0,
+        sample_every_images: int | None = None,
     ) -> None:
         self.trainer, self.folder, self.valid_levels = trainer, folder, valid_levels
         self.save_every_s, self.patience_images = save_every_s, patience_images
+        self.keep, self.sample_every_images = keep, sample_every_images
+        self.group = trainer.group
         self.progress = Progress()
         self.stopped: Stopped = "done"
         self._window: list[StepRecord] = []
@@ -96,43 +125,59 @@ class Run:
         best = self.folder / "best.safetensors"
         # After a crash it may be of a later step, in another folder it is not there: both come again.
         if not best.is_file() or hashlib.sha256(best.read_bytes()).hexdigest() != progress.best_sha256:
-            progress = Progress(progress.seconds)
+            progress = Progress(progress.seconds, init=progress.init)
         self.progress = progress
-        self._drop_later_metrics()
+        if self.group.first:
+            self._drop_later_metrics()
+            remove_later(self.folder, self.trainer.images)
 
     def clear(self) -> None:
         """Remove what another run left in the folder."""
-        for name in RUN_FILES:
-            (self.folder / name).unlink(missing_ok=True)
+        if not self.group.first:
+            return
+        grids = (self.folder / SAMPLES_FOLDER).glob("*.png")
+        for path in (*(self.folder / name for name in RUN_FILES), *grids):
+            path.unlink(missing_ok=True)
+        keep_last(self.folder, 0)
 
     def records(self, interrupted: Callable[[], Stopped | None]) -> Iterator[dict[str, Any]]:
         """Train to the end, or until `interrupted` gives a reason; yield each line of metrics.jsonl.
 
         After the last record everything is saved and `stopped` says why.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.group.first:
+            self.folder.mkdir(parents=True, exist_ok=True)
         started_s = time.monotonic() - self.progress.seconds
         self._last_saved_s = self._window_start_s = time.monotonic()
         reason: Stopped | None = None
         while not self.trainer.done and reason is None:
             self._window.append(self.trainer.step())
             self.progress.seconds = time.monotonic() - started_s
-            config, images = self.trainer.config, self.trainer.images
-            due = (
-                images // config.eval_every_images > (images - config.batch_size) // config.eval_every_images
-            )
-            if due or self.trainer.done:
+            config = self.trainer.config
+            if self._passed(config.eval_every_images) or self.trainer.done:
                 yield self._log(self._train_record())
                 yield self._log(self._validate())
             elif len(self._window) * config.batch_size >= record_every_images(config):
                 yield self._log(self._train_record())
+            if self.sample_every_images is not None and self._passed(self.sample_every_images):
+                draw_grid(self.trainer, self.folder)
+                self._window_start_s = time.monotonic()
             if time.monotonic() - self._last_saved_s > self.save_every_s:
                 self.save()
-            reason = interrupted() or self._out_of_patience()
+            reason = self._agreed(interrupted() or self._out_of_patience())
         self.stopped = reason if reason and not self.trainer.done else "done"
         if self._window:
             yield self._log(self._train_record())
         self.save()
+
+    def _passed(self, every: int) -> bool:
+        """Whether the last step reached or passed a multiple of `every` images."""
+        images = self.trainer.images
+        return images // every > (images - self.trainer.config.batch_size) // every
+
+    def _agreed(self, reason: Stopped | None) -> Stopped | None:
+        """Return a reason to stop that any process has, the same in all: they stop after the same step."""
+        return REASONS[self.group.largest(REASONS.index(reason))]
 
     def best(self) -> Best | None:
         """Return the best checkpoint so far; None before the first validation."""
@@ -143,6 +188,8 @@ class Run:
 
     def save(self) -> None:
         """Write `state.safetensors` and `last.safetensors`."""
+        if not self.group.first:
+            return
         metadata = {
             "schema": STATE_SCHEMA,
             "model": to_dict(self.trainer.model.config),
@@ -154,7 +201,10 @@ class Run:
         self._last_saved_s = time.monotonic()
 
     def _save_model(self, name: str) -> str:
-        trainer = self.trainer
+        """Write a checkpoint and return its sha256, which the first process alone knows."""
+        if not self.group.first:
+            return ""
+        trainer, init = self.trainer, self.progress.init
         facts = {
             "training": to_dict(trainer.config),
             "provenance": {
@@ -165,6 +215,8 @@ class Run:
                 "seconds": round(self.progress.seconds, 1),
                 "device": trainer.device.type,
                 "threads": torch.get_num_threads(),
+                "processes": self.group.size,
+                **({} if init is None else {"init": dataclasses.asdict(init)}),
                 "versions": {"famecli": __version__, "torch": torch.__version__},
             },
             "claim": None,
@@ -178,6 +230,9 @@ class Run:
         if progress.best_nats is None or result.mean < progress.best_nats:
             progress.best_nats, progress.best_images = result.mean, self.trainer.images
             progress.best_sha256 = self._save_model("best.safetensors")
+        if self.keep and self.group.first:
+            self._save_model(numbered_name(self.trainer.images))
+            keep_last(self.folder, self.keep)
         # A validation is no training time: the next window's speed starts here.
         self._window_start_s = time.monotonic()
         return {
@@ -213,8 +268,9 @@ class Run:
 
     def _log(self, record: dict[str, Any]) -> dict[str, Any]:
         finite = {key: _finite(value) for key, value in record.items()}
-        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(finite, allow_nan=False) + "\n")
+        if self.group.first:
+            with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(finite, allow_nan=False) + "\n")
         return finite
 
     def _drop_later_metrics(self) -> None:

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from famecli.config import ModelConfig, TrainConfig
 from famecli.data.dataset import ImageSplit, epoch_order, training_levels
+from famecli.distributed import ALONE, Group, apart
 from famecli.errors import InputError, NumericsError
 from famecli.evaluation import ImageNlls, evaluate
 from famecli.model.fame import Fame, NllTerms
-from famecli.rng import BatchNoise, stream
+from famecli.rng import BatchNoise, PartNoise, stream
 from famecli.training.optim import check_tensors, make_optimizers, optimizer_tensors, restore_optimizers
 from famecli.training.schedule import ema_decay, learning_rate_factor, rate_weight
 
@@ -39,7 +40,8 @@ class Trainer:
     """A model in training.
 
     Everything random in step n comes from streams named after the seed and n, so weights, averages and the
-    optimizers' state are all that a resumed training needs.
+    optimizers' state are all that a resumed training needs. It is drawn for the whole batch, of which each
+    process and each part takes its rows, so that neither's number matters; see docs/distributed.md.
 
     Args:
         model_config: What to build.
@@ -47,10 +49,12 @@ class Trainer:
         split: Training images.
         device: Where to train.
         precision: "bf16" runs the forward pass under autocast.
-        accumulate: Parts that a batch is split into, to save memory.
+        accumulate: Parts that a process splits its share of a batch into, to save memory.
+        group: The processes that train this model together; each has a trainer.
 
     Raises:
         InputError: The images are not those of `model_config`, or fewer than one batch.
+        UsageError: A batch cannot be divided among the processes.
     """
 
     def __init__(
@@ -61,6 +65,7 @@ class Trainer:
         device: torch.device,
         precision: Precision = "fp32",
         accumulate: int = 1,
+        group: Group = ALONE,
     ) -> None:
         if split.info.shape != model_config.image_shape or split.info.levels != model_config.levels:
             raise InputError(
@@ -73,11 +78,13 @@ class Trainer:
             )
         self.config, self.split, self.device = config, split, device
         self.precision, self.accumulate = precision, accumulate
+        self.group, self.share = group, group.share(config.batch_size)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(
                 int.from_bytes(hashlib.sha256(repr(config.seed).encode()).digest()[:8], "little")
             )
             self.model = Fame(model_config).on(device)
+        self.network = group.parallel(self.model)
         self.optimizers = make_optimizers(self.model, config)
         self.averaged = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.step_count = 0
@@ -89,6 +96,12 @@ class Trainer:
     def images(self) -> int:
         """Images seen so far."""
         return self.step_count * self.config.batch_size
+
+    @property
+    def images_at_once(self) -> int:
+        """Images of a step that a process computes at once."""
+        own = self.config.batch_size // self.group.size
+        return -(-own // self.accumulate)
 
     @property
     def done(self) -> bool:
@@ -111,38 +124,92 @@ class Trainer:
         Raises:
             NumericsError: Too many steps in a row had a gradient that is not finite.
         """
-        levels = torch.from_numpy(self.next_levels()).to(self.device)
-        noise = BatchNoise(stream("latents", self.config.seed, self.step_count), self.device)
         for optimizer in self.optimizers:
             optimizer.zero_grad()
-        nats, rate = 0.0, torch.zeros(self.model.config.stochastic_layers)
-        parts = levels.chunk(self.accumulate)
-        for part in parts:
-            with self._autocast():
-                terms = self.model(part, noise)
-            (self._loss(terms) * (len(part) / len(levels))).backward()
-            share = len(part) / len(levels)
-            nats += float(terms.negative_elbo.mean().detach()) * share
-            rate += terms.rate.mean(0).detach().float().cpu() * share
+        batch, parts = self._batch(), self._parts()
+        mean_rate = self._mean_rate(batch, parts) if len(parts) > 1 else None
+        nats = 0.0
+        for rows in parts:
+            # Gradients of all parts are summed here before they are summed over processes.
+            with nullcontext() if rows == parts[-1] else apart(self.network):
+                found, mean_rate = self._backward(batch, rows, mean_rate)
+            nats += found
+        assert mean_rate is not None
+        nats = float(self.group.sum(torch.tensor(nats, dtype=torch.float64)))
         norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm))
         factor = learning_rate_factor(self.config, self.images)
         self._apply(factor, finite=bool(np.isfinite(norm) and np.isfinite(nats)))
         self.step_count += 1
-        return StepRecord(
-            self.step_count, self.images, nats, tuple(rate.tolist()), norm, factor, self.skipped
-        )
+        rate = tuple(mean_rate.tolist())
+        return StepRecord(self.step_count, self.images, nats, rate, norm, factor, self.skipped)
 
-    def _autocast(self) -> AbstractContextManager[object]:
+    def _batch(self) -> tuple[np.ndarray, PartNoise]:
+        """Return levels and noise of the next step's batch, of which this process computes its share."""
+        draws = BatchNoise(stream("latents", self.config.seed, self.step_count))
+        return self.next_levels(), PartNoise(draws, self.config.batch_size, self.device)
+
+    def _parts(self) -> list[slice]:
+        """Return the rows of the batch that this process computes at once."""
+        start, stop, size = self.share.start, self.share.stop, self.images_at_once
+        return [slice(first, min(stop, first + size)) for first in range(start, stop, size)]
+
+    def _backward(
+        self, batch: tuple[np.ndarray, PartNoise], rows: slice, mean_rate: Tensor | None
+    ) -> tuple[float, Tensor]:
+        """Add the gradient of some rows of the batch.
+
+        Args:
+            batch: What `_batch` returned.
+            rows: Which of it.
+            mean_rate: See `_mean_rate`; None if each process has these rows alone, so that it is found here.
+
+        Returns:
+            The rows' part of the mean over the batch, in nats, and the mean rate.
+        """
+        levels, noise = batch
+        noise.rows = rows
+        share = (rows.stop - rows.start) / self.config.batch_size
+        with self.autocast():
+            terms: NllTerms = self.network(torch.from_numpy(levels[rows]).to(self.device), noise)
+        if mean_rate is None:
+            mean_rate = self.group.sum(terms.rate.detach().mean(0).float() * share)
+        # Processes' gradients are averaged, and the loss is a mean over all.
+        (self._loss(terms, mean_rate) * (share * self.group.size)).backward()
+        return float(terms.negative_elbo.mean().detach()) * share, mean_rate
+
+    @torch.no_grad()
+    def _mean_rate(self, batch: tuple[np.ndarray, PartNoise], parts: list[slice]) -> Tensor:
+        """Return the rate of each layer as a mean over the whole batch, by a pass over the ladder alone.
+
+        Free nats need it before the first part's gradient.
+        """
+        levels, noise = batch
+        total = torch.zeros(self.model.config.stochastic_layers, device=self.device)
+        for rows in parts if len(total) else ():
+            noise.rows = rows
+            with self.autocast():
+                _, draws = self.model.infer(torch.from_numpy(levels[rows]).to(self.device), noise)
+            rates = [draw.posterior.kl(draw.prior) for draw in draws if draw.posterior is not None]
+            share = (rows.stop - rows.start) / self.config.batch_size
+            total += torch.stack(rates, dim=1).mean(0).float() * share
+        return self.group.sum(total)
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Return the context of forward passes."""
         if self.precision == "bf16":
             return torch.autocast(self.device.type, torch.bfloat16)
         return nullcontext()
 
-    def _loss(self, terms: NllTerms) -> Tensor:
-        """Return nats per image with free nats and the warm-up of the KL divergence.
+    def _loss(self, terms: NllTerms, mean_rate: Tensor) -> Tensor:
+        """Return nats per image with free nats and the warm-up of the KL divergence, up to a constant.
+
+        A layer's mean rate costs nothing while it is below the free nats. Whether it is gets decided for the
+        whole batch, `mean_rate`, so that gradients of parts of the batch add up to its own.
 
         Source: free bits: arXiv:1606.04934, section 3.2 of appendix C.
         """
-        rate = terms.rate.mean(0).clamp(min=self.config.free_nats).sum()
+        costs = mean_rate >= self.config.free_nats
+        rate = (terms.rate.mean(0) * costs).sum()
         return terms.distortion.mean() + rate_weight(self.config, self.images) * rate
 
     def _apply(self, factor: float, *, finite: bool) -> None:
@@ -177,7 +244,7 @@ class Trainer:
 
     def validate(self, levels: np.ndarray) -> ImageNlls:
         """Return the averaged weights' NLL (ELBO) of `levels`."""
-        return evaluate(self.averaged_model(), levels, seed=self.config.seed)
+        return evaluate(self.averaged_model(), levels, seed=self.config.seed, group=self.group)
 
     def start_from(self, weights: Mapping[str, Tensor]) -> None:
         """Take over `weights` as first weights and averages.

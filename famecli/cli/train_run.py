@@ -1,0 +1,210 @@
+"""What `fame train` does with a run: how it starts, is followed, and is reported."""
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from famecli.cli.info import environment
+from famecli.cli.settings import to_toml
+from famecli.cli.sources import ModelChoice
+from famecli.cli.train_track import tracker
+from famecli.errors import ExitCode, InputError
+from famecli.output import Output
+
+if TYPE_CHECKING:
+    from famecli.training.run import Run, Stopped
+
+SCHEMA = "famecli/train/1"
+SMALLEST_RATE_BITS = 0.15
+
+
+def prepare(run: "Run", resume: str, init: ModelChoice | None, output: Output) -> None:
+    """Resume `run`, or give it first weights and an empty folder; write its configuration.
+
+    Raises:
+        InputError: There is nothing to resume, the folder cannot be made, or not all processes see it.
+    """
+    _start(run, resume, init, output)
+    steps, group = run.trainer.step_count, run.trainer.group
+    if group.largest(steps) != -group.largest(-steps):
+        raise InputError(
+            f"the processes do not all see the same files in {run.folder}",
+            "choose an --out on a file system that all machines share",
+        )
+    if group.first:
+        _describe_run(run)
+
+
+def _describe_run(run: "Run") -> None:
+    import torch
+
+    from famecli.files import write_atomic
+
+    folder, trainer = run.folder, run.trainer
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make folder {folder}: {error.strerror}", "choose another --out") from error
+    machine = {"device": str(trainer.device), "threads": torch.get_num_threads(), "command": sys.argv}
+    about = environment() | machine | {"processes": trainer.group.size}
+    write_atomic(folder / "env.json", (json.dumps(about, indent=2) + "\n").encode())
+    write_atomic(folder / "config.toml", to_toml(trainer.model.config, trainer.config).encode())
+
+
+def _start(run: "Run", resume: str, init: ModelChoice | None, output: Output) -> None:
+    state = run.folder / "state.safetensors" if resume in ("auto", "never") else Path(resume)
+    if resume not in ("auto", "never") or (resume == "auto" and state.exists()):
+        if not state.exists():
+            raise InputError(f"no saved state {state}", "--resume takes auto, never, or a state.safetensors")
+        run.resume(state)
+        output.note(f"resumed at {run.trainer.images:,} images from {state}")
+        return
+    if init is not None:
+        _start_from(run, init, output)
+    run.clear()
+
+
+def _start_from(run: "Run", init: ModelChoice, output: Output) -> None:
+    """Give `run` its first weights, and let its checkpoints tell which."""
+    from famecli.checkpoint import load_checkpoint
+    from famecli.training.run import FirstWeights
+
+    with run.trainer.group.one_before_the_others():
+        path = init.path(output.note)
+    loaded = load_checkpoint(path)
+    run.trainer.start_from(loaded.model.state_dict())
+    run.progress.init = FirstWeights(str(init.checkpoint), loaded.sha256, loaded.weights_sha256)
+    output.note(f"started from the weights of {init.checkpoint}")
+
+
+def follow(
+    run: "Run", output: Output, max_time_s: float | None, *, stream: bool = False, track: bool = False
+) -> None:
+    """Train with progress on stderr, then print the result and exit with the code that fits.
+
+    Args:
+        run: Prepared.
+        output: The command's streams.
+        max_time_s: Seconds after which to stop; None for never.
+        stream: Whether stdout gets the lines of metrics.jsonl, in place of the result.
+        track: Whether TensorBoard gets them, too.
+    """
+    from famecli.distributed import explain_lost_processes
+    from famecli.training.memory import explain_out_of_memory
+
+    deadline_s = None if max_time_s is None else time.monotonic() + max_time_s
+    signals: list[int] = []
+
+    def interrupted() -> "Stopped | None":
+        if signals:
+            return "signal"
+        return "max_time" if deadline_s is not None and time.monotonic() > deadline_s else None
+
+    first = run.trainer.group.first
+    with tracker(run) if track and first else nullcontext(_ignore) as record_to_tracker:
+        with _catch_signals(signals), explain_lost_processes(), explain_out_of_memory(run.trainer):
+            for record in _shown(run.records(interrupted), run, output):
+                record_to_tracker(record)
+                if stream and first:
+                    print(json.dumps(record, allow_nan=False), flush=True)
+        if first and not stream:
+            _report(run, output)
+    _exit(run, signals)
+
+
+def _ignore(record: dict[str, Any]) -> None:
+    """Track nothing."""
+
+
+def _shown(records: Iterator[dict[str, Any]], run: "Run", output: Output) -> Iterator[dict[str, Any]]:
+    """Yield `records`, and show the progress that they tell of."""
+    config = run.trainer.config
+    seen = run.trainer.images
+    with output.progress("training", config.total_steps * config.batch_size) as advance:
+        advance(seen, "")
+        for record in records:
+            advance(record["images"] - seen, _describe(record))
+            seen = record["images"]
+            if record["split"] == "valid" and run.trainer.group.first:
+                _warn_of_collapse(record, output)
+            yield record
+
+
+def _exit(run: "Run", signals: list[int]) -> None:
+    """End the command with the code of a training that was stopped, if it was.
+
+    Where torchrun would take such a code for a failure and start again, all is said and the code is 0.
+    """
+    if run.stopped not in ("signal", "max_time") or run.trainer.group.restarts:
+        return
+    raise typer.Exit(ExitCode.INTERRUPTED if signal.SIGINT in signals[:1] else ExitCode.PREEMPTED)
+
+
+@contextmanager
+def _catch_signals(caught: list[int]) -> Iterator[None]:
+    """Collect SIGINT and SIGTERM in `caught`; a second one acts as usual."""
+    kinds = (signal.SIGINT, signal.SIGTERM)
+    before: dict[int, Any] = {}
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        caught.append(number)
+        for kind in kinds:
+            signal.signal(kind, before[kind])
+
+    for kind in kinds:
+        before[kind] = signal.signal(kind, remember)
+    try:
+        yield
+    finally:
+        for kind in kinds:
+            signal.signal(kind, before[kind])
+
+
+def _describe(record: dict[str, Any]) -> str:
+    text = f"{record['split']} {record['nats_per_image'] or float('nan'):.2f} nats"
+    return f"{text} {record['images_per_s']:.0f} images/s" if "images_per_s" in record else text
+
+
+def _warn_of_collapse(record: dict[str, Any], output: Output) -> None:
+    idle = [str(layer) for layer, bits in enumerate(record["kl_bits"]) if bits < SMALLEST_RATE_BITS]
+    if idle:
+        output.warn(
+            f"stochastic layer {', '.join(idle)} (0 is nearest to the image) carries under "
+            f"{SMALLEST_RATE_BITS} bits at {record['images']:,} images; more --set free_nats=... helps"
+        )
+
+
+def _report(run: "Run", output: Output) -> None:
+    from famecli.evaluation import bits_per_dim
+
+    best = run.best()
+    trainer = run.trainer
+    path = run.folder / "last.safetensors" if best is None else best.path
+    data = {
+        "schema": SCHEMA,
+        "run": str(run.folder),
+        "best": None
+        if best is None
+        else {
+            "path": str(best.path),
+            "sha256": best.sha256,
+            "images": best.images,
+            "step": best.images // trainer.config.batch_size,
+            "valid_nats_per_image": best.nats,
+            "valid_bits_per_dim": bits_per_dim(best.nats, trainer.model.config.image_shape),
+        },
+        "steps": trainer.step_count,
+        "images": trainer.images,
+        "skipped": trainer.skipped,
+        "seconds": round(run.progress.seconds, 1),
+        "stopped": run.stopped,
+    }
+    output.result(data, str(path))

@@ -1,0 +1,55 @@
+"""What a training leaves on its way: numbered checkpoints, and grids of samples."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from famecli import __version__
+from famecli.images import levels_to_bytes, write_images
+from famecli.sampling.generate import generate_batches
+from famecli.training.trainer import Trainer
+
+SAMPLES_FOLDER = "samples"
+NUMBERED = "images-*.safetensors"
+# The same in every grid, so that one sees what a training does to an image.
+SEEDS = range(64)
+
+
+def numbered_name(images: int) -> str:
+    """Return the name of the checkpoint after so many images; names sort as the numbers do.
+
+    >>> numbered_name(25600)
+    'images-000000025600.safetensors'
+    """
+    return f"images-{images:012d}.safetensors"
+
+
+def keep_last(folder: Path, count: int) -> None:
+    """Remove all numbered checkpoints in `folder` but the last `count`."""
+    found = sorted(folder.glob(NUMBERED))
+    for path in found[: max(0, len(found) - count)]:
+        path.unlink()
+
+
+def remove_later(folder: Path, images: int) -> None:
+    """Remove numbered checkpoints in `folder` that are of more than so many images."""
+    for path in folder.glob(NUMBERED):
+        if path.name > numbered_name(images):
+            path.unlink()
+
+
+def draw_grid(trainer: Trainer, folder: Path) -> None:
+    """Write images drawn from the averaged weights to `samples/IMAGES.png` in the folder of a run."""
+    batches: Iterator[np.ndarray] = generate_batches(trainer.averaged_model(), SEEDS, group=trainer.group)
+    images = levels_to_bytes(np.concatenate(list(batches)), trainer.model.config.levels)
+    if not trainer.group.first:
+        return
+    target = folder / SAMPLES_FOLDER / f"{trainer.images:012d}.png"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    facts: dict[str, str | int | float] = {
+        "images_seen": trainer.images,
+        "seeds": f"{SEEDS[0]}-{SEEDS[-1]}",
+        "famecli": __version__,
+    }
+    write_images(images, [facts] * len(images), target, force=True)

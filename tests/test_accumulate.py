@@ -1,0 +1,166 @@
+"""A step in parts is the step of the whole batch: its noise, its gradient, the weights that it leads to."""
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Self
+from unittest import mock
+
+import pytest
+import torch
+from torch import Tensor, nn
+from trainers import PLAIN, snapshot, split_of, trainer_of
+
+from famecli.config import TrainConfig
+from famecli.rng import BatchNoise, PartNoise, stream
+from famecli.training.trainer import Precision, Trainer
+
+BATCH = 8
+CONFIG = dataclasses.replace(PLAIN, batch_size=BATCH, total_images=64)
+# In float32, of a step's gradient and of weights after a few steps, by norm.
+TOLERANCE = 1e-5
+LADDERS = ["fame", "lvae"]
+
+
+def rates(trainer: Trainer, rows: slice = slice(None)) -> Tensor:
+    """Each image's rate in the first step, `(images, layers)`."""
+    levels, noise = trainer._batch()
+    noise.rows = rows
+    with torch.no_grad():
+        return trainer.model(torch.from_numpy(levels[rows]), noise).rate
+
+
+def divided_free_nats(preset: str, parts: int) -> float:
+    """Free nats that some layer's rate is above in the whole batch, but below in one of its parts."""
+    each = rates(trainer_of(preset, CONFIG))[:, 0]
+    lowest = float(torch.stack([part.mean() for part in each.chunk(parts)]).min())
+    assert lowest < each.mean()
+    return (lowest + float(each.mean())) / 2
+
+
+def configured(preset: str, parts: int) -> TrainConfig:
+    return dataclasses.replace(CONFIG, free_nats=divided_free_nats(preset, parts))
+
+
+class Gradients:
+    """Remembers the gradient of the first step that is taken within, before it is clipped."""
+
+    def __init__(self) -> None:
+        self.first: dict[str, Tensor] = {}
+        clip = nn.utils.clip_grad_norm_
+
+        def remember(weights: Iterable[nn.Parameter], norm: float) -> Tensor:
+            kept = list(weights)
+            if not self.first:
+                self.first = {str(i): w.grad.clone() for i, w in enumerate(kept) if w.grad is not None}
+            return clip(kept, norm)
+
+        self.patch = mock.patch.object(nn.utils, "clip_grad_norm_", remember)
+
+    def __enter__(self) -> Self:
+        self.patch.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.patch.stop()
+
+
+def gradient(trainer: Trainer) -> dict[str, Tensor]:
+    with Gradients() as gradients:
+        trainer.step()
+    assert len(gradients.first) == len(list(trainer.model.parameters()))
+    return gradients.first
+
+
+def farthest(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    """The largest difference of two tables of tensors, relative to the norm of each tensor."""
+    assert found.keys() == expected.keys()
+    pairs = [(found[name].double(), value.double()) for name, value in expected.items()]
+    return max(float((a - b).norm() / b.norm().clamp(min=1e-6)) for a, b in pairs)
+
+
+@pytest.mark.parametrize("preset", LADDERS)
+def test_one_part_is_what_the_clamped_loss_says(preset: str) -> None:
+    config = configured(preset, 2)
+    trainer = trainer_of(preset, config)
+    terms = trainer.model(
+        torch.from_numpy(trainer.next_levels()), BatchNoise(stream("latents", config.seed, 0))
+    )
+    kept = (terms.rate.mean(0) >= config.free_nats).tolist()
+    assert kept[0]
+    (terms.distortion.mean() + terms.rate.mean(0).clamp(min=config.free_nats).sum()).backward()
+    expected = {str(i): weight.grad for i, weight in enumerate(trainer.model.parameters())}
+    found = gradient(trainer_of(preset, config))
+    assert found.keys() == expected.keys()
+    assert [name for name, value in expected.items() if not torch.equal(found[name], value)] == []  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("parts", [2, 3, BATCH])
+@pytest.mark.parametrize("preset", LADDERS)
+def test_parts_have_the_gradient_of_the_whole(preset: str, parts: int) -> None:
+    config = configured(preset, parts)
+    expected = gradient(trainer_of(preset, config))
+    found = gradient(trainer_of(preset, config, accumulate=parts))
+    assert farthest(found, expected) < TOLERANCE
+
+
+def test_rates_that_are_all_free_leave_the_gradient_of_the_distortion() -> None:
+    unweighted = dataclasses.replace(CONFIG, rate_warmup_images=100)
+    expected = gradient(trainer_of("fame", unweighted))
+    for parts in (1, 4):
+        free = dataclasses.replace(CONFIG, free_nats=1e3)
+        assert farthest(gradient(trainer_of("fame", free, accumulate=parts)), expected) < TOLERANCE
+    assert farthest(gradient(trainer_of("fame", CONFIG)), expected) > 0.01
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_trainings_in_parts_lead_to_the_same_weights(parts: int) -> None:
+    config = configured("fame", parts)
+    whole, split = trainer_of("fame", config), trainer_of("fame", config, accumulate=parts)
+    for _ in range(4):
+        expected, found = whole.step(), split.step()
+        assert found.nats == pytest.approx(expected.nats, rel=TOLERANCE)
+        assert found.rate == pytest.approx(expected.rate, rel=TOLERANCE, abs=1e-7)
+        assert found.grad_norm == pytest.approx(expected.grad_norm, rel=TOLERANCE)
+    assert farthest(snapshot(split), snapshot(whole)) < 10 * TOLERANCE
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_rate_known_before_the_first_part_is_that_of_the_batch(precision: Precision) -> None:
+    trainer = trainer_of("fame", CONFIG, precision, accumulate=4)
+    early = trainer._mean_rate(trainer._batch(), trainer._parts())
+    with trainer.autocast():
+        expected = rates(trainer).mean(0)
+    torch.testing.assert_close(early, expected, rtol=1e-2 if precision == "bf16" else 1e-6, atol=1e-3)
+
+
+def test_bfloat16_goes_with_parts() -> None:
+    expected = gradient(trainer_of("fame", CONFIG, "bf16"))
+    found = gradient(trainer_of("fame", CONFIG, "bf16", accumulate=2))
+    exact = gradient(trainer_of("fame", CONFIG))
+    assert farthest(expected, exact) > 1e-4
+    assert farthest(found, expected) < farthest(expected, exact)
+
+
+def test_parts_see_their_rows_of_one_draw() -> None:
+    shapes = [torch.Size((6, 2)), torch.Size((6, 3, 2))]
+    drawn = BatchNoise(stream("x"))
+    whole = {layer: drawn.normal(layer, shapes[layer]) for layer in (1, 0)}
+    noise = PartNoise(BatchNoise(stream("x")), 6)
+    assert torch.equal(noise.normal(1, shapes[1]), whole[1])
+    for rows in (slice(4, 6), slice(0, 4), slice(2, 3)):
+        noise.rows = rows
+        for layer in (0, 1):
+            asked = torch.Size((rows.stop - rows.start, *shapes[layer][1:]))
+            assert torch.equal(noise.normal(layer, asked), whole[layer][rows])
+
+
+@pytest.mark.parametrize(
+    ("accumulate", "sizes"), [(1, [8]), (2, [4, 4]), (3, [3, 3, 2]), (5, [2, 2, 2, 2]), (99, [1] * 8)]
+)
+def test_a_batch_is_split_into_as_many_parts_at_most(accumulate: int, sizes: list[int]) -> None:
+    trainer = trainer_of("vae", CONFIG, accumulate=accumulate)
+    parts = trainer._parts()
+    assert [rows.stop - rows.start for rows in parts] == sizes
+    assert [row for rows in parts for row in range(rows.start, rows.stop)] == list(range(BATCH))
+    assert trainer.images_at_once == max(sizes)
+    assert len(split_of().pixels) >= BATCH
