@@ -1,0 +1,154 @@
+"""What a report shows of runs: files are read, models loaded, images drawn and scored."""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from famecli.cli.evaluate_nll import BITS_SEED, check_fits
+from famecli.cli.settings import resolve
+from famecli.cli.sources import RUN_FILES, DataPlace, ModelChoice
+from famecli.config import ModelConfig, TrainConfig
+from famecli.errors import UnavailableError, UsageError
+from famecli.output import Output
+from famecli.presets import model_config
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from famecli.checkpoint import Checkpoint
+    from famecli.data.dataset import ImageSplit
+    from famecli.report.nlls import Nll
+    from famecli.report.pictures import TestImages
+    from famecli.report.report import RunReport
+    from famecli.report.runs import RunFacts
+
+CONFIG = "config.toml"
+NOTHING_YET = "there is no checkpoint yet."
+NO_HASH = "no hash of its weights is recorded, so they cannot be checked."
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a page is to show.
+
+    Args:
+        samples: Of each run.
+        images: Of the test split.
+        evaluate: Whether its NLL is measured.
+        limit: With the first images alone; None for all.
+        seed: Of everything random.
+    """
+
+    samples: int
+    images: int
+    evaluate: bool
+    limit: int | None
+    seed: int
+
+
+@dataclass
+class Collector:
+    """Gathers what a page shows of runs.
+
+    Args:
+        choices: The runs.
+        place: Where test images are looked for.
+        wishes: What is shown.
+        output: The command's streams.
+        splits: Test images that were read already, by data set and levels of the model.
+    """
+
+    choices: list[ModelChoice]
+    place: DataPlace
+    wishes: Wishes
+    output: Output
+    splits: "dict[tuple[str, int], ImageSplit]" = field(default_factory=dict)
+
+    def collect(self) -> "list[RunReport]":
+        """Return what the runs say and what their models do; all files are read before anything is drawn.
+
+        Raises:
+            FameError: A file is not what it should be, or an NLL is not finite.
+        """
+        from famecli.report.runs import with_own_names
+
+        facts = with_own_names([self._facts(choice) for choice in self.choices])
+        return [self._run(each, choice) for each, choice in zip(facts, self.choices, strict=True)]
+
+    def _facts(self, choice: ModelChoice) -> "RunFacts":
+        from famecli.report.runs import read_run, unfinished_run
+
+        assert choice.checkpoint is not None
+        word, folder = choice.checkpoint, Path(choice.checkpoint)
+        if not folder.is_dir():
+            return read_run(word, choice.path(self.output.note), None)
+        config = folder / CONFIG
+        if config.is_file() and not any((folder / name).is_file() for name in RUN_FILES):
+            return unfinished_run(word, folder, *resolve(*_any_configuration(), config, []))
+        return read_run(word, choice.path(self.output.note), folder)
+
+    def _run(self, facts: "RunFacts", choice: ModelChoice) -> "RunReport":
+        from famecli.report.report import RunReport
+
+        if facts.weights_sha256 is None:
+            return RunReport(facts, no_model=NOTHING_YET if facts.parameters is None else NO_HASH)
+        loaded, wishes = choice.load(self.output), self.wishes
+        split, no_data = None, ""
+        if wishes.images or wishes.evaluate:
+            split, no_data = self._test_split(choice, loaded)
+        return RunReport(
+            facts,
+            self._measure(loaded, split) if split is not None and wishes.evaluate else None,
+            self._samples(loaded) if wishes.samples else None,
+            self._images(loaded, split) if split is not None and wishes.images else None,
+            loaded.sha256,
+            no_data=no_data,
+        )
+
+    def _test_split(self, choice: ModelChoice, loaded: "Checkpoint") -> "tuple[ImageSplit | None, str]":
+        """Return the test images, or None and why there are none."""
+        levels = loaded.model.config.levels
+        try:
+            dataset = choice.dataset_of(loaded)
+            if (dataset, levels) not in self.splits:
+                self.splits[dataset, levels] = self.place.split(dataset, "test", levels)
+            split = self.splits[dataset, levels]
+            check_fits(loaded, split.info.shape, split.info.levels, dataset)
+        except (UnavailableError, UsageError) as error:
+            self.output.warn(f"no test images for {loaded.source}: {error}")
+            return None, f"{error}."
+        return split, ""
+
+    def _measure(self, loaded: "Checkpoint", split: "ImageSplit") -> "Nll":
+        from famecli.data.dataset import fixed_levels
+        from famecli.evaluation import evaluate
+        from famecli.nll_report import NllReport
+        from famecli.report.nlls import nll_of_claim
+
+        scored = fixed_levels(split, BITS_SEED, self.wishes.limit)
+        seed, started_s = self.wishes.seed, time.monotonic()
+        with self.output.progress("evaluating", len(scored.levels)) as advance:
+            nlls = evaluate(loaded.model, scored.levels, seed=seed, advance=lambda done: advance(done, ""))
+        found = NllReport(loaded, split, scored, BITS_SEED, nlls, seed, time.monotonic() - started_s)
+        return nll_of_claim(found.claim(), "measured", loaded.source)
+
+    def _samples(self, loaded: "Checkpoint") -> "np.ndarray":
+        from famecli.report.pictures import draw_samples
+
+        seeds = range(self.wishes.seed, self.wishes.seed + self.wishes.samples)
+        with self.output.progress("sampling", len(seeds)) as advance:
+            return draw_samples(loaded.model, seeds, lambda done: advance(done, ""))
+
+    def _images(self, loaded: "Checkpoint", split: "ImageSplit") -> "TestImages":
+        from famecli.data.dataset import fixed_levels
+        from famecli.report.pictures import look_at
+
+        return look_at(
+            loaded.model, fixed_levels(split, BITS_SEED, self.wishes.images).levels, self.wishes.seed
+        )
+
+
+def _any_configuration() -> "tuple[ModelConfig, TrainConfig]":
+    """Return configurations that those of a file, which are whole, take the place of."""
+    return model_config("fame", "small", (1, 28, 28), 2), TrainConfig()

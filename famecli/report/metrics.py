@@ -1,0 +1,124 @@
+"""The lines of metrics.jsonl, read as what anybody may have written."""
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from famecli.config import build
+from famecli.errors import ConfigError, InputError, brief
+from famecli.files import read_bytes
+from famecli.units import NATS_PER_BIT
+
+METRICS = "metrics.jsonl"
+# Beyond it axes would overflow.
+LARGEST_NUMBER = 1e15
+MOST_LAYERS = 64
+
+
+@dataclass(frozen=True)
+class Record:
+    """One line: training means since the line before it, or a validation.
+
+    Args:
+        images: Seen so far.
+        split: `train` or `valid`.
+        nats_per_image: NLL; None where it was not finite, as the next two.
+        bits_per_dim: The same in bits per pixel and channel.
+        kl_bits: KL divergence per stochastic layer from the image upwards, bits per image.
+        elapsed_s: Seconds of training so far.
+        stderr_nats: Standard error of a validation.
+        valid_images: Images of a validation.
+    """
+
+    images: int
+    split: Literal["train", "valid"]
+    nats_per_image: float | None
+    bits_per_dim: float | None
+    kl_bits: tuple[float | None, ...]
+    elapsed_s: float
+    stderr_nats: float | None = None
+    valid_images: int | None = None
+
+    @property
+    def hours(self) -> float:
+        """Hours of training so far."""
+        return self.elapsed_s / 3600
+
+    @property
+    def kl_nats(self) -> list[float | None]:
+        """KL divergence per stochastic layer, nats per image."""
+        return [None if bits is None else bits * NATS_PER_BIT for bits in self.kl_bits]
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """A file of records.
+
+    Args:
+        records: In the order of the file.
+        cut: Whether its last line is unfinished, as a killed run leaves it, and was left out.
+    """
+
+    records: list[Record]
+    cut: bool
+
+    def of(self, split: str) -> list[Record]:
+        """Return the records of a split that have an NLL."""
+        return [each for each in self.records if each.split == split and each.nats_per_image is not None]
+
+    @property
+    def best(self) -> Record | None:
+        """The validation with the lowest NLL, the first of these: that of the best checkpoint."""
+        return min(self.of("valid"), key=lambda each: each.nats_per_image or 0.0, default=None)
+
+
+def read_metrics(path: Path) -> Metrics:
+    """Return the records in a file of metrics.
+
+    Raises:
+        InputError: It cannot be read, or a line other than the last is not a record; the message names it.
+    """
+    lines = read_bytes(path, "metrics").split(b"\n")
+    # After a whole last line there is nothing; spaces count as nothing as well.
+    while lines and not lines[-1].strip():
+        lines.pop()
+    records = []
+    for number, line in enumerate(lines, 1):
+        try:
+            records.append(_record(line))
+        except (ValueError, RecursionError, ConfigError) as error:
+            if number == len(lines) and not isinstance(error, ConfigError):
+                return Metrics(records, cut=True)
+            raise InputError(f"{path}, line {number}: not a record of a training ({brief(error)})") from error
+    return Metrics(records, cut=False)
+
+
+def _record(line: bytes) -> Record:
+    table = json.loads(line.decode(), parse_constant=_no_constant)
+    record = build(Record, known_keys(Record, table), "record")
+    _check_numbers(record)
+    return record
+
+
+def known_keys(cls: type, table: object) -> object:
+    """Return a table without the keys that the dataclass `cls` has not; anything else as it is."""
+    names = {field.name for field in fields(cls)}
+    return {key: value for key, value in table.items() if key in names} if isinstance(table, dict) else table
+
+
+def _no_constant(name: str) -> Any:  # noqa: ANN401
+    raise ConfigError(f"{name} is no number of JSON")
+
+
+def _check_numbers(record: Record) -> None:
+    """Check that no number is out of the range that can be drawn."""
+    if len(record.kl_bits) > MOST_LAYERS:
+        raise ConfigError(f"kl_bits has {len(record.kl_bits)} layers, at most {MOST_LAYERS}")
+    values = (record.images, record.nats_per_image, record.bits_per_dim, record.elapsed_s, record.stderr_nats)
+    for value in (*values, record.valid_images, *record.kl_bits):
+        # Said so that infinity is wrong as well.
+        if value is not None and not abs(value) <= LARGEST_NUMBER:
+            raise ConfigError(f"{brief(value)} is out of range")
+    if min(record.images, record.elapsed_s, record.valid_images or 0) < 0:
+        raise ConfigError("a count or a time is negative")

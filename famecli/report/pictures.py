@@ -1,0 +1,98 @@
+"""What a model draws: samples, reconstructions, and maps of what each pixel costs."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from famecli.errors import NumericsError
+from famecli.evaluation import pixel_bits
+from famecli.images import grid, levels_to_bytes
+from famecli.model.fame import Fame
+from famecli.reconstruction import Settings, reconstruct
+from famecli.report.charts import VIRIDIS
+from famecli.report.document import Picture
+from famecli.sampling.generate import generate_batches
+
+COLUMNS = 8
+# Of the screen, that an image is wide at least.
+LEAST_PX = 64
+# Part of all pixels whose bits the colours tell apart; the others look like the last of these.
+SHOWN_PART = 0.995
+
+
+@dataclass(frozen=True)
+class TestImages:
+    """Images as bytes `(N, H, W, C)`, and what a model makes of them.
+
+    Args:
+        originals: Of the test split.
+        reconstructions: Likewise; None for a model without latents.
+        bits: What the decoder pays for each pixel, channels summed, `(N, H, W)`.
+    """
+
+    __test__ = False
+
+    originals: np.ndarray
+    reconstructions: np.ndarray | None
+    bits: np.ndarray
+
+
+def draw_samples(model: Fame, seeds: range, advance: Callable[[int], None]) -> np.ndarray:
+    """Return one sample per seed as bytes `(N, H, W, C)`: those of `fame sample`."""
+    found = []
+    for batch in generate_batches(model, seeds):
+        found.append(levels_to_bytes(batch, model.config.levels))
+        advance(len(batch))
+    return np.concatenate(found)
+
+
+def look_at(model: Fame, levels: np.ndarray, seed: int) -> TestImages:
+    """Return what `model` makes of images, levels `(N, C, H, W)`, N at least 1.
+
+    Raises:
+        NumericsError: What a pixel costs is not finite.
+    """
+    count, rebuilt = model.config.levels, None
+    if model.config.stochastic_layers:
+        rebuilt = levels_to_bytes(reconstruct(model, levels, Settings(seed=seed))[:, 0], count)
+    bits = np.concatenate([part for _, part in pixel_bits(model, levels, seed)])
+    if not np.isfinite(bits).all():
+        raise NumericsError("a pixel's cost is not finite: no map can be drawn")
+    return TestImages(levels_to_bytes(levels, count), rebuilt, bits)
+
+
+def sheet(name: str, images: np.ndarray, alt: str) -> Picture:
+    """Return images row by row, as many in a row as there are rows but for the last."""
+    return Picture(name, grid(images), alt, _scale(images))
+
+
+def pairs(name: str, above: np.ndarray, below: np.ndarray, alt: str) -> Iterator[Picture]:
+    """Yield pictures of at most `COLUMNS` images in a row, and below each another one."""
+    for number, start in enumerate(range(0, len(above), COLUMNS), 1):
+        parts = [_colour(each[start : start + COLUMNS]) for each in (above, below)]
+        pixels = grid(np.concatenate(parts), columns=len(parts[0]))
+        yield Picture(f"{name}-{number}", pixels, alt, _scale(above))
+
+
+def shown_bits(maps: Sequence[np.ndarray]) -> float:
+    """Return the bits of a pixel up to which colours tell them apart, in all of `maps`: a round number."""
+    highest = float(np.quantile(np.concatenate([each.ravel() for each in maps]), SHOWN_PART))
+    steps = (each * 10.0**power for power in range(-3, 6) for each in (1, 1.5, 2, 3, 4, 5, 6, 8))
+    return next((step for step in steps if step >= highest), highest)
+
+
+def coloured(bits: np.ndarray, high: float) -> np.ndarray:
+    """Return bits of pixels in the colours of `VIRIDIS`, `(N, H, W)` to `(N, H, W, 3)`."""
+    table = np.array([list(bytes.fromhex(colour[1:])) for colour in VIRIDIS], np.float64)
+    places = np.clip(bits / high, 0, 1) * (len(table) - 1)
+    channels = [np.interp(places, np.arange(len(table)), table[:, channel]) for channel in range(3)]
+    return np.asarray(np.rint(np.stack(channels, axis=3)).astype(np.uint8))
+
+
+def _colour(images: np.ndarray) -> np.ndarray:
+    return np.repeat(images, 3, axis=3) if images.shape[3] == 1 else images
+
+
+def _scale(images: np.ndarray) -> int:
+    return int(max(1, LEAST_PX // images.shape[2]))

@@ -1,0 +1,62 @@
+"""The figures of a page for other programs: the schema `famecli/report/1`."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from famecli.report.metrics import Record
+from famecli.report.report import RunReport
+from famecli.report.runs import differences
+
+SCHEMA = "famecli/report/1"
+
+
+def summary(runs: Sequence[RunReport], out: str, files: Sequence[str], seed: int) -> dict[str, Any]:
+    """Return the document; units are in the keys.
+
+    Args:
+        runs: Of the page.
+        out: The page's path.
+        files: Paths of its images, where they are files.
+        seed: Of samples, latents and pixels.
+    """
+    return {
+        "schema": SCHEMA,
+        "out": out,
+        "files": list(files),
+        "seed": seed,
+        "runs": [_run(run) for run in runs],
+        "differences": dict(differences([run.facts for run in runs])),
+    }
+
+
+def _run(run: RunReport) -> dict[str, Any]:
+    facts = run.facts
+    return {
+        "name": facts.name,
+        "path": facts.path,
+        "sha256": run.sha256,
+        "weights_sha256": facts.weights_sha256,
+        "preset": facts.model.preset,
+        "dataset": facts.dataset,
+        "unit": facts.unit,
+        "parameters": facts.parameters,
+        "images_seen": facts.images_seen,
+        "hours": facts.hours,
+        "nlls": [dataclasses.asdict(nll) for nll in run.nlls],
+        "validations": [_validation(each) for each in (facts.metrics.of("valid") if facts.metrics else [])],
+        "samples": 0 if run.samples is None else len(run.samples),
+        "decoder_bits": [] if run.images is None else [float(each.sum()) for each in run.images.bits],
+        "missing": [reason for reason in (run.no_model, run.no_data) if reason],
+        "configuration": facts.settings(),
+    }
+
+
+def _validation(record: Record) -> dict[str, Any]:
+    return {
+        "images": record.images,
+        "hours": record.hours,
+        "nats_per_image": record.nats_per_image,
+        "bits_per_dim": record.bits_per_dim,
+        "kl_nats": record.kl_nats,
+    }
