@@ -1,0 +1,140 @@
+"""Factorized decoders against PixelCNN decoders: what an image costs to describe, and to draw.
+
+    python -m benchmarks.decoders fame-mnist no-concat=runs/no-concat --pictures samples/
+
+Prints a Markdown table: NLL on test images, paired differences, and the time to draw --batch images, the
+median of --rounds rounds in each of which every model draws once.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.checkpoints import (
+    CHECKPOINT_HELP,
+    NamedModel,
+    add_shared_options,
+    data_place,
+    load_models,
+    run,
+    shared_facts,
+)
+from benchmarks.estimates import mean_of
+from benchmarks.tables import Cell, Table, publish
+from famecli.data.dataset import fixed_levels
+from famecli.data.registry import dataset_info
+from famecli.evaluation import ImageNlls, evaluate
+from famecli.images import grid, levels_to_bytes, write_png
+from famecli.output import Output
+from famecli.sampling.generate import generate
+
+SCHEMA = "famecli/decoders/1"
+QUICK_IMAGES = 256
+SHOWN = 64
+
+
+def main() -> None:
+    options = parse_options()
+    torch.set_num_threads(options.threads)
+    info = dataset_info(options.dataset)
+    models = load_models(options.checkpoints, info.shape, info.levels)
+    limit = QUICK_IMAGES if options.quick and options.images is None else options.images
+    levels = fixed_levels(data_place(options.data).split(info.name, "test"), limit=limit).levels
+    nlls = score(models, levels, options.importance_samples)
+    seconds = draw_seconds(models, options.batch, 1 if options.quick else options.rounds)
+    if options.pictures is not None:
+        write_samples(models, options.pictures)
+    facts = {"dataset": info.name, "threads": torch.get_num_threads()} | shared_facts(models)
+    publish([table(models, nlls, seconds, options.batch)], SCHEMA, facts, options.json)
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoints", nargs="+", metavar="CKPT", help=CHECKPOINT_HELP)
+    parser.add_argument("--dataset", default="mnist", help="default: mnist")
+    parser.add_argument("--images", type=int, help="test images; default: all")
+    parser.add_argument("-k", "--importance-samples", type=int, default=1, help="1: the ELBO")
+    parser.add_argument("--batch", type=int, default=64, help="images drawn at once; default: 64")
+    parser.add_argument("--rounds", type=int, default=11, help="default: 11")
+    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="for a grid of samples of each model")
+    add_shared_options(parser)
+    return parser.parse_args()
+
+
+def score(models: Sequence[NamedModel], levels: np.ndarray, importance_samples: int) -> list[ImageNlls]:
+    """Return what the images `(N, C, H, W)` cost under each model."""
+    found = []
+    with Output().progress("NLL", len(models)) as advance:
+        for each in models:
+            found.append(evaluate(each.model, levels, importance_samples=importance_samples))
+            advance(1, each.name)
+    return found
+
+
+def draw_seconds(models: Sequence[NamedModel], batch: int, rounds: int) -> list[float]:
+    """Return the median seconds that each model takes for `batch` images, latents included."""
+    found: list[list[float]] = [[] for _ in models]
+    # The first round is not counted.
+    for turn in range(rounds + 1):
+        for each, times in zip(models, found, strict=True):
+            started_s = time.perf_counter()
+            generate(each.model, range(turn * batch, (turn + 1) * batch))
+            times.append(time.perf_counter() - started_s)
+    return [statistics.median(times[1:]) for times in found]
+
+
+def write_samples(models: Sequence[NamedModel], folder: Path) -> None:
+    """Write the images of the first seeds of each model as one picture of its name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in models:
+        images = levels_to_bytes(generate(each.model, range(SHOWN)), each.model.config.levels)
+        facts = {"model": each.name, "weights_sha256": each.checkpoint.weights_sha256}
+        write_png(folder / f"{each.name.replace(' ', '-')}.png", grid(images), facts)
+
+
+COLUMNS = (
+    "model",
+    "decoder",
+    "parameters",
+    "test NLL, nats",
+    "less the first, nats",
+    "of it KL, nats",
+    "ms/image",
+    "images/s",
+)
+
+
+def table(
+    models: Sequence[NamedModel], nlls: Sequence[ImageNlls], seconds: Sequence[float], batch: int
+) -> Table:
+    """Return a row per model; NLLs are of the same images, `seconds` for `batch` images."""
+    rows: list[tuple[Cell, ...]] = []
+    for each, nll, drawn_s in zip(models, nlls, seconds, strict=True):
+        rows.append(
+            (
+                each.name,
+                "PixelCNN" if each.model.config.decoder.autoregressive else "factorized",
+                each.model.count_parameters(),
+                mean_of(nll.nats),
+                None if nll is nlls[0] else mean_of(nll.nats - nlls[0].nats),
+                mean_of(nll.rate.sum(1)) if each.has_latents else None,
+                1000 * drawn_s / batch,
+                batch / drawn_s,
+            )
+        )
+    bounds = {"exact": "exact", "elbo": "-ELBO, one draw", "iwae": "importance-weighted"}
+    kinds = ", ".join(f"{each.name} {bounds[nll.bound]}" for each, nll in zip(models, nlls, strict=True))
+    note = (
+        f"NLL of {len(nlls[0].nats):,} test images ({kinds}), errors over images, differences on the same "
+        f"images. Time to draw {batch} images, latents included, on {torch.get_num_threads()} CPU threads."
+    )
+    return Table("decoders", "Factorized against PixelCNN decoders", COLUMNS, rows, note)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,104 @@
+"""Means, ratios, chances and areas under curves, each with its standard error."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its error.
+
+    Args:
+        value: The figure.
+        stderr: Its standard error, in the same unit; NaN where there was one observation.
+        count: Independent observations that it rests on.
+    """
+
+    value: float
+    stderr: float
+    count: int
+
+    def times(self, factor: float) -> "Estimate":
+        """Return the figure in another unit."""
+        return Estimate(self.value * factor, self.stderr * abs(factor), self.count)
+
+    def __str__(self) -> str:
+        if not (math.isfinite(self.stderr) and self.stderr > 0):
+            return f"{self.value:.4g}"
+        # Two digits of the error say how many of the figure mean something.
+        digits = max(0, 1 - math.floor(math.log10(self.stderr)))
+        return f"{self.value:.{digits}f} +- {self.stderr:.{digits}f}"
+
+
+def mean_of(values: np.ndarray) -> Estimate:
+    """Return the mean of independent observations `(N,)`."""
+    count = len(values)
+    stderr = float(np.std(values, ddof=1) / math.sqrt(count)) if count > 1 else math.nan
+    return Estimate(float(np.mean(values)), stderr, count)
+
+
+def share_of(hits: np.ndarray) -> Estimate:
+    """Return the share of True among independent `hits` `(N,)`, with its binomial standard error.
+
+    For the error a hit and a miss are added, so that it is not 0 where all are alike.
+    """
+    trials = len(hits)
+    adjusted = (float(np.sum(hits)) + 1) / (trials + 2)
+    return Estimate(float(np.mean(hits)), math.sqrt(adjusted * (1 - adjusted) / (trials + 2)), trials)
+
+
+def ratio_of(part: np.ndarray, whole: np.ndarray) -> Estimate:
+    """Return the sum of `part` over that of `whole`, both `(N,)`, one pair per independent observation.
+
+    Source: the linearised variance of a ratio estimator, W. Cochran, Sampling Techniques, section 6.4.
+    """
+    ratio = float(part.sum() / whole.sum())
+    return Estimate(ratio, mean_of(part - ratio * whole).stderr / float(np.mean(whole)), len(part))
+
+
+def area_of(high: np.ndarray, low: np.ndarray) -> Estimate:
+    """Return the area under the ROC curve: the chance that an entry of `high` is above one of `low`.
+
+    Args:
+        high: `(N, m)`, scores that should be the higher ones; row n is one independent observation.
+        low: `(N, k)`, the others of the same observations.
+
+    Source: the variance of clustered scores, N. Obuchowski, Biometrics 53 (1997).
+    """
+    above = _ranks(high.ravel(), low.ravel()).reshape(high.shape)
+    below = 1.0 - _ranks(low.ravel(), high.ravel()).reshape(low.shape)
+    area = float(above.mean())
+    influence = above.mean(1) - area + below.mean(1) - area
+    return Estimate(area, mean_of(influence).stderr, len(high))
+
+
+def _ranks(values: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return for each of `values` the share of `others` below it; equal ones count half."""
+    ordered = np.sort(others)
+    both = np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")
+    share: np.ndarray = both / (2 * len(ordered))
+    return share
+
+
+def difference_of(one: Estimate, other: Estimate) -> Estimate:
+    """Return `one - other` as if they were independent."""
+    stderr = math.hypot(one.stderr, other.stderr)
+    return Estimate(one.value - other.value, stderr, min(one.count, other.count))
+
+
+def over_seeds(estimates: Sequence[Estimate]) -> Estimate:
+    """Return the mean of one figure under several seeds.
+
+    Its error stays that of one seed: the images are the same ones, and more bits or latents of theirs do not
+    make them more.
+    """
+    value = float(np.mean([each.value for each in estimates]))
+    return Estimate(value, float(np.mean([each.stderr for each in estimates])), estimates[0].count)
+
+
+def spread_of(estimates: Sequence[Estimate]) -> float | None:
+    """Return the standard deviation of a figure over seeds; None for one seed."""
+    return float(np.std([each.value for each in estimates], ddof=1)) if len(estimates) > 1 else None

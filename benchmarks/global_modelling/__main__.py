@@ -1,0 +1,181 @@
+"""What the latents know that a PixelCNN does not: four measurements of any number of checkpoints.
+
+    python -m benchmarks.global_modelling fame-mnist pixelcnn=runs/pixelcnn pixelvae=runs/pixelvae
+
+Prints Markdown tables; docs/experiments.md says what they mean.
+"""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.checkpoints import (
+    CHECKPOINT_HELP,
+    NamedModel,
+    add_shared_options,
+    data_place,
+    load_models,
+    run,
+    shared_facts,
+)
+from benchmarks.global_modelling import completions, halves, maps, probe
+from benchmarks.tables import Table, publish
+from famecli.data.dataset import ImageSplit, fixed_levels
+from famecli.data.registry import dataset_info
+from famecli.errors import UsageError
+from famecli.images import grid, levels_to_bytes, write_png
+
+SCHEMA = "famecli/global-modelling/1"
+EXPERIMENTS = ("halves", "probe", "completions", "maps")
+BITS_SEED = 0
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much of everything.
+
+    Args:
+        images: Test images at most.
+        seeds: Draws of bits, pairs and latents of the halves.
+        importance_samples: Of the NLL of halves; 1 for the ELBO.
+        probe_images: Training images of a probe.
+        valid_images: Validation images that choose its penalty.
+        few: Numbers of labels besides all.
+        draws: Choices of few labels.
+        completed: Test images that are completed.
+        sweeps: Steps of the chain that completes them.
+        classifier_images: Images that a classifier sees in training.
+    """
+
+    images: int | None = None
+    seeds: int = 3
+    importance_samples: int = 1
+    probe_images: int = 10_000
+    valid_images: int = 2_000
+    few: tuple[int, ...] = (1_000, 100)
+    draws: int = 5
+    completed: int = 1_024
+    sweeps: int = 20
+    classifier_images: int = 150_000
+
+
+QUICK = Effort(128, 1, 1, 500, 200, (100,), 2, 32, 5, 10_000)
+
+
+@dataclass(frozen=True)
+class Digits:
+    """Training, validation and test images, all with their classes."""
+
+    train: ImageSplit
+    valid: ImageSplit
+    test: ImageSplit
+
+    def labels(self, split: ImageSplit) -> np.ndarray:
+        """Return the classes `(N,)` of a split.
+
+        Raises:
+            UsageError: The data set has none.
+        """
+        if split.labels is None:
+            raise UsageError(f"{split.info.name} has no classes", "choose --dataset mnist")
+        return split.labels
+
+    def labelled(self, split: ImageSplit, limit: int | None) -> probe.Labelled:
+        """Return the first images of a split with fixed bits."""
+        return probe.Labelled(fixed_levels(split, BITS_SEED, limit).levels, self.labels(split)[:limit])
+
+
+def main() -> None:
+    options = parse_options()
+    torch.set_num_threads(options.threads)
+    info = dataset_info(options.dataset)
+    models = load_models(options.checkpoints, info.shape, info.levels)
+    place = data_place(options.data)
+    digits = Digits(*(place.split(info.name, part) for part in ("train", "valid", "test")))
+    if options.pictures is not None:
+        options.pictures.mkdir(parents=True, exist_ok=True)
+    tables = measure(models, digits, effort_of(options), options.only, options.pictures)
+    data = {"dataset": info.name, "bits_seed": BITS_SEED, "effort": vars(effort_of(options))}
+    publish(tables, SCHEMA, data | shared_facts(models), options.json)
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoints", nargs="+", metavar="CKPT", help=CHECKPOINT_HELP)
+    parser.add_argument("--dataset", default="mnist", help="with classes; default: mnist")
+    parser.add_argument("--only", nargs="+", choices=EXPERIMENTS, default=EXPERIMENTS, help="default: all")
+    parser.add_argument("--images", type=int, help="test images at most; default: all")
+    parser.add_argument("--seeds", type=int, help=f"of the halves; default: {Effort.seeds}")
+    parser.add_argument("-k", "--importance-samples", type=int, help="of the NLL of halves; default: 1")
+    parser.add_argument("--completed", type=int, help=f"images completed; default: {Effort.completed}")
+    parser.add_argument("--sweeps", type=int, help=f"of the chain; default: {Effort.sweeps}")
+    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="for maps and completions as PNG")
+    add_shared_options(parser)
+    return parser.parse_args()
+
+
+def effort_of(options: argparse.Namespace) -> Effort:
+    """Return the default effort, or the quick one, with what the options change."""
+    names = ("images", "seeds", "importance_samples", "completed", "sweeps")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    if low := next((name for name, value in given.items() if value < (0 if name == "sweeps" else 1)), None):
+        raise UsageError(f"--{low.replace('_', '-')} {given[low]} is too few")
+    return Effort(**(vars(QUICK if options.quick else Effort()) | given))
+
+
+def measure(
+    models: list[NamedModel],
+    digits: Digits,
+    effort: Effort,
+    only: tuple[str, ...] = EXPERIMENTS,
+    pictures: Path | None = None,
+) -> list[Table]:
+    """Return the tables of the experiments `only`; pictures go to the folder `pictures`."""
+    test_labels = digits.labels(digits.test)
+    found: list[Table] = []
+    if "halves" in only:
+        wanted = (effort.images, effort.seeds, effort.importance_samples)
+        found += halves.tables(halves.score(models, digits.test, test_labels, *wanted))
+    if "probe" in only:
+        found += probe_tables(models, digits, effort)
+    if "completions" in only:
+        found += completion_tables(models, digits, effort, pictures)
+    if "maps" in only:
+        levels = fixed_levels(digits.test, BITS_SEED, effort.images).levels
+        bits = maps.measure(models, levels)
+        found += maps.tables(bits)
+        if pictures is not None:
+            maps.write_picture(bits, test_labels[: len(levels)], pictures / "bits.png")
+    return found
+
+
+def probe_tables(models: list[NamedModel], digits: Digits, effort: Effort) -> list[Table]:
+    material = probe.Material(
+        digits.labelled(digits.train, effort.probe_images),
+        digits.labelled(digits.valid, effort.valid_images),
+        digits.labelled(digits.test, effort.images),
+    )
+    counts = (len(material.train.labels), *effort.few)
+    return probe.tables(probe.probe(models, material, counts, effort.draws), material, effort.draws)
+
+
+def completion_tables(
+    models: list[NamedModel], digits: Digits, effort: Effort, pictures: Path | None
+) -> list[Table]:
+    training, test = ((split, digits.labels(split)) for split in (digits.train, digits.test))
+    limit = min(effort.completed, effort.images or effort.completed)
+    found = completions.score(models, training, test, limit, effort.sweeps, effort.classifier_images)
+    if pictures is not None:
+        # A row per origin, a column per image.
+        shown = np.concatenate([each.levels[:16] for each in found.scored])
+        image = grid(levels_to_bytes(shown, digits.test.info.levels), len(found.scored[0].levels[:16]))
+        names = ", ".join(each.name for each in found.scored)
+        write_png(pictures / "completions.png", image, {"rows": names})
+    return completions.tables(found, effort.sweeps)
+
+
+if __name__ == "__main__":
+    run(main)

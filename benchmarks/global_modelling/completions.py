@@ -1,0 +1,149 @@
+"""Lower halves drawn given upper ones: does a classifier see the digit that the upper half belongs to?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from benchmarks.checkpoints import NamedModel, reference_of
+from benchmarks.estimates import mean_of, share_of
+from benchmarks.global_modelling.classifier import Verdicts, judge, train
+from benchmarks.tables import Cell, Table
+from famecli.data.dataset import ImageSplit, fixed_levels
+from famecli.model.fame import Fame
+from famecli.output import Output
+from famecli.rng import stream
+from famecli.sampling.complete import _chain
+from famecli.sampling.generate import ImageDecoder, pad, padded_batch
+from famecli.sampling.wavefront import CHUNK
+
+BITS_SEED = 0
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Images of one origin and what the classifier says of them; `rows` of each were given."""
+
+    name: str
+    levels: np.ndarray
+    verdicts: Verdicts
+    model: NamedModel | None = None
+
+
+@dataclass(frozen=True)
+class Completions:
+    """All that was scored.
+
+    Args:
+        whole: Verdicts on all test images, by the classifier that scores completions.
+        upper: Verdicts on the upper halves alone, by a classifier trained on upper halves.
+        scored: Real images, those with other bottoms, and each model's completions.
+        rows: That were given.
+    """
+
+    whole: Verdicts
+    upper: Verdicts
+    scored: list[Scored]
+    rows: int
+
+
+@torch.no_grad()
+def complete(model: Fame, levels: np.ndarray, rows: int, seed: int, sweeps: int) -> np.ndarray:
+    """Return each image `(N, C, H, W)` with all but its first `rows` rows drawn anew.
+
+    Image i is completed as `complete_batches` does it with the seed `seed * N + i`.
+    """
+    decoder = ImageDecoder(model)
+    known = torch.from_numpy(levels).float()
+    mask = torch.arange(levels.shape[2]).view(1, 1, -1, 1) < rows
+    parts = []
+    for first in range(0, len(levels), CHUNK):
+        count = len(known[first : first + CHUNK])
+        padded = padded_batch(count)
+        seeds = [seed * len(levels) + first + min(index, count - 1) for index in range(padded)]
+        given = mask.expand(padded, 1, -1, levels.shape[3])
+        x = _chain(model, decoder, pad(known[first : first + CHUNK], padded), given, seeds, sweeps)
+        parts.append(x[:count].numpy().astype(np.uint8))
+    return np.concatenate(parts)
+
+
+def score(
+    models: Sequence[NamedModel],
+    training: tuple[ImageSplit, np.ndarray],
+    test: tuple[ImageSplit, np.ndarray],
+    limit: int,
+    sweeps: int,
+    classifier_images: int,
+) -> Completions:
+    """Train the classifiers, complete the first `limit` test images under each model and score them.
+
+    Args:
+        models: Whose completions.
+        training: Training images and their classes.
+        test: Test images and their classes.
+        limit: How many are completed.
+        sweeps: Steps of the chain of a model with latents.
+        classifier_images: Images that a classifier sees in training.
+    """
+    split, labels = test
+    levels = fixed_levels(split, BITS_SEED).levels
+    rows = levels.shape[2] // 2
+    whole = train(*training, classifier_images)
+    upper = train(*training, classifier_images, rows)
+    real, wanted = levels[:limit], labels[:limit]
+    other = real.copy()
+    other[:, :, rows:] = real[stream("bottoms").permutation(len(real)), :, rows:]
+    made: list[tuple[str, np.ndarray, NamedModel | None]] = [
+        ("real images", real, None),
+        ("bottoms of random other images", other, None),
+    ]
+    with Output().progress("completions", len(models)) as advance:
+        for each in models:
+            made.append((each.name, complete(each.model, real, rows, 0, sweeps), each))
+            advance(1, each.name)
+    scored = [Scored(name, images, judge(whole, images, wanted), model) for name, images, model in made]
+    return Completions(judge(whole, levels, labels), judge(upper, real, wanted, rows), scored, rows)
+
+
+COLUMNS = (
+    "images",
+    "class of the original, %",
+    "less the reference, %",
+    "probability of that class",
+    "confidence",
+    "entropy, nats",
+)
+
+
+def tables(found: Completions, sweeps: int) -> list[Table]:
+    """Return a row per origin of the lower halves."""
+    rows: list[tuple[Cell, ...]] = [_row("upper halves alone, own classifier", found.upper, None)]
+    models = [each for each in found.scored if each.model is not None]
+    reference = reference_of([each.model for each in models if each.model is not None])
+    base = next(each.verdicts for each in models if each.model is reference)
+    for each in found.scored:
+        compare = each.model is not None and each.model is not reference
+        rows.append(_row(each.name, each.verdicts, base if compare else None))
+    accuracy = share_of(found.whole.right).times(100)
+    note = (
+        f"The first {found.rows} rows of {len(base.right):,} test images are given, the others drawn: for a "
+        f"model with latents by {sweeps} sweeps of a chain that takes the approximate posterior for the "
+        "exact one, for a PixelCNN exactly. Errors are over images; the reference is "
+        f"{reference.name}, on the same images. The classifier gets {accuracy} % of all "
+        f"{len(found.whole.right):,} test images right. Draws cannot match real images, since an upper half "
+        "does not tell the digit for certain: the first row is a classifier of upper halves, and its "
+        "probability of the class is the share that draws from its own predictions would get right."
+    )
+    return [Table("completions", "Completed images, as a classifier sees them", COLUMNS, rows, note)]
+
+
+def _row(name: str, verdicts: Verdicts, base: Verdicts | None) -> tuple[Cell, ...]:
+    return (
+        name,
+        share_of(verdicts.right).times(100),
+        None if base is None else mean_of(100.0 * verdicts.right - 100.0 * base.right),
+        mean_of(verdicts.chance),
+        mean_of(verdicts.confidence),
+        mean_of(verdicts.entropy),
+    )

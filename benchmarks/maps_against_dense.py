@@ -1,0 +1,217 @@
+"""Ladders of latent feature maps against ladders of dense latents, at equal parameters and equal compute.
+
+    python -m benchmarks.maps_against_dense --seeds 0 1 2
+    python -m benchmarks.maps_against_dense --decoders pixelcnn factorized --images 500000
+
+The ladder with maps is the preset as it is and sets the budget, FLOPs per image times images. Three ladders
+with dense latents get the same: the preset, which has more parameters; one with fewer feature maps, and one
+with fewer latents, both of as many parameters as the first. So does a ladder with more feature maps, of as
+many parameters as the dense preset. All are trained by `fame train` in folders of --out; run again, it goes on
+where it was broken off. Prints Markdown tables and draws the curves in --out; see docs/experiments.md.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+import numpy as np
+
+from benchmarks.checkpoints import run, versions
+from benchmarks.estimates import mean_of
+from benchmarks.matching import assignments, count_parameters, fitted, flops_per_image
+from benchmarks.tables import Cell, Table, publish
+from benchmarks.trainings import (
+    Runner,
+    Trained,
+    Training,
+    add_training_options,
+    fame,
+    image_estimate,
+    paired_difference,
+    schedule,
+    seed_deviation,
+    shared_words,
+    train,
+)
+from famecli.config import ModelConfig
+from famecli.data.registry import dataset_info
+from famecli.files import write_atomic
+from famecli.presets import Size, model_config
+from famecli.report.charts import Curve, LineChart
+
+SCHEMA = "famecli/maps-against-dense/1"
+PAIRS = {"pixelcnn": ("fame", "fame-dense"), "factorized": ("fame-no-concat", "lvae")}
+VALIDATIONS = 10
+QUICK_IMAGES = 1280
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A model and how many images it may see.
+
+    Args:
+        name: In the tables.
+        preset: That it comes from.
+        default: What the preset is.
+        config: What it is.
+        parameters: Its weights.
+        flops: Floating point operations for each image of a step.
+        images: That its budget pays.
+    """
+
+    name: str
+    preset: str
+    default: ModelConfig
+    config: ModelConfig
+    parameters: int
+    flops: int
+    images: int
+
+
+def main() -> None:
+    options = parse_options()
+    tables = []
+    for decoder in options.decoders:
+        tables += compare(decoder, options)
+    choices = {key: str(value) for key, value in vars(options).items()}
+    publish(tables, SCHEMA, {"options": choices} | {"versions": versions()}, options.json)
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--decoders", nargs="+", choices=PAIRS, default=["pixelcnn"], help="or factorized")
+    parser.add_argument("--size", choices=get_args(Size), default="small", help="default: small")
+    parser.add_argument("--images", type=int, default=256_000, help="seen by the ladder with maps")
+    parser.add_argument("--batch-size", type=int, default=64)
+    add_training_options(parser, "runs/maps-against-dense")
+    options = parser.parse_args()
+    if options.quick:
+        options.size, options.images = "tiny", min(options.images, QUICK_IMAGES)
+    return options
+
+
+def contenders(
+    decoder: str, size: Size, shape: tuple[int, int, int], levels: int, images: int
+) -> list[Contender]:
+    """Return the ladder with maps, then its rivals, all with the FLOPs of `images` of its images."""
+    maps_preset, dense_preset = PAIRS[decoder]
+    maps = model_config(maps_preset, size, shape, levels)
+    dense = model_config(dense_preset, size, shape, levels)
+    few, many = count_parameters(maps), count_parameters(dense)
+    models = [
+        (maps_preset, maps_preset, maps, maps),
+        (dense_preset, dense_preset, dense, dense),
+        (f"{dense_preset}, fewer maps", dense_preset, dense, fitted(dense, few, "width")),
+        (f"{dense_preset}, fewer latents", dense_preset, dense, fitted(dense, few, "latents")),
+        (f"{maps_preset}, more maps", maps_preset, maps, fitted(maps, many, "width")),
+    ]
+    budget = flops_per_image(maps) * images
+    found = []
+    for name, preset, default, config in models:
+        flops = flops_per_image(config)
+        count = count_parameters(config)
+        found.append(Contender(name, preset, default, config, count, flops, round(budget / flops)))
+    return found
+
+
+def training_of(contender: Contender, seed: int, options: argparse.Namespace) -> Training:
+    """Return the run of a contender with one seed."""
+    images = contender.images
+    changes = [
+        *schedule(images, VALIDATIONS),
+        f"train.batch_size={options.batch_size}",
+        *assignments(contender.default, contender.config),
+    ]
+    words = (
+        contender.preset,
+        *("--dataset", options.dataset, "--size", options.size),
+        *("--images", str(images), "--seed", str(seed)),
+        *(word for change in changes for word in ("--set", change)),
+    )
+    name = f"{contender.name.replace(',', '').replace(' ', '-')}-{options.size}-{images}-seed{seed}"
+    return Training(name, words, options.dataset, "test", shared_words(options))
+
+
+def compare(decoder: str, options: argparse.Namespace, run: Runner = fame) -> list[Table]:
+    """Train all contenders with all seeds and return their table and their learning curves."""
+    info = dataset_info(options.dataset)
+    rivals = contenders(decoder, options.size, info.shape, info.levels, options.images)
+    runs: dict[str, list[Trained]] = {rival.name: [] for rival in rivals}
+    # Seed by seed, so that a first comparison is there early.
+    for seed in options.seeds:
+        for rival in rivals:
+            runs[rival.name].append(train(training_of(rival, seed, options), options.out, run))
+    drawing = chart(decoder, rivals, runs).svg(alone=True)
+    write_atomic(options.out / f"curves-{decoder}.svg", drawing.encode())
+    return [_results(decoder, rivals, runs), _curves(decoder, rivals, runs)]
+
+
+COLUMNS = (
+    "model",
+    "parameters",
+    "MFLOP/image",
+    "images",
+    "seconds",
+    "test NLL, nats",
+    "less the first, nats",
+    "deviation over seeds, nats",
+    "KL per layer, nats",
+)
+
+
+def _results(decoder: str, rivals: Sequence[Contender], runs: dict[str, list[Trained]]) -> Table:
+    base = runs[rivals[0].name]
+    rows: list[tuple[Cell, ...]] = []
+    for rival in rivals:
+        found = runs[rival.name]
+        rate = np.mean([each.rate for each in found], axis=0)
+        rows.append(
+            (
+                rival.name,
+                rival.parameters,
+                rival.flops / 1e6,
+                found[0].images,
+                round(float(np.mean([each.seconds for each in found]))),
+                image_estimate(found),
+                None if found is base else paired_difference(found, base),
+                seed_deviation(found),
+                " + ".join(f"{each:.2f}" for each in rate),
+            )
+        )
+    note = (
+        f"All were given {rivals[0].flops * rivals[0].images / 1e15:.3g} PFLOP, forward and backward passes, "
+        f"with each of {len(base)} seeds; -ELBO with one draw, its error over test images. Differences pair "
+        "runs of equal seed, with the error over seeds if there are several, else over images. Layers are "
+        "counted from the image upwards; seconds are of training on the same core."
+    )
+    return Table(f"final_{decoder}", f"Maps against dense latents, {decoder} decoder", COLUMNS, rows, note)
+
+
+def _curves(decoder: str, rivals: Sequence[Contender], runs: dict[str, list[Trained]]) -> Table:
+    points = min(len(each.curve) for found in runs.values() for each in found)
+    rows: list[tuple[Cell, ...]] = []
+    for point in range(points):
+        cells = [mean_of(np.array([each.curve[point].nats for each in runs[r.name]])) for r in rivals]
+        done = runs[rivals[0].name][0].curve[point].images * rivals[0].flops
+        rows.append((done / 1e15, *cells))
+    columns = ("PFLOP", *(rival.name for rival in rivals))
+    note = (
+        "-ELBO in nats of validation images by averaged weights, means over seeds with their errors; the "
+        "schedules end with the last row, and what stands before it is not what a shorter run would reach."
+    )
+    return Table(f"curves_{decoder}", f"Learning curves, {decoder} decoder", columns, rows, note)
+
+
+def chart(decoder: str, rivals: Sequence[Contender], runs: dict[str, list[Trained]]) -> LineChart:
+    """Return the learning curves of every run over the operations that it took."""
+    curves = [
+        Curve(rival.name, [(each.images * rival.flops / 1e15, each.nats) for each in found.curve], True)
+        for rival in rivals
+        for found in runs[rival.name]
+    ]
+    return LineChart(f"curves-{decoder}", "Learning curves", "PFLOP", "-ELBO, nats", curves)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,194 @@
+"""Paired short runs that made the recipe: what one change of it does, at equal images and at equal seconds.
+
+    python -m benchmarks.recipe --images 51200
+    python -m benchmarks.recipe --only "batch 32" "decoder width 32" --seeds 0 1 2
+
+Each variation is trained like the base command, with the same seeds, one run after the other. At equal
+seconds it is trained once more, on as many images as it sees in the time of the base, so that its schedule ends
+there too. Run again, it goes on where it was broken off. Prints one Markdown table.
+"""
+
+import argparse
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks.checkpoints import run, versions
+from benchmarks.matching import count_parameters
+from benchmarks.tables import Cell, Table, publish
+from benchmarks.trainings import (
+    Runner,
+    Trained,
+    Training,
+    add_training_options,
+    fame,
+    image_estimate,
+    paired_difference,
+    schedule,
+    shared_words,
+    train,
+)
+from famecli.errors import UsageError, closest
+
+SCHEMA = "famecli/recipe/1"
+BASE = "base"
+VALIDATIONS = 5
+QUICK_IMAGES = 1280
+# Speeds that differ by less are taken for equal: clocks vary by as much.
+EQUAL_SPEED = 0.05
+# Each is a list of KEY=VALUE for `fame train --set`, after those of the base.
+VARIATIONS: Mapping[str, tuple[str, ...]] = {
+    "batch 32": ("train.batch_size=32",),
+    "batch 128": ("train.batch_size=128",),
+    "first kernel 17": ("model.decoder.first_kernel=17",),
+    "decoder width 16": ("model.decoder.width=16",),
+    "decoder width 32": ("model.decoder.width=32",),
+    "decoder of 4 layers": ("model.decoder.layers=4",),
+    "decoder of 8 layers": ("model.decoder.layers=8",),
+    "AdamW alone": ("train.optimizer=adamw",),
+    "Muon rate 0.005": ("train.muon_lr=0.005",),
+    "Muon rate 0.02": ("train.muon_lr=0.02",),
+    "AdamW rate 0.001": ("train.lr=0.001",),
+    "weight decay 0.05": ("train.weight_decay=0.05",),
+    "free nats 0": ("train.free_nats=0",),
+    "free nats 2": ("train.free_nats=2",),
+    "no warm-up of the KL": ("train.rate_warmup_images=0",),
+    "long warm-up of the KL": ("train.rate_warmup_images={half}",),
+    "constant rate": ("train.final_lr=1.0",),
+    "longer average": ("train.ema_halflife_images={tenth}",),
+}
+
+
+@dataclass(frozen=True)
+class Variation:
+    """One change of the recipe, with its runs, one per seed."""
+
+    name: str
+    changes: tuple[str, ...]
+    equal_images: list[Trained] = dataclasses.field(default_factory=list)
+    equal_seconds: list[Trained] = dataclasses.field(default_factory=list)
+
+
+def main() -> None:
+    options = parse_options()
+    table = explore(options)
+    choices = {key: str(value) for key, value in vars(options).items()}
+    publish([table], SCHEMA, {"options": choices} | {"versions": versions()}, options.json)
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], epilog=f"variations: {', '.join(VARIATIONS)}"
+    )
+    parser.add_argument("--model", default="fame", help="preset; default: fame")
+    parser.add_argument("--size", default="small", help="default: small")
+    parser.add_argument("--images", type=int, default=51_200, help="of each run; default: 51200")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="variations; default: all")
+    parser.add_argument(
+        "--equal", nargs="+", choices=("images", "seconds"), default=["images", "seconds"],
+        help="images alone take half the time; default: both",
+    )  # fmt: skip
+    add_training_options(parser, "runs/recipe")
+    options = parser.parse_args()
+    if options.quick:
+        options.size, options.images = "tiny", min(options.images, QUICK_IMAGES)
+    return options
+
+
+def chosen(names: Sequence[str] | None) -> list[Variation]:
+    """Return the base and the variations called `names`, or all.
+
+    Raises:
+        UsageError: There is none of that name.
+    """
+    for name in names or ():
+        if name not in VARIATIONS:
+            raise UsageError(f"unknown variation {name!r}", closest(name, VARIATIONS, "variations"))
+    wanted = [name for name in VARIATIONS if names is None or name in names]
+    return [Variation(BASE, ()), *(Variation(name, VARIATIONS[name]) for name in wanted)]
+
+
+def training_of(variation: Variation, images: int, seed: int, options: argparse.Namespace) -> Training:
+    """Return a run of a variation on so many images."""
+    changes = [each.format(half=images // 2, tenth=images // 10) for each in variation.changes]
+    words = (
+        *(options.model, "--dataset", options.dataset, "--size", options.size),
+        *("--images", str(images), "--seed", str(seed)),
+        *(word for change in (*schedule(images, VALIDATIONS), *changes) for word in ("--set", change)),
+    )
+    name = f"{variation.name.replace(' ', '-')}-{options.size}-{images}-seed{seed}"
+    return Training(name, words, options.dataset, "valid", shared_words(options))
+
+
+def explore(options: argparse.Namespace, run: Runner = fame) -> Table:
+    """Train all variations with all seeds and return their table."""
+    variations = chosen(options.only)
+    base = variations[0]
+    for seed in options.seeds:
+        for each in variations:
+            found = train(training_of(each, options.images, seed, options), options.out, run)
+            each.equal_images.append(found)
+            if "seconds" in options.equal:
+                images = images_in_time(found, base.equal_images[-1])
+                if images != found.images:
+                    found = train(training_of(each, images, seed, options), options.out, run)
+                each.equal_seconds.append(found)
+    return _table(variations, options)
+
+
+def images_in_time(found: Trained, base: Trained) -> int:
+    """Return how many images a variation sees in the time that `base` took, in hundreds if not the same."""
+    factor = (base.seconds / base.images) / (found.seconds / found.images)
+    if abs(factor - 1) < EQUAL_SPEED:
+        return found.images
+    return max(100, round(found.images * factor / 100) * 100)
+
+
+COLUMNS = (
+    "variation",
+    "parameters",
+    "NLL, nats",
+    "less the base, nats",
+    "KL per layer, nats",
+    "images/s",
+    "images in equal time",
+    "NLL in equal time, nats",
+    "less the base in equal time, nats",
+)
+
+
+def _table(variations: Sequence[Variation], options: argparse.Namespace) -> Table:
+    base = variations[0]
+    rows: list[tuple[Cell, ...]] = []
+    for each in variations:
+        found, timed = each.equal_images, each.equal_seconds
+        rate = np.mean([run.rate for run in found], axis=0)
+        other = each is not base
+        rows.append(
+            (
+                each.name,
+                count_parameters(found[0].config),
+                image_estimate(found),
+                paired_difference(found, base.equal_images) if other else None,
+                " + ".join(f"{nats:.2f}" for nats in rate),
+                float(np.mean([run.images / run.seconds for run in found])),
+                round(float(np.mean([run.images for run in timed]))) if timed else None,
+                image_estimate(timed) if timed else None,
+                paired_difference(timed, base.equal_seconds) if timed and other else None,
+            )
+        )
+    count = len(base.equal_images[0].nats)
+    note = (
+        f"`{options.model}`, size `{options.size}`, {options.images:,} images, seeds "
+        f"{', '.join(map(str, options.seeds))}: NLL (-ELBO, one draw) of {count:,} validation images, with "
+        "the error over these. Differences pair runs of equal seed, with the error over seeds if there are "
+        "several, else over images. Layers are counted from the image upwards. In equal time each has its "
+        "own schedule; speeds within 5 % count as equal."
+    )
+    return Table("recipe", "Variations of the recipe", COLUMNS, rows, note)
+
+
+if __name__ == "__main__":
+    run(main)

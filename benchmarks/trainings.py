@@ -1,0 +1,181 @@
+"""Trainings by `fame train`, one after the other, each with its NLL; what is done is not done again."""
+
+import csv
+import json
+import math
+import subprocess
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.estimates import Estimate, mean_of
+from famecli.config import ModelConfig, TrainConfig
+from famecli.files import write_atomic
+from famecli.header import parse_header, read_checkpoint
+from famecli.output import Output
+
+# Takes the words after `fame`; returns what they print.
+Runner = Callable[[Sequence[str]], str]
+SUMMARY = "experiment.json"
+PER_IMAGE = "nll.csv"
+
+
+@dataclass(frozen=True)
+class Training:
+    """A run to be.
+
+    Args:
+        name: Of its folder.
+        words: Of `fame train`, but for the folder.
+        dataset: Its name, which `words` name as well.
+        split: Of which the NLL is measured: `valid` or `test`.
+        shared: Words that both `fame train` and `fame evaluate-nll` are given.
+    """
+
+    name: str
+    words: tuple[str, ...]
+    dataset: str
+    split: str
+    shared: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Validation:
+    """One validation in the course of a training; its NLL is that of the averaged weights, in nats."""
+
+    images: int
+    seconds: float
+    nats: float
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run that is done.
+
+    Args:
+        nats: -ELBO, or exact NLL, of each image of the split, by the weights of the best validation, `(N,)`.
+        rate: Nats of each stochastic layer, from the image upwards.
+        seconds: Of training.
+        images: Seen in training.
+        config: Of the model.
+        curve: Its validations.
+    """
+
+    nats: np.ndarray
+    rate: tuple[float, ...]
+    seconds: float
+    images: int
+    config: ModelConfig
+    curve: tuple[Validation, ...]
+
+    @property
+    def mean(self) -> float:
+        """Nats per image."""
+        return float(self.nats.mean())
+
+
+def fame(words: Sequence[str]) -> str:
+    """Run `fame` in a process of its own, its messages going to stderr, and return its stdout."""
+    done = subprocess.run([sys.executable, "-m", "famecli", *words], stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        # It has said why.
+        sys.exit(done.returncode)
+    return done.stdout
+
+
+def train(training: Training, folder: Path, run: Runner = fame) -> Trained:
+    """Return the outcome of a training in a folder of its name within `folder`, after training if need be.
+
+    A run that was broken off goes on. One that is done with the same words is read only; with other words
+    `fame train` refuses to go on.
+    """
+    place = folder / training.name
+    summary = place / SUMMARY
+    words = [*training.words, *training.shared]
+    if not summary.is_file() or json.loads(summary.read_text(encoding="utf-8"))["words"] != words:
+        Output().note(f"{training.name}: fame train {' '.join(words)}")
+        place.mkdir(parents=True, exist_ok=True)
+        trained = json.loads(run(["train", *words, "-o", str(place), "--json"]))
+        rows = str(place / PER_IMAGE)
+        asked = ["--dataset", training.dataset, "--split", training.split, "--per-image", rows, "--force"]
+        scored = json.loads(run(["evaluate-nll", str(place), *asked, *training.shared, "--json"]))
+        content = {"words": words, "train": trained, "nll": scored}
+        write_atomic(summary, (json.dumps(content, indent=2) + "\n").encode())
+    return _read(place)
+
+
+def _read(place: Path) -> Trained:
+    summary = json.loads((place / SUMMARY).read_text(encoding="utf-8"))
+    with (place / PER_IMAGE).open(encoding="utf-8", newline="") as file:
+        nats = np.array([float(row["nats"]) for row in csv.DictReader(file)])
+    content = read_checkpoint(place / "best.safetensors")
+    header = parse_header(content, len(content), str(place))
+    return Trained(
+        nats,
+        tuple(summary["nll"]["terms_nats_per_image"]["kl"]),
+        summary["train"]["seconds"],
+        summary["train"]["images"],
+        ModelConfig.from_dict(header.metadata["model"]),
+        tuple(_curve(place / "metrics.jsonl")),
+    )
+
+
+def _curve(path: Path) -> list[Validation]:
+    records: list[dict[str, Any]] = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    return [
+        Validation(record["images"], record["elapsed_s"], record["nats_per_image"])
+        for record in records
+        if record["split"] == "valid"
+    ]
+
+
+def schedule(images: int, validations: int) -> list[str]:
+    """Return the words `KEY=VALUE` that shrink or stretch the default schedule to a training of `images`."""
+    default = TrainConfig()
+    factor = images / default.total_images
+    lengths = ("warmup_images", "rate_warmup_images", "ema_halflife_images")
+    found = [f"train.{name}={round(getattr(default, name) * factor)}" for name in lengths]
+    return [*found, f"train.eval_every_images={math.ceil(images / validations)}"]
+
+
+def image_estimate(runs: Sequence[Trained]) -> Estimate:
+    """Return the mean NLL in nats of runs that differ in the seed, with its error over images."""
+    return mean_of(np.mean([each.nats for each in runs], axis=0))
+
+
+def seed_deviation(runs: Sequence[Trained]) -> float | None:
+    """Return the standard deviation of the NLL over seeds, nats; None for one run."""
+    return float(np.std([each.mean for each in runs], ddof=1)) if len(runs) > 1 else None
+
+
+def paired_difference(runs: Sequence[Trained], base: Sequence[Trained]) -> Estimate:
+    """Return by how many nats `runs` cost more than `base`, run by run of equal seed.
+
+    The error is over seeds where there are several, which is what would change if all were trained again;
+    for one seed it is over images alone.
+    """
+    if len(runs) > 1:
+        return mean_of(np.array([one.mean - other.mean for one, other in zip(runs, base, strict=True)]))
+    return mean_of(runs[0].nats - base[0].nats)
+
+
+def add_training_options(parser: ArgumentParser, folder: str) -> None:
+    """Declare what experiments that train have in common."""
+    parser.add_argument("--dataset", default="mnist")
+    parser.add_argument("--data", metavar="FOLDER", help="with the data set's files; or FAME_DATA")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="a run of each; default: 0")
+    parser.add_argument("--threads", type=int, default=1, help="of the CPU; default: 1")
+    parser.add_argument("-o", "--out", type=Path, default=Path(folder), help=f"of runs; default: {folder}")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="one JSON document in place of Markdown")
+    parser.add_argument("--quick", action="store_true", help="tiny models and little training, to see it run")
+
+
+def shared_words(options: Namespace) -> tuple[str, ...]:
+    """Return the words that every `fame` command gets."""
+    place = () if options.data is None else ("--data", str(options.data))
+    return (*place, "--threads", str(options.threads), "--device", "cpu")
