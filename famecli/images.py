@@ -104,7 +104,7 @@ def write_png(path: Path, image: np.ndarray, text: Metadata, *, sync: bool = Tru
         InputError: The file cannot be written.
     """
     with _write_errors(str(path)), partial_file(path, sync=sync) as partial:
-        partial.write_bytes(_png(image, text))
+        partial.write_bytes(png_bytes(image, text))
 
 
 class ImageWriter(ABC):
@@ -204,7 +204,7 @@ class ZipWriter(ImageWriter):
     def _add(self, images: np.ndarray, metadata: Sequence[Metadata]) -> None:
         for position, (image, entry) in enumerate(zip(images, metadata, strict=True)):
             name = f"{self._number(entry, position):06d}.png"
-            self.archive.writestr(zipfile.ZipInfo(name), _png(image, entry))
+            self.archive.writestr(zipfile.ZipInfo(name), png_bytes(image, entry))
             self.manifest.append(json.dumps({"file": name, **entry}) + "\n")
 
     def _finish(self) -> None:
@@ -256,7 +256,7 @@ class GridWriter(ImageWriter):
 
     def _finish(self) -> None:
         super()._finish()
-        self.sink.write(_png(grid(np.stack(self.images), self.columns), self.common or {}))
+        self.sink.write(png_bytes(grid(np.stack(self.images), self.columns), self.common or {}))
 
 
 WRITERS: Mapping[str, type[ImageWriter]] = {
@@ -352,7 +352,8 @@ def _check_target(path: Path, format: str, force: bool) -> None:
         raise InputError(f"{path} exists", "add --force to write over it, or choose another name")
 
 
-def _png(image: np.ndarray, text: Metadata) -> bytes:
+def png_bytes(image: np.ndarray, text: Metadata) -> bytes:
+    """Return one image `(H, W, C)` as a PNG with `text` in its text chunks."""
     from PIL import Image, PngImagePlugin
 
     chunks = PngImagePlugin.PngInfo()

@@ -38,10 +38,10 @@ class Output:
         self.errors.print(f"warning: {printable(message)}", markup=False, style="yellow")
 
     def fail(self, message: str, hint: str) -> None:
-        """Print an error, and what to do next, on stderr."""
-        self.errors.print(f"error: {printable(message)}", markup=False, style="red")
+        """Print an error, and what to do next, on stderr: a line each, whatever names of files hold."""
+        self.errors.print(f"error: {_one_line(message)}", markup=False, style="red")
         if hint:
-            self.errors.print(f"hint: {printable(hint)}", markup=False)
+            self.errors.print(f"hint: {_one_line(hint)}", markup=False)
 
     def result(
         self, data: dict[str, Any], value: str, human: Callable[[Console], None] | None = None
@@ -113,6 +113,10 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], rig
     for row in rows:
         result.add_row(*(Text(printable(cell)) for cell in row))
     return result
+
+
+def _one_line(text: str) -> str:
+    return printable(" ".join(text.splitlines()))
 
 
 def printable(text: str) -> str:

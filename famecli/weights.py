@@ -1,7 +1,6 @@
 """The index of the weights that have names: what they are, and where they are to be had. No torch here."""
 
 import dataclasses
-import difflib
 import hashlib
 import json
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from famecli.config import ModelConfig, build
-from famecli.errors import InputError, UnavailableError, UsageError
+from famecli.errors import InputError, UnavailableError, UsageError, closest
 from famecli.files import read_bytes
 from famecli.header import parse_header
 from famecli.presets import PRESETS, SIZES, model_config, preset_named
@@ -187,6 +186,5 @@ def default_weights(dataset: str | None, model: str | None) -> WeightsEntry:
 
 def unknown_checkpoint(name: str) -> UsageError:
     """Return the error for a CKPT argument that is neither a file nor a name."""
-    close = difflib.get_close_matches(name, index(), 1)
-    hint = f"did you mean {close[0]}?" if close else f"names of weights: {', '.join(index())}"
+    hint = closest(name, index(), "names of weights")
     return UsageError(f"no checkpoint file, run folder or weights called {name}", hint)

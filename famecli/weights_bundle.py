@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 from famecli.errors import FameError, InputError, IntegrityError
 from famecli.files import partial_file, read_bytes, write_atomic
+from famecli.header import read_checkpoint
 from famecli.weights import WeightsEntry, index
 from famecli.weights_store import NAME, SUFFIX, Store
 
@@ -146,7 +147,7 @@ def arrivals(path: Path, name: str | None = None) -> Iterator[Arrival]:
                 return
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
-    yield recognise(read_bytes(path, "checkpoint"), name or path.name.removesuffix(SUFFIX), str(path))
+    yield recognise(read_checkpoint(path), name or path.name.removesuffix(SUFFIX), str(path))
 
 
 def place(store: Store, arrival: Arrival) -> Path:

@@ -121,10 +121,10 @@ def save_model(
 
 
 def use_small_mnist(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put a data set of 18, 12 and 7 random images in MNIST's place; `mnist-grey` has the same files."""
+    """Put a data set of 18, 12 and 7 random images in MNIST's place; those of its files follow."""
     folder.mkdir()
     info = small_mnist(folder)
-    for name in ("mnist", "mnist-grey"):
+    for name in ("mnist", "mnist-fixed", "mnist-grey"):
         small = dataclasses.replace(DATASETS[name], files=info.files, splits=info.splits)
         monkeypatch.setitem(DATASETS, name, small)
     monkeypatch.setenv("FAME_DATA", str(folder))

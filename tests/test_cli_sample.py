@@ -241,7 +241,7 @@ def test_temperatures_are_numbers_in_a_range(model: Path, option: str, value: st
 @pytest.mark.parametrize(
     ("words", "code", "hint"),
     [
-        (["--model", "fmae"], 2, "did you mean fame? models: fame"),
+        (["--model", "fmae"], 2, "did you mean fame?"),
         (["--dataset", "mnits"], 2, "hint: did you mean mnist?"),
         (["--dataset", "mnist-grey"], 4, "hint: weights: "),
         (["fame-mnits"], 2, "hint: did you mean fame-mnist?"),

@@ -249,10 +249,10 @@ def test_resolving_leaves_the_defaults_as_they_were() -> None:
 @pytest.mark.parametrize(
     ("assignment", "message", "hint"),
     [
-        ("free_nat=2", "unknown key 'free_nat'", "did you mean 'free_nats'?"),
-        ("train.batchsize=2", "unknown key 'batchsize'", "did you mean 'batch_size'?"),
-        ("decoder.layer=2", "unknown key 'layer'", "did you mean 'layers'?"),
-        ("stages.1.latent=2", "unknown key 'latent'", "did you mean 'latents'?"),
+        ("free_nat=2", "unknown key 'free_nat'", "did you mean free_nats?"),
+        ("train.batchsize=2", "unknown key 'batchsize'", "did you mean batch_size?"),
+        ("decoder.layer=2", "unknown key 'layer'", "did you mean layers?"),
+        ("stages.1.latent=2", "unknown key 'latent'", "did you mean latents?"),
         ("stages.9.latents=2", "unknown key '9'", ""),
         ("stages.-1.latents=2", "unknown key '-1'", ""),
         ("lr.x=2", "unknown key 'x'", ""),
@@ -280,9 +280,9 @@ def test_a_bad_assignment_is_an_error_that_names_the_key(assignment: str, messag
     ("text", "message", "hint"),
     [
         ("[train]\nlearning_rate = 1", "unknown key 'learning_rate'", "known keys"),
-        ("[train]\nbatch_sise = 1", "train: unknown key 'batch_sise'", "did you mean 'batch_size'?"),
-        ("[trian]\nlr = 1", "unknown key 'trian'", "did you mean 'train'?"),
-        ("[model.decoder]\nwidht = 1", "model: decoder: unknown key 'widht'", "did you mean 'width'?"),
+        ("[train]\nbatch_sise = 1", "train: unknown key 'batch_sise'", "did you mean batch_size?"),
+        ("[trian]\nlr = 1", "unknown key 'trian'", "did you mean train?"),
+        ("[model.decoder]\nwidht = 1", "model: decoder: unknown key 'widht'", "did you mean width?"),
         ("train = 3", "expected a table of keys", ""),
         ("[[model.stages]]\nblocks = 1", "stages[0]: key 'width' is missing", ""),
         ("lr = = 3", "not TOML", ""),

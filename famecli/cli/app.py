@@ -6,15 +6,20 @@ from typing import Annotated
 import typer
 
 from famecli import __version__
+from famecli.cli.compress import compress
 from famecli.cli.datasets import app as datasets
+from famecli.cli.decompress import decompress
 from famecli.cli.evaluate_nll import evaluate_nll
 from famecli.cli.info import info
 from famecli.cli.options import debugging
 from famecli.cli.reconstruct import reconstruct
+from famecli.cli.report import report
 from famecli.cli.sample import sample
 from famecli.cli.train import train
+from famecli.cli.verify import verify
 from famecli.cli.weights import app as weights
 from famecli.errors import ExitCode, FameError
+from famecli.memory import is_out_of_memory
 from famecli.output import Output
 
 app = typer.Typer(
@@ -26,8 +31,12 @@ app = typer.Typer(
 )
 app.command("train")(train)
 app.command("evaluate-nll")(evaluate_nll)
+app.command("verify")(verify)
 app.command("sample")(sample)
 app.command("reconstruct")(reconstruct)
+app.command("compress")(compress)
+app.command("decompress")(decompress)
+app.command("report")(report)
 app.command("info")(info)
 app.add_typer(datasets, name="datasets")
 app.add_typer(weights, name="weights", help="List, fetch, check and carry the weights that have names.")
@@ -89,8 +98,7 @@ def _as_fame_error(error: Exception) -> tuple[str, str, ExitCode] | None:
         return str(error), error.hint, error.exit_code
     if isinstance(error, OSError):
         return str(error), "free space, or choose another place", ExitCode.BAD_INPUT
-    text = str(error)
-    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+    if is_out_of_memory(error):
         hint = "choose a smaller --batch-size, or train with --accumulate"
         return "out of memory", hint, ExitCode.OUT_OF_MEMORY
     return None

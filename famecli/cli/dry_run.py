@@ -8,6 +8,7 @@ import torch
 from rich.console import Console
 
 from famecli.output import Output, table
+from famecli.training.costs import costs
 from famecli.training.trainer import Trainer
 
 SCHEMA = "famecli/dry-run/1"
@@ -16,6 +17,7 @@ STEPS = 3
 
 def predict(trainer: Trainer, output: Output) -> None:
     """Take some steps in memory and print parameters, peak memory and the time that all images will take."""
+    per_image = costs(trainer)
     trainer.step()
     started_s = time.monotonic()
     for _ in range(STEPS):
@@ -25,7 +27,12 @@ def predict(trainer: Trainer, output: Output) -> None:
     epoch_s, total_s = epoch_images / images_per_s, trainer.config.total_images / images_per_s
     data = {
         "schema": SCHEMA,
+        "batch_size": trainer.config.batch_size,
+        "processes": trainer.group.size,
         "parameters": trainer.model.count_parameters(),
+        "state_mib": sum(value.nbytes for value in trainer.state_tensors().values()) / 2**20,
+        "activation_mib_per_image": per_image.activation_bytes / 2**20,
+        "gflops_per_image": per_image.flops / 1e9,
         "peak_memory_mib": _peak_memory_mib(trainer.device),
         "images_per_s": images_per_s,
         "seconds_per_epoch": epoch_s,
@@ -35,6 +42,9 @@ def predict(trainer: Trainer, output: Output) -> None:
     def human(console: Console) -> None:
         rows = [
             ("parameters", f"{data['parameters']:,}"),
+            ("weights, averages, optimizers", f"{data['state_mib']:,.0f} MiB"),
+            ("activations of an image", f"{data['activation_mib_per_image']:,.2f} MiB"),
+            ("both passes over an image", f"{data['gflops_per_image']:,.2f} GFLOP"),
             ("peak memory", f"{data['peak_memory_mib']:,.0f} MiB"),
             ("speed", f"{images_per_s:,.0f} images/s"),
             (f"one epoch of {epoch_images:,}", f"{epoch_s / 60:,.1f} minutes"),
@@ -42,7 +52,8 @@ def predict(trainer: Trainer, output: Output) -> None:
         ]
         console.print(table(f"{trainer.model.config.preset}, without validation", ["", ""], rows))
 
-    output.result(data, f"{total_s:.0f}", human)
+    if trainer.group.first:
+        output.result(data, f"{total_s:.0f}", human)
 
 
 def _peak_memory_mib(device: torch.device) -> float:

@@ -107,13 +107,11 @@ def read_levels(config: ModelConfig, files: list[str]) -> "list[tuple[str, np.nd
     Raises:
         InputError: A file is not an image of the model's size.
     """
-    import numpy as np
-
+    from famecli.data.levels import nearest_levels
     from famecli.images import read_images
 
     found = read_images(files, config.image_shape)
-    # Undoes what `to_uint8` does.
-    table = np.rint(np.arange(256) * ((config.levels - 1) / 255)).astype(np.uint8)
+    table = nearest_levels(config.levels)
     return [(name, table[pixels]) for name, pixels in found]
 
 

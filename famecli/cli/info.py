@@ -14,9 +14,8 @@ from famecli import __version__
 from famecli.cli import options
 from famecli.cli.sources import ModelChoice
 from famecli.data.fetch import cache_root
-from famecli.errors import InputError
-from famecli.files import read_bytes
-from famecli.header import CHECKPOINT_SCHEMA, Header, parse_header
+from famecli.errors import InputError, brief
+from famecli.header import CHECKPOINT_SCHEMA, Header, parse_header, read_checkpoint
 from famecli.output import Output, printable, table
 from famecli.weights import index
 
@@ -55,16 +54,17 @@ def info(
         output.result(facts, __version__, lambda console: _show_environment(facts, console))
         return
     path = ModelChoice(checkpoint, dataset, model, "ema", "cpu", None, cache_dir, offline).path(output.note)
-    content = read_bytes(path, "checkpoint")
+    content = read_checkpoint(path)
     header = parse_header(content, len(content), str(path))
     if header.metadata.get("schema") != CHECKPOINT_SCHEMA:
-        raise InputError(f"{path} is no checkpoint but a file of schema {header.metadata.get('schema')!r}")
+        raise InputError(
+            f"{path} is no checkpoint but a file of schema {brief(repr(header.metadata.get('schema')))}"
+        )
     facts = _facts(path, header, content, tensors)
     try:
         rows = _rows(facts)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise InputError(f"{path}: its header is not that of a checkpoint ({reason})") from error
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: its header is not that of a checkpoint ({brief(error)})") from error
     output.result(facts, facts["sha256"], lambda console: _show(facts, rows, console))
 
 

@@ -10,7 +10,7 @@ import typer
 from famecli.cli import options
 from famecli.cli.evaluate_nll import BITS_SEED, check_fits
 from famecli.cli.image_output import ImageOutput, read_levels
-from famecli.cli.sources import DataPlace, ModelChoice
+from famecli.cli.sources import RUN_FILES, DataPlace, ModelChoice
 from famecli.errors import UsageError
 from famecli.output import Output
 
@@ -129,17 +129,17 @@ class Images:
     def _from_dataset(self, loaded: "Checkpoint", choice: ModelChoice, places: list[int] | None) -> Originals:
         from famecli.data.dataset import fixed_levels
 
-        dataset = choice.dataset_of(loaded)
-        images = self.place.split(dataset, self.split)  # type: ignore[arg-type]
+        images = self.place.images(choice, loaded, self.split)  # type: ignore[arg-type]
+        dataset, split = images.info.name, images.split
         check_fits(loaded, images.info.shape, images.info.levels, dataset)
         if places is not None and max(places) >= len(images.pixels):
             raise UsageError(
-                f"{dataset} has {len(images.pixels)} {self.split} images, none numbered {max(places)}"
+                f"{dataset} has {len(images.pixels)} {split} images, none numbered {max(places)}"
             )
         limit = self.number if places is None else max(places) + 1
         levels = fixed_levels(images, BITS_SEED, limit).levels
         chosen = list(range(len(levels))) if places is None else places
-        return Originals([f"{dataset}/{self.split}/{place}" for place in chosen], levels[chosen])
+        return Originals([f"{dataset}/{split}/{place}" for place in chosen], levels[chosen])
 
 
 def reconstruct(
@@ -187,7 +187,7 @@ def reconstruct(
     output = Output(json=json, quiet=quiet)
     style = "grid" if format == "pairs" else format
     target = ImageOutput(out, "reconstructions", style, rgb, force, preview, output)
-    checkpoint, files = _split_words(words or [])
+    checkpoint, files = split_words(words or [])
     choice = ModelChoice(checkpoint, dataset, model, weights, device, threads, cache_dir, offline)
     images = Images(files, interpolate, split, number, DataPlace(data, cache_dir, offline, output.note))
     options.check_absent(force, latents)
@@ -199,6 +199,7 @@ def reconstruct(
 
 def _act(choice: ModelChoice, images: Images, request: Request, target: ImageOutput) -> None:
     """Load, reconstruct, write, report."""
+    images.place.check_stdin(choice, images.split)
     loaded = choice.load(target.output)
     originals = images.load(loaded, choice)
     results = _run(loaded, originals, request, target.output)
@@ -208,13 +209,20 @@ def _act(choice: ModelChoice, images: Images, request: Request, target: ImageOut
     _report(loaded, originals, results, request, target)
 
 
-def _split_words(words: list[str]) -> tuple[str | None, list[str]]:
-    """Return checkpoint and images; a first word that can only be an image leaves the checkpoint out."""
+def split_words(words: list[str]) -> tuple[str | None, list[str]]:
+    """Return checkpoint and images; a first word that can only be an image leaves the checkpoint out.
+
+    So does a folder that has images in it and no checkpoint.
+    """
     # Here, since it needs numpy, which `fame --help` can do without.
     from famecli.data.image_files import has_image_suffix
 
     if not words or has_image_suffix(words[0]):
         return None, words
+    folder = Path(words[0])
+    if folder.is_dir() and not any((folder / name).exists() for name in RUN_FILES):
+        images = any(has_image_suffix(each.name) for each in folder.iterdir())
+        return (None, words) if images else (words[0], words[1:])
     return words[0], words[1:]
 
 

@@ -10,6 +10,7 @@ import typer
 from famecli import __version__
 from famecli.cli import options
 from famecli.cli.image_output import ImageOutput, KnownPixels, read_known
+from famecli.cli.processes import join
 from famecli.cli.sources import ModelChoice
 from famecli.errors import UsageError
 from famecli.output import Output
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from famecli.checkpoint import Checkpoint
+    from famecli.distributed import Group
 
 SCHEMA = "famecli/sample/1"
 AUTOMATIC_BATCH = 64
@@ -65,6 +67,7 @@ class Request:
     batch: int
     precision: str
     known: KnownPixels | None
+    group: "Group"
 
     def prepare(self) -> None:
         """Check what goes together, and convert the model to the precision.
@@ -89,20 +92,37 @@ class Request:
         part = {} if self.known is None else {"completes": self.known.source}
         return {"weights_sha256": self.loaded.weights_sha256, "famecli": __version__, **self.settings, **part}
 
-    def batches(self) -> Iterator["np.ndarray"]:
-        """Yield images as levels or expected levels, `(n, C, H, W)`."""
-        from famecli.sampling.complete import complete_batches
+    def batches(self, output: Output) -> Iterator["np.ndarray"]:
+        """Yield images as levels or expected levels, `(n, C, H, W)`; say so if memory runs out."""
         from famecli.sampling.generate import generate_batches
 
-        model = self.loaded.model
-        if self.known is None:
-            return generate_batches(
-                model, self.seeds, batch_size=self.batch, cached=self.cached, **self.settings
-            )
-        known, temperature = self.known, self.settings["temperature"]
-        return complete_batches(
-            model, known.levels, known.mask, self.seeds, temperature=temperature, cached=self.cached
+        if self.known is not None:
+            return self._completions(self.known)
+        return generate_batches(
+            self.loaded.model,
+            self.seeds,
+            batch_size=self.batch,
+            cached=self.cached,
+            group=self.group,
+            report=output.note,
+            **self.settings,
         )
+
+    def _completions(self, known: KnownPixels) -> Iterator["np.ndarray"]:
+        import numpy as np
+
+        from famecli.sampling.complete import complete_batches
+        from famecli.sampling.wavefront import CHUNK
+
+        def complete(seeds: range) -> "np.ndarray":
+            model, temperature = self.loaded.model, self.settings["temperature"]
+            found = complete_batches(
+                model, known.levels, known.mask, seeds, temperature=temperature, cached=self.cached
+            )
+            return np.concatenate(list(found))
+
+        starts = range(0, len(self.seeds), CHUNK)
+        return self.group.in_turn([self.seeds[start : start + CHUNK] for start in starts], complete)
 
 
 def sample(
@@ -155,24 +175,38 @@ def sample(
     settings = temperatures | {"decoder_output": decoder}
     seeds = range(seed + start_index, seed + start_index + number)
     batch = options.count(batch_size, "--batch-size", AUTOMATIC_BATCH)
+    group = join(output)
+    device = group.device(device)
     choice = ModelChoice(checkpoint, dataset, model, weights, device, threads, cache_dir, offline)
-    loaded = choice.load(output)
+    with group.one_before_the_others():
+        loaded = choice.load(output)
     known = read_known(loaded.model.config, complete, rows, mask)
-    _run(Request(loaded, seeds, settings, not no_cache, batch, precision, known), images, output)
+    _run(Request(loaded, seeds, settings, not no_cache, batch, precision, known, group), images, output)
 
 
 def _run(request: Request, target: ImageOutput, output: Output) -> None:
-    """Draw and write all images, and report."""
-    from famecli.images import levels_to_bytes
+    """Draw and write all images, and report; of several processes each draws, and the first writes."""
+    from famecli.distributed import explain_lost_processes
 
     request.prepare()
+    with explain_lost_processes():
+        if request.group.first:
+            _write(request, target, output)
+        else:
+            for _ in request.batches(output):
+                pass
+
+
+def _write(request: Request, target: ImageOutput, output: Output) -> None:
+    from famecli.images import levels_to_bytes
+
     seed, levels = request.seeds[0], request.loaded.model.config.levels
     started_s = time.monotonic()
     with (
         target.open(len(request.seeds)) as writer,
         output.progress("sampling", len(request.seeds)) as advance,
     ):
-        for found in request.batches():
+        for found in request.batches(output):
             images = levels_to_bytes(found, levels)
             writer.add(images, [request.facts() | {"seed": seed + place} for place in range(len(images))])
             target.show(images)

@@ -1,15 +1,16 @@
 """From presets, a configuration file and `--set` to the configurations of a training."""
 
 import copy
-import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from famecli.config import ModelConfig, TrainConfig, to_dict
-from famecli.errors import ConfigError
+from famecli.errors import ConfigError, closest
 from famecli.files import read_bytes
+
+KEYS = "known keys"
 
 
 def resolve(
@@ -51,7 +52,7 @@ def _read_toml(file: Path) -> dict[str, Any]:
 def _merge(table: dict[str, Any], changes: Mapping[str, Any], where: str) -> None:
     for key, value in changes.items():
         if key not in table:
-            raise ConfigError(f"{where}: unknown key {key!r}", _closest(key, list(table)))
+            raise ConfigError(f"{where}: unknown key {key!r}", closest(key, table, KEYS))
         if isinstance(value, dict) and isinstance(table[key], dict):
             _merge(table[key], value, f"{where}: {key}")
         else:
@@ -64,7 +65,7 @@ def _assign(tables: dict[str, Any], key: str, value: object, where: str) -> None
         homes = [name for name, table in tables.items() if parts[0] in table]
         if not homes:
             known = [name for table in tables.values() for name in table]
-            raise ConfigError(f"{where}: unknown key {parts[0]!r}", _closest(parts[0], known))
+            raise ConfigError(f"{where}: unknown key {parts[0]!r}", closest(parts[0], known, KEYS))
         parts.insert(0, homes[-1])
     place: Any = tables
     for part in parts[:-1]:
@@ -79,7 +80,7 @@ def _index(place: object, part: str, where: str) -> str | int:
     if isinstance(place, list | tuple) and part.isdecimal() and int(part) < len(place):
         return int(part)
     known = list(place) if isinstance(place, dict) else []
-    raise ConfigError(f"{where}: unknown key {part!r}", _closest(part, known))
+    raise ConfigError(f"{where}: unknown key {part!r}", closest(part, known, KEYS))
 
 
 def _parse(text: str) -> object:
@@ -88,8 +89,3 @@ def _parse(text: str) -> object:
         return tomllib.loads(f"value = {text}")["value"]
     except (tomllib.TOMLDecodeError, RecursionError):
         return text
-
-
-def _closest(key: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(key, known, 1)
-    return f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"

@@ -1,5 +1,6 @@
 """Where a command's model and images come from: the CKPT argument, `--dataset` and their like."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +31,40 @@ class DataPlace:
     offline: bool
     report: Callable[[str], None]
 
-    def split(self, dataset: str, split: "Split") -> "ImageSplit":
-        """Return a split of the data set; errors are those of `load_split`."""
+    def check_stdin(self, choice: "ModelChoice", split: str) -> None:
+        """Check, before anything is loaded, that with `--data -` images and nothing else come through stdin.
+
+        Raises:
+            UsageError: The checkpoint would as well, a part of the images is asked for, or it is a terminal.
+        """
+        if self.data != STDIN:
+            return
+        if choice.checkpoint == str(STDIN):
+            raise UsageError("checkpoint and images cannot both come through stdin", "name the checkpoint")
+        # The default of --split, which is for data sets that have it.
+        if split != "test":
+            raise UsageError(f"images on stdin have no split {split}", "leave --split out")
+        if sys.stdin is not None and sys.stdin.isatty():
+            raise UsageError(
+                "--data - reads images, and stdin is the terminal",
+                "for example fame sample -n 64 -o - | fame evaluate-nll --data -",
+            )
+
+    def images(self, choice: "ModelChoice", checkpoint: "Checkpoint", split: "Split") -> "ImageSplit":
+        """Return the images for a model: those on stdin with `--data -`, else a split of its data set.
+
+        Raises:
+            FameError: As `read_stdin`, `ModelChoice.dataset_of` and `load_split` do.
+        """
+        from famecli.data.stdin import read_stdin
+
+        config = checkpoint.model.config
+        if self.data == STDIN:
+            return read_stdin(config.image_shape, config.levels)
+        return self.split(choice.dataset_of(checkpoint), split, config.levels)
+
+    def split(self, dataset: str, split: "Split", levels: int | None = None) -> "ImageSplit":
+        """Return a split of the data set, for a model of `levels`; errors are those of `load_split`."""
         from famecli.data.dataset import load_split
 
         return load_split(
@@ -41,6 +74,7 @@ class DataPlace:
             cache_dir=self.cache_dir,
             offline=self.offline,
             report=self.report,
+            levels=levels,
         )
 
 

@@ -10,7 +10,8 @@ from rich.console import Console
 from famecli.cli import options
 from famecli.cli.evaluate_nll import AUTOMATIC_BATCH, Protocol, measure
 from famecli.cli.sources import DataPlace, ModelChoice
-from famecli.errors import ExitCode, FameError, UnavailableError
+from famecli.errors import ExitCode, FameError, UnavailableError, UsageError
+from famecli.files import STDIN
 from famecli.output import Output, table
 from famecli.weights import index, unknown_checkpoint
 from famecli.weights_claims import FIRST_IMAGES, Claim, read_claim
@@ -89,6 +90,8 @@ def verify(
       fame weights verify fame-mnist --claims
     """
     output = Output(json=json, quiet=quiet)
+    if data == STDIN:
+        raise UsageError("claims are about data sets, not about images on stdin", "name a folder with --data")
     place = DataPlace(data, cache_dir, offline, output.note)
     batch = options.count(batch_size, "--batch-size", AUTOMATIC_BATCH)
     measuring = Measuring(place, limit, batch, device, threads, output) if claims else None
