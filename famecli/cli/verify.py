@@ -79,7 +79,13 @@ def verify(
     source = _Source(choice, DataPlace(data, cache_dir, offline, output.note), limit, output)
     started_s = time.monotonic()
     loaded, results = source.run(names, seed, samples)
-    document = {
+    document = _document(loaded, results, seed, time.monotonic() - started_s)
+    _report(document, loaded, results, output)
+
+
+def _document(loaded: "Checkpoint", results: list[CheckResult], seed: int, seconds: float) -> dict[str, Any]:
+    """Return the document `famecli/verify/1`."""
+    return {
         "schema": SCHEMA,
         "checkpoint": {
             "name": loaded.source,
@@ -91,10 +97,9 @@ def verify(
         "checks": [each.to_dict() for each in results],
         "seed": seed,
         "device": loaded.model.device.type,
-        "seconds": round(time.monotonic() - started_s, 2),
+        "seconds": round(seconds, 2),
         "version": __version__,
     }
-    _report(document, loaded, results, output)
 
 
 def _report(
