@@ -117,7 +117,7 @@ def _columns(
     """Return what a batch came to as one array, a row per image, such as processes send each other."""
     columns = [nats[:, None], distortion[:, None], rate]
     if importance is not None:
-        columns += [importance.curve, importance.stderr[:, None], importance.effective[:, None]]
+        columns += [importance.curve, importance.stderr, importance.effective[:, None]]
     return np.concatenate(columns, axis=1)
 
 
@@ -128,8 +128,9 @@ def _from_columns(
     nats, distortion, rate, rest = np.split(table, [1, 2, 2 + layers], axis=1)
     importance = None
     if samples > 1:
-        curve, stderr, effective = np.split(rest, [-2, -1], axis=1)
-        importance = Importance(block_sizes(samples), curve, stderr[:, 0], effective[:, 0])
+        sizes = block_sizes(samples)
+        curve, stderr, effective = np.split(rest, [len(sizes), -1], axis=1)
+        importance = Importance(sizes, curve, stderr, effective[:, 0])
     return nats[:, 0], distortion[:, 0], rate, importance
 
 

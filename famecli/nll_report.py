@@ -151,12 +151,15 @@ class NllReport:
                 "importance_samples": samples,
                 "nats_per_image": float(nats.mean()),
                 "stderr_nats_per_image": _number(stderr_over_images(nats)),
+                "stderr_latents_nats_per_image": float(stderr),
                 "bits_per_dim": self.per_dim(float(nats.mean())),
             }
-            for samples, nats in zip(importance.samples, importance.curve.T, strict=True)
+            for samples, nats, stderr in zip(
+                importance.samples, importance.curve.T, importance.stderr_of_means, strict=True
+            )
         ]
         return {
-            "stderr_latents_nats_per_image": importance.stderr_of_mean,
+            "stderr_latents_nats_per_image": float(importance.stderr_of_means[-1]),
             "effective_samples": {"mean": float(effective.mean()), "least": float(effective.min())},
             "curve": curve,
         }
@@ -204,10 +207,10 @@ class NllReport:
         """Yield sentences on how sure the estimator is."""
         nlls = self.nlls
         if nlls.importance is not None:
-            effective = nlls.importance.effective
+            effective, stderr = nlls.importance.effective, nlls.importance.stderr_of_means[-1]
             yield (
-                f"over draws of the latents alone: +- {nlls.importance.stderr_of_mean:.3f} nats; effective "
-                f"samples {effective.mean():.1f} of {nlls.importance_samples}, at least {effective.min():.1f}"
+                f"over draws of the latents alone: +- {stderr:.3f} nats; effective samples "
+                f"{effective.mean():.1f} of {nlls.importance_samples}, at least {effective.min():.1f}"
             )
         if isinstance(nlls, AnnealedNlls) and nlls.settings.steps > 1:
             yield (
@@ -264,7 +267,7 @@ class NllReport:
         """Return what else is known of an image."""
         nlls, found = self.nlls, {}
         if nlls.importance is not None:
-            found["stderr_latents_nats"] = float(nlls.importance.stderr[index])
+            found["stderr_latents_nats"] = float(nlls.importance.stderr[index, -1])
             found["effective_samples"] = float(nlls.importance.effective[index])
         if isinstance(nlls, AnnealedNlls):
             found["elbo_nats"] = float(nlls.elbo[index])

@@ -29,6 +29,10 @@ KEYS = {
     "stderr_nats_per_image": set(),
     "bits_per_dim": set(),
     "stderr_bits_per_dim": set(),
+    "stderr_latents_nats_per_image": set(),
+    "effective_samples": set(),
+    "curve": set(),
+    "annealing": set(),
     "terms_nats_per_image": {"decoder", "kl"},
     "terms_bits_per_dim": {"decoder", "kl"},
     "claimed_nats_per_image": set(),
@@ -87,6 +91,9 @@ def test_json_is_one_document_with_every_key(model: Path) -> None:
     }
     assert (found["bound"], found["importance_samples"], found["seed"]) == ("elbo", 1, 0)
     assert (found["claimed_nats_per_image"], found["claimed_bits_per_dim"]) == (None, None)
+    # Only where there are several weights, or annealing.
+    assert (found["stderr_latents_nats_per_image"], found["effective_samples"]) == (None, None)
+    assert (found["curve"], found["annealing"]) == ([], None)
 
 
 def test_figures_are_those_of_the_model_in_both_units(model: Path) -> None:

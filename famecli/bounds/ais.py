@@ -94,12 +94,20 @@ def evaluate_ais(
         return np.concatenate(list(pieces.over(len(batch), table)))
 
     tables = []
-    for table in group.in_turn(range(0, len(levels), images), table_from):
-        tables.append(table)
-        advance(len(table))
-    chances, steps, weights = np.split(np.concatenate(tables), [1, 2], axis=1)
-    log_weights = torch.from_numpy(weights[:, : settings.chains])
-    reverse = torch.from_numpy(weights[:, settings.chains :])
+    for part in group.in_turn(range(0, len(levels), images), table_from):
+        tables.append(part)
+        advance(len(part))
+    return _annealed(np.concatenate(tables), elbo, settings)
+
+
+def _annealed(table: np.ndarray, elbo: ImageNlls, settings: Annealing) -> AnnealedNlls:
+    """Return what the rows of `_Annealer.run` come to, one per image.
+
+    Raises:
+        NumericsError: An image's NLL is not finite.
+    """
+    chances, steps, forward, reverse = np.split(table, [1, 2, 2 + settings.chains], axis=1)
+    log_weights = torch.from_numpy(forward)
     return AnnealedNlls(
         check_nats(-log_mean(log_weights).numpy()),
         elbo.distortion,
@@ -112,7 +120,7 @@ def evaluate_ais(
         step=steps[:, 0],
         elbo=elbo.nats,
         # The mean of the reverse chains' inverse weights is right on average, so its logarithm is too low.
-        lower=None if latents is None else check_nats(log_mean(-reverse).numpy()),
+        lower=check_nats(log_mean(-torch.from_numpy(reverse)).numpy()) if reverse.size else None,
     )
 
 

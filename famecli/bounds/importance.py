@@ -1,7 +1,6 @@
 """What several importance weights of an image say: the curve over their number, and its errors."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +16,7 @@ class Importance:
         samples: Sizes `k` of blocks of weights: 1, 2, 5, 10, 20, 50, ... and K.
         curve: `-log` of the mean weight of a block, averaged over the disjoint blocks of that size, nats,
             `(N, len(samples))`: unbiased for what `k` weights would give. With K, all weights are one block.
-        stderr: Standard error of each image's NLL over draws of the latents, nats, `(N,)`.
+        stderr: Standard errors of `curve` over draws of the latents, nats, `(N, len(samples))`.
         effective: Effective sample size of each image, 1 to K, `(N,)`.
     """
 
@@ -27,9 +26,13 @@ class Importance:
     effective: np.ndarray
 
     @property
-    def stderr_of_mean(self) -> float:
-        """Standard error of the mean NLL of these very images, over draws of the latents alone, nats."""
-        return float(np.sqrt(np.square(self.stderr).sum()) / len(self.stderr))
+    def stderr_of_means(self) -> np.ndarray:
+        """Standard errors of the means over these very images, over draws of the latents alone, nats.
+
+        Shape: `(len(samples),)`.
+        """
+        total: np.ndarray = np.sqrt(np.square(self.stderr).sum(0)) / len(self.stderr)
+        return total
 
 
 def block_sizes(samples: int) -> tuple[int, ...]:
@@ -45,8 +48,9 @@ def block_sizes(samples: int) -> tuple[int, ...]:
 def weigh(log_weights: Tensor) -> Importance:
     """Return what log-weights say.
 
-    The standard error is that of the delta method, `sqrt((K / ESS - 1) / (K - 1))`, with ESS the effective
-    sample size `(sum w)^2 / sum w^2`: the relative error of the mean weight.
+    Standard errors come from the deviation between blocks. With one block, that is with all K, it is that of
+    the delta method, `sqrt((K / ESS - 1) / (K - 1))`, with ESS the effective sample size
+    `(sum w)^2 / sum w^2`: the relative error of the mean weight.
 
     Args:
         log_weights: Float64, `(N, K)`, K at least 2, in the order in which they were drawn.
@@ -55,19 +59,13 @@ def weigh(log_weights: Tensor) -> Importance:
     """
     samples = log_weights.shape[1]
     sizes = block_sizes(samples)
-    curve = torch.stack([_blocks(log_weights, size) for size in sizes], dim=1)
+    blocks = [_blocks(log_weights, size) for size in sizes]
     effective = torch.exp(2.0 * log_weights.logsumexp(1) - (2.0 * log_weights).logsumexp(1))
     effective = effective.clamp(1.0, samples)
-    stderr = ((samples / effective - 1.0) / (samples - 1)).sqrt()
+    of_all = ((samples / effective - 1.0) / (samples - 1)).sqrt()
+    curve = torch.stack([each.mean(1) for each in blocks], dim=1)
+    stderr = torch.stack([_stderr(each) if each.shape[1] > 1 else of_all for each in blocks], dim=1)
     return Importance(sizes, curve.numpy(), stderr.numpy(), effective.numpy())
-
-
-def join(parts: Sequence[Importance]) -> Importance:
-    """Return what parts say that have the same block sizes, one after the other."""
-    curve, stderr, effective = (
-        np.concatenate([getattr(part, name) for part in parts]) for name in ("curve", "stderr", "effective")
-    )
-    return Importance(parts[0].samples, curve, stderr, effective)
 
 
 def log_mean(log_weights: Tensor) -> Tensor:
@@ -76,6 +74,10 @@ def log_mean(log_weights: Tensor) -> Tensor:
 
 
 def _blocks(log_weights: Tensor, size: int) -> Tensor:
-    """Return `-log` of the mean weight of blocks of `size`, averaged over blocks, `(N,)`."""
+    """Return `-log` of the mean weight of each block of `size`, `(N, blocks)`."""
     blocks = log_weights.shape[1] // size
-    return -log_mean(log_weights[:, : blocks * size].unflatten(1, (blocks, size))).mean(1)
+    return -log_mean(log_weights[:, : blocks * size].unflatten(1, (blocks, size)))
+
+
+def _stderr(blocks: Tensor) -> Tensor:
+    return blocks.std(1) / math.sqrt(blocks.shape[1])
