@@ -29,7 +29,9 @@ SUFFIX = ".fame"
 
 Words = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[CKPT] [IMAGES…]", help="A checkpoint, then image files and folders."),
+    typer.Argument(
+        metavar="[CKPT] [IMAGES…]", help="A checkpoint, then image files and folders, or one npy or npz file."
+    ),
 ]
 Split = Annotated[
     str | None,
@@ -42,16 +44,9 @@ Group = Annotated[
     int,
     typer.Option("--group", min=1, max=1024, metavar="IMAGES", help="Most images that are coded at once."),
 ]
-Threads = Annotated[
-    int,
-    typer.Option(
-        "--threads",
-        min=1,
-        max=1024,
-        help="Threads on the CPU; a decoder needs as many.",
-        envvar="FAME_THREADS",
-        rich_help_panel=options.COMMON,
-    ),
+Start = Annotated[
+    int | None,
+    typer.Option("--start", min=0, metavar="INDEX", help="Without IMAGES: first one of the part [0]."),
 ]
 
 
@@ -60,12 +55,23 @@ class Images:
     """The images to code.
 
     Args:
-        names: Of their files; None where they are a data set's.
+        names: Of their files; None where they have numbers.
         levels: `(N, C, H, W)`.
+        first: Number of the first one, where they have.
     """
 
     names: list[str] | None
     levels: "np.ndarray"
+    first: int = 0
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which images of a data set; what is None was not said."""
+
+    split: str | None
+    start: int | None
+    limit: int | None
 
 
 def compress(
@@ -74,13 +80,12 @@ def compress(
     data: options.Data = None,
     model: options.Model = None,
     split: Split = None,
+    start: Start = None,
     limit: options.Limit = None,
     out: Out = None,
     group: Group = 64,
     force: options.Force = False,
     weights: options.Weights = "ema",
-    threads: Threads = 1,
-    device: options.Device = "cpu",
     offline: options.Offline = False,
     cache_dir: options.CacheDir = None,
     json: options.Json = False,
@@ -89,32 +94,42 @@ def compress(
     """Code images without loss, in as many bits as the model's NLL says. Prints the path of what was written.
 
     Images come from files, or else from the data set. A binary model takes black and white ones alone. They
-    come back with fame decompress, on a machine that computes alike: docs/coding.md.
+    come back with fame decompress, on a processor of the same kind with the same torch: docs/coding.md.
 
     Examples:
 
       fame compress --dataset mnist digits/ -o digits.fame
 
-      fame compress --dataset mnist --split test --limit 1000 -o test.fame
+      fame compress --dataset cifar10 --split test --start 500 --limit 100 -o slice.fame
 
       fame compress run/ *.png -o - | ssh far 'cat > images.fame'
     """
     output = Output(json=json, quiet=quiet)
     target = free_name("images", SUFFIX) if out is None else out
-    checkpoint, files = split_words(words or [])
-    if files and (split is not None or limit is not None or data is not None):
-        raise UsageError("--split, --limit and --data are for images of a data set", "leave the files out")
-    choice = ModelChoice(checkpoint, dataset, model, weights, device, threads, cache_dir, offline)
+    checkpoint, files = _split_words(words or [])
+    part = Part(split, start, limit)
+    if files and (part != Part(None, None, None) or data is not None):
+        raise UsageError(
+            "--split, --start, --limit and --data are for images of a data set", "leave the files out"
+        )
+    choice = ModelChoice(checkpoint, dataset, model, weights, "cpu", None, cache_dir, offline)
     place = DataPlace(data, cache_dir, offline, output.note)
     place.check_stdin(choice, split or "test")
     _check_target(target, force, json)
     loaded = choice.load(output)
-    images = _load(loaded, choice, place, files, split or "test", limit)
+    images = _load(loaded, choice, place, files, part)
     started_s = time.monotonic()
     coded = _encode(loaded, images, group, output)
     seconds = time.monotonic() - started_s
     size = _write(loaded, images, coded, target)
     _report(loaded, coded, size, seconds, target, output)
+
+
+def _split_words(words: list[str]) -> tuple[str | None, list[str]]:
+    """Return what `split_words` does; a first word that can only be an array leaves the checkpoint out."""
+    from famecli.coding.originals import is_array
+
+    return (None, words) if words and is_array(words[0]) else split_words(words)
 
 
 def _check_target(target: str, force: bool, json: bool) -> None:
@@ -133,18 +148,27 @@ def _load(
     choice: ModelChoice,
     place: DataPlace,
     files: list[str],
-    split: str,
-    limit: int | None,
+    part: Part,
 ) -> Images:
-    """Return the images of the files, or without any those of the data set."""
+    """Return the images of the files, or without any those of the data set.
+
+    Raises:
+        UsageError: The data set has no image at the start, or is for other models.
+        InputError: A file is not what the model codes without loss.
+    """
     from famecli.coding.originals import read_originals
     from famecli.data.dataset import fixed_levels
 
     if files:
         return Images(*read_originals(loaded.model.config, files))
-    found = place.images(choice, loaded, split)  # type: ignore[arg-type]
+    found = place.images(choice, loaded, part.split or "test")  # type: ignore[arg-type]
     check_fits(loaded, found.info.shape, found.info.levels, found.info.name)
-    return Images(None, fixed_levels(found, BITS_SEED, limit).levels)
+    start = part.start or 0
+    if start >= len(found.pixels):
+        raise UsageError(f"--start {start} is behind the last of {len(found.pixels)} images")
+    # Bits that are random depend on all images before.
+    end = None if part.limit is None else start + part.limit
+    return Images(None, fixed_levels(found, BITS_SEED, end).levels[start:], start)
 
 
 def _encode(loaded: "Checkpoint", images: Images, group: int, output: Output) -> "Coded":
@@ -181,11 +205,12 @@ def _header(loaded: "Checkpoint", images: Images, coded: "Coded") -> "FileHeader
         shape=config.image_shape,
         levels=config.levels,
         names=None if images.names is None else tuple(images.names),
+        first=images.first,
         levels_sha256=hash_levels(images.levels),
         initial_bits=coded.initial_bits,
         bits=coded.bits,
         groups=run_lengths(coded.groups),
-        machine=Machine.here(loaded.model.device),
+        machine=Machine.here(),
     )
 
 
@@ -209,8 +234,8 @@ def _report(
         "images_per_s": round(images / max(seconds, 1e-9), 2),
     }
     output.note(
-        f"{images:,} images, {bits:,.1f} bits each ({bits / dimensions:.4f} bits/dim) and {coded.initial_bits:,} "
-        f"initial bits: {size:,} bytes with header, in {seconds:.1f} s"
+        f"{images:,} images, {bits:,.1f} bits each ({bits / dimensions:.4f} bits/dim) and "
+        f"{coded.initial_bits:,} initial bits: {size:,} bytes with header, in {seconds:.1f} s"
     )
     if target != "-":
         output.result(data, target)

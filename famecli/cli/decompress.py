@@ -1,7 +1,6 @@
 """`fame decompress`."""
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,36 +34,6 @@ Checkpoint_ = Annotated[
 Out = Annotated[
     str | None, typer.Option("-o", "--out", metavar="PATH|-", help="Where to; by default a new folder.")
 ]
-Threads = Annotated[
-    int | None,
-    typer.Option(
-        "--threads",
-        min=1,
-        help="Threads on the CPU; as many as the file was written with unless given.",
-        envvar="FAME_THREADS",
-        rich_help_panel=options.COMMON,
-    ),
-]
-Device = Annotated[
-    str | None,
-    typer.Option(
-        "--device",
-        metavar="auto|cpu|cuda[:i]|mps",
-        help="Where to compute; where the file was written unless given.",
-        envvar="FAME_DEVICE",
-        rich_help_panel=options.COMMON,
-    ),
-]
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Options on how to compute; what is None is as the file was written."""
-
-    threads: int | None
-    device: str | None
-    cache_dir: Path | None
-    offline: bool
 
 
 def decompress(
@@ -73,8 +42,6 @@ def decompress(
     out: Out = None,
     format: options.ImageFormat = "auto",
     force: options.Force = False,
-    threads: Threads = None,
-    device: Device = None,
     offline: options.Offline = False,
     cache_dir: options.CacheDir = None,
     json: options.Json = False,
@@ -97,27 +64,16 @@ def decompress(
     named = free_name("images", "") if out is None and format in ("auto", "png") else out
     target = ImageOutput(named, "images", format, False, force, False, output)
     coded = read_file(file)
-    choice = _choice(coded.header, checkpoint, Machine(threads, device, cache_dir, offline), output)
-    loaded = choice.load(output)
+    if checkpoint is None:
+        checkpoint = str(_find(coded.header, Store(cache_dir, offline, output.note)))
+    weights = coded.header.weights
+    loaded = ModelChoice(checkpoint, None, None, weights, "cpu", None, cache_dir, offline).load(output)
     _check_model(loaded, coded.header, str(file))
     started_s = time.monotonic()
     levels = _decode(loaded, coded, output)
     seconds = time.monotonic() - started_s
     _write(levels, coded.header, target)
     _report(loaded, coded.header, seconds, target)
-
-
-def _choice(header: "FileHeader", checkpoint: str | None, machine: Machine, output: Output) -> ModelChoice:
-    """Return the model that was named, or else the one that the file says it needs."""
-    if checkpoint is None:
-        store = Store(machine.cache_dir, machine.offline, output.note)
-        checkpoint = str(_find(header, store))
-    # The file's own number of threads and device: others round sums otherwise.
-    threads = header.machine.threads if machine.threads is None else machine.threads
-    device = header.machine.device if machine.device is None else machine.device
-    return ModelChoice(
-        checkpoint, None, None, header.weights, device, threads, machine.cache_dir, machine.offline
-    )
 
 
 def _find(header: "FileHeader", store: Store) -> Path:

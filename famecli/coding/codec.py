@@ -27,7 +27,10 @@ from famecli.errors import IntegrityError
 from famecli.model.fame import Fame
 from famecli.model.latents import Gaussian
 from famecli.model.likelihoods import scale_levels
-from famecli.sampling.wavefront import CHUNK, WavefrontSampler
+from famecli.sampling.wavefront import CHUNK, WavefrontSampler, threads_for
+
+# Products of any size: so many threads as a process has would each round sums of their own.
+ANY_WORK = 0
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,9 @@ class Coded:
 class Codec:
     """Encodes and decodes images with a model; its weights are read once, so make a new one when they change.
 
-    Both sides have to compute the very same numbers: with the same version of torch, on the same kind of
-    processor, with as many threads.
+    Both sides have to compute the very same numbers. They do with the same version of torch on the same kind
+    of processor: all is computed by one thread, however many the process has, and in the groups that the
+    encoder chose.
 
     Args:
         model: Any, on its device.
@@ -96,7 +100,13 @@ class Codec:
                 make the code shortest.
             advance: Called with the number of images just done.
         """
-        chosen = choose_bits(self.model, levels) if bits is None else tuple(map(tuple, bits))
+        with threads_for(ANY_WORK):
+            chosen = choose_bits(self.model, levels) if bits is None else tuple(map(tuple, bits))
+            return self._encode(levels, chosen, advance)
+
+    def _encode(
+        self, levels: np.ndarray, chosen: tuple[tuple[int, ...], ...], advance: Callable[[int], None]
+    ) -> Coded:
         layers, stack = [Bins(each) for each in chosen], Stack()
         groups: list[int] = []
         done, need_bits = 0, 0.0
@@ -128,9 +138,10 @@ class Codec:
         self._check(coded)
         layers, stack = [Bins(each) for each in coded.bits], Stack(coded.payload)
         parts = [np.zeros((0, *self.config.image_shape), np.uint8)]
-        for size in reversed(coded.groups):
-            parts.append(self._pop(stack, layers, size))
-            advance(size)
+        with threads_for(ANY_WORK):
+            for size in reversed(coded.groups):
+                parts.append(self._pop(stack, layers, size))
+                advance(size)
         return np.concatenate(parts[::-1])
 
     def _check(self, coded: Coded) -> None:

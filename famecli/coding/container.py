@@ -30,6 +30,7 @@ WORD_BYTES = WORD_BITS // 8
 LARGEST_FILE_BYTES = 4 << 30
 LARGEST_HEADER_BYTES = 8 << 20
 LARGEST_IMAGES = 1 << 22
+LARGEST_FIRST = 1 << 40
 LARGEST_VALUES = 4 << 30
 LARGEST_GROUP = 1024
 LARGEST_SIDE = 1024
@@ -48,6 +49,7 @@ class FileHeader:
         shape: Of an image: channels, height, width.
         levels: Values that a channel can take.
         names: Of the images' files; None where they are numbered.
+        first: Number of the first image, where they are.
         levels_sha256: Of the images' levels, `(N, C, H, W)`.
         initial_bits: See `Coded`.
         bits: See `Coded`.
@@ -62,6 +64,7 @@ class FileHeader:
     shape: tuple[int, ...]
     levels: int
     names: tuple[str, ...] | None
+    first: int
     levels_sha256: str
     initial_bits: int
     bits: tuple[tuple[int, ...], ...]
@@ -75,7 +78,9 @@ class FileHeader:
 
     def file_names(self) -> list[str]:
         """Return the name of each image's file."""
-        return list(self.names) if self.names is not None else [f"{i:06d}.png" for i in range(self.images)]
+        if self.names is not None:
+            return list(self.names)
+        return [f"{number:06d}.png" for number in range(self.first, self.first + self.images)]
 
 
 @dataclass(frozen=True)
@@ -207,6 +212,8 @@ def _problem(header: FileHeader) -> str:
     channels, height, width = header.shape
     if not 1 <= header.images <= min(LARGEST_IMAGES, LARGEST_VALUES // (channels * height * width)):
         return f"{header.images} images of shape {header.shape}"
+    if not 0 <= header.first <= LARGEST_FIRST:
+        return f"images from number {header.first} on"
     if header.names is not None and len(header.names) != header.images:
         return f"{len(header.names)} names for {header.images} images"
     return header.machine.problem() or problem(header.names or ())

@@ -1,11 +1,14 @@
-"""Image files that are to come back pixel for pixel: what a model would not see of them is refused."""
+"""Images of the user that are to come back pixel for pixel: what a model would not see of them is refused."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from famecli.coding.names import png_name, problem
 from famecli.config import ModelConfig
+from famecli.data.arrays import images_of, read_array
+from famecli.data.folder import ARRAY_SUFFIXES
 from famecli.data.image_files import READABLE, read_images
 from famecli.data.levels import exact_levels
 from famecli.errors import InputError, UsageError
@@ -13,20 +16,29 @@ from famecli.errors import InputError, UsageError
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
 
 
-def read_originals(config: ModelConfig, files: Sequence[str]) -> tuple[list[str], np.ndarray]:
-    """Return names for the images in PNG files, and their levels `(N, C, H, W)`.
+def is_array(name: str) -> bool:
+    """Return whether `name` ends like a file of an array of images."""
+    return Path(name).suffix.lower() in ARRAY_SUFFIXES
+
+
+def read_originals(config: ModelConfig, files: Sequence[str]) -> tuple[list[str] | None, np.ndarray]:
+    """Return names for the images in PNG files, None if they have none, and their levels `(N, C, H, W)`.
 
     Args:
         config: Of the model that is to code them.
-        files: Image files, and folders of them.
+        files: Image files, and folders of them; or one npy or npz file, whose images have numbers for names.
 
     Raises:
-        UsageError: One is stdin, which has no name.
+        UsageError: One is stdin, which has no name, or an array is not the only one.
         InputError: One is not an image of the model's size, or has what the model's images have not:
             colours, greys, transparency, 16 bits, several frames; or two would have the same name.
     """
     if "-" in files:
         raise UsageError("an image on stdin has no name to be restored under", "name files or folders")
+    if arrays := [name for name in files if is_array(name)]:
+        if len(files) > 1:
+            raise UsageError(f"{arrays[0]} has numbers for names: it goes alone", "write several files")
+        return None, _read_array(config, arrays[0])
     found = read_images(files, config.image_shape)
     for path, pixels in found:
         _check_same(path, pixels)
@@ -39,6 +51,15 @@ def read_originals(config: ModelConfig, files: Sequence[str]) -> tuple[list[str]
     return names, levels
 
 
+def _read_array(config: ModelConfig, name: str) -> np.ndarray:
+    if not Path(name).exists():
+        raise InputError(f"cannot read {name}: no such file")
+    pixels = images_of(read_array(Path(name)), name)
+    if pixels.shape[1:] != config.image_shape:
+        raise InputError(f"{name} has images of {pixels.shape[1:]}, the model takes {config.image_shape}")
+    return exact_levels(pixels, config.levels, lambda index: f"{name}: image {index}")
+
+
 def _check_same(path: str, pixels: np.ndarray) -> None:
     """Check that `pixels` `(C, H, W)` are all that there is in an image that could be read."""
     from PIL import Image
@@ -46,7 +67,8 @@ def _check_same(path: str, pixels: np.ndarray) -> None:
     with Image.open(path, formats=list(READABLE)) as image:
         if image.mode not in MODES or any(";16" in str(tile[-1]) for tile in image.tile):
             raise InputError(
-                f"{path} has other values than 0 to 255", "convert it to 8 bits per channel first"
+                f"{path} is no image of 8 bits in greys or RGB (mode {image.mode})",
+                "convert it to greys or RGB of 8 bits per channel first",
             )
         if getattr(image, "n_frames", 1) > 1:
             raise InputError(f"{path} has several frames", "split it first")

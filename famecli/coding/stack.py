@@ -58,6 +58,9 @@ class Stack:
     def deepen(self, decisions: int) -> None:
         """Put random words below the others, until so many decisions can be popped whatever they are."""
         words = -(-decisions * LARGEST_DECISION_BITS // WORD_BITS) + STATE_WORDS
+        # Asked first, since what is there is copied.
+        if self.coder.num_words() >= words:
+            return
         there = self.coder.get_compressed()
         if (missing := words - len(there)) <= 0:
             return
