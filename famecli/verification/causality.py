@@ -1,11 +1,14 @@
 """Nothing that a pixel's distribution is made of depends on that pixel or on what is drawn after it."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from famecli.model.fame import Fame
 from famecli.model.latents import Gaussian
-from famecli.rng import stream
+from famecli.rng import stream, uniforms
 from famecli.sampling.plan import WavefrontPlan
 from famecli.verification.findings import Finding, Measurement
 from famecli.verification.subject import Subject
@@ -16,86 +19,128 @@ CAUSAL = "The parameters of a pixel are a function of the latents and of pixels 
 BLIND = "The parameters of a pixel are a function of the latents alone."
 
 
-def check_causality(subject: Subject) -> Finding:
-    """Replace every later pixel, for every step of the sampler and every row, and compare all parameters.
+@dataclass(frozen=True)
+class Order:
+    """An order of pixels that parameters have to respect.
 
-    For each time `t` of the sampling order there is a copy of an image in which every pixel from `t` on has
-    another level. Parameters of pixels up to `t` have to be the same numbers: so each parameter is compared
-    under a change of each pixel that it may not depend on, its own included, and of all channels. That is the
-    whole definition for this image and this change; in float64, where the zero is exact, a dependence that
-    cancels out would need numbers made for it. The same for each row and all rows below it: raster order.
+    Args:
+        what: They must not depend on, in words.
+        time: Of each pixel, `(H, W)`.
+        own: Whether pixels of the same time are among those that they must not depend on.
+    """
+
+    what: str
+    time: Tensor
+    own: bool
+
+    def cuts(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield two masks `(n, 1, H, W)`: pixels up to some times, and those that they must not depend on.
+
+        Taken together they hold every pair of a pixel and one that it must not depend on.
+        """
+        for times in torch.unique(self.time).split(COPIES):
+            at = times.view(-1, 1, 1, 1)
+            yield self.time <= at, self.time >= at if self.own else self.time > at
+
+
+def check_causality(subject: Subject) -> Finding:
+    """Change every later pixel, for every step of the sampler and every row, and compare all parameters.
+
+    For each time `t` of an order there is a copy of an image in which every pixel from `t` on has another
+    level in all its channels. Parameters of pixels up to `t` have to be the same numbers, and their
+    derivatives by pixels from `t` on have to be zero. So each parameter is compared under a change of each
+    pixel that it may not depend on, its own included. The change finds what has no slope, such as rounding;
+    the derivative finds what rounding would hide, down to the smallest numbers there are.
+
+    One image is the model's own, the other one of random levels.
     """
     model = subject.exact
-    image = subject.images(IMAGES)[:1]
-    other = _other_levels(image, subject)
+    images = subject.images(max(IMAGES, subject.least_images))
+    others = _other_levels(images, subject)
     condition = subject.prior_conditions(model, 1)
     measured = []
-    if model.config.decoder.autoregressive:
-        t, row = _order(model)
-        measured = [
-            _largest_change("by pixels of the same step or later", model, image, other, condition, t),
-            _largest_change("by rows below", model, image, other, condition, row, later_only=True),
+    for order in _orders(model):
+        change = [_change(model, *pair, condition, order) for pair in zip(images, others, strict=True)]
+        slope = [_slope(model, image, condition, order, subject) for image in images]
+        measured += [
+            _largest(f"largest change of a parameter by {order.what}", change),
+            _largest(f"largest derivative of parameters by {order.what}", slope),
         ]
-    else:
-        never = torch.zeros(image.shape[2:], dtype=torch.int64, device=image.device)
-        measured = [_largest_change("by any pixel, latents given", model, image, other, condition, never)]
     if model.config.stochastic_layers:
         measured.append(_latents_alone(subject))
     return Finding.of(CAUSAL if model.config.decoder.autoregressive else BLIND, *measured)
 
 
-def _other_levels(image: Tensor, subject: Subject) -> Tensor:
-    """Return an image whose every value is another level."""
+def _largest(what: str, values: list[Tensor]) -> Measurement:
+    # Not max of numbers, which forgets NaN.
+    return Measurement(what, float(torch.stack(values).amax()), 0.0)
+
+
+def _other_levels(images: Tensor, subject: Subject) -> Tensor:
+    """Return images whose every value is another level."""
     levels = subject.model.config.levels
     generator = stream("verify", subject.seed, "other levels")
-    shift = torch.from_numpy(generator.integers(1, levels, tuple(image.shape))).to(image)
-    return (image + shift) % levels
+    shift = torch.from_numpy(generator.integers(1, levels, tuple(images.shape))).to(images)
+    return (images + shift) % levels
 
 
-def _order(model: Fame) -> tuple[Tensor, Tensor]:
-    """Return the time `t` of each pixel in the sampling order, and its row, both `(H, W)`."""
-    config = model.config
+def _orders(model: Fame) -> list[Order]:
+    """Return the sampler's order and that of rows; a blind decoder has no pixel before another."""
+    config, device = model.config, model.device
+    row = torch.arange(config.height)[:, None].expand(config.height, config.width)
+    if not config.decoder.autoregressive:
+        return [Order("any pixel, latents given", torch.zeros_like(row).to(device), own=True)]
     plan = WavefrontPlan(config.height, config.width, config.decoder.lag)
     times = [step.t for step in plan.steps for _ in range(step.count)]
     t = torch.empty(config.height * config.width, dtype=torch.int64)
     t[torch.tensor(plan.order)] = torch.tensor(times)
-    row = torch.arange(config.height)[:, None].expand(config.height, config.width)
-    return t.view_as(row).to(model.device), row.to(model.device)
+    return [
+        Order("pixels of the same step or later", t.view_as(row).to(device), own=True),
+        Order("rows below", row.to(device), own=False),
+    ]
 
 
-def _largest_change(
-    what: str,
-    model: Fame,
-    image: Tensor,
-    other: Tensor,
-    condition: Tensor | None,
-    time: Tensor,
-    *,
-    later_only: bool = False,
-) -> Measurement:
-    """Return the largest change of a parameter at a pixel of a time up to t by pixels from t on, for all t.
+def _change(model: Fame, image: Tensor, other: Tensor, condition: Tensor | None, order: Order) -> Tensor:
+    """Return the largest change of a parameter by pixels that it must not depend on.
 
     Args:
-        what: The change, in words.
         model: In float64.
-        image: Levels `(1, C, H, W)`.
+        image: Levels `(C, H, W)`.
         other: Other levels.
-        condition: Of the decoder, or None.
-        time: Of each pixel, `(H, W)`.
-        later_only: Whether pixels of time t itself keep their levels.
+        condition: Of the decoder, for one image, or None.
+        order: Of the pixels.
     """
     largest = image.new_zeros(())
-    for times in torch.unique(time).split(COPIES):
-        at = times.view(-1, 1, 1, 1)
-        changed = time > at if later_only else time >= at
+    for seen, hidden in order.cuts():
         # The image itself goes through the same pass: sums of another batch might be rounded otherwise.
-        batch = torch.cat([image, torch.where(changed, other, image)])
-        seen = None if condition is None else condition.expand(len(batch), -1, -1, -1)
-        parameters = model.pixel_parameters(batch, seen)
+        batch = torch.cat([image[None], torch.where(hidden, other, image)])
+        parameters = model.pixel_parameters(batch, _repeat(condition, len(batch)))
         change = (parameters[1:] - parameters[:1]).abs()
-        # Not max of two numbers, which forgets NaN.
-        largest = torch.maximum(largest, torch.where(time <= at, change, 0.0).amax())
-    return Measurement(f"largest change of a parameter {what}", float(largest), 0.0)
+        largest = torch.maximum(largest, torch.where(seen, change, 0.0).amax())
+    return largest
+
+
+def _slope(model: Fame, image: Tensor, condition: Tensor | None, order: Order, subject: Subject) -> Tensor:
+    """Return the largest derivative of a weighted sum of parameters by pixels that none may depend on.
+
+    Weights are random, so that dependences do not cancel; arguments are those of `_change`.
+    """
+    largest = image.new_zeros(())
+    generator = stream("verify", subject.seed, "weights of outputs")
+    for seen, hidden in order.cuts():
+        batch = image.expand(len(seen), *image.shape).clone()
+        with torch.enable_grad():
+            parameters = model.pixel_parameters(batch.requires_grad_(), _repeat(condition, len(batch)))
+            weights = uniforms(generator, parameters.shape, torch.float64).to(parameters) + 0.5
+            # Pixels are added so that there is a derivative, zero, where the decoder does not read them.
+            total = torch.where(seen, parameters * weights, 0.0).sum() + 0.0 * batch.sum()
+            (slope,) = torch.autograd.grad(total, batch)
+        largest = torch.maximum(largest, torch.where(hidden, slope, 0.0).abs().amax())
+    return largest
+
+
+def _repeat(condition: Tensor | None, batch: int) -> Tensor | None:
+    return None if condition is None else condition.expand(batch, -1, -1, -1)
 
 
 def _latents_alone(subject: Subject) -> Measurement:
@@ -113,7 +158,7 @@ def _latents_alone(subject: Subject) -> Measurement:
     pairs = [(condition, blind)]
     for seen, unseen in zip(draws, again, strict=True):
         pairs += [(seen.prior.mean, unseen.prior.mean), (seen.prior.scale, unseen.prior.scale)]
-    largest = torch.stack([(one - two).abs().amax() for one, two in pairs]).amax()
-    return Measurement(
-        "largest change of condition or prior by the image, latents given", float(largest), 0.0
+    return _largest(
+        "largest change of condition or prior by the image, latents given",
+        [(one - two).abs().amax() for one, two in pairs],
     )

@@ -68,8 +68,7 @@ def conditional_masses(
     """
     x, parameters = flat(x), flat(parameters)
     grid = torch.arange(levels, device=x.device).to(x).view(-1, 1)
-    for first in range(0, x.shape[2], POSITIONS):
-        here = slice(first, min(first + POSITIONS, x.shape[2]))
+    for here in _parts(x.shape[2]):
         earlier = torch.zeros_like(x[0, 0, here])
         for channel in range(x.shape[1]):
             part, own = first_channels(likelihood, parameters[:, :, here], channel + 1)
@@ -100,7 +99,17 @@ def off_quantile(
         masses = conditional_masses(likelihood, levels, x, parameters)
         return sum(_wrong_bits(values, u, each, margin) for each in masses)
     assert isinstance(likelihood, LogisticMixture)
-    return _wrong_levels(likelihood, values, flat(parameters), u, margin)
+    p = flat(parameters)
+    return sum(
+        _wrong_levels(likelihood, values[:, :, here], p[:, :, here], u[:, :, here], margin)
+        for here in _parts(values.shape[2])
+    )
+
+
+def _parts(positions: int) -> Iterator[slice]:
+    """Yield parts of so many positions, for which all levels are in memory at once."""
+    for first in range(0, positions, POSITIONS):
+        yield slice(first, min(first + POSITIONS, positions))
 
 
 def _wrong_bits(x: Tensor, u: Tensor, masses: ChannelMasses, margin: float) -> int:

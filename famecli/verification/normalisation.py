@@ -21,10 +21,11 @@ def check_normalisation(subject: Subject) -> Finding:
     needs no such argument: with the same code and random weights, all its images are summed.
     """
     model = subject.exact
-    images = subject.images(IMAGES)
-    noise = subject.posterior_noise(IMAGES)
+    count = max(IMAGES, subject.least_images)
+    images = subject.images(count)
+    noise = subject.posterior_noise(count)
     distortion = model(images, noise).distortion
-    condition, _ = model.infer(images, subject.posterior_noise(IMAGES))
+    condition, _ = model.infer(images, subject.posterior_noise(count))
     parameters = model.pixel_parameters(images, condition)
     masses = conditional_masses(model.likelihood, model.config.levels, images, parameters)
     sums = torch.cat([each.log_masses.exp().sum(0) for each in masses])

@@ -9,6 +9,7 @@ from famecli.errors import IntegrityError, NumericsError, UnavailableError
 from famecli.verification.batches import check_batches
 from famecli.verification.causality import check_causality
 from famecli.verification.findings import CheckResult, Finding
+from famecli.verification.latents import check_latents
 from famecli.verification.normalisation import check_normalisation
 from famecli.verification.sampling import check_sampling
 from famecli.verification.subject import Subject
@@ -19,6 +20,7 @@ MODEL_CHECKS: dict[str, Check] = {
     "causality": check_causality,
     "batch": check_batches,
     "normalisation": check_normalisation,
+    "latents": check_latents,
     "sampler": check_sampling,
 }
 

@@ -13,7 +13,7 @@ from famecli.sampling.generate import generate
 
 StreamName = tuple[str | int, ...]
 # A mixture's entropies are sums over all levels: fewer images for these.
-SAMPLES = {"bernoulli": 256, "logistic-mixture": 16}
+SAMPLES = {"bernoulli": 256, "logistic-mixture": 64}
 
 
 class Subject:
@@ -23,11 +23,15 @@ class Subject:
         model: In evaluation mode, on its device.
         seed: Of its samples and of all that is drawn for the checks.
         samples: Images that the sampler's check draws; None for `SAMPLES`.
+        images: Least number of images that every other check is made with; None for what each thinks right.
     """
 
-    def __init__(self, model: Fame, seed: int = 0, samples: int | None = None) -> None:
+    def __init__(
+        self, model: Fame, seed: int = 0, samples: int | None = None, images: int | None = None
+    ) -> None:
         self.model, self.seed = model, seed
         self.samples = samples or SAMPLES[model.config.likelihood]
+        self.least_images = images or 1
 
     @cached_property
     def exact(self) -> Fame:
