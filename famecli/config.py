@@ -1,7 +1,6 @@
 """Frozen, validated configurations; every value that a checkpoint needs to be rebuilt. No torch here."""
 
 import dataclasses
-import functools
 import types
 import typing
 from dataclasses import dataclass, field
@@ -189,7 +188,7 @@ def build(cls: type[T], data: object, where: str) -> T:
     """
     if not isinstance(data, dict):
         raise ConfigError(f"{where}: expected a table of keys, got {type(data).__name__}")
-    hints = _hints(cls)
+    hints = typing.get_type_hints(cls)
     fields = {item.name: item for item in dataclasses.fields(cls)}  # type: ignore[arg-type]
     if unknown := sorted(str(key) for key in data if key not in fields):
         raise ConfigError(f"{where}: unknown key {unknown[0]!r}", f"known keys: {', '.join(fields)}")
@@ -200,11 +199,6 @@ def build(cls: type[T], data: object, where: str) -> T:
         elif item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
             raise ConfigError(f"{where}: key {name!r} is missing")
     return cls(**values)
-
-
-@functools.cache
-def _hints(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
 
 
 def _value(kind: Any, value: object, where: str) -> Any:  # noqa: ANN401

@@ -7,6 +7,8 @@ number of processes; the first process alone prints and writes.
 
 import atexit
 import os
+import secrets
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -16,11 +18,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.distributed.constants import default_pg_timeout
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from famecli.errors import UnavailableError, UsageError
 
 T = TypeVar("T")
+POLL_S = 0.02
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -156,9 +162,46 @@ def join() -> Group:
         if gpus:
             torch.cuda.set_device(group.local_rank % torch.cuda.device_count())
         with explain_lost_processes():
-            dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo")
+            shared, *_ = next(rendezvous("env://", group.rank, group.size))
+            store = store_of_this_round(shared, group)
+            backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
+            dist.init_process_group(backend, store=store, rank=group.rank, world_size=group.size)
         atexit.register(dist.destroy_process_group)
     return group
+
+
+def store_of_this_round(shared: Store, group: Group) -> Store:
+    """Return the part of a store that belongs to the processes which run now.
+
+    torchrun keeps one store for all its restarts. What dead processes left there, such as their addresses,
+    would be taken for that of the living. So each process asks under a name of its own, and the first one
+    answers with the name of the round until all have told that they know it.
+
+    Raises:
+        DistStoreError: Not all processes are heard of in time.
+    """
+    store = PrefixStore("famecli", shared)
+    own = secrets.token_hex(8)
+    if group.first:
+        _answer(store, own, range(1, group.size))
+        return PrefixStore(own, shared)
+    store.set(f"question/{group.rank}", own)
+    name = store.get(f"answer/{own}").decode()
+    store.set(f"known/{name}/{group.rank}", "")
+    return PrefixStore(name, shared)
+
+
+def _answer(store: Store, name: str, ranks: Sequence[int]) -> None:
+    """Tell `name` to all that ask, until those of `ranks` know it."""
+    deadline_s = time.monotonic() + default_pg_timeout.total_seconds()
+    while unaware := [rank for rank in ranks if not store.check([f"known/{name}/{rank}"])]:
+        if time.monotonic() > deadline_s:
+            raise dist.DistStoreError(f"no word from processes {unaware}")
+        for rank in unaware:
+            # A question of a dead process is soon replaced by that of the living one.
+            if store.check([f"question/{rank}"]):
+                store.set(f"answer/{store.get(f'question/{rank}').decode()}", name)
+        time.sleep(POLL_S)
 
 
 def apart(network: nn.Module) -> AbstractContextManager[None]:

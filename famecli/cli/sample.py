@@ -1,5 +1,6 @@
 """`fame sample`."""
 
+import dataclasses
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -171,17 +172,22 @@ def sample(
     """
     output = Output(json=json, quiet=quiet)
     images = ImageOutput(out, "samples", format, rgb, force, preview, output)
-    temperatures = {"temperature": temperature, "latent_temperature": latent_temperature}
-    settings = temperatures | {"decoder_output": decoder}
+    settings: dict[str, Any] = {"temperature": temperature, "latent_temperature": latent_temperature}
+    settings["decoder_output"] = decoder
     seeds = range(seed + start_index, seed + start_index + number)
     batch = options.count(batch_size, "--batch-size", AUTOMATIC_BATCH)
-    group = join(output)
-    device = group.device(device)
     choice = ModelChoice(checkpoint, dataset, model, weights, device, threads, cache_dir, offline)
-    with group.one_before_the_others():
-        loaded = choice.load(output)
+    loaded, group = _load(choice, output)
     known = read_known(loaded.model.config, complete, rows, mask)
     _run(Request(loaded, seeds, settings, not no_cache, batch, precision, known, group), images, output)
+
+
+def _load(choice: ModelChoice, output: Output) -> "tuple[Checkpoint, Group]":
+    """Return the model, on this process's device, and the processes that draw together."""
+    group = join(output)
+    own = dataclasses.replace(choice, device=group.device(choice.device))
+    with group.one_before_the_others():
+        return own.load(output), group
 
 
 def _run(request: Request, target: ImageOutput, output: Output) -> None:
