@@ -106,7 +106,6 @@ def pair(folder: Path) -> Pair:
     data = folder / "images.npy"
     told = {name: {"words": words} for name, words in commands(folder, out).items()}
     told |= {
-        "long": {"words": train_words(data, out / "long", *LONG)},
         "stopped": {"words": train_words(data, out / "stopped", *SHORT, "--json"), "kill": [1, 3]},
         "resumed": {"words": train_words(data, out / "stopped", *SHORT)},
         "max-time": {"words": train_words(data, out / "late", *SHORT, "--max-time", "0s")},
@@ -236,25 +235,30 @@ def steps_of(run: Path) -> int:
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the processes to kill in /proc")
-def test_a_killed_process_leads_to_the_run_of_an_unbroken_one(
-    pair: Pair, folder: Path, tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
+def started(folder: Path, run: Path) -> subprocess.Popen[str]:
+    """A long training in `run` of two processes that may start again once."""
     words = train_words(folder / "images.npy", run, *LONG, "-q")
     command = [*TORCHRUN, "--max-restarts", "1", "-m", "famecli", *words]
-    with subprocess.Popen(
-        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as started:
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, env=environment(), text=True, **streams)  # type: ignore[call-overload,no-any-return]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the processes to kill in /proc")
+def test_a_killed_process_leads_to_the_run_of_an_unbroken_one(folder: Path, tmp_path: Path) -> None:
+    run, unbroken = tmp_path / "run", tmp_path / "unbroken"
+    with started(folder, run) as broken:
         deadline_s = time.monotonic() + 120
         while steps_of(run) < 6 and time.monotonic() < deadline_s:
             time.sleep(0.01)
-        os.kill(children(started.pid)[1], signal.SIGKILL)
+        os.kill(children(broken.pid)[1], signal.SIGKILL)
         killed_at = steps_of(run)
-        out, err = started.communicate(timeout=120)
-    assert (started.returncode, out) == (0, f"{run}/best.safetensors\n"), err
+        out, err = broken.communicate(timeout=240)
+    assert (broken.returncode, out) == (0, f"{run}/best.safetensors\n"), err
     assert 6 <= killed_at < len(metrics(run))
-    assert_equal_runs(run, pair.folder / "long")
+    with started(folder, unbroken) as whole:
+        assert whole.wait(timeout=240) == 0
+    assert_equal_runs(run, unbroken)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])

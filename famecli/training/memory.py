@@ -16,22 +16,35 @@ from famecli.training.trainer import Precision, Trainer
 # Of what is free; the rest is for validation, samples and fragmentation.
 USED = 0.8
 MOST_AT_ONCE = 512
-TRIALS = (8, 16)
+FIRST_TRIAL = 8
 
 
 def largest_batch(peak_bytes: Callable[[int], int], free_bytes: int, most: int = MOST_AT_ONCE) -> int:
-    """Return the largest power of two, up to `most`, of images that can be computed at once.
+    """Return the largest number of images that was computed at once with memory to spare, or 1.
+
+    Powers of two are tried, the larger one as long as it fits, so what is returned has been seen to work.
 
     Args:
         peak_bytes: Takes steps of so many images and returns the most memory that was in use.
-        free_bytes: What there is.
-        most: Larger batches are not looked for.
+        free_bytes: What there is, of which a part is left free.
+        most: Larger batches are not tried.
     """
-    few, many = TRIALS
-    peaks = [peak_bytes(images) for images in TRIALS]
-    per_image = max(1.0, (peaks[1] - peaks[0]) / (many - few))
-    fitting = int((USED * free_bytes - (peaks[0] - few * per_image)) / per_image)
-    return 1 << (min(most, max(1, fitting)).bit_length() - 1)
+
+    def fits(images: int) -> bool:
+        try:
+            return peak_bytes(images) <= USED * free_bytes
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return False
+
+    images = min(FIRST_TRIAL, 1 << (most.bit_length() - 1))
+    while images > 1 and not fits(images):
+        images //= 2
+        most = images
+    while 2 * images <= most and fits(2 * images):
+        images *= 2
+    return images
 
 
 def peak_on_gpu(
