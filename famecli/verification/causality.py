@@ -112,10 +112,12 @@ def _change(model: Fame, image: Tensor, other: Tensor, condition: Tensor | None,
     """
     largest = image.new_zeros(())
     for seen, hidden in order.cuts():
-        # The image itself goes through the same pass: sums of another batch might be rounded otherwise.
-        batch = torch.cat([image[None], torch.where(hidden, other, image)])
-        parameters = model.pixel_parameters(batch, _repeat(condition, len(batch)))
-        change = (parameters[1:] - parameters[:1]).abs()
+        # Copies of the image go through a pass of the same shape: each number has a twin that is computed by
+        # the same instructions, whatever place of a vector it is in.
+        batch = image.expand(len(seen), *image.shape)
+        repeated = _repeat(condition, len(batch))
+        same = model.pixel_parameters(batch, repeated)
+        change = (model.pixel_parameters(torch.where(hidden, other, batch), repeated) - same).abs()
         largest = torch.maximum(largest, torch.where(seen, change, 0.0).amax())
     return largest
 
