@@ -68,7 +68,7 @@ def train(
     """
     network = build(split.info.shape, 1 + int(labels.max()), seed)
     optimizer = torch.optim.AdamW(network.parameters(), lr=LARGEST_LR, weight_decay=0.01)
-    steps_per_epoch = len(labels) // BATCH
+    steps_per_epoch = max(1, len(labels) // BATCH)
     total = max(1, images // BATCH)
     order = np.empty(0, np.int64)
     with Output().progress("classifier", total) as advance:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from benchmarks.checkpoints import NamedModel, reference_of
 from benchmarks.estimates import mean_of, share_of
@@ -14,9 +13,7 @@ from famecli.data.dataset import ImageSplit, fixed_levels
 from famecli.model.fame import Fame
 from famecli.output import Output
 from famecli.rng import stream
-from famecli.sampling.complete import _chain
-from famecli.sampling.generate import ImageDecoder, pad, padded_batch
-from famecli.sampling.wavefront import CHUNK
+from famecli.sampling.complete import complete_batches
 
 BITS_SEED = 0
 
@@ -48,24 +45,14 @@ class Completions:
     rows: int
 
 
-@torch.no_grad()
 def complete(model: Fame, levels: np.ndarray, rows: int, seed: int, sweeps: int) -> np.ndarray:
     """Return each image `(N, C, H, W)` with all but its first `rows` rows drawn anew.
 
-    Image i is completed as `complete_batches` does it with the seed `seed * N + i`.
+    Image i is completed with the seed `seed * N + i`.
     """
-    decoder = ImageDecoder(model)
-    known = torch.from_numpy(levels).float()
-    mask = torch.arange(levels.shape[2]).view(1, 1, -1, 1) < rows
-    parts = []
-    for first in range(0, len(levels), CHUNK):
-        count = len(known[first : first + CHUNK])
-        padded = padded_batch(count)
-        seeds = [seed * len(levels) + first + min(index, count - 1) for index in range(padded)]
-        given = mask.expand(padded, 1, -1, levels.shape[3])
-        x = _chain(model, decoder, pad(known[first : first + CHUNK], padded), given, seeds, sweeps)
-        parts.append(x[:count].numpy().astype(np.uint8))
-    return np.concatenate(parts)
+    mask = np.repeat(np.arange(levels.shape[2])[:, None] < rows, levels.shape[3], axis=1)
+    seeds = range(seed * len(levels), (seed + 1) * len(levels))
+    return np.concatenate(list(complete_batches(model, levels, mask, seeds, sweeps=sweeps)))
 
 
 def score(

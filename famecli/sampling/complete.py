@@ -8,7 +8,7 @@ from torch import Tensor
 
 from famecli.model.fame import Fame
 from famecli.rng import ImageNoise, image_uniforms
-from famecli.sampling.generate import ImageDecoder, padded_batch
+from famecli.sampling.generate import ImageDecoder, pad, padded_batch
 from famecli.sampling.wavefront import CHUNK
 
 SWEEPS = 20
@@ -34,7 +34,8 @@ def complete_batches(
 
     Args:
         model: Any.
-        known: Levels of the image `(C, H, W)`; unknown pixels may hold anything.
+        known: Levels of the image `(C, H, W)`, or of one per seed `(n, C, H, W)`; unknown pixels may hold
+            anything.
         mask: True where a pixel is known, `(H, W)`.
         seeds: One per completion.
         sweeps: Steps of the chain.
@@ -44,10 +45,11 @@ def complete_batches(
     Source: the chain: arXiv:1401.4082, section 6.4 and appendix F.
     """
     decoder = ImageDecoder(model, temperature=temperature, cached=cached)
+    images = torch.from_numpy(known).expand(len(seeds), *known.shape[-3:])
     for first in range(0, len(seeds), CHUNK):
         chosen = list(seeds[first : first + CHUNK])
         padded = chosen + chosen[-1:] * (padded_batch(len(chosen)) - len(chosen))
-        image = torch.from_numpy(known).to(model.device).float().expand(len(padded), -1, -1, -1)
+        image = pad(images[first : first + CHUNK].to(model.device).float(), len(padded))
         given = torch.from_numpy(mask).to(model.device).expand(len(padded), 1, -1, -1)
         x = _chain(model, decoder, image, given, padded, sweeps)
         yield x[: len(chosen)].float().cpu().numpy().astype(np.uint8)

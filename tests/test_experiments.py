@@ -1,0 +1,218 @@
+"""What the experiments of `benchmarks/` are made of: estimates, models of equal size, trainings, tables."""
+
+import csv
+import itertools
+import json
+import math
+import tomllib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import fame as fame_here
+from commands import result_of, save_model, use_small_mnist
+
+from benchmarks import maps_against_dense, recipe
+from benchmarks.checkpoints import load_models, reference_of
+from benchmarks.estimates import Estimate, area_of, difference_of, mean_of, over_seeds, ratio_of, share_of
+from benchmarks.matching import assignments, count_parameters, fitted, flops_per_image, scaled
+from benchmarks.tables import Table, publish
+from benchmarks.trainings import Trained, Training, paired_difference, schedule, train
+from famecli.config import ModelConfig, TrainConfig
+from famecli.errors import InputError, UsageError
+from famecli.model.fame import Fame
+from famecli.presets import PRESETS, model_config
+
+SHAPE = (1, 28, 28)
+REPEATS = 400
+
+
+def spread_against_error(estimate: Callable[[np.random.Generator], Estimate]) -> float:
+    """Return the deviation of a figure over repetitions, in units of the errors that it claims."""
+    found = [estimate(np.random.default_rng(repeat)) for repeat in range(REPEATS)]
+    return float(np.std([each.value for each in found]) / np.mean([each.stderr for each in found]))
+
+
+def clustered(source: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Return scores whose pairs have much in common, so that entries are far from independent."""
+    common = source.normal(size=(60, 1))
+    return common + source.normal(size=(60, 2)) + 0.5, common + source.normal(size=(60, 2))
+
+
+@pytest.mark.parametrize(
+    "estimate",
+    [
+        lambda source: mean_of(source.normal(size=50)),
+        lambda source: share_of(source.random(80) < 0.3),
+        lambda source: ratio_of(source.gamma(2, size=60), 3 + source.gamma(2, size=60)),
+        lambda source: area_of(*clustered(source)),
+        lambda source: difference_of(mean_of(source.normal(size=40)), mean_of(source.normal(size=90))),
+    ],
+    ids=["mean", "share", "ratio", "area", "difference"],
+)
+def test_errors_are_the_deviation_of_repetitions(estimate: Callable[[np.random.Generator], Estimate]) -> None:
+    # 400 repetitions tell a deviation to 4 %.
+    assert 0.85 < spread_against_error(estimate) < 1.15
+
+
+def test_the_area_is_the_share_of_pairs_in_order() -> None:
+    source = np.random.default_rng(0)
+    high, low = source.integers(0, 5, (9, 2)), source.integers(0, 4, (9, 3))
+    pairs = list(itertools.product(high.ravel(), low.ravel()))
+    wanted = sum((one > two) + 0.5 * (one == two) for one, two in pairs) / len(pairs)
+    assert area_of(high, low).value == pytest.approx(wanted)
+
+
+def test_figures_are_written_with_two_digits_of_their_error() -> None:
+    assert str(Estimate(81.57832, 0.2013, 10)) == "81.58 +- 0.20"
+    assert str(Estimate(1234.5, 21.0, 10)) == "1234 +- 21"
+    assert str(Estimate(0.51234, math.nan, 1)) == "0.5123"
+    both = over_seeds([Estimate(1.0, 0.1, 10), Estimate(2.0, 0.3, 10)])
+    assert (both.value, both.stderr, both.count) == (1.5, pytest.approx(0.2), 10)
+
+
+@pytest.mark.parametrize("change", ["width", "latents"])
+def test_a_fitted_model_is_the_nearest_in_parameters(change: str) -> None:
+    maps, dense = model_config("fame", "tiny", SHAPE, 2), model_config("fame-dense", "tiny", SHAPE, 2)
+    target = count_parameters(maps)
+    found = fitted(dense, target, change)  # type: ignore[arg-type]
+    others = [scaled(dense, change, factor / 32) for factor in range(8, 64)]  # type: ignore[arg-type]
+    best = min(abs(count_parameters(other) - target) for other in others)
+    assert abs(count_parameters(found) - target) <= best
+    assert abs(count_parameters(found) / target - 1) < 0.05
+    assert found.decoder == dense.decoder
+
+
+def test_words_for_train_make_the_fitted_model(tmp_path: Path) -> None:
+    dense = model_config("fame-dense", "tiny", SHAPE, 2)
+    found = fitted(dense, 60_000, "latents")
+    changes = [word for change in assignments(dense, found) for word in ("--set", change)]
+    printed = fame_here("train", "fame-dense", "--size", "tiny", *changes, "--print-config")
+    path = tmp_path / "config.toml"
+    path.write_bytes(printed.out)
+    assert f"latents = {found.stages[0].latents}" in printed.text
+    with path.open("rb") as file:
+        table = tomllib.load(file)
+    assert count_parameters(ModelConfig.from_dict(table["model"])) == count_parameters(found)
+
+
+def test_operations_are_those_of_the_convolutions_of_a_decoder() -> None:
+    """Forward, and backward with respect to inputs (none for the image) and to weights, counted by hand."""
+    config = model_config("pixelcnn", "tiny", SHAPE, 2)
+    pixels = 28 * 28
+    multiplications = pixels * sum(w.numel() for w in Fame(config).parameters() if w.dim() == 4)
+    first = pixels * Fame(config).decoder.first.weight.numel()
+    assert flops_per_image(config) == pytest.approx(2 * (3 * multiplications - first), rel=0.02)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_operations_grow_with_the_model(preset: str) -> None:
+    tiny, small = (flops_per_image(model_config(preset, size, SHAPE, 2)) for size in ("tiny", "small"))
+    assert 0 < tiny < small
+
+
+def test_contenders_have_one_budget_and_the_parameters_that_they_say() -> None:
+    rivals = maps_against_dense.contenders("pixelcnn", "tiny", SHAPE, 2, 10_000)
+    budget = rivals[0].flops * rivals[0].images
+    assert all(each.flops * each.images == pytest.approx(budget, rel=1e-3) for each in rivals)
+    by_name = {each.name: each for each in rivals}
+    few, many = by_name["fame"].parameters, by_name["fame-dense"].parameters
+    assert few < many
+    for name, target in {"fewer maps": few, "fewer latents": few}.items():
+        assert by_name[f"fame-dense, {name}"].parameters == pytest.approx(target, rel=0.05)
+    assert by_name["fame, more maps"].parameters == pytest.approx(many, rel=0.05)
+
+
+def fake_run(calls: list[list[str]]) -> Callable[[Sequence[str]], str]:
+    """Return a runner that runs `fame` in this process and remembers the words."""
+
+    def run(words: Sequence[str]) -> str:
+        calls.append(list(words))
+        done = fame_here(*words)
+        assert done.code == 0, done.err
+        return done.text
+
+    return run
+
+
+WORDS = ("pixelcnn", "--dataset", "mnist", "--size", "tiny", "--images", "12", "--batch-size", "6")
+
+
+def test_a_training_is_done_once_and_read_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_small_mnist(tmp_path / "data", monkeypatch)
+    calls: list[list[str]] = []
+    training = Training("one", (*WORDS, "--eval-every", "6"), "mnist", "test", ("--threads", "1"))
+    first = train(training, tmp_path / "runs", fake_run(calls))
+    assert [words[0] for words in calls] == ["train", "evaluate-nll"]
+    again = train(training, tmp_path / "runs", fake_run(calls))
+    assert len(calls) == 2
+    assert np.array_equal(first.nats, again.nats)
+    assert len(first.nats) == 7
+    assert [each.images for each in first.curve] == [6, 12]
+    assert first.images == 12
+    scored = result_of("evaluate-nll", tmp_path / "runs" / "one", "--dataset", "mnist")
+    assert first.mean == pytest.approx(scored["nats_per_image"])
+    with (tmp_path / "runs" / "one" / "nll.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 7
+
+
+def test_the_schedule_is_the_default_one_scaled() -> None:
+    default = TrainConfig()
+    assert f"train.warmup_images={default.warmup_images}" in schedule(default.total_images, 10)
+    half = dict(word.split("=") for word in schedule(default.total_images // 2, 4))
+    assert int(half["train.rate_warmup_images"]) == round(default.rate_warmup_images / 2)
+    assert int(half["train.eval_every_images"]) == math.ceil(default.total_images / 8)
+
+
+def outcome(nats: Sequence[float], seconds: float = 10.0, images: int = 1000) -> Trained:
+    config = model_config("pixelcnn", "tiny", SHAPE, 2)
+    return Trained(np.array(nats), (), seconds, images, config, ())
+
+
+def test_runs_are_compared_seed_by_seed() -> None:
+    base = [outcome([80.0, 90.0]), outcome([85.0, 95.0])]
+    found = [outcome([81.0, 91.0]), outcome([86.5, 96.5])]
+    difference = paired_difference(found, base)
+    assert (difference.value, difference.stderr) == (pytest.approx(1.25), pytest.approx(0.25))
+    assert paired_difference(found[:1], base[:1]).value == pytest.approx(1.0)
+
+
+def test_equal_seconds_are_as_many_images_as_the_speed_gives() -> None:
+    base = outcome([1.0])
+    assert recipe.images_in_time(outcome([1.0], seconds=20.0), base) == 500
+    assert recipe.images_in_time(outcome([1.0], seconds=10.3), base) == 1000
+
+
+def test_every_variation_of_the_recipe_is_a_configuration() -> None:
+    for name, changes in recipe.VARIATIONS.items():
+        words = [each.format(half=500, tenth=100) for each in changes]
+        options = [word for change in words for word in ("--set", change)]
+        plain, changed = (
+            fame_here("train", "fame", "--size", "small", *more, "--print-config") for more in ([], options)
+        )
+        assert (plain.code, changed.code) == (0, 0), name
+        assert plain.out != changed.out, f"{name} changes nothing"
+    with pytest.raises(UsageError, match="unknown variation 'batch 31'"):
+        recipe.chosen(["batch 31"])
+
+
+def test_tables_are_markdown_or_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table("t", "Title", ("a|b", "n"), [("x|y", Estimate(1.0, math.nan, 1)), ("z", None)], "Note.")
+    publish([table], "famecli/test/1", {}, None)
+    assert capsys.readouterr().out.splitlines()[4] == "| x\\|y | 1 |"
+    publish([table], "famecli/test/1", {"fact": 1}, tmp_path / "t.json")
+    document = json.loads((tmp_path / "t.json").read_text())
+    assert document["tables"][0]["rows"][0]["n"] == {"value": 1.0, "stderr": None, "count": 1}
+    assert document["tables"][0]["rows"][1]["n"] is None
+
+
+def test_models_are_named_and_of_one_shape(tmp_path: Path) -> None:
+    fame, pixelcnn = (save_model(tmp_path / name, name) for name in ("fame", "pixelcnn"))
+    found = load_models([str(fame), f"pure={pixelcnn}"], SHAPE, 2)
+    assert [each.name for each in found] == ["fame", "pure"]
+    assert reference_of(found).name == "pure"
+    with pytest.raises(UsageError, match="two models are called 'fame'"):
+        load_models([str(fame), f"fame={pixelcnn}"], SHAPE, 2)
+    with pytest.raises(InputError, match="is for images"):
+        load_models([str(fame)], (3, 32, 32), 256)
