@@ -17,13 +17,14 @@ from famecli.errors import InputError, IntegrityError, brief
 from famecli.files import STDIN, open_input, read_up_to
 
 METADATA_KEY = "famecli"
-# In the metadata, the SHA-256 of all the rest of them; files written before there was one are read without.
+# In the metadata, the SHA-256 of all the rest of them.
 SEAL_KEY = "sha256"
 CHECKPOINT_SCHEMA = "famecli/checkpoint/1"
 # Before the names of the weights of the last step; those without it are the averaged ones.
 RAW = "raw."
 LARGEST_HEADER_BYTES = 1 << 20
 DAMAGED = "the file is damaged: copy or download it again"
+TENSOR_KEYS = {"dtype", "shape", "data_offsets"}
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 
 
@@ -73,13 +74,16 @@ def seal(metadata: dict[str, Any]) -> str:
     return canonical_json(plain | {SEAL_KEY: _digest(plain)})
 
 
-def _unseal(text: str) -> tuple[dict[str, Any], bool]:
-    """Return metadata, and whether they have the hash that was recorded with them, if one was."""
+def _unseal(table: dict[str, str]) -> tuple[dict[str, Any], bool]:
+    """Return what the one key of the metadata holds, and whether it has the hash recorded with it."""
+    text = table.pop(METADATA_KEY)
+    if table:
+        raise ValueError(f"its metadata have the key {brief(repr(next(iter(table))))}")
     metadata = _strict_json(text)
     if not isinstance(metadata, dict):
         raise TypeError("its metadata is no table")
-    recorded = metadata.pop(SEAL_KEY, None)
-    return metadata, recorded is None or recorded == _digest(metadata)
+    recorded = metadata.pop(SEAL_KEY)
+    return metadata, recorded == _digest(metadata)
 
 
 def _digest(metadata: dict[str, Any]) -> str:
@@ -130,7 +134,7 @@ def parse_header(content: bytes, size: int | None, source: str) -> Header:
         raise InputError(f"{source}: truncated inside its header ({len(content)} bytes)")
     try:
         raw = _strict_json(content[8 : 8 + length].decode())
-        metadata, intact = _unseal(raw.pop("__metadata__")[METADATA_KEY])
+        metadata, intact = _unseal(raw.pop("__metadata__"))
         tensors = {name: _tensor_info(entry) for name, entry in raw.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{source}: not a famecli checkpoint ({_reason(error)})") from error
@@ -172,6 +176,8 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _tensor_info(entry: dict[str, Any]) -> TensorInfo:
+    if odd := entry.keys() - TENSOR_KEYS:
+        raise ValueError(f"a tensor has the key {brief(repr(min(odd)))}")
     shape, (start, end) = entry["shape"], entry["data_offsets"]
     if not all(type(number) is int and 0 <= number < 2**48 for number in [*shape, start, end]):
         raise ValueError("a shape or offset is not a whole number in range")

@@ -7,7 +7,7 @@ so that one that a test names can be made again alone.
 import json
 import resource
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -197,8 +197,3 @@ def memory_limit(more_bytes: int) -> Iterator[None]:
 def peak_kib() -> int:
     """Return the most memory that this process has had, KiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def tally(verdicts: Mapping[str, int]) -> str:
-    """Return counts as one line, largest first."""
-    return ", ".join(f"{name} {count}" for name, count in sorted(verdicts.items(), key=lambda item: -item[1]))

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 from commands import PROVENANCE, fame, random_model, save_model, use_small_mnist
+from forgeries import with_metadata
 from PIL import Image
-from test_checkpoint import with_metadata
 from test_report_runs import write_lines
 
 from famecli.cli.settings import to_toml

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from forgeries import file_bytes, parts, random_weights, save_smallest, smallest, with_metadata
 
 from famecli.checkpoint import (
     RAW,
@@ -20,7 +20,7 @@ from famecli.checkpoint import (
     save_checkpoint,
     save_tensors,
 )
-from famecli.config import DecoderConfig, ModelConfig, to_dict
+from famecli.config import to_dict
 from famecli.errors import (
     ConfigError,
     ExitCode,
@@ -39,7 +39,6 @@ from famecli.header import (
     canonical_json,
     parse_header,
 )
-from famecli.model.fame import Fame
 from famecli.presets import PRESETS, model_config
 
 GOLDEN_FILE = (
@@ -65,45 +64,6 @@ GOLDEN_HEADER = (
     r'"decoder.head2.bias":{"dtype":"F32","shape":[1],"data_offsets":[36,40]},'
     r'"decoder.head2.weight":{"dtype":"F32","shape":[1,1,1,1],"data_offsets":[40,44]}}'
 )
-
-
-def smallest() -> ModelConfig:
-    decoder = DecoderConfig(autoregressive=True, width=1, layers=0, first_kernel=3)
-    return ModelConfig("pixelcnn", "bernoulli", 1, 2, 2, 2, decoder=decoder)
-
-
-def random_weights(config: ModelConfig, seed: int) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        name: torch.randn(value.shape, generator=generator)
-        for name, value in Fame(config).state_dict().items()
-    }
-
-
-def save_smallest(path: Path) -> dict[str, Tensor]:
-    weights = random_weights(smallest(), 0)
-    save_checkpoint(path, smallest(), weights, None, {"training": {"lr": 0.1}})
-    return weights
-
-
-def parts(content: bytes) -> tuple[dict[str, Any], bytes]:
-    length = int.from_bytes(content[:8], "little")
-    return json.loads(content[8 : 8 + length]), content[8 + length :]
-
-
-def file_bytes(header: dict[str, Any] | bytes, body: bytes) -> bytes:
-    """Write safetensors as its description says, apart from famecli's own code."""
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return struct.pack("<Q", len(text)) + text + body
-
-
-def with_metadata(content: bytes, change: Callable[[dict[str, Any]], object]) -> bytes:
-    header, body = parts(content)
-    metadata = json.loads(header["__metadata__"][METADATA_KEY])
-    metadata.pop(SEAL_KEY, None)
-    change(metadata)
-    header["__metadata__"][METADATA_KEY] = json.dumps(metadata)
-    return file_bytes(header, body)
 
 
 def refused(path: Path, content: bytes, kind: type[FameError] = InputError) -> str:
@@ -204,7 +164,7 @@ def test_weights_that_were_changed_are_noticed(tmp_path: Path) -> None:
         load_checkpoint(path)
 
 
-def test_metadata_that_were_changed_are_noticed_where_their_hash_is_there(tmp_path: Path) -> None:
+def test_metadata_that_were_changed_are_noticed(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     save_smallest(path)
     content = path.read_bytes()
@@ -214,6 +174,31 @@ def test_metadata_that_were_changed_are_noticed_where_their_hash_is_there(tmp_pa
         load_checkpoint(path)
     path.write_bytes(with_metadata(content, lambda metadata: metadata["model"]["decoder"].update(lag=1)))
     assert load_checkpoint(path).model.config.decoder.lag == 1
+
+
+def test_metadata_without_a_seal_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_smallest(path)
+    content = path.read_bytes()
+    # One bit, which makes the seal a key like another.
+    assert "key 'sha256' is missing" in refused(path, content.replace(rb"\"sha256\":", rb"\"sha25v\":"))
+    for recorded in (None, "", [], "0" * 64):
+        forged = with_metadata(content, lambda metadata: metadata.update({SEAL_KEY: recorded}))  # noqa: B023
+        path.write_bytes(forged)
+        with pytest.raises(IntegrityError, match="metadata are not those that were saved"):
+            load_checkpoint(path)
+
+
+def test_facts_that_are_unknown_are_carried_and_change_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_smallest(path)
+    before = load_checkpoint(path)
+    odd = {"colour": {"a": [1, None]}, "": 5, "__class__": "x", "raw.": "../x"}
+    path.write_bytes(with_metadata(path.read_bytes(), lambda metadata: metadata.update(odd)))
+    loaded = load_checkpoint(path)
+    assert loaded.metadata == before.metadata | odd
+    assert (loaded.weights_sha256, loaded.model.config) == (before.weights_sha256, before.model.config)
+    assert (loaded.provenance, loaded.claim) == ({}, None)
 
 
 def test_raw_weights_may_be_left_out_but_then_not_asked_for(tmp_path: Path) -> None:
@@ -313,9 +298,11 @@ LAST = "decoder.head2.weight"
         (LAST, {"dtype": ["F32"]}, "not a famecli checkpoint"),
         (LAST, {"dtype": "I32"}, f"{LAST} is I32"),
         (LAST, {"dtype": "F16", "shape": [2, 1, 1, 1]}, f"{LAST} is F16"),
-        (LAST, {"shape": [1]}, f"{LAST} is F32 (1,), expected F32 (1, 1, 1, 1)"),
+        (LAST, {"shape": [1]}, f"{LAST} is (1,), expected (1, 1, 1, 1)"),
         (LAST, {"more": float("nan")}, "NaN"),
-        ("__metadata__", {"more": 5}, "not a famecli checkpoint"),
+        (LAST, {"more": 5}, "a tensor has the key 'more'"),
+        ("__metadata__", {"more": 5}, "its metadata have the key 'more'"),
+        ("__metadata__", {"format": "pt"}, "its metadata have the key 'format'"),
     ],
 )
 def test_tensors_that_lie_wrong_are_refused(
@@ -333,11 +320,17 @@ def test_missing_additional_and_renamed_tensors_are_refused(tmp_path: Path) -> N
     save_smallest(path)
     header, body = parts(path.read_bytes())
     without = {name: entry for name, entry in header.items() if name != LAST}
-    assert f"disagree about '{LAST}'" in refused(path, file_bytes(without, body[:-4]))
-    for name in ("a\nb", "raw.a", "", "\ud800"):
-        more = header | {name: {"dtype": "U8", "shape": [1], "data_offsets": [44, 45]}}
-        assert refused(path, file_bytes(more, body + b"x"))
-        assert refused(path, file_bytes(without | {name: header[LAST]}, body))
+    assert "asks for 11 weights, it has 10" in refused(path, file_bytes(without, body[:-4]))
+    place = {"dtype": "F32", "shape": [1], "data_offsets": [40, 44]}
+    assert "disagree about" in refused(path, file_bytes(without | {"other": place}, body))
+    for name, more_weights in (("a\nb", True), ("raw.a", False), ("", True), ("\ud800", True)):
+        for dtype, size in (("U8", 1), ("F32", 4)):
+            entry = {"dtype": dtype, "shape": [1], "data_offsets": [44, 44 + size]}
+            message = "weights, it has 12" if more_weights else "disagree about"
+            found = refused(path, file_bytes(header | {name: entry}, body + bytes(size)))
+            assert ("is U8, expected F32" if dtype == "U8" else message) in found
+        message = "disagree about" if more_weights else "asks for 11 weights, it has 10"
+        assert message in refused(path, file_bytes(without | {name: header[LAST]}, body))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

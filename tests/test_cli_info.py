@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from commands import PROVENANCE, check_error, error_of, fame, process, result_of, save_model
-from test_checkpoint import file_bytes, parts, with_metadata
+from forgeries import file_bytes, parts, with_metadata
 
 from famecli import __version__
 from famecli.checkpoint import RAW, load_checkpoint, save_tensors
