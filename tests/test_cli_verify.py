@@ -1,0 +1,174 @@
+"""`fame verify`: what it prints, and how it ends."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sabotage as broken
+from commands import Done, error_of, fame, random_model, result_of, save_model, use_small_mnist
+
+from famecli.checkpoint import load_checkpoint, save_checkpoint
+from famecli.cli.verify import CHECKS
+from famecli.model.likelihoods import Bernoulli
+
+FEW = ("--samples", "4", "--limit", "3")
+KEYS = {"schema", "checkpoint", "passed", "checks", "seed", "device", "seconds", "version"}
+
+
+@pytest.fixture(autouse=True)
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """7 test images in place of MNIST, and nothing from elsewhere."""
+    use_small_mnist(tmp_path / "data", monkeypatch)
+    monkeypatch.setenv("FAME_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def claiming(tmp_path: Path) -> Path:
+    """A model that claims its NLL on the 7 images, as it was measured."""
+    model = save_model(tmp_path / "model.safetensors", "vae")
+    result_of("evaluate-nll", model, "--record", tmp_path / "claiming.safetensors")
+    return tmp_path / "claiming.safetensors"
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return save_model(tmp_path / "model.safetensors", "pixelcnn")
+
+
+def failed(done: Done, *names: str) -> dict[str, Any]:
+    """Return the document of a run in which just these checks failed."""
+    assert done.code == 7, done.err
+    assert f"failed: {', '.join(names)}\n" in done.err
+    assert "hint: docs/verification.md" in done.err
+    document: dict[str, Any] = json.loads(done.out)
+    assert document["passed"] is False
+    assert [each["name"] for each in document["checks"] if each["verdict"] == "failed"] == list(names)
+    return document
+
+
+def test_a_sound_model_passes_everything(claiming: Path) -> None:
+    document = result_of("verify", claiming, *FEW)
+    assert set(document) == KEYS
+    assert document["schema"] == "famecli/verify/1"
+    assert document["passed"] is True
+    assert set(document["checkpoint"]) == {"name", "sha256", "weights", "weights_sha256"}
+    assert [each["name"] for each in document["checks"]] == list(CHECKS)
+    for check in document["checks"]:
+        assert set(check) == {"name", "verdict", "sentence", "measurements", "seconds"}
+        assert check["verdict"] == "passed"
+        assert check["measurements"]
+        for each in check["measurements"]:
+            assert set(each) == {"what", "value", "limit", "passed"}
+            assert each["passed"] is True
+            assert 0 <= each["value"] <= each["limit"]
+
+
+def test_the_table_has_a_row_for_each_figure(claiming: Path) -> None:
+    done = fame("verify", claiming, *FEW)
+    assert done.code == 0
+    first, columns, *rows, last = done.text.splitlines()
+    assert first.startswith("vae from ")
+    assert columns.split() == ["check", "measured", "value", "limit", "verdict", "s"]
+    assert [row.split()[0] for row in rows if row[0] != " "] == list(CHECKS)
+    assert all("passed" in row for row in rows)
+    assert last.startswith("weights ")
+    assert "verifying: 1/7 in " in done.err
+    assert "verifying: 7/7 in " in done.err
+
+
+def test_quiet_prints_one_word(model: Path) -> None:
+    done = fame("verify", model, *FEW, "-q", "--checks", "batch,normalisation")
+    assert (done.code, done.out, done.err) == (0, b"pass\n", "")
+
+
+def test_a_broken_model_ends_with_code_7(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken.generous_bits(random_model("pixelcnn", (1, 28, 28), 2, 0), monkeypatch)
+    words = ("verify", model, *FEW, "--checks", "batch,normalisation")
+    document = failed(fame(*words, "--json"), "normalisation")
+    assert document["checks"][1]["measurements"][0]["value"] == pytest.approx(1e-6, rel=1e-4)
+    quiet = fame(*words, "-q")
+    assert (quiet.code, quiet.out) == (7, b"fail\n")
+    assert quiet.err.startswith("error: ")
+    table = fame(*words)
+    assert table.code == 7
+    assert table.text.count("FAILED") == 2
+
+
+def test_all_that_failed_is_named(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken.no_mask(random_model("pixelcnn", (1, 28, 28), 2, 0), monkeypatch)
+    done = fame("verify", model, *FEW, "--json", "--checks", "normalisation,causality")
+    failed(done, "causality", "normalisation")
+
+
+def test_what_is_no_number_is_null(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken.wrap(monkeypatch, Bernoulli, "log_prob", lambda original, *args: original(*args) * math.nan)
+    done = fame("verify", model, *FEW, "--json", "--checks", "normalisation")
+    document = failed(done, "normalisation")
+    assert document["checks"][0]["measurements"][0]["value"] is None
+    assert "NaN" not in done.text
+
+
+def test_a_wrong_claim_fails(claiming: Path, tmp_path: Path) -> None:
+    loaded = load_checkpoint(claiming)
+    weights = {name: 1.01 * weight for name, weight in loaded.model.state_dict().items()}
+    path = tmp_path / "other.safetensors"
+    assert loaded.claim is not None
+    facts = {"provenance": loaded.provenance, "claim": loaded.claim}
+    save_checkpoint(path, loaded.model.config, weights, None, facts)
+    document = failed(fame("verify", path, *FEW, "--json", "--checks", "batch,claims"), "claims")
+    assert document["checks"][1]["measurements"][0]["what"].startswith("NLL of 7 test images")
+
+
+def test_what_claims_nothing_is_skipped(claiming: Path, model: Path) -> None:
+    done = fame("verify", model, "--checks", "claims", "-q")
+    assert (done.code, done.out) == (4, b"skip\n")
+    assert "the checkpoint claims no NLL" in done.err
+    document = result_of("verify", model, *FEW, "--checks", "batch,claims,latents")
+    # In the order of the table, whatever was asked for first.
+    verdicts = {each["name"]: each["verdict"] for each in document["checks"]}
+    assert verdicts == {"batch": "passed", "latents": "skipped", "claims": "skipped"}
+    assert document["passed"] is True
+    done = fame("verify", "-", "--checks", "claims", "-q", stdin=claiming.read_bytes())
+    assert (done.code, done.out) == (4, b"skip\n")
+    assert "stdin" in done.err
+
+
+def test_without_data_the_models_own_images_are_coded(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.delenv("FAME_DATA")
+    done = fame("verify", model, *FEW, "--checks", "code", "--data", tmp_path / "empty", "--json")
+    assert done.code == 0, done.err
+    assert "samples of the model" in json.loads(done.out)["checks"][0]["measurements"][0]["what"]
+    assert "no test images" in done.err
+
+
+def test_the_limit_is_of_images_coded(model: Path) -> None:
+    document = result_of("verify", model, "--checks", "code", "--limit", "2")
+    assert document["checks"][0]["measurements"][0]["what"].startswith("values of 2 test images")
+
+
+def test_a_seed_decides_everything(model: Path) -> None:
+    def values(seed: int) -> list[float]:
+        document = result_of("verify", model, *FEW, "--checks", "sampler", "--seed", str(seed))
+        assert document["seed"] == seed
+        return [each["value"] for each in document["checks"][0]["measurements"]]
+
+    assert values(3) == values(3)
+    assert values(3) != values(4)
+
+
+def test_other_words_are_refused(model: Path) -> None:
+    assert "causality" in error_of(2, "verify", model, "--checks", "causalty")
+    assert "none" in error_of(2, "verify", model, "--checks", ",")
+    assert "stdin" in error_of(2, "verify", model, "--data", "-")
+    error_of(2, "verify", model, "--samples", "1")
+    error_of(3, "verify", model.with_name("absent.safetensors"))
+
+
+def test_a_data_set_of_another_shape_is_refused(tmp_path: Path) -> None:
+    path = save_model(tmp_path / "rgb.safetensors", "pixelcnn", (3, 8, 8), 256)
+    assert "mnist" in error_of(2, "verify", path, *FEW, "--checks", "code")
