@@ -1,0 +1,223 @@
+"""Images become bits and the same images again, in as many bits as the NLL says."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from models import LATENT_PRESETS, preset_model, random_images, two_layer_model
+
+from famecli.coding.codec import Codec, Coded
+from famecli.coding.stack import STATE_WORDS, WORD_BITS
+from famecli.errors import IntegrityError
+from famecli.evaluation import NATS_PER_BIT, evaluate
+from famecli.model.fame import Fame
+from famecli.presets import PRESETS
+from famecli.sampling.wavefront import CHUNK
+
+BITS = (1, 5, 4)
+COLOURS = (3, 2, 3)
+# So fine that bins cost next to nothing.
+FINE = 12
+
+
+def model_of(preset: str, shape: tuple[int, int, int] = BITS, levels: int = 2) -> Fame:
+    return preset_model(preset, shape, levels, torch.float32).eval()
+
+
+def images_of(count: int, shape: tuple[int, int, int] = BITS, levels: int = 2) -> np.ndarray:
+    return random_images(count, shape, levels).numpy().astype(np.uint8)
+
+
+def all_bits(model: Fame, bits: int) -> list[list[int]]:
+    return [[bits] * stage.latents for stage in model.config.stages if stage.latents]
+
+
+def again(model: Fame, coded: Coded) -> np.ndarray:
+    """Decode with a codec that has seen nothing."""
+    return Codec(model).decode(coded)
+
+
+@pytest.mark.parametrize("levels", [2, 256])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_images_come_back(preset: str, levels: int) -> None:
+    shape = BITS if levels == 2 else COLOURS
+    model, images = model_of(preset, shape, levels), images_of(5, shape, levels)
+    for bits in (None, all_bits(model, 3)):
+        np.testing.assert_array_equal(again(model, Codec(model, 2).encode(images, bits)), images)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+@pytest.mark.parametrize("preset", ["fame", "pixelcnn", "vae"])
+def test_no_image_and_one_image(preset: str, count: int) -> None:
+    model, images = model_of(preset), images_of(count)
+    for bits in (None, all_bits(model, FINE)):
+        coded = Codec(model).encode(images, bits)
+        assert coded.images == count
+        np.testing.assert_array_equal(again(model, coded), images)
+
+
+def test_float64_models_and_extreme_images_come_back() -> None:
+    model = preset_model("fame", COLOURS, 256).eval()
+    images = np.stack([np.full(COLOURS, 0, np.uint8), np.full(COLOURS, 255, np.uint8)])
+    with torch.no_grad():
+        model.decoder.head2.weight *= 50.0
+    np.testing.assert_array_equal(again(model, Codec(model).encode(images)), images)
+
+
+def test_layers_that_carry_different_bits_come_back() -> None:
+    model = two_layer_model(dense=False, autoregressive=True).float().eval()
+    images = images_of(12, (1, 2, 2))
+    for bits in ([[1, 16], [0, 5]], [[0, 0], [7, 7]], [[3, 3], [0, 0]]):
+        coded = Codec(model).encode(images, bits)
+        assert coded.bits == tuple(map(tuple, bits))
+        np.testing.assert_array_equal(again(model, coded), images)
+
+
+@pytest.mark.parametrize("group", [1, 7, 16])
+@pytest.mark.parametrize("preset", ["fame", "pixelcnn"])
+def test_the_groups_of_the_encoder_are_those_of_the_decoder(preset: str, group: int) -> None:
+    model, images = model_of(preset), images_of(18)
+    coded = Codec(model, group).encode(images, all_bits(model, 2))
+    assert max(coded.groups) <= group
+    assert coded.images == 18
+    # The decoder's own is another.
+    np.testing.assert_array_equal(Codec(model, 5).decode(coded), images)
+
+
+def test_groups_grow_with_the_bits_there_are() -> None:
+    model = model_of("fame")
+    coded = Codec(model).encode(images_of(200), all_bits(model, 4))
+    assert coded.groups[0] == 1
+    assert max(coded.groups) > CHUNK // 2
+    # Only the first image takes random bits, and a bit of the next groups.
+    first = Codec(model).encode(images_of(1), all_bits(model, 4))
+    assert 0 < coded.initial_bits <= 2 * first.initial_bits
+
+
+@pytest.mark.parametrize("preset", ["fame", "vae", "pixelcnn"])
+def test_threads_do_not_matter(preset: str) -> None:
+    model, images = model_of(preset), images_of(8)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        coded = Codec(model).encode(images)
+        assert torch.get_num_threads() == 2
+        torch.set_num_threads(1)
+        other = Codec(model).encode(images)
+        np.testing.assert_array_equal(again(model, coded), images)
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(coded.payload, other.payload)
+
+
+def test_all_is_computed_by_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, images = model_of("fame"), images_of(3)
+    seen: list[int] = []
+    descend = Fame.descend
+
+    def spy(*arguments: object, **options: object) -> object:
+        seen.append(torch.get_num_threads())
+        return descend(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Fame, "descend", spy)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        again(model, Codec(model).encode(images))
+    finally:
+        torch.set_num_threads(before)
+    assert set(seen) == {1}
+
+
+def bound_bits(model: Fame, images: np.ndarray) -> float:
+    nlls = evaluate(model, images, importance_samples=16)
+    return float(nlls.distortion.sum() + nlls.rate.sum()) / NATS_PER_BIT
+
+
+@pytest.mark.parametrize("levels", [2, 256])
+def test_without_latents_the_code_is_as_long_as_the_nll(levels: int) -> None:
+    shape = BITS if levels == 2 else COLOURS
+    model, images = model_of("pixelcnn", shape, levels), images_of(100, shape, levels)
+    coded = Codec(model).encode(images)
+    assert coded.initial_bits == 0
+    assert abs(coded.net_bits - bound_bits(model, images)) < 0.0002 * coded.net_bits + STATE_WORDS * WORD_BITS
+
+
+@pytest.mark.parametrize("preset", LATENT_PRESETS)
+def test_with_latents_the_code_is_as_long_as_the_bound(preset: str) -> None:
+    model, images = model_of(preset), images_of(150)
+    coded = Codec(model).encode(images, all_bits(model, FINE))
+    bound = bound_bits(model, images)
+    # Latents give back all that they take but their KL divergence: without that it were 100 bits and more.
+    assert abs(coded.net_bits - bound) < 0.02 * bound
+    assert coded.initial_bits > 0
+    short = Codec(model).encode(images)
+    assert short.net_bits + short.initial_bits <= 1.02 * (coded.net_bits + coded.initial_bits)
+
+
+def test_payloads_that_end_early_are_told() -> None:
+    for preset in ("fame", "pixelcnn", "lvae"):
+        model, images = model_of(preset), images_of(6)
+        coded = Codec(model).encode(images, all_bits(model, 3))
+        assert len(coded.payload) > 5
+        for words in range(len(coded.payload)):
+            short = dataclasses.replace(coded, payload=coded.payload[:words])
+            try:
+                found = again(model, short)
+            except IntegrityError:
+                continue
+            # Bits may go round; a file's hash tells then.
+            assert not np.array_equal(found, images)
+
+
+def test_payloads_of_noise_end_in_images_or_in_an_error() -> None:
+    for preset in PRESETS:
+        model = model_of(preset, COLOURS, 6)
+        coded = Codec(model).encode(images_of(3, COLOURS, 6), all_bits(model, 2))
+        for seed in range(2):
+            noise = np.random.default_rng(seed).integers(1, 2**32, len(coded.payload), np.uint32)
+            try:
+                found = again(model, dataclasses.replace(coded, payload=noise))
+            except IntegrityError:
+                continue
+            assert found.shape == (3, *COLOURS)
+            assert found.max() < 6
+
+
+def test_impossible_codes_are_refused_before_any_work() -> None:
+    model = model_of("fame")
+    coded = Codec(model).encode(images_of(2))
+    with pytest.raises(IntegrityError, match="other latents"):
+        again(model, dataclasses.replace(coded, bits=coded.bits[:1]))
+    with pytest.raises(IntegrityError, match="what a coder leaves"):
+        again(model, dataclasses.replace(coded, payload=np.zeros(5, np.uint32)))
+    blind = model_of("pixelcnn")
+    endless = dataclasses.replace(Codec(blind).encode(images_of(2)), groups=(1024,) * 4096)
+    with pytest.raises(IntegrityError, match=f"no room for {1024 * 4096} images"):
+        again(blind, endless)
+
+
+def test_another_model_yields_other_images() -> None:
+    model, images = model_of("pixelcnn"), images_of(8)
+    coded = Codec(model).encode(images)
+    other = preset_model("pixelcnn", BITS, 2, torch.float32).eval()
+    with torch.no_grad():
+        other.decoder.head1.weight += 1e-3
+    try:
+        found = again(other, coded)
+    except IntegrityError:
+        return
+    assert not np.array_equal(found, images)
+
+
+def test_progress_counts_every_image() -> None:
+    model, images = model_of("fame"), images_of(30)
+    encoded: list[int] = []
+    decoded: list[int] = []
+    coded = Codec(model).encode(images, advance=encoded.append)
+    Codec(model).decode(coded, decoded.append)
+    assert sum(encoded) == sum(decoded) == 30
+    assert encoded == decoded[::-1] == list(coded.groups)
+    assert math.isclose(coded.net_bits + coded.initial_bits, coded.payload_bits)
