@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from famecli import __version__
+from famecli.cli.compare import compare
 from famecli.cli.compress import compress
 from famecli.cli.datasets import app as datasets
 from famecli.cli.decompress import decompress
@@ -31,6 +32,7 @@ app = typer.Typer(
 )
 app.command("train")(train)
 app.command("evaluate-nll")(evaluate_nll)
+app.command("compare")(compare)
 app.command("verify")(verify)
 app.command("sample")(sample)
 app.command("reconstruct")(reconstruct)

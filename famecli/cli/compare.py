@@ -1,0 +1,84 @@
+"""`fame compare`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+from rich.console import Console
+
+from famecli.cli import options
+from famecli.errors import UsageError
+from famecli.files import STDIN
+from famecli.output import Output, printable, table
+
+if TYPE_CHECKING:
+    from famecli.compare import Comparison, Waiver
+
+A = Annotated[
+    Path, typer.Argument(metavar="A.json|-", help="What evaluate-nll --json --with-images printed.")
+]
+B = Annotated[Path, typer.Argument(metavar="B.json|-", help="The same of another model or estimator.")]
+Allow = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow",
+        metavar="estimator|names",
+        help="Compare although estimators, or names of data set, split and bits, differ. May be repeated.",
+    ),
+]
+
+
+def compare(
+    a: A, b: B, allow: Allow = None, json: options.Json = False, quiet: options.Quiet = False
+) -> None:
+    """Compare two NLLs image by image: mean difference A - B, its 95 % interval, and the p value.
+
+    Both have to be of the very same pixels, by the same estimator. Below 0, A is the better one. -q prints
+    the mean difference in nats alone.
+
+    Examples:
+
+      fame evaluate-nll one/ --json --with-images > a.json
+
+      fame evaluate-nll two/ --json --with-images > b.json
+
+      fame compare a.json b.json
+
+      fame compare exact.json bound.json --allow estimator
+    """
+    from famecli import compare as library
+
+    output = Output(json=json, quiet=quiet)
+    if unknown := [word for word in allow or () if word not in library.WAIVERS]:
+        raise UsageError(f"unknown --allow {unknown[0]!r}", f"choose {' or '.join(library.WAIVERS)}")
+    if a == b == STDIN:
+        raise UsageError("only one of the two can come from stdin", "write the other one to a file")
+    waived = cast("frozenset[Waiver]", frozenset(allow or ()))
+    found = library.compare(library.read_scores(a), library.read_scores(b), waived)
+    output.result(found.to_dict(), f"{found.paired.mean:.5f}", lambda console: _show(found, (a, b), console))
+
+
+def _show(found: "Comparison", paths: tuple[Path, Path], console: Console) -> None:
+    """Print a comparison for people."""
+    paired, data = found.paired, found.a.data
+    protocol = f"{data.dataset_id}, {data.split}, {data.images:,} images, binarization: {data.binarization}"
+    console.print(printable(protocol), markup=False)
+    rows = []
+    for letter, path, scores in zip("AB", paths, (found.a, found.b), strict=True):
+        nats = scores.nats_per_image
+        label = f"{letter}, {path}, {scores.estimator}"
+        rows.append((label, f"{nats:.3f}", "", f"{found.per_dim(nats):.5f}", ""))
+    both = [f"{paired.mean:+.3f}", f"{paired.stderr:.3f}"]
+    both += [f"{found.per_dim(paired.mean):+.5f}", f"{found.per_dim(paired.stderr):.5f}"]
+    console.print(table("", ["", "nats/image", "+-", "bits/dim", "+-"], [*rows, ("A - B", *both)]))
+    for what, (low, high) in (("t", paired.interval), ("bootstrap", paired.bootstrap)):
+        console.print(
+            f"95 % interval ({what}): {low:+.3f} to {high:+.3f} nats, "
+            f"{found.per_dim(low):+.5f} to {found.per_dim(high):+.5f} bits/dim"
+        )
+    console.print(
+        f"paired t test: t = {'-' if paired.t is None else f'{paired.t:.2f}'}, {data.images - 1} degrees of "
+        f"freedom, p = {paired.p_value:.2g}; A costs less on {found.lower_in_a:,} of {data.images:,} images"
+    )
+    if remark := found.remark():
+        console.print(remark)
