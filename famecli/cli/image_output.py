@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from famecli.images import ImageWriter
 
 MOST_PREVIEWED = 16
+NO_TERMINAL = "--preview needs a terminal"
 WHITE = 128
 # Of outputs without a name; the format png is a folder.
 SUFFIXES = {"auto": ".png", "grid": ".png", "png": ""}
@@ -68,16 +69,20 @@ class ImageOutput:
 
     def show(self, images: "np.ndarray") -> None:
         """Preview the first of `images` `(n, H, W, C)` on stderr, once, if asked for and on a terminal."""
-        from famecli.preview import preview
-
         if not self.preview:
             return
         self.preview = False
         if self.output.errors.is_terminal:
-            picture = preview(images[:MOST_PREVIEWED], self.output.errors.width)
-            self.output.errors.out(picture, highlight=False)
+            show(images, self.output)
         else:
-            self.output.warn("--preview needs a terminal")
+            self.output.warn(NO_TERMINAL)
+
+
+def show(images: "np.ndarray", output: Output) -> None:
+    """Preview the first of `images` `(n, H, W, C)` on stderr, which is a terminal."""
+    from famecli.preview import preview
+
+    output.errors.out(preview(images[:MOST_PREVIEWED], output.errors.width), highlight=False)
 
 
 def free_name(stem: str, suffix: str) -> str:

@@ -9,6 +9,7 @@ from famecli.cli.settings import to_toml
 from famecli.cli.sources import DataPlace, ModelChoice
 from famecli.cli.train_request import Request, configure
 from famecli.cli.train_run import follow, prepare
+from famecli.cli.train_track import check_tracker
 from famecli.errors import UsageError
 from famecli.output import Output
 
@@ -39,6 +40,7 @@ def train(
     eval_every: own.EvalEvery = None,
     keep: own.Keep = 0,
     sample_every: own.SampleEvery = None,
+    preview: own.Preview = False,
     log: own.Log = None,
     track: own.Track = None,
     patience: own.Patience = None,
@@ -90,8 +92,9 @@ def _check_streams(asked: own.Asked) -> None:
         raise UsageError(f"--log {asked.log!r}: metrics are in metrics.jsonl", "write --log - for stdout")
     if asked.log and asked.json:
         raise UsageError("--json and --log - both want stdout", "leave one of them out")
-    if asked.track not in (None, "tensorboard"):
-        raise UsageError(f"unknown tracker {asked.track!r}", "choose tensorboard")
+    if asked.preview and asked.sample_every is None:
+        raise UsageError("--preview shows samples of the training", "add --sample-every IMAGES")
+    check_tracker(asked.track)
 
 
 def _train(request: Request, output: Output) -> None:

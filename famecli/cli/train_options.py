@@ -125,6 +125,10 @@ SampleEvery = Annotated[
         rich_help_panel=RUN,
     ),
 ]
+Preview = Annotated[
+    bool,
+    typer.Option("--preview", help="Show these samples in the terminal, too.", rich_help_panel=RUN),
+]
 Log = Annotated[
     str | None,
     typer.Option("--log", metavar="-", help="Print metrics.jsonl, not the path.", rich_help_panel=RUN),
@@ -170,6 +174,7 @@ class Asked:
     eval_every: int | None
     keep: int
     sample_every: int | None
+    preview: bool
     log: str | None
     track: str | None
     patience: int | None

@@ -4,10 +4,12 @@ import dataclasses
 import hashlib
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from famecli.cli import options
+from famecli.cli.image_output import NO_TERMINAL, show
 from famecli.cli.settings import resolve, to_toml
 from famecli.cli.sources import DataPlace
 from famecli.cli.train_options import Asked
@@ -20,6 +22,9 @@ from famecli.presets import SIZES, model_config
 from famecli.weights import DEFAULT_DATASET
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
     import torch
 
     from famecli.data.dataset import ImageSplit
@@ -104,7 +109,16 @@ class Request:
             patience_images=self.asked.patience,
             keep=self.asked.keep,
             sample_every_images=self.asked.sample_every,
+            show=self._show(output, group),
         )
+
+    def _show(self, output: Output, group: "Group") -> "Callable[[np.ndarray], None]":
+        """Return what is done with samples beyond being written: they are shown, or not."""
+        if self.asked.preview and output.errors.is_terminal:
+            return partial(show, output=output)
+        if self.asked.preview and group.first:
+            output.warn(NO_TERMINAL)
+        return lambda images: None
 
 
 def configure(asked: Asked, place: DataPlace) -> Request:

@@ -2,31 +2,39 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from famecli.errors import UnavailableError
+from famecli.errors import UnavailableError, UsageError
 
 if TYPE_CHECKING:
     from famecli.training.run import Run
 
-FOLDER = "tensorboard"
+TENSORBOARD = "tensorboard"
 # Of records; the rest are figures.
 PLACES = ("step", "images", "split")
 
 
-@contextmanager
-def tracker(run: "Run") -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Yield a function that writes a record of `run` for TensorBoard, over images seen.
+def check_tracker(name: str | None) -> None:
+    """Check the word of `--track`, before any work is done.
 
     Raises:
-        UnavailableError: The package is not installed.
+        UsageError: There is no such tracker.
+        UnavailableError: Its package is not installed.
     """
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise UnavailableError("tensorboard is not installed", "pip install 'famecli[track]'") from error
+    if name not in (None, TENSORBOARD):
+        raise UsageError(f"unknown tracker {name!r}", f"choose {TENSORBOARD}")
+    if name is not None and find_spec(TENSORBOARD) is None:
+        raise UnavailableError("tensorboard is not installed", "pip install 'famecli[tensorboard]'")
+
+
+@contextmanager
+def tracker(run: "Run") -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Yield a function that writes a record of `run` for TensorBoard, over images seen."""
+    from torch.utils.tensorboard import SummaryWriter
+
     # What a run that died wrote after the state it is resumed from is not shown.
-    with SummaryWriter(run.folder / FOLDER, purge_step=run.trainer.images + 1) as writer:
+    with SummaryWriter(run.folder / TENSORBOARD, purge_step=run.trainer.images + 1) as writer:
 
         def write(record: dict[str, Any]) -> None:
             for name, value in _figures(record):

@@ -86,6 +86,7 @@ class Run:
         patience_images: Images without a better validation after which to stop; None for never.
         keep: How many numbered checkpoints to keep, one of each of the last validations.
         sample_every_images: Images between two grids of samples; None for no grids.
+        show: Given each grid's images, bytes `(N, H, W, C)`, by the process that writes.
     """
 
     def __init__(
@@ -98,10 +99,11 @@ class Run:
         patience_images: int | None = None,
         keep: int = 0,
         sample_every_images: int | None = None,
+        show: Callable[[np.ndarray], None] = lambda images: None,
     ) -> None:
         self.trainer, self.folder, self.valid_levels = trainer, folder, valid_levels
         self.save_every_s, self.patience_images = save_every_s, patience_images
-        self.keep, self.sample_every_images = keep, sample_every_images
+        self.keep, self.sample_every_images, self.show = keep, sample_every_images, show
         self.group = trainer.group
         self.progress = Progress()
         self.stopped: Stopped = "done"
@@ -160,7 +162,9 @@ class Run:
             elif len(self._window) * config.batch_size >= record_every_images(config):
                 yield self._log(self._train_record())
             if self.sample_every_images is not None and self._passed(self.sample_every_images):
-                draw_grid(self.trainer, self.folder)
+                images = draw_grid(self.trainer, self.folder)
+                if self.group.first:
+                    self.show(images)
                 self._window_start_s = time.monotonic()
             if time.monotonic() - self._last_saved_s > self.save_every_s:
                 self.save()

@@ -39,12 +39,16 @@ def remove_later(folder: Path, images: int) -> None:
             path.unlink()
 
 
-def draw_grid(trainer: Trainer, folder: Path) -> None:
-    """Write images drawn from the averaged weights to `samples/IMAGES.png` in the folder of a run."""
+def draw_grid(trainer: Trainer, folder: Path) -> np.ndarray:
+    """Write images drawn from the averaged weights to `samples/IMAGES.png` in the folder of a run.
+
+    Returns:
+        The images, bytes `(N, H, W, C)`.
+    """
     batches: Iterator[np.ndarray] = generate_batches(trainer.averaged_model(), SEEDS, group=trainer.group)
     images = levels_to_bytes(np.concatenate(list(batches)), trainer.model.config.levels)
     if not trainer.group.first:
-        return
+        return images
     target = folder / SAMPLES_FOLDER / f"{trainer.images:012d}.png"
     target.parent.mkdir(parents=True, exist_ok=True)
     facts: dict[str, str | int | float] = {
@@ -53,3 +57,4 @@ def draw_grid(trainer: Trainer, folder: Path) -> None:
         "famecli": __version__,
     }
     write_images(images, [facts] * len(images), target, force=True)
+    return images

@@ -1,0 +1,214 @@
+"""What `fame train` leaves and shows beside its result: checkpoints, samples, metrics, first weights."""
+
+import importlib.util
+import json
+import sys
+import types
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import pytest
+from outcomes import Command, error_lines
+from PIL import Image
+from rich.console import Console
+from trainers import metrics
+
+from famecli.checkpoint import load_checkpoint
+from famecli.images import grid
+from famecli.output import Output
+from famecli.preview import preview
+from famecli.sampling.generate import generate
+from famecli.training.trainer import StepRecord, Trainer
+
+
+class DeathError(Exception):
+    """In the place of what kills a process."""
+
+
+@pytest.fixture
+def dying(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """Before which step, if any, a training dies."""
+    step, at = Trainer.step, {"step": -1}
+
+    def spoiled(trainer: Trainer) -> StepRecord:
+        if trainer.step_count + 1 == at["step"]:
+            raise DeathError
+        return step(trainer)
+
+    monkeypatch.setattr(Trainer, "step", spoiled)
+    return at
+
+
+def numbered(run: str = "run") -> list[int]:
+    return [int(path.stem.removeprefix("images-")) for path in sorted(Path(run).glob("images-*"))]
+
+
+def test_checkpoints_of_the_last_validations_are_kept(train: Command) -> None:
+    assert train("vae", "--steps", 9, "--keep", 2, "-o", "run").code == 0
+    assert numbered() == [48, 54]
+    for images in numbered():
+        loaded = load_checkpoint(Path(f"run/images-{images:012d}.safetensors"))
+        assert loaded.provenance["images_seen"] == images
+    last = load_checkpoint(Path("run/last.safetensors"))
+    assert load_checkpoint(Path("run/images-000000000054.safetensors")).weights_sha256 == last.weights_sha256
+    assert train("vae", "--steps", 4, "-o", "run", "--resume", "never").code == 0
+    assert numbered() == []
+
+
+def test_checkpoints_later_than_the_state_that_is_resumed_go(train: Command, dying: dict[str, int]) -> None:
+    words = ("vae", "--steps", 9, "--keep", 5, "-o", "run")
+    train(*words, "--max-time", "0s")
+    dying["step"] = 8
+    with pytest.raises(DeathError):
+        train(*words)
+    assert numbered() == [12, 24, 36]
+    dying["step"] = 4
+    with pytest.raises(DeathError):
+        train(*words)
+    assert numbered() == [12]
+
+
+def test_samples_are_drawn_as_often_as_asked_from_the_averages(train: Command) -> None:
+    words = ("fame", "--steps", 4, "--eval-every", 24, "-o", "run", "--sample-every", 11)
+    assert train(*words).code == 0
+    names = sorted(path.name for path in Path("run/samples").iterdir())
+    assert names == ["000000000012.png", "000000000024.png"]
+    model = load_checkpoint(Path("run/last.safetensors"), "ema").model
+    drawn = generate(model, range(64)).transpose(0, 2, 3, 1) * 255
+    found = np.asarray(Image.open("run/samples/000000000024.png"))
+    np.testing.assert_array_equal(found, grid(drawn, 8)[..., 0])
+
+
+def test_drawing_samples_changes_nothing_of_the_training(train: Command) -> None:
+    hashes = []
+    for name, more in (("with", ("--sample-every", 6, "--keep", 1)), ("without", ())):
+        assert train("fame", "--steps", 3, "-o", name, *more).code == 0
+        hashes.append(load_checkpoint(Path(name, "last.safetensors"), "raw").weights_sha256)
+    assert hashes[0] == hashes[1]
+
+
+def test_samples_are_shown_in_a_terminal(train: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = Output.__init__
+
+    def on_a_terminal(output: Output, **told: bool) -> None:
+        start(output, **told)
+        output.errors = Console(stderr=True, force_terminal=True, width=80, soft_wrap=True)
+
+    monkeypatch.setattr(Output, "__init__", on_a_terminal)
+    outcome = train("fame", "--steps", 2, "-o", "run", "--sample-every", 12, "--preview")
+    assert (outcome.code, outcome.out) == (0, "run/best.safetensors\n")
+    model = load_checkpoint(Path("run/last.safetensors"), "ema").model
+    drawn = generate(model, range(16)).transpose(0, 2, 3, 1) * 255
+    assert preview(drawn, 80) in outcome.err
+
+
+def test_without_a_terminal_or_samples_there_is_nothing_to_show(train: Command) -> None:
+    outcome = train("vae", "--steps", 2, "-o", "run", "--sample-every", 6, "--preview")
+    assert outcome.code == 0
+    assert outcome.err.count("warning: --preview needs a terminal\n") == 1
+    outcome = train("vae", "--steps", 2, "-o", "none", "--preview")
+    assert (outcome.code, error_lines(outcome)) == (2, ["error: --preview shows samples of the training"])
+    assert not Path("none").exists()
+
+
+def test_metrics_are_streamed_in_place_of_the_path(train: Command) -> None:
+    words = ("pixelcnn", "--steps", 4, "-o", "run", "--log", "-")
+    first = train(*words, "--max-time", "0s")
+    assert first.code == 75
+    second = train(*words, "-q")
+    assert (second.code, second.err) == (0, "")
+    lines = [json.loads(line) for line in (first.out + second.out).splitlines()]
+    assert len(first.out.splitlines()) == 1
+    assert lines == metrics(Path("run"))
+    for odd in (("--log", "metrics.jsonl"), ("--log", "-", "--json")):
+        outcome = train("vae", "--steps", 1, "-o", "none", *odd)
+        assert (outcome.code, len(error_lines(outcome))) == (2, 1)
+    assert not Path("none").exists()
+
+
+class Writer:
+    """Stands in for TensorBoard's writer, and remembers what it is told."""
+
+    told: dict[tuple[str, int], float]
+    opened: list[tuple[str, int]]
+
+    def __init__(self, folder: Path, purge_step: int) -> None:
+        self.opened.append((str(folder), purge_step))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        self.told[name, step] = value
+
+
+def expected_scalars(run: Path) -> dict[tuple[str, int], float]:
+    """Every figure in metrics.jsonl, by name and images."""
+    found = {}
+    for record in metrics(run):
+        split, images = (record.pop(name) for name in ("split", "images"))
+        record.pop("step")
+        for name, value in record.items():
+            values = value if isinstance(value, list) else [value]
+            for index, each in enumerate(values):
+                found[f"{split}/{name}{f'/{index}' if isinstance(value, list) else ''}", images] = each
+    return found
+
+
+def test_a_tracker_gets_every_figure(train: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    Writer.told, Writer.opened = {}, []
+    module = types.ModuleType("torch.utils.tensorboard")
+    module.SummaryWriter = Writer  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    monkeypatch.setattr("famecli.cli.train_track.find_spec", lambda name: name)
+    words = ("fame", "--steps", 4, "-o", "run", "--track", "tensorboard")
+    assert train(*words, "--max-time", "0s").code == 75
+    assert train(*words).code == 0
+    assert Writer.opened == [("run/tensorboard", 1), ("run/tensorboard", 7)]
+    assert Writer.told == expected_scalars(Path("run"))
+    assert ("valid/kl_bits/1", 24) in Writer.told
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="tensorboard is not installed")
+@pytest.mark.filterwarnings("ignore")
+def test_tensorboard_reads_what_was_written(train: Command) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert train("fame", "--steps", 4, "-o", "run", "--track", "tensorboard").code == 0
+    events = EventAccumulator("run/tensorboard").Reload()
+    found = {
+        (name, event.step): event.value for name in events.Tags()["scalars"] for event in events.Scalars(name)
+    }
+    assert found == pytest.approx(expected_scalars(Path("run")), rel=1e-6)
+
+
+def test_without_its_package_a_tracker_is_unavailable(
+    train: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("famecli.cli.train_track.find_spec", lambda name: None)
+    outcome = train("vae", "--steps", 1, "-o", "run", "--track", "tensorboard")
+    assert (outcome.code, error_lines(outcome)) == (4, ["error: tensorboard is not installed"])
+    assert outcome.err.splitlines()[-1] == "hint: pip install 'famecli[tensorboard]'"
+    outcome = train("vae", "--steps", 1, "-o", "run", "--track", "wandb")
+    assert (outcome.code, error_lines(outcome)) == (2, ["error: unknown tracker 'wandb'"])
+    assert not Path("run").exists()
+
+
+def test_checkpoints_tell_their_first_weights_also_after_a_stop(train: Command, fame: Command) -> None:
+    train("vae", "--steps", 2, "-o", "first")
+    first = load_checkpoint(Path("first/best.safetensors"))
+    words = ("vae", "--steps", 4, "-o", "run")
+    assert train(*words, "--init", "first", "--max-time", "0s").code == 75
+    assert train(*words).code == 0
+    for name in ("best", "last"):
+        told = load_checkpoint(Path(f"run/{name}.safetensors")).provenance["init"]
+        assert told == {
+            "source": "first",
+            "sha256": first.sha256,
+            "weights_sha256": first.weights_sha256,
+        }
+    assert "init" not in first.provenance
+    assert first.sha256 in fame("info", "run", "--json").out
