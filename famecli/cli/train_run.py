@@ -75,14 +75,19 @@ def _start(run: "Run", resume: str, init: ModelChoice | None, output: Output) ->
 def _start_from(run: "Run", init: ModelChoice, output: Output) -> None:
     """Give `run` its first weights, and let its checkpoints tell which."""
     from famecli.checkpoint import load_checkpoint
+    from famecli.training.grow import first_weights
     from famecli.training.run import FirstWeights
 
     with run.trainer.group.one_before_the_others():
         path = init.path(output.note)
     loaded = load_checkpoint(path)
-    run.trainer.start_from(loaded.model.state_dict())
+    model = run.trainer.model
+    run.trainer.start_from(first_weights(loaded.model, model))
     run.progress.init = FirstWeights(str(init.checkpoint), loaded.sha256, loaded.weights_sha256)
-    output.note(f"started from the weights of {init.checkpoint}")
+    more = model.count_parameters() - loaded.model.count_parameters()
+    output.note(
+        f"started from the weights of {init.checkpoint}" + (f" and {more:,} new ones" if more else "")
+    )
 
 
 def follow(

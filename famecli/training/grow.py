@@ -1,0 +1,101 @@
+"""A larger model that starts as a smaller one: every image costs the same under both."""
+
+import dataclasses
+import re
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from famecli.config import ModelConfig, to_dict
+from famecli.errors import InputError
+from famecli.model.fame import Fame
+
+# Sizes that may grow; all else has to be equal.
+STAGE_SIZES = ("width", "blocks")
+DECODER_SIZES = ("width", "layers", "first_kernel", "condition")
+# Their outputs are the two halves of a gated linear unit.
+GATED = re.compile(r"decoder\.layers\.\d+\.(conv|condition)\.")
+
+
+@torch.no_grad()
+def first_weights(source: Fame, target: Fame) -> dict[str, Tensor]:
+    """Return weights with which `target` is the function that `source` is.
+
+    Feature maps of `source` come first and read nothing of the new ones, new taps of a window are zero, new
+    gated layers and residual blocks add nothing. New feature maps keep the random weights that `target` has,
+    so that training can make use of them; equal models get the weights as they are.
+
+    Args:
+        source: A trained model.
+        target: A fresh one, with sizes that are equal or larger.
+
+    Raises:
+        InputError: They differ in something that cannot grow.
+
+    Source: arXiv:1511.05641, section 2.
+    Differs: new feature maps are read with weights of zero, in place of copies that share their weights.
+    """
+    _check(source.config, target.config)
+    old = source.state_dict()
+    found = {}
+    for name, fresh in target.state_dict().items():
+        if name in old:
+            found[name] = _placed(fresh, old[name].to(fresh), gated=bool(GATED.match(name)))
+        elif name.startswith("decoder.layers.") and ".out." in name:
+            found[name] = torch.zeros_like(fresh)
+        else:
+            found[name] = fresh.clone()
+    return found
+
+
+def _placed(fresh: Tensor, old: Tensor, *, gated: bool) -> Tensor:
+    """Return `fresh` with `old` at its place, and zeros where old outputs read what is new.
+
+    A window lies at the middle of the columns and at the last rows, as those of causal layers do.
+    """
+    count = len(old) // 2 if gated else len(old)
+    rows = torch.arange(count)
+    if gated:
+        rows = torch.cat([rows, len(fresh) // 2 + rows])
+    part = torch.zeros_like(fresh[rows])
+    inside = part[:, : old.shape[1]] if old.dim() > 1 else part
+    if old.dim() == 4:
+        left = (fresh.shape[3] - old.shape[3]) // 2
+        inside = inside[:, :, fresh.shape[2] - old.shape[2] :, left : left + old.shape[3]]
+    inside.copy_(old)
+    result = fresh.clone()
+    result[rows] = part
+    return result
+
+
+def _check(source: ModelConfig, target: ModelConfig) -> None:
+    """Check that `target` is `source` with sizes that are equal or larger."""
+    smaller = [name for name, old, new in _sizes(source, target) if new < old]
+    same = _without_sizes(source) == _without_sizes(target)
+    if smaller or not same:
+        what = f"{', '.join(smaller)} would shrink" if smaller else "they differ in more than sizes"
+        raise InputError(
+            f"the first weights are of another model: {what}",
+            "start from a checkpoint of the same preset, latents and images, with no larger size",
+        )
+
+
+def _sizes(source: ModelConfig, target: ModelConfig) -> list[tuple[str, int, int]]:
+    """Return each size that may grow: its key, the old value, the new one."""
+    found = [
+        (f"decoder.{name}", getattr(source.decoder, name), getattr(target.decoder, name))
+        for name in DECODER_SIZES
+    ]
+    for index, (old, new) in enumerate(zip(source.stages, target.stages, strict=False)):
+        found += [(f"stages.{index}.{name}", getattr(old, name), getattr(new, name)) for name in STAGE_SIZES]
+    return found
+
+
+def _without_sizes(config: ModelConfig) -> dict[str, Any]:
+    """Return a configuration with all sizes that may grow set to the same values."""
+    stages = tuple(dataclasses.replace(stage, width=1, blocks=1) for stage in config.stages)
+    decoder = dataclasses.replace(
+        config.decoder, width=1, layers=1, first_kernel=1, condition=int(bool(config.stages))
+    )
+    return to_dict(dataclasses.replace(config, decoder=decoder, stages=stages))
