@@ -1,5 +1,7 @@
 """Files that are whole or absent: temporary file, fsync, rename."""
 
+import errno
+import glob
 import os
 import secrets
 import stat
@@ -13,6 +15,7 @@ from famecli.errors import InputError
 
 STDIN = Path("-")
 CHUNK_BYTES = 1 << 20
+TOKEN_BYTES = 6
 
 
 @contextmanager
@@ -34,11 +37,10 @@ def partial_file(path: Path, *, sync: bool = True) -> Iterator[Path]:
     if target.exists() and not target.is_file():
         yield target
         return
-    # Bytes of a name are limited, and a letter can be four of them.
-    temporary = target.with_name(f".{target.name[:50]}.{secrets.token_hex(6)}.tmp")
-    # Not tempfile, whose files nobody else may read whatever the umask.
-    temporary.open("xb").close()
+    temporary = target.with_name(f"{_temporary_stem(target)}{secrets.token_hex(TOKEN_BYTES)}.tmp")
     try:
+        # Not tempfile, whose files nobody else may read whatever the umask.
+        temporary.open("xb").close()
         yield temporary
         with temporary.open("rb+") as file:
             if target.exists():
@@ -51,6 +53,19 @@ def partial_file(path: Path, *, sync: bool = True) -> Iterator[Path]:
         raise
     if sync:
         _sync_folder(target.parent)
+
+
+def _temporary_stem(target: Path) -> str:
+    # Bytes of a name are limited, and a letter can be four of them.
+    return f".{target.name[:50]}."
+
+
+def remove_leftovers(path: Path) -> None:
+    """Delete what processes left beside `path` that were killed while they wrote it; none may do so now."""
+    target = Path(os.path.realpath(path))
+    token = "[0-9a-f]" * (2 * TOKEN_BYTES)
+    for leftover in target.parent.glob(f"{glob.escape(_temporary_stem(target))}{token}.tmp"):
+        leftover.unlink(missing_ok=True)
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -111,12 +126,15 @@ def read_up_to(file: BinaryIO, size: int) -> bytes:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` durable; systems where folders cannot be opened do without."""
+    """Make a rename in `folder` durable; systems where folders cannot be opened or synced do without."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:
         return
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(handle)
