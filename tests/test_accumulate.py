@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from trainers import PLAIN, snapshot, split_of, trainer_of
 
 from famecli.config import TrainConfig
+from famecli.model.fame import NllTerms
 from famecli.rng import BatchNoise, PartNoise, stream
 from famecli.training.trainer import Precision, Trainer
 
@@ -101,6 +102,21 @@ def test_parts_have_the_gradient_of_the_whole(preset: str, parts: int) -> None:
     expected = gradient(trainer_of(preset, config))
     found = gradient(trainer_of(preset, config, accumulate=parts))
     assert farthest(found, expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("preset", LADDERS)
+def test_free_nats_that_each_part_decides_for_itself_would_be_noticed(
+    preset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, loss = configured(preset, 2), Trainer._loss
+    expected = gradient(trainer_of(preset, config))
+
+    def own(trainer: Trainer, terms: NllTerms, mean_rate: Tensor) -> Tensor:
+        return loss(trainer, terms, terms.rate.detach().mean(0))
+
+    monkeypatch.setattr(Trainer, "_loss", own)
+    assert farthest(gradient(trainer_of(preset, config)), expected) == 0
+    assert farthest(gradient(trainer_of(preset, config, accumulate=2)), expected) > 1000 * TOLERANCE
 
 
 def test_rates_that_are_all_free_leave_the_gradient_of_the_distortion() -> None:
