@@ -14,6 +14,7 @@ import torch
 from famecli import __version__
 from famecli.bounds.ais import AnnealedNlls
 from famecli.checkpoint import Checkpoint
+from famecli.coding.measure import CodeLength
 from famecli.data.dataset import FixedLevels, ImageSplit
 from famecli.evaluation import ImageNlls, bits_per_dim, stderr_over_images
 from famecli.weights_claims import FIRST_IMAGES, FIRST_KEY
@@ -46,6 +47,7 @@ class NllReport:
         nlls: What each image costs.
         seed: Of the latents.
         seconds: That it took.
+        coded: What the images cost as a code; None if they were not coded.
     """
 
     checkpoint: Checkpoint
@@ -55,6 +57,7 @@ class NllReport:
     nlls: ImageNlls
     seed: int
     seconds: float
+    coded: CodeLength | None = None
 
     def per_dim(self, nats: float) -> float:
         """Return nats of such an image as bits per pixel and channel."""

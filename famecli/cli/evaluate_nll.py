@@ -1,5 +1,6 @@
 """`fame evaluate-nll`."""
 
+import dataclasses
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from famecli.bounds.settings import Annealing
     from famecli.checkpoint import Checkpoint
+    from famecli.coding.measure import CodeLength
     from famecli.distributed import Group
     from famecli.evaluation import ImageNlls
     from famecli.nll_report import NllReport
@@ -94,6 +96,7 @@ def evaluate_nll(
     with_images: own.WithImages = False,
     heatmap: own.Heatmap = None,
     record: own.Record = None,
+    coded: own.Coded = False,
     force: options.Force = False,
     fail_above: own.FailAbove = None,
     explain: own.Explain = False,
@@ -119,6 +122,8 @@ def evaluate_nll(
       fame evaluate-nll run/ --ais 500 --limit 16
 
       fame evaluate-nll run/ --ais 500 --simulated 16
+
+      fame evaluate-nll run/ --coded --limit 1000
 
       fame evaluate-nll run/ --json --with-images > a.json
 
@@ -156,6 +161,8 @@ def _act(asked: own.Asked) -> None:
         place.check_stdin(choice, asked.split)
         report = measure(choice, place, protocol, output, group)
     if group.first:
+        if asked.coded:
+            report = dataclasses.replace(report, coded=code(report, output))
         deliver(report, asked, output)
 
 
@@ -201,6 +208,15 @@ def measure_simulated(
     scored = fixed_levels(split)
     nlls = protocol.evaluate(loaded, scored.levels, output, group, drawn.latents)
     return NllReport(loaded, split, scored, BITS_SEED, nlls, protocol.seed, time.monotonic() - started_s)
+
+
+def code(report: "NllReport", output: Output) -> "CodeLength":
+    """Return what the scored images cost as a file of `fame compress`; errors are those of `measure_code`."""
+    from famecli.coding.measure import measure_code
+
+    levels = report.scored.levels
+    with output.progress("coding and decoding", 2 * len(levels)) as advance:
+        return measure_code(report.checkpoint.model, levels, lambda done: advance(done, ""))
 
 
 def check_fits(checkpoint: "Checkpoint", shape: tuple[int, int, int], levels: int, name: str) -> None:

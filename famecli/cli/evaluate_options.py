@@ -81,6 +81,10 @@ FailAbove = Annotated[
     typer.Option("--fail-above", metavar="BITS", help="Exit with code 7 if bits/dim are above this."),
 ]
 Explain = Annotated[bool, typer.Option("--explain", help="Show the formulas with this run's numbers.")]
+Coded = Annotated[
+    bool,
+    typer.Option("--coded", help="Compress and restore the images too; PNG and lossless WebP beside it."),
+]
 Record = Annotated[
     Path | None,
     typer.Option(
@@ -112,6 +116,7 @@ class Asked:
     with_images: bool
     heatmap: Path | None
     record: Path | None
+    coded: bool
     force: bool
     fail_above: float | None
     explain: bool

@@ -28,6 +28,7 @@ def deliver(report: "NllReport", asked: Asked, output: Output) -> None:
     if asked.per_image != STDIN:
         document = report.to_dict() | ({"explanation": report.explain()} if asked.explain else {})
         document |= {"image_nats": report.nlls.nats.tolist()} if asked.with_images else {}
+        document |= {} if report.coded is None else {"coded": report.coded.to_dict()}
         output.result(
             document, f"{report.bits_per_dim:.5f}", lambda console: show(report, console, asked.explain)
         )
@@ -47,6 +48,8 @@ def show(report: "NllReport", console: Console, explain: bool = False) -> None:
     console.print(table("", ["", "nats/image", "+-", "bits/dim", "+-"], _rows(report)))
     for line in report.remarks():
         console.print(line)
+    if report.coded is not None:
+        console.print(report.coded.remark())
     console.print(
         f"weights {report.checkpoint.weights} {report.checkpoint.weights_sha256[:16]}, "
         f"data {report.scored.sha256[:16]}, seed {report.seed}, {report.seconds:.1f} s"
@@ -72,6 +75,8 @@ def _rows(report: "NllReport") -> list[Row]:
         rows += [row(f"KL of layer {layer}", float(each)) for layer, each in enumerate(nlls.rate.mean(0))]
     if (claimed := (report.checkpoint.claim or {}).get("nats_per_image")) is not None:
         rows.append(row("claimed by the checkpoint", claimed))
+    if report.coded is not None:
+        rows += [row(*each) for each in report.coded.rows()]
     return rows
 
 

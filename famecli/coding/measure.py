@@ -3,7 +3,7 @@
 import copy
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from famecli.coding.codec import Codec
 from famecli.errors import IntegrityError
+from famecli.evaluation import NATS_PER_BIT
 from famecli.images import to_uint8
 from famecli.model.fame import Fame
 
@@ -20,27 +21,44 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CodeLength:
-    """What images cost as a code that was decoded again, and as image files.
+    """What images cost as a code that was decoded again, and as image files; bits are those of all images.
 
     Args:
         images: How many.
-        net_bits: Of all images, without initial bits.
+        dimensions: Values of each.
+        net_bits: Of the code, without initial bits.
         initial_bits: Random bits in the code, which a decoder has again when it is done.
-        bits_per_dim: Net, mean over images and values.
-        png_bits_per_dim: As PNG files, with one bit per pixel where there are two levels.
-        webp_bits_per_dim: As lossless WebP files.
+        png_bits: Of PNG files, with one bit per pixel where there are two levels.
+        webp_bits: Of lossless WebP files.
         encode_s: Seconds that encoding took.
         decode_s: Likewise.
     """
 
     images: int
+    dimensions: int
     net_bits: int
     initial_bits: int
-    bits_per_dim: float
-    png_bits_per_dim: float
-    webp_bits_per_dim: float
+    png_bits: int
+    webp_bits: int
     encode_s: float
     decode_s: float
+
+    def per_dim(self, bits: int) -> float:
+        """Return bits of all images as bits per pixel and channel."""
+        return bits / (self.images * self.dimensions)
+
+    def rows(self) -> Iterator[tuple[str, float]]:
+        """Yield what images were stored as, and nats per image."""
+        lengths = {"coded and decoded": self.net_bits, "PNG": self.png_bits, "WebP": self.webp_bits}
+        for label, bits in lengths.items():
+            yield label, bits / self.images * NATS_PER_BIT
+
+    def remark(self) -> str:
+        """Return a sentence on what is not in the bits, and on time."""
+        return (
+            f"all {self.images:,} images came back as they were; {self.initial_bits:,} initial bits beside; "
+            f"{self._speed(self.encode_s)} images/s encoded, {self._speed(self.decode_s)} decoded"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a document of JSON; units are in the keys."""
@@ -48,12 +66,15 @@ class CodeLength:
             "images": self.images,
             "net_bits": self.net_bits,
             "initial_bits": self.initial_bits,
-            "bits_per_dim": self.bits_per_dim,
-            "png_bits_per_dim": self.png_bits_per_dim,
-            "webp_bits_per_dim": self.webp_bits_per_dim,
-            "encode_images_per_s": round(self.images / max(self.encode_s, 1e-9), 2),
-            "decode_images_per_s": round(self.images / max(self.decode_s, 1e-9), 2),
+            "bits_per_dim": self.per_dim(self.net_bits),
+            "png_bits_per_dim": self.per_dim(self.png_bits),
+            "webp_bits_per_dim": self.per_dim(self.webp_bits),
+            "encode_images_per_s": self._speed(self.encode_s),
+            "decode_images_per_s": self._speed(self.decode_s),
         }
+
+    def _speed(self, seconds: float) -> float:
+        return round(self.images / max(seconds, 1e-9), 1)
 
 
 def measure_code(
@@ -81,11 +102,11 @@ def measure_code(
     png, webp = file_bits(levels, model.config.levels)
     return CodeLength(
         images=len(levels),
+        dimensions=model.config.dimensions,
         net_bits=coded.net_bits,
         initial_bits=coded.initial_bits,
-        bits_per_dim=coded.net_bits / levels.size,
-        png_bits_per_dim=png / levels.size,
-        webp_bits_per_dim=webp / levels.size,
+        png_bits=png,
+        webp_bits=webp,
         encode_s=encoded_s - started_s,
         decode_s=decoded_s - encoded_s,
     )
