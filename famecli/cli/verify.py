@@ -185,7 +185,7 @@ class _Source:
         subject = Subject(loaded.model, extent.seed, extent.samples, extent.images)
         with self.output.progress("verifying", len(names)) as advance:
             chosen = {name: every[name] for name in names}
-            return loaded, list(run_checks(subject, chosen, lambda name: advance(1, name)))
+            return loaded, list(run_checks(subject, chosen, advance))
 
     def code(self, loaded: "Checkpoint", subject: "Subject") -> Finding:
         """Return what coding test images finds; without data, what coding the model's own images does."""

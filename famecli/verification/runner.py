@@ -26,19 +26,22 @@ MODEL_CHECKS: dict[str, Check] = {
 
 
 def run_checks(
-    subject: Subject, checks: Mapping[str, Check], advance: Callable[[str], None] = lambda name: None
+    subject: Subject,
+    checks: Mapping[str, Check],
+    advance: Callable[[int, str], None] = lambda done, name: None,
 ) -> Iterator[CheckResult]:
     """Yield the result of each check, in order.
 
     Args:
         subject: The model.
         checks: By name.
-        advance: Called with the name of the check that was just made.
+        advance: Called with 0 and the name of a check that begins, and with 1 and the name when it is done.
     """
     for name, check in checks.items():
         started_s = time.monotonic()
+        advance(0, name)
         finding = _find(check, subject)
-        advance(name)
+        advance(1, name)
         yield CheckResult(name, finding, time.monotonic() - started_s)
 
 
