@@ -195,9 +195,28 @@ def test_a_dry_run_measures_and_writes_nothing(train: Command, data: Path, tmp_p
     assert (outcome.code, document["schema"], document["parameters"]) == (0, "famecli/dry-run/1", 72825)
     assert document["seconds_total"] == pytest.approx(54 / document["images_per_s"])
     assert document["seconds_per_epoch"] == pytest.approx(18 / document["images_per_s"])
-    assert document["peak_memory_mib"] > 1
+    weights_mib = 72825 * 4 / 2**20
+    kept_mib = 6 * document["activation_mib_per_image"]
+    predicted = document["state_mib"] + weights_mib + kept_mib
+    assert document["predicted_memory_mib"] == pytest.approx(predicted)
+    assert 3 * weights_mib < document["state_mib"] < 4 * weights_mib
+    assert document["peak_memory_mib"] > predicted
     assert train("fame", "-n", "-q", "-o", "run").out.strip().isdecimal()
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_dry_run_needs_no_data(fame: Command, data: Path) -> None:
+    words = ("--batch-size", 2, "--dry-run", "--offline", "--json")
+    documents = {}
+    for name in ("cifar10", "imagenet32"):
+        outcome = fame("train", "pixelcnn", "--dataset", name, *words)
+        assert outcome.code == 0, outcome.err
+        documents[name] = json.loads(outcome.out)
+    assert [each["epoch_images"] for each in documents.values()] == [
+        DATASETS[name].splits["train"] for name in documents
+    ]
+    assert len({each["gflops_per_image"] for each in documents.values()}) == 1
+    assert fame("train", "pixelcnn", "--dataset", "cifar10", "--steps", 1, "--offline").code == 4
 
 
 def test_a_run_with_another_configuration_is_not_written_over(train: Command) -> None:

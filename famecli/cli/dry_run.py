@@ -3,12 +3,14 @@
 import resource
 import sys
 import time
+from typing import Any
 
 import torch
 from rich.console import Console
 
 from famecli.output import Output, table
 from famecli.training.costs import costs
+from famecli.training.memory import explain_out_of_memory
 from famecli.training.trainer import Trainer
 
 SCHEMA = "famecli/dry-run/1"
@@ -16,44 +18,68 @@ STEPS = 3
 
 
 def predict(trainer: Trainer, output: Output) -> None:
-    """Take some steps in memory and print parameters, peak memory and the time that all images will take."""
-    per_image = costs(trainer)
+    """Take some steps in memory and print parameters, memory and the time that all images will take.
+
+    Raises:
+        OutOfMemoryError: The steps do not fit.
+    """
+    with explain_out_of_memory(trainer):
+        data = _measure(trainer)
+
+    def human(console: Console) -> None:
+        console.print(table(f"{trainer.model.config.preset}, without validation", ["", ""], _rows(data)))
+
+    if trainer.group.first:
+        output.result(data, f"{data['seconds_total']:.0f}", human)
+
+
+def _measure(trainer: Trainer) -> dict[str, Any]:
+    """Return the document of a dry run.
+
+    The predicted memory is that of weights, averages, optimizers' state, gradients, and of what is kept of
+    the images that are computed at once. The peak has workspaces, too, and on the CPU the libraries.
+    """
+    config, per_image = trainer.config, costs(trainer)
     trainer.step()
     started_s = time.monotonic()
     for _ in range(STEPS):
         trainer.step()
-    images_per_s = STEPS * trainer.config.batch_size / (time.monotonic() - started_s)
-    epoch_images = len(trainer.split.pixels)
-    epoch_s, total_s = epoch_images / images_per_s, trainer.config.total_images / images_per_s
-    data = {
+    images_per_s = STEPS * config.batch_size / (time.monotonic() - started_s)
+    state_bytes = sum(value.nbytes for value in trainer.state_tensors().values())
+    gradient_bytes = sum(weight.nbytes for weight in trainer.model.parameters())
+    activation_bytes = trainer.images_at_once * per_image.activation_bytes
+    epoch_images = trainer.split.info.splits["train"]
+    return {
         "schema": SCHEMA,
-        "batch_size": trainer.config.batch_size,
+        "batch_size": config.batch_size,
         "processes": trainer.group.size,
+        "images_at_once": trainer.images_at_once,
         "parameters": trainer.model.count_parameters(),
-        "state_mib": sum(value.nbytes for value in trainer.state_tensors().values()) / 2**20,
+        "state_mib": state_bytes / 2**20,
         "activation_mib_per_image": per_image.activation_bytes / 2**20,
         "gflops_per_image": per_image.flops / 1e9,
+        "predicted_memory_mib": (state_bytes + gradient_bytes + activation_bytes) / 2**20,
         "peak_memory_mib": _peak_memory_mib(trainer.device),
         "images_per_s": images_per_s,
-        "seconds_per_epoch": epoch_s,
-        "seconds_total": total_s,
+        "epoch_images": epoch_images,
+        "seconds_per_epoch": epoch_images / images_per_s,
+        "total_images": config.total_images,
+        "seconds_total": config.total_images / images_per_s,
     }
 
-    def human(console: Console) -> None:
-        rows = [
-            ("parameters", f"{data['parameters']:,}"),
-            ("weights, averages, optimizers", f"{data['state_mib']:,.0f} MiB"),
-            ("activations of an image", f"{data['activation_mib_per_image']:,.2f} MiB"),
-            ("both passes over an image", f"{data['gflops_per_image']:,.2f} GFLOP"),
-            ("peak memory", f"{data['peak_memory_mib']:,.0f} MiB"),
-            ("speed", f"{images_per_s:,.0f} images/s"),
-            (f"one epoch of {epoch_images:,}", f"{epoch_s / 60:,.1f} minutes"),
-            (f"all {trainer.config.total_images:,} images", f"{total_s / 60:,.1f} minutes"),
-        ]
-        console.print(table(f"{trainer.model.config.preset}, without validation", ["", ""], rows))
 
-    if trainer.group.first:
-        output.result(data, f"{total_s:.0f}", human)
+def _rows(data: dict[str, Any]) -> list[tuple[str, str]]:
+    return [
+        ("parameters", f"{data['parameters']:,}"),
+        ("weights, averages, optimizers", f"{data['state_mib']:,.0f} MiB"),
+        ("activations of an image", f"{data['activation_mib_per_image']:,.2f} MiB"),
+        ("both passes over an image", f"{data['gflops_per_image']:,.2f} GFLOP"),
+        (f"memory for {data['images_at_once']} at once", f"{data['predicted_memory_mib']:,.0f} MiB"),
+        ("peak memory, measured", f"{data['peak_memory_mib']:,.0f} MiB"),
+        ("speed", f"{data['images_per_s']:,.1f} images/s"),
+        (f"one epoch of {data['epoch_images']:,}", f"{data['seconds_per_epoch'] / 60:,.1f} minutes"),
+        (f"all {data['total_images']:,} images", f"{data['seconds_total'] / 60:,.1f} minutes"),
+    ]
 
 
 def _peak_memory_mib(device: torch.device) -> float:

@@ -84,7 +84,7 @@ def _act(asked: own.Asked) -> None:
     from famecli.cli.dry_run import predict
 
     group = join(output)
-    predict(request.trainer(output, group), output)
+    predict(request.trainer(output, group, blank=True), output)
 
 
 def _check_streams(asked: own.Asked) -> None:

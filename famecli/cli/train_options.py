@@ -25,7 +25,12 @@ PrintConfig = Annotated[
     bool, typer.Option("--print-config", help="Print the resolved configuration and stop.")
 ]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", "-n", help="Measure three steps, predict memory and time, write nothing.")
+    bool,
+    typer.Option(
+        "--dry-run",
+        "-n",
+        help="Measure steps on blank images, predict memory and time, read and write nothing.",
+    ),
 ]
 Images = Annotated[
     int | None, typer.Option("--images", min=1, help="Images to see in all.", rich_help_panel=SCHEDULE)

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from famecli.training.run import Run
     from famecli.training.trainer import Trainer
 
+BLANK_IMAGES = 4096
+
 
 @dataclass(frozen=True)
 class Request:
@@ -55,8 +57,8 @@ class Request:
     folder: Path
     place: DataPlace
 
-    def trainer(self, output: Output, group: "Group") -> "Trainer":
-        """Load the training images and build the model."""
+    def trainer(self, output: Output, group: "Group", *, blank: bool = False) -> "Trainer":
+        """Load the training images, or with `blank` make up some that are blank, and build the model."""
         from famecli.training.trainer import Trainer
 
         asked = self.asked
@@ -64,7 +66,7 @@ class Request:
             raise UsageError(f"unknown precision {asked.precision!r}", "choose fp32 or bf16")
         device = options.use_device(group.device(asked.device), asked.threads)
         with group.one_before_the_others():
-            split = self.place.split(self.info.name, "train", self.info.levels)
+            split = self._blank() if blank else self.place.split(self.info.name, "train", self.info.levels)
         config = self._fitting(split, device, group)
         trainer = Trainer(self.model, config, split, device, asked.precision, asked.accumulate, group)  # type: ignore[arg-type]
         output.note(
@@ -73,6 +75,15 @@ class Request:
             f"{config.total_images:,} images in batches of {config.batch_size}"
         )
         return trainer
+
+    def _blank(self) -> "ImageSplit":
+        """Return training images for measuring, not more than a large batch needs."""
+        import numpy as np
+
+        from famecli.data.dataset import ImageSplit
+
+        images = min(self.info.splits["train"], max(BLANK_IMAGES, self.config.batch_size))
+        return ImageSplit(self.info, "train", np.zeros((images, *self.info.shape), np.uint8))
 
     def _fitting(self, split: "ImageSplit", device: "torch.device", group: "Group") -> TrainConfig:
         """Return the configuration, with batches as large as a GPU's memory if nothing says how large.
