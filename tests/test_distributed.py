@@ -95,6 +95,7 @@ def commands(folder: Path, out: Path) -> dict[str, list[str]]:
         "npy": sample_words(folder, str(out / "x.npy"), "--decoder", "mean"),
         "elbo": nll_words(folder, "--json", "--per-image", str(out / "rows.csv")),
         "iwae": nll_words(folder, "-k", "5", "--json"),
+        "ais": nll_words(folder, "--ais", "3", "--leapfrog", "1", "--limit", "14", "--json", "--with-images"),
     }
 
 
@@ -168,7 +169,7 @@ def test_files_of_two_processes_are_those_of_one(pair: Pair, alone: Path, name: 
     assert (pair.folder / name).read_bytes() == (alone / name).read_bytes()
 
 
-@pytest.mark.parametrize("name", ["grid", "npz", "npy", "elbo", "iwae"])
+@pytest.mark.parametrize("name", ["grid", "npz", "npy", "elbo", "iwae", "ais"])
 def test_the_first_process_alone_prints_what_one_would(pair: Pair, alone: Path, name: str) -> None:
     first, second = (rank[name] for rank in pair.ranks)
     assert (first["code"], second["code"]) == (0, 0)
