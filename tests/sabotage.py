@@ -45,7 +45,7 @@ def leak_of(
     def sabotage(model: Fame, patch: pytest.MonkeyPatch) -> None:
         def add(parameters: Tensor, image: Tensor) -> None:
             value = image[:, channel, of[0], of[1]]
-            parameters[:, 0, to[0], to[1]] += size * (value.round() if step else value)
+            parameters[:, 0, to[0], to[1]] += size * ((10 * value).floor() if step else value)
 
         leak(model, add)
 
