@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from commands import PROVENANCE, check_error, error_of, fame, process, result_of, save_model
+from commands import PROVENANCE, ROOT, check_error, error_of, fame, process, result_of, save_model
 from forgeries import file_bytes, parts, with_metadata
 
 from famecli import __version__
@@ -36,6 +36,9 @@ CLAIM = {
     "nats_per_image": 81.25,
     "stderr_nats_per_image": 0.5,
     "bits_per_dim": 0.14951,
+    "terms_nats_per_image": {"decoder": 75.0, "kl": [4.5, 1.75]},
+    "seed": 3,
+    "weights_sha256": "cd" * 32,
 }
 KEYS = {
     "schema",
@@ -100,6 +103,26 @@ def test_people_see_model_origin_and_claim(model: Path) -> None:
     ):
         assert part in text
     assert "--record" in fame("info", save_model(model, shape=(1, 8, 8))).text
+
+
+def test_a_card_says_what_the_header_says(model: Path, tmp_path: Path) -> None:
+    done = fame("info", model, "--card")
+    facts = result_of("info", model)
+    said = ("images seen | 640 in 10 steps", "81.25 +- 0.50 nats", "4.50 + 1.75 nats", "cd" * 32, "lr 0.5")
+    for fact in (f"{facts['parameters']:,} parameters", facts["sha256"], *said):
+        assert fact in done.text
+    claimed = fame("info", "fame-mnist", "--card").text
+    assert "| estimator | -ELBO, one draw of the latents, K = 1, seed 0 |" in claimed
+    assert "| binarization | dynamic, bits of seed 0 |" in claimed
+    (tmp_path / "run").mkdir()
+    bare = save_model(tmp_path / "run" / "best.safetensors", facts={})
+    assert "# run" in fame("info", bare, "--card").text
+    assert "None is claimed" in fame("info", bare, "--card").text
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "weights").glob("*.safetensors")), ids=lambda path: path.stem)
+def test_the_cards_of_the_package_are_up_to_date(path: Path) -> None:
+    assert path.with_suffix(".md").read_bytes() == fame("info", path, "--card").out
 
 
 def test_quiet_is_the_hash_or_the_version(model: Path) -> None:

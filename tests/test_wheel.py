@@ -15,7 +15,8 @@ HATCHLING = importlib.util.find_spec("hatchling") is not None
 
 
 def test_the_folder_of_weights_holds_nothing_that_should_not_be_shipped() -> None:
-    known = {INDEX, "make_index.py", *(entry.file for entry in index().values())}
+    files = [Path(entry.file) for entry in index().values()]
+    known = {INDEX, "make_index.py", *(file.name for file in files), *(f"{file.stem}.md" for file in files)}
     found = {path.name for path in (ROOT / "weights").iterdir() if path.name != "__pycache__"}
     assert found <= known
 

@@ -1,9 +1,22 @@
-"""Write index.json anew from the headers of the checkpoints in this folder."""
+"""Write index.json and the model cards anew from the headers of the checkpoints in this folder."""
 
 from pathlib import Path
 
+from famecli.cli.info import header_facts
+from famecli.header import parse_header, read_checkpoint
+from famecli.model_card import model_card
 from famecli.weights import INDEX, index_text
+
+
+def card_text(path: Path) -> str:
+    """Return the model card of a checkpoint."""
+    content = read_checkpoint(path)
+    facts = header_facts(path, parse_header(content, len(content), str(path)), content)
+    return model_card(path.stem, facts)
+
 
 if __name__ == "__main__":
     folder = Path(__file__).parent
     (folder / INDEX).write_text(index_text(folder), encoding="utf-8")
+    for path in folder.glob("*.safetensors"):
+        path.with_suffix(".md").write_text(card_text(path), encoding="utf-8")

@@ -16,6 +16,7 @@ from famecli.cli.sources import ModelChoice
 from famecli.data.fetch import cache_root
 from famecli.errors import InputError, brief
 from famecli.header import CHECKPOINT_SCHEMA, Header, parse_header, read_checkpoint
+from famecli.model_card import model_card
 from famecli.output import Output, printable, table
 from famecli.weights import index
 
@@ -23,6 +24,7 @@ SCHEMA = "famecli/info/1"
 PACKAGES = ("torch", "numpy", "safetensors", "typer", "rich", "pillow", "pooch")
 
 Tensors = Annotated[bool, typer.Option("--tensors", help="List the tensors.")]
+Card = Annotated[bool, typer.Option("--card", help="Print a model card in Markdown.")]
 
 
 def info(
@@ -30,6 +32,7 @@ def info(
     dataset: options.Dataset = None,
     model: options.Model = None,
     tensors: Tensors = False,
+    card: Card = False,
     offline: options.Offline = False,
     cache_dir: options.CacheDir = None,
     json: options.Json = False,
@@ -46,6 +49,8 @@ def info(
 
       fame info --dataset mnist --json
 
+      fame info fame-mnist --card > README.md
+
       fame info
     """
     output = Output(json=json, quiet=quiet)
@@ -60,15 +65,25 @@ def info(
         raise InputError(
             f"{path} is no checkpoint but a file of schema {brief(repr(header.metadata.get('schema')))}"
         )
-    facts = _facts(path, header, content, tensors)
+    facts = header_facts(path, header, content, tensors=tensors)
     try:
         rows = _rows(facts)
+        text = model_card(checkpoint_name(path), facts) if card else ""
     except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: its header is not that of a checkpoint ({brief(error)})") from error
+    if card:
+        output.result(facts, text.removesuffix("\n"))
+        return
     output.result(facts, facts["sha256"], lambda console: _show(facts, rows, console))
 
 
-def _facts(path: Path, header: Header, content: bytes, tensors: bool) -> dict[str, Any]:
+def checkpoint_name(path: Path) -> str:
+    """Return what to call a checkpoint: its file's name, or its run's where all files have the same names."""
+    return path.stem if path.stem not in ("best", "last") else path.resolve().parent.name
+
+
+def header_facts(path: Path, header: Header, content: bytes, *, tensors: bool = False) -> dict[str, Any]:
+    """Return what the `header` of the file `path` says, as `famecli/info/1`; `tensors` adds their shapes."""
     metadata = header.metadata
     facts: dict[str, Any] = {
         "schema": SCHEMA,

@@ -1,0 +1,82 @@
+"""Model cards: what a checkpoint's header says, for people, as Markdown. No torch here."""
+
+from typing import Any
+
+from famecli.presets import PRESETS
+
+BOUNDS = {"exact": "exact", "elbo": "-ELBO, one draw of the latents", "iwae": "importance-weighted"}
+# What a schedule is made of, in the order of a card.
+SCHEDULE = (
+    "optimizer", "muon_lr", "lr", "batch_size", "warmup_images", "rate_warmup_images", "free_nats",
+    "ema_halflife_images", "seed",
+)  # fmt: skip
+
+
+def model_card(name: str, facts: dict[str, Any]) -> str:
+    """Return the card of a checkpoint.
+
+    Args:
+        name: What it is called.
+        facts: `famecli/info/1`, as `fame info --json` prints it.
+
+    Raises:
+        KeyError, TypeError, ValueError: The header is not as famecli writes it.
+
+    Source: the sections: arXiv:1810.03993; the table on top: the hub's model cards.
+    """
+    model, provenance = facts["model"], facts["provenance"] or {}
+    preset = PRESETS.get(model["preset"])
+    title = preset.title if preset else "a model of its own"
+    shape = f"{model['channels']}x{model['height']}x{model['width']}"
+    parts = [
+        f"---\nlicense: mit\nlibrary_name: famecli\ndatasets: [{provenance.get('dataset')}]\n---",
+        f"# {name}",
+        f"`{model['preset']}`, {title}: {facts['parameters']:,} parameters, for images {shape} of "
+        f"{model['levels']} levels.",
+        "## Likelihood",
+        _claim(facts["claim"]),
+        "## Training",
+        _training(facts["training"] or {}, provenance),
+        "## Use",
+        f"```sh\nfame sample {name} -n 64 -o grid.png\nfame evaluate-nll {name}\nfame verify {name}\n```",
+        "It describes images like those it was trained on, and nothing else. Its samples and its likelihoods "
+        "are not made for decisions about people.",
+        f"sha256 of the file: `{facts['sha256']}`.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _claim(claim: dict[str, Any] | None) -> str:
+    if not claim:
+        return "None is claimed: `fame evaluate-nll CKPT --record FILE` measures one."
+    data, stderr = claim["data"], claim["stderr_nats_per_image"]
+    spread = "" if stderr is None else f" +- {stderr:.2f}"
+    rows = [
+        ("NLL", f"{claim['nats_per_image']:.2f}{spread} nats/image, {claim['bits_per_dim']:.4f} bits/dim"),
+        ("estimator", f"{BOUNDS[claim['bound']]}, K = {claim['importance_samples']}, seed {claim['seed']}"),
+        ("data", f"{data['dataset_id']}, {data['split']}, {data['images']:,} images"),
+        ("binarization", data["binarization"]),
+        ("sha256 of what was scored", f"`{data['pixels_sha256']}`"),
+        ("sha256 of the weights", f"`{claim['weights_sha256']}`"),
+    ]
+    if rates := claim["terms_nats_per_image"]["kl"]:
+        layers = " + ".join(f"{rate:.2f}" for rate in rates)
+        rows.insert(1, ("KL per layer, from the image", f"{layers} nats"))
+    return _table(rows)
+
+
+def _training(config: dict[str, Any], provenance: dict[str, Any]) -> str:
+    hours = (provenance.get("seconds") or 0) / 3600 * (provenance.get("threads") or 1)
+    rows = [
+        ("images seen", f"{provenance.get('images_seen') or 0:,} in {provenance.get('steps') or 0:,} steps"),
+        ("time", f"{hours:.2f} hours of one thread, {provenance.get('device')}"),
+        ("schedule", ", ".join(f"{key} {config[key]}" for key in SCHEDULE if key in config)),
+    ]
+    if init := provenance.get("init"):
+        started = f"weights `{init['weights_sha256']}`, whose training is not counted here"
+        rows.append(("started from", started))
+    return _table(rows)
+
+
+def _table(rows: list[tuple[str, str]]) -> str:
+    return "\n".join(["| | |", "| --- | --- |", *(f"| {key} | {value} |" for key, value in rows)])
