@@ -92,7 +92,9 @@ def prior_sees_image(model: Fame, patch: pytest.MonkeyPatch) -> None:
 
 def batch_norm(model: Fame, patch: pytest.MonkeyPatch) -> None:
     stage = model.stages[0]
+    # In the mode of the model; a new module would be in training mode.
     stage.up = nn.Sequential(stage.up, nn.BatchNorm2d(stage.config.width))
+    model.train(model.training)
 
 
 def batch_norm_in_training(model: Fame, patch: pytest.MonkeyPatch) -> None:
