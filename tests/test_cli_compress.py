@@ -307,3 +307,13 @@ def test_the_manifest_of_a_zip_has_the_names(model: Path, tmp_path: Path) -> Non
     with zipfile.ZipFile("out.zip") as archive:
         rows = [json.loads(line) for line in archive.read("manifest.jsonl").splitlines()]
     assert [row["name"] for row in rows] == sorted(ODD_NAMES)
+
+
+def test_the_same_weights_in_another_file_restore_the_images(model: Path, tmp_path: Path) -> None:
+    expected = write_digits(tmp_path / "in")
+    run("compress", model, "in", "-o", "x.fame")
+    for length in (1, 20, 40):
+        twin = save_model(tmp_path / f"{length}.safetensors", facts={"provenance": {"note": "n" * length}})
+        assert twin.read_bytes() != model.read_bytes()
+        run("decompress", "x.fame", "--checkpoint", twin, "-o", f"out{length}")
+        check_same(read_folder(tmp_path / f"out{length}"), expected)

@@ -9,10 +9,12 @@ import torch
 from models import LATENT_PRESETS, preset_model, random_images, two_layer_model
 
 from famecli.coding.codec import Codec, Coded
+from famecli.coding.pixels import code_pixels
 from famecli.coding.stack import STATE_WORDS, WORD_BITS
 from famecli.errors import IntegrityError
 from famecli.evaluation import NATS_PER_BIT, evaluate
 from famecli.model.fame import Fame
+from famecli.model.likelihoods import LogisticMixture
 from famecli.presets import PRESETS
 from famecli.sampling.wavefront import CHUNK
 
@@ -184,6 +186,14 @@ def test_payloads_of_noise_end_in_images_or_in_an_error() -> None:
                 continue
             assert found.shape == (3, *COLOURS)
             assert found.max() < 6
+
+
+def test_decisions_beyond_the_last_level_end_there() -> None:
+    mixture = LogisticMixture(3, 6, 2)
+    parameters = torch.zeros(2, mixture.parameters, 4, dtype=torch.float64)
+    levels = code_pixels(mixture, parameters, lambda chance, wanted: torch.ones_like(chance).long())
+    assert levels.shape == (2, 3, 4)
+    assert levels.unique().tolist() == [5]
 
 
 def test_impossible_codes_are_refused_before_any_work() -> None:
