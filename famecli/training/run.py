@@ -28,7 +28,7 @@ from famecli.checkpoint import load_tensors, save_checkpoint, save_tensors
 from famecli.config import ModelConfig, TrainConfig, build, to_dict
 from famecli.errors import InputError
 from famecli.evaluation import NATS_PER_BIT, bits_per_dim
-from famecli.files import write_atomic
+from famecli.files import remove_leftovers, unwritable, write_atomic
 from famecli.training.snapshots import SAMPLES_FOLDER, draw_grid, keep_last, numbered_name, remove_later
 from famecli.training.trainer import StepRecord, Trainer
 
@@ -130,6 +130,8 @@ class Run:
             progress = Progress(progress.seconds, init=progress.init)
         self.progress = progress
         if self.group.first:
+            for name in RUN_FILES:
+                remove_leftovers(self.folder / name)
             self._drop_later_metrics()
             remove_later(self.folder, self.trainer.images)
 
@@ -273,8 +275,12 @@ class Run:
     def _log(self, record: dict[str, Any]) -> dict[str, Any]:
         finite = {key: _finite(value) for key, value in record.items()}
         if self.group.first:
-            with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(finite, allow_nan=False) + "\n")
+            path = self.folder / "metrics.jsonl"
+            try:
+                with path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(finite, allow_nan=False) + "\n")
+            except OSError as error:
+                raise unwritable(path, error) from error
         return finite
 
     def _drop_later_metrics(self) -> None:
