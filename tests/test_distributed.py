@@ -109,7 +109,11 @@ def pair(folder: Path) -> Pair:
     told |= {
         "stopped": {"words": train_words(data, out / "stopped", *SHORT, "--json"), "kill": [1, 3]},
         "resumed": {"words": train_words(data, out / "stopped", *SHORT)},
-        "max-time": {"words": train_words(data, out / "late", *SHORT, "--max-time", "0s")},
+        "max-time": {
+            "words": train_words(data, out / "late", *SHORT, "--max-time", "0s"),
+            "save_takes_s": 1.0,
+            "saved": str(out / "late" / "state.safetensors"),
+        },
         "odd": {"words": train_words(data, out / "odd", "--batch-size", "7")},
     }
     trainings = {name: what | {"config": to_dict(CONFIG)} for name, what in TRAININGS.items()}
@@ -215,6 +219,8 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(pair: Pair, tmp_p
 
 def test_max_time_stops_all(pair: Pair) -> None:
     assert [rank["max-time"]["code"] for rank in pair.ranks] == [75, 75]
+    # Else torchrun would end the first process in the middle of its save.
+    assert [rank["max-time"]["saved"] for rank in pair.ranks] == [True, True]
     assert load_checkpoint(pair.folder / "late" / "last.safetensors").provenance["steps"] == 1
 
 

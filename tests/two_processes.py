@@ -3,7 +3,8 @@
     torchrun --nproc-per-node 2 two_processes.py PLAN.json
 
 The plan has `trainings` (arguments of `trainer_of`), `commands` (words after `fame`, and after which step of
-which rank to send itself SIGTERM) and `out`, a folder for what each process found.
+which rank to send itself SIGTERM, how long a save takes, and the file to look for at the end) and `out`, a
+folder for what each process found.
 """
 
 import contextlib
@@ -13,6 +14,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -25,6 +27,7 @@ from famecli.checkpoint import hash_weights, save_tensors
 from famecli.cli.app import main
 from famecli.config import TrainConfig
 from famecli.distributed import Group, join
+from famecli.training.run import Run
 from famecli.training.trainer import StepRecord, Trainer
 
 STEPS = 4
@@ -54,8 +57,15 @@ def command(group: Group, what: dict[str, Any]) -> dict[str, Any]:
             os.kill(os.getpid(), signal.SIGTERM)
         return record
 
+    save = Run.save
+
+    def late(run: Run) -> None:
+        time.sleep(what.get("save_takes_s", 0))
+        save(run)
+
     out, err, code = io.StringIO(), io.StringIO(), 0
     with (
+        mock.patch.object(Run, "save", late if group.first else save),
         mock.patch.object(sys, "argv", ["fame", *what["words"]]),
         mock.patch.object(Trainer, "step", step),
         contextlib.redirect_stdout(out),
@@ -65,7 +75,8 @@ def command(group: Group, what: dict[str, Any]) -> dict[str, Any]:
             main()
         except SystemExit as stop:
             code = int(stop.code or 0)
-    return {"code": code, "out": out.getvalue(), "err": err.getvalue()}
+    saved = "saved" in what and Path(what["saved"]).exists()
+    return {"code": code, "out": out.getvalue(), "err": err.getvalue(), "saved": saved}
 
 
 if __name__ == "__main__":

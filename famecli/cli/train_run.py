@@ -122,6 +122,9 @@ def follow(
                     print(json.dumps(record, allow_nan=False), flush=True)
         if first and not stream:
             _report(run, output)
+    with explain_lost_processes():
+        # torchrun ends them all when one ends with a code that is not 0: none may before the first is done.
+        run.trainer.group.largest(0)
     _exit(run, signals)
 
 
