@@ -10,7 +10,7 @@ from models import LATENT_PRESETS, preset_model, random_images, two_layer_model
 
 from famecli.coding.codec import Codec, Coded
 from famecli.coding.pixels import code_pixels
-from famecli.coding.stack import STATE_WORDS, WORD_BITS
+from famecli.coding.stack import STATE_WORDS, WORD_BITS, Stack
 from famecli.errors import IntegrityError
 from famecli.evaluation import NATS_PER_BIT, evaluate
 from famecli.model.fame import Fame
@@ -172,6 +172,13 @@ def test_payloads_that_end_early_are_told() -> None:
                 continue
             # Bits may go round; a file's hash tells then.
             assert not np.array_equal(found, images)
+
+
+def test_a_stack_without_bits_is_told() -> None:
+    stack = Stack(np.array([1, 2, 3, 4], np.uint32))
+    stack.pop_uniform(4, 16)
+    with pytest.raises(IntegrityError, match="ends before its images do"):
+        stack.pop_uniform(4, 16)
 
 
 def test_payloads_of_noise_end_in_images_or_in_an_error() -> None:
