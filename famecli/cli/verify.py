@@ -43,7 +43,7 @@ Images = Annotated[
         "--images",
         min=1,
         metavar="IMAGES",
-        help="For the other checks of the model, each at least so many; 2.",
+        help="For the other checks of the model; 2 to 4 unless more are asked for.",
     ),
 ]
 Limit = Annotated[
