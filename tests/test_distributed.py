@@ -268,6 +268,17 @@ def test_a_killed_process_leads_to_the_run_of_an_unbroken_one(folder: Path, tmp_
     assert_equal_runs(run, unbroken)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="no two CUDA devices")
+def test_two_gpus_train_as_one(folder: Path, tmp_path: Path) -> None:
+    found = []
+    for name, launcher in (("two", TORCHRUN), ("one", [sys.executable])):
+        words = train_words(folder / "images.npy", tmp_path / name, *SHORT, "--device", "cuda")
+        subprocess.run([*launcher, "-m", "famecli", *words], env=environment(), check=True, timeout=240)
+        found.append([record["nats_per_image"] for record in metrics(tmp_path / name)])
+    assert found[0] == pytest.approx(found[1], rel=1e-2)
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
 def test_shares_are_equal_and_make_up_the_batch(size: int) -> None:
     rows = [row for rank in range(size) for row in range(24)[Group(rank, size).share(24)]]
