@@ -13,7 +13,7 @@ from integrals import EVERY, exact_nats, two_latents
 from famecli.bounds.importance import block_sizes, weigh
 from famecli.evaluation import ImageNlls, evaluate, stderr_over_images
 
-COPIES = 1500
+COPIES = 1000
 # The largest deviation from a mean, in standard errors, that is put down to chance.
 SIGMAS = 4.0
 
@@ -35,7 +35,7 @@ def exact() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def many() -> ImageNlls:
-    """Image 5, 1,500 times with 50 samples."""
+    """Image 5, 1,000 times with 50 samples."""
     return evaluate(two_latents(), copies_of(5), importance_samples=50, batch_size=5000)
 
 
@@ -126,7 +126,7 @@ def test_ten_thousand_samples_come_to_the_truth(exact: np.ndarray) -> None:
     assert found.importance is not None
     stderr = found.importance.stderr[:, -1]
     assert (np.abs(found.nats - exact[[0, 5, 10]]) < SIGMAS * stderr).all()
-    assert stderr.max() < 0.02
+    assert stderr.max() < 0.03
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64])

@@ -17,10 +17,11 @@ from famecli.bounds.settings import Annealing, Start
 from famecli.bounds.simulated import simulate
 from famecli.errors import NumericsError
 from famecli.evaluation import evaluate, stderr_over_images
+from famecli.rng import ImageNoise
 
 # The largest deviation from a mean, in standard errors, that is put down to chance.
 SIGMAS = 4.0
-SIMULATED = 1500
+SIMULATED = 1000
 SETTINGS = Annealing(steps=6, chains=1, leapfrog=2)
 
 
@@ -132,12 +133,12 @@ def test_lengths_of_steps_come_near_their_aim() -> None:
 def linear_chains(steps: int, monkeypatch: pytest.MonkeyPatch) -> tuple[np.ndarray, np.ndarray]:
     """Return forward and reverse log-weights of chains of the linear model, less the true log p(y)."""
     monkeypatch.setattr(ais, "LatentSpace", LinearSpace)
-    y = torch.randn(800, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    y = torch.randn(500, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     y *= math.hypot(LinearSpace.SLOPE, LinearSpace.NOISE)
     space = LinearSpace(None, y, "prior")
     at = chains_at(space, 1.0).at
     annealer = ais._Annealer(two_latents(), y, 0, Annealing(steps, 2, 3, "prior"), seed=0)
-    table = annealer.run([at], rows=1600)[:, 2:] - space.exact().numpy()[:, None]
+    table = annealer.run([at], rows=1000)[:, 2:] - space.exact().numpy()[:, None]
     return table[:, :2], table[:, 2:]
 
 
@@ -162,6 +163,17 @@ def sandwich() -> tuple[AnnealedNlls, np.ndarray]:
     return found, exact_nats(model)[index]
 
 
+def test_a_simulated_image_and_its_latents_follow_its_index_and_the_seed_alone() -> None:
+    model = two_latents()
+    many, few = simulate(model, 70, seed=3), simulate(model, 3, seed=3)
+    assert np.array_equal(many.levels[:3], few.levels)
+    noise = ImageNoise([("simulate", 3, index) for index in range(70)])
+    _, draws = model.top_down(None, noise, 70)
+    for layer, draw in zip(many.latents, draws, strict=True):
+        assert torch.allclose(layer, draw.z, rtol=0, atol=1e-12)
+    assert not torch.equal(simulate(model, 3, seed=4).latents[0], few.latents[0])
+
+
 def test_simulated_images_are_as_frequent_as_the_model_says(
     sandwich: tuple[AnnealedNlls, np.ndarray],
 ) -> None:
@@ -179,7 +191,7 @@ def test_the_truth_is_between_both_bounds(sandwich: tuple[AnnealedNlls, np.ndarr
     assert found.lower is not None
     for above in (found.nats - exact, exact - found.lower):
         assert above.mean() > 2 * stderr_over_images(above)
-        assert above.mean() < 0.15
+        assert above.mean() < 0.2
 
 
 def test_both_directions_are_right_on_average(sandwich: tuple[AnnealedNlls, np.ndarray]) -> None:

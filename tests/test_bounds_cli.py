@@ -120,7 +120,7 @@ def test_one_step_moves_nothing_and_says_so_in_nulls(model: Path) -> None:
 
 @pytest.mark.parametrize("change", [("--batch-size", "1"), ("--threads", "2")])
 def test_batch_size_and_threads_change_no_annealing(model: Path, change: tuple[str, str]) -> None:
-    words = words_of(model, "--ais", "3", "--chains", "3", "--with-images")
+    words = words_of(model, "--ais", "3", "--chains", "3", "--leapfrog", "1", "--with-images")
     expected, found = result_of(*words), result_of(*words, *change)
     assert found["image_nats"] == pytest.approx(expected["image_nats"], rel=0, abs=1e-8)
 
