@@ -105,20 +105,19 @@ def test_colours_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     np.testing.assert_array_equal(np.load("out.npz")["arr_0"], images)
 
 
-def test_through_pipes_and_with_other_threads(model: Path, tmp_path: Path) -> None:
+def test_through_pipes_from_another_machine(model: Path, tmp_path: Path) -> None:
     expected = write_digits(tmp_path / "in")
-    environment = os.environ | {"OMP_NUM_THREADS": "2", "FAME_THREADS": "2"}
+    others = {"OMP_NUM_THREADS": "2", "FAME_THREADS": "2", "ATEN_CPU_CAPABILITY": "default"}
+    environment = os.environ | others
     coded = process("compress", model, "in", "-o", "-", env=environment)
     assert coded.returncode == 0, coded.stderr.decode()
-    # Here is another process, with another number of threads.
+    # Here is another process, with another number of threads and, as it were, another processor.
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     done = fame("decompress", "-", "--checkpoint", model, "-o", "out", stdin=coded.stdout)
-    run("compress", model, "in", "-o", "x.fame")
     torch.set_num_threads(before)
     assert done.code == 0, done.err
     check_same(read_folder(tmp_path / "out"), expected)
-    assert (tmp_path / "x.fame").read_bytes() == coded.stdout
 
 
 def test_default_weights_are_found_again_by_their_hash(model: Path, tmp_path: Path) -> None:

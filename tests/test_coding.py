@@ -10,7 +10,7 @@ from models import LATENT_PRESETS, preset_model, random_images, two_layer_model
 
 from famecli.coding.codec import Codec, Coded
 from famecli.coding.pixels import code_pixels
-from famecli.coding.stack import STATE_WORDS, WORD_BITS, Stack
+from famecli.coding.stack import STATE_WORDS, WORD_BITS, Stack, Writer
 from famecli.errors import IntegrityError
 from famecli.evaluation import NATS_PER_BIT, evaluate
 from famecli.model.fame import Fame
@@ -133,6 +133,31 @@ def test_all_is_computed_by_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(seen) == {1}
 
 
+@pytest.mark.parametrize(("preset", "levels"), [("fame", 2), ("lvae", 2), ("pixelcnn", 2), ("pixelcnn", 256)])
+def test_last_digits_do_not_matter(preset: str, levels: int) -> None:
+    shape = BITS if levels == 2 else COLOURS
+    model, images = preset_model(preset, shape, levels).eval(), images_of(60, shape, levels)
+    coded = Codec(model).encode(images, all_bits(model, 3))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in model.parameters():
+            # Far more than processors differ by.
+            weight *= 1.0 + 1e-11 * torch.randn(weight.shape, generator=generator, dtype=torch.float64)
+    np.testing.assert_array_equal(again(model, coded), images)
+
+
+def test_last_digits_of_chances_do_not_matter() -> None:
+    chances = torch.arange(1, 1000).double() / 1000
+    ones = torch.ones(len(chances)).long()
+    written = []
+    for digits in (-1e-13, 0.0, 1e-13):
+        writer = Writer()
+        writer(chances + digits, ones)
+        written.append(writer.chances[0])
+    np.testing.assert_array_equal(written[0], written[1])
+    np.testing.assert_array_equal(written[2], written[1])
+
+
 def bound_bits(model: Fame, images: np.ndarray) -> float:
     nlls = evaluate(model, images, importance_samples=16)
     return float(nlls.distortion.sum() + nlls.rate.sum()) / NATS_PER_BIT
@@ -149,12 +174,13 @@ def test_without_latents_the_code_is_as_long_as_the_nll(levels: int) -> None:
 
 @pytest.mark.parametrize("preset", LATENT_PRESETS)
 def test_with_latents_the_code_is_as_long_as_the_bound(preset: str) -> None:
-    model, images = model_of(preset), images_of(150)
+    model, images = model_of(preset), images_of(120)
     coded = Codec(model).encode(images, all_bits(model, FINE))
     bound = bound_bits(model, images)
-    # Latents give back all that they take but their KL divergence: without that it were 100 bits and more.
-    assert abs(coded.net_bits - bound) < 0.02 * bound
+    # The draws of so few images vary by more than 1 %; latents that gave nothing back would cost 500 %.
+    assert abs(coded.net_bits - bound) < 0.04 * bound
     assert coded.initial_bits > 0
+    # What is chosen is as short as what is fine, initial bits included.
     short = Codec(model).encode(images)
     assert short.net_bits + short.initial_bits <= 1.02 * (coded.net_bits + coded.initial_bits)
 

@@ -94,7 +94,7 @@ def compress(
     """Code images without loss, in as many bits as the model's NLL says. Prints the path of what was written.
 
     Images come from files, or else from the data set. A binary model takes black and white ones alone. They
-    come back with fame decompress, on a processor of the same kind with the same torch: docs/coding.md.
+    come back with fame decompress: docs/coding.md.
 
     Examples:
 
@@ -175,7 +175,9 @@ def _encode(loaded: "Checkpoint", images: Images, group: int, output: Output) ->
     from famecli.coding.codec import Codec
 
     with output.progress("encoding", len(images.levels)) as advance:
-        return Codec(loaded.model, group).encode(images.levels, advance=lambda done: advance(done, ""))
+        return Codec(loaded.model.double(), group).encode(
+            images.levels, advance=lambda done: advance(done, "")
+        )
 
 
 def _write(loaded: "Checkpoint", images: Images, coded: "Coded", target: str) -> int:

@@ -127,7 +127,11 @@ def _decode(loaded: "Checkpoint", coded: "CodedFile", output: Output) -> "np.nda
     from famecli.coding.codec import Codec
 
     with output.progress("decoding", coded.header.images) as advance:
-        levels = Codec(loaded.model).decode(coded.coded(), lambda done: advance(done, ""))
+        try:
+            levels = Codec(loaded.model.double()).decode(coded.coded(), lambda done: advance(done, ""))
+        except IntegrityError as error:
+            # Its checksum was right: it is more likely that numbers came out otherwise here.
+            raise IntegrityError(str(error), coded.header.machine.advice()) from error
     coded.check(levels)
     return levels
 

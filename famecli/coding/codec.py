@@ -31,6 +31,9 @@ from famecli.sampling.wavefront import CHUNK, WavefrontSampler, threads_for
 
 # Products of any size: so many threads as a process has would each round sums of their own.
 ANY_WORK = 0
+# What the model says is rounded to multiples of this. It costs next to nothing, and is some 10^10 times what
+# double precision is uncertain of: that seldom does a value lie so near to the middle that it matters.
+GRID = 2.0**-12
 
 
 @dataclass(frozen=True)
@@ -68,12 +71,12 @@ class Coded:
 class Codec:
     """Encodes and decodes images with a model; its weights are read once, so make a new one when they change.
 
-    Both sides have to compute the very same numbers. They do with the same version of torch on the same kind
-    of processor: all is computed by one thread, however many the process has, and in the groups that the
-    encoder chose.
+    Both sides have to compute the very same numbers. All is computed by one thread, however many the process
+    has, and in the groups that the encoder chose; and what the model says is rounded before it is used, so
+    that in double precision the last digits, which differ between processors, all but never matter.
 
     Args:
-        model: Any, on its device.
+        model: Any, on its device; in double precision for codes that go to other machines.
         group: Most images that are coded at once.
     """
 
@@ -165,6 +168,7 @@ class Codec:
         def draw(layer: int, prior: Gaussian, posterior: Gaussian | None) -> Tensor:
             nonlocal popped
             assert posterior is not None
+            prior, posterior = _rounded(prior), _rounded(posterior)
             bins = layers[layer]
             stack.deepen(bins.decisions(prior.mean.shape))
             before = stack.size_bits
@@ -186,10 +190,11 @@ class Codec:
 
         def read(layer: int, prior: Gaussian, posterior: Gaussian | None) -> Tensor:
             found[layer] = layers[layer].pop(stack, prior.mean.shape)
-            return layers[layer].points(found[layer], prior)
+            return layers[layer].points(found[layer], _rounded(prior))
 
         def give_back(layer: int, prior: Gaussian, posterior: Gaussian | None) -> Tensor:
             assert posterior is not None
+            prior, posterior = _rounded(prior), _rounded(posterior)
             layers[layer].code(prior, posterior, writer, found[layer])
             return layers[layer].points(found[layer], prior)
 
@@ -229,4 +234,14 @@ class Codec:
 
 
 def _exact(parameters: Tensor) -> Tensor:
-    return parameters.cpu().double().contiguous()
+    """Return rounded parameters as those who compute chances want them."""
+    return _round(parameters.cpu().double()).contiguous()
+
+
+def _rounded(gaussian: Gaussian) -> Gaussian:
+    """Return the distribution with a rounded mean and a rounded logarithm of its scale."""
+    return Gaussian(_round(gaussian.mean), torch.exp2(_round(torch.log2(gaussian.scale))))
+
+
+def _round(values: Tensor) -> Tensor:
+    return torch.round(values / GRID) * GRID

@@ -90,8 +90,7 @@ def measure_code(
     Raises:
         IntegrityError: Other images came back.
     """
-    # Laid out as on the way from a file, since that chooses how convolutions are computed.
-    codec = Codec(copy.deepcopy(model).on("cpu"))
+    codec = Codec(copy.deepcopy(model).on("cpu").double())
     started_s = time.monotonic()
     coded = codec.encode(levels, advance=advance)
     encoded_s = time.monotonic()

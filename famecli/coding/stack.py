@@ -23,6 +23,8 @@ STATE_WORDS = 2
 # No decision is more certain. So a decision costs 16 bits at most, a corrupt file cannot claim endless images
 # in no bits, and a certain one costs 2.2e-5 bits.
 SMALLEST_CHANCE = 2.0**-16
+# Chances are rounded to multiples of this, so that the last digits do not matter.
+CHANCE_GRID = 2.0**-20
 LARGEST_DECISION_BITS = 16
 LEAST_DECISION_BITS = -math.log2(1.0 - SMALLEST_CHANCE)
 
@@ -123,7 +125,7 @@ class Stack:
     def _popped(self, symbols: np.ndarray) -> np.ndarray:
         self.lowest = min(self.lowest, self.coder.num_words())
         if self.lowest < STATE_WORDS:
-            raise IntegrityError("the payload is damaged: it ends before its images do")
+            raise IntegrityError("the payload ends before its images do")
         return symbols
 
 
@@ -175,9 +177,8 @@ class Writer:
 
 
 def _limited(chance: Tensor) -> np.ndarray:
-    limited: np.ndarray = (
-        chance.nan_to_num(0.5).clamp(SMALLEST_CHANCE, 1.0 - SMALLEST_CHANCE).flatten().numpy()
-    )
+    rounded = torch.round(chance.nan_to_num(0.5) / CHANCE_GRID) * CHANCE_GRID
+    limited: np.ndarray = rounded.clamp(SMALLEST_CHANCE, 1.0 - SMALLEST_CHANCE).flatten().numpy()
     return limited
 
 
