@@ -185,6 +185,14 @@ def test_with_latents_the_code_is_as_long_as_the_bound(preset: str) -> None:
     assert short.net_bits + short.initial_bits <= 1.02 * (coded.net_bits + coded.initial_bits)
 
 
+@pytest.mark.parametrize("preset", ["fame", "vae"])
+@pytest.mark.parametrize("count", [1, 30])
+def test_the_bits_chosen_make_the_file_short(preset: str, count: int) -> None:
+    model, images = model_of(preset), images_of(count)
+    others = [Codec(model).encode(images, all_bits(model, bits)).payload_bits for bits in (0, 2, 5, FINE)]
+    assert Codec(model).encode(images).payload_bits <= min(others) + STATE_WORDS * WORD_BITS
+
+
 def test_payloads_that_end_early_are_told() -> None:
     for preset in ("fame", "pixelcnn", "lvae"):
         model, images = model_of(preset), images_of(6)
