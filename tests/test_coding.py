@@ -141,8 +141,8 @@ def test_last_digits_do_not_matter(preset: str, levels: int) -> None:
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in model.parameters():
-            # Far more than processors differ by.
-            weight *= 1.0 + 1e-11 * torch.randn(weight.shape, generator=generator, dtype=torch.float64)
+            # Far more than processors differ by, so that few images stand for many.
+            weight *= 1.0 + 1e-9 * torch.randn(weight.shape, generator=generator, dtype=torch.float64)
     np.testing.assert_array_equal(again(model, coded), images)
 
 
