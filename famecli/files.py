@@ -1,13 +1,13 @@
 """Files that are whole or absent: temporary file, fsync, rename."""
 
 import errno
-import glob
 import os
 import secrets
 import stat
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -37,7 +37,8 @@ def partial_file(path: Path, *, sync: bool = True) -> Iterator[Path]:
     if target.exists() and not target.is_file():
         yield target
         return
-    temporary = target.with_name(f"{_temporary_stem(target)}{secrets.token_hex(TOKEN_BYTES)}.tmp")
+    # Bytes of a name are limited, and a letter can be four of them.
+    temporary = target.with_name(f".{target.name[:50]}.{secrets.token_hex(TOKEN_BYTES)}.tmp")
     try:
         # Not tempfile, whose files nobody else may read whatever the umask.
         temporary.open("xb").close()
@@ -55,17 +56,17 @@ def partial_file(path: Path, *, sync: bool = True) -> Iterator[Path]:
         _sync_folder(target.parent)
 
 
-def _temporary_stem(target: Path) -> str:
-    # Bytes of a name are limited, and a letter can be four of them.
-    return f".{target.name[:50]}."
+def remove_leftovers(folder: Path, older_than_s: float = 0.0) -> None:
+    """Delete what processes left in `folder` that were killed while they wrote a file there.
 
-
-def remove_leftovers(path: Path) -> None:
-    """Delete what processes left beside `path` that were killed while they wrote it; none may do so now."""
-    target = Path(os.path.realpath(path))
-    token = "[0-9a-f]" * (2 * TOKEN_BYTES)
-    for leftover in target.parent.glob(f"{glob.escape(_temporary_stem(target))}{token}.tmp"):
-        leftover.unlink(missing_ok=True)
+    Args:
+        folder: If there is one.
+        older_than_s: Younger ones are kept; 0 only where no other process writes now.
+    """
+    for leftover in folder.glob(f".*.{'[0-9a-f]' * (2 * TOKEN_BYTES)}.tmp"):
+        with suppress(FileNotFoundError):
+            if time.time() - leftover.stat().st_mtime >= older_than_s:
+                leftover.unlink()
 
 
 def write_atomic(path: Path, content: bytes) -> None:

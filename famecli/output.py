@@ -1,6 +1,9 @@
 """What commands print: one result on stdout, everything else on stderr. The only file that knows Rich."""
 
+import codecs
+import io
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 WIDTH_OF_FILES = 4096
+ANY_TEXT = "famecli.any_text"
 
 
 class Output:
@@ -84,6 +88,42 @@ class Output:
             with Progress(*columns, console=self.errors) as bar:
                 task = bar.add_task(label, total=total, text="")
                 yield lambda done, text: bar.update(task, advance=done, text=text)
+
+
+def prepare_streams() -> None:
+    """Let no result be cut off unnoticed, and let stdout and stderr take any name of a file in any locale.
+
+    Bytes that are no text in the encoding of file names come out as they are, so that a path stays one;
+    letters that the stream's encoding does not have come out by their numbers.
+    """
+    codecs.register_error(ANY_TEXT, _encode_first)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=ANY_TEXT)
+    raw = getattr(sys.stdout, "buffer", None)
+    if isinstance(raw, io.RawIOBase):
+        # So it is under PYTHONUNBUFFERED, and what a full disk leaves of a write would be lost.
+        buffered = io.BufferedWriter(raw)
+        encoding = sys.stdout.encoding
+        sys.stdout = io.TextIOWrapper(buffered, encoding, ANY_TEXT, line_buffering=True)
+
+
+def give_up_stdout() -> None:
+    """Let what stdout still holds be written, or be forgotten if it cannot: else Python tries at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _encode_first(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Encode the first character that a stream's encoding does not have."""
+    assert isinstance(error, UnicodeEncodeError)
+    start, text = error.start, error.object
+    handler = "surrogateescape" if "\udc80" <= text[start] <= "\udcff" else "backslashreplace"
+    return codecs.lookup_error(handler)(
+        UnicodeEncodeError(error.encoding, text, start, start + 1, error.reason)
+    )
 
 
 class _Tenths:

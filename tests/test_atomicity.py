@@ -181,19 +181,23 @@ def test_a_kill_at_any_call_leaves_a_whole_file(tmp_path: Path) -> None:
         path = tmp_path / call / "file"
         assert path.read_bytes() == (b"old" if index <= RENAMED else b"new") * 1000, call
         leftovers += len(os.listdir(path.parent)) - 1
-        remove_leftovers(path)
+        remove_leftovers(path.parent)
         assert os.listdir(path.parent) == ["file"]
     # Of all kills between the first call and the rename.
     assert leftovers == RENAMED
 
 
 def test_nothing_but_leftovers_is_removed(tmp_path: Path) -> None:
-    names = ["*", ".*.0123456789ab.tmp", ".*.0123456789ag.tmp", ".*.012.tmp", ".x.0123456789ab.tmp", "*.tmp"]
-    for name in names:
+    old, young = ".a.0123456789ab.tmp", ".b c\n.0123456789ab.tmp"
+    others = [".a.0123456789ag.tmp", ".a.012.tmp", "a.0123456789ab.tmp", ".0123456789ab.tmp", "a.tmp"]
+    for name in (old, young, *others):
         (tmp_path / name).touch()
-    remove_leftovers(tmp_path / "*")
-    assert sorted(os.listdir(tmp_path)) == sorted(set(names) - {".*.0123456789ab.tmp"})
-    remove_leftovers(tmp_path / "absent" / "file")
+    os.utime(tmp_path / old, (0, 0))
+    remove_leftovers(tmp_path, 3600.0)
+    assert sorted(os.listdir(tmp_path)) == sorted([young, *others])
+    remove_leftovers(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == sorted(others)
+    remove_leftovers(tmp_path / "absent")
 
 
 LIMITED = """

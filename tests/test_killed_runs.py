@@ -46,6 +46,7 @@ def long_unbroken(fork: Victims, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 def leftovers(folder: Path) -> list[str]:
+    """Return the temporary files of writes that were not finished."""
     return [name for name in os.listdir(folder) if name.endswith(".tmp")]
 
 

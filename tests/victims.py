@@ -36,12 +36,16 @@ class Victims:
             [sys.executable, __file__, data, self.errors],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=kept | {"OMP_NUM_THREADS": "1", "FAME_DEVICE": "cpu"},
+            env=kept | {"OMP_NUM_THREADS": "1", "FAME_DEVICE": "cpu", "PYTHONUNBUFFERED": ""},
             text=True,
         )
 
     def start(
-        self, *words: object, at: tuple[int, int] | None = None, largest_file: int | None = None
+        self,
+        *words: object,
+        at: tuple[int, int] | None = None,
+        largest_file: int | None = None,
+        stdout: str | Path = os.devnull,
     ) -> int:
         """Start `fame` with `words` and return the number of its process.
 
@@ -49,9 +53,10 @@ class Victims:
             words: What follows `fame`.
             at: A step of a training, and the signal that the process sends itself after it.
             largest_file: Bytes that a file it writes may have.
+            stdout: Where its result goes.
         """
         assert self.process.stdin is not None
-        asked = {"words": [*map(str, words)], "at": at, "limit": largest_file}
+        asked = {"words": [*map(str, words)], "at": at, "limit": largest_file, "stdout": str(stdout)}
         self.process.stdin.write(json.dumps(asked) + "\n")
         self.process.stdin.flush()
         return self._number()
@@ -103,6 +108,11 @@ def _run_and_exit(main: Callable[[], None]) -> None:
         code = int(stop.code or 0)
     except BaseException:
         traceback.print_exc()
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # As Python itself does when it cannot write what is left.
+        code = 120
     sys.stderr.flush()
     os._exit(code)
 
@@ -129,10 +139,9 @@ def _serve(data: Path, errors: Path) -> None:
         asked = json.loads(line)
         child = os.fork()
         if not child:
-            stream = os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            null = os.open(os.devnull, os.O_RDWR)
-            for number, target in ((null, 0), (null, 1), (stream, 2)):
-                os.dup2(number, target)
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            for target, path in ((1, asked["stdout"]), (2, errors)):
+                os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), target)
             if asked["limit"] is not None:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (asked["limit"], resource.RLIM_INFINITY))
             sys.argv = ["fame", *asked["words"]]

@@ -21,7 +21,7 @@ from famecli.cli.verify import verify
 from famecli.cli.weights import app as weights
 from famecli.errors import ExitCode, FameError
 from famecli.memory import is_out_of_memory
-from famecli.output import Output
+from famecli.output import Output, give_up_stdout, prepare_streams
 
 app = typer.Typer(
     name="fame",
@@ -61,12 +61,14 @@ def common(
 
 def main() -> None:
     """Run the command line; end the process with one of `ExitCode`."""
+    prepare_streams()
     if sys.stdout is None:
         Output().fail("stdout is closed, and the result would go there", "redirect it: > /dev/null")
         sys.exit(ExitCode.BAD_INPUT)
     try:
         # Else Typer would print its own errors, over several lines.
         code = app(standalone_mode=False)
+        sys.stdout.flush()
     except typer.TyperException as error:
         _explain(error)
         sys.exit(error.exit_code)
@@ -85,6 +87,7 @@ def main() -> None:
             raise
         message, hint, code = known
         Output().fail(message, hint)
+        give_up_stdout()
     sys.exit(code or ExitCode.OK)
 
 

@@ -11,9 +11,12 @@ from famecli.data.check import difference
 from famecli.data.info import DatasetInfo
 from famecli.data.transfer import host_of, transfer
 from famecli.errors import FameError, InputError, IntegrityError, UnavailableError
-from famecli.files import partial_file
+from famecli.files import partial_file, remove_leftovers
 
 CACHE_TAG = b"Signature: 8a477f597d28d172789f06886806bc55\n# Downloads of famecli; may be deleted.\n"
+
+# After which a download that is not whole was left by a process that was killed.
+ABANDONED_S = 86_400.0
 
 
 def say_nothing(message: str) -> None:
@@ -211,6 +214,7 @@ def _download(
     """Put the file at `url` in place if its hashes are right; errors are those of `fetch_file`."""
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(destination.parent, ABANDONED_S)
         with partial_file(destination) as partial:
             with partial.open("wb") as file:
                 transfer(url, file, size_bytes)

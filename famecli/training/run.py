@@ -130,8 +130,7 @@ class Run:
             progress = Progress(progress.seconds, init=progress.init)
         self.progress = progress
         if self.group.first:
-            for name in RUN_FILES:
-                remove_leftovers(self.folder / name)
+            self._remove_leftovers()
             self._drop_later_metrics()
             remove_later(self.folder, self.trainer.images)
 
@@ -143,6 +142,11 @@ class Run:
         for path in (*(self.folder / name for name in RUN_FILES), *grids):
             path.unlink(missing_ok=True)
         keep_last(self.folder, 0)
+        self._remove_leftovers()
+
+    def _remove_leftovers(self) -> None:
+        for folder in (self.folder, self.folder / SAMPLES_FOLDER):
+            remove_leftovers(folder)
 
     def records(self, interrupted: Callable[[], Stopped | None]) -> Iterator[dict[str, Any]]:
         """Train to the end, or until `interrupted` gives a reason; yield each line of metrics.jsonl.
