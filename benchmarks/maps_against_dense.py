@@ -6,8 +6,8 @@
 The ladder with maps is the preset as it is and sets the budget, FLOPs per image times images. Three ladders
 with dense latents get the same: the preset, which has more parameters; one with fewer feature maps, and one
 with fewer latents, both of as many parameters as the first. So does a ladder with more feature maps, of as
-many parameters as the dense preset. All are trained by `fame train` in folders of --out; run again, it goes on
-where it was broken off. Prints Markdown tables and draws the curves in --out; see docs/experiments.md.
+many parameters as the dense preset. All are trained by `fame train` in folders of --out; run again, it goes
+on where it was broken off. Prints Markdown tables and draws the curves in --out; see docs/experiments.md.
 """
 
 import argparse

@@ -4,8 +4,8 @@
     python -m benchmarks.recipe --only "batch 32" "decoder width 32" --seeds 0 1 2
 
 Each variation is trained like the base command, with the same seeds, one run after the other. At equal
-seconds it is trained once more, on as many images as it sees in the time of the base, so that its schedule ends
-there too. Run again, it goes on where it was broken off. Prints one Markdown table.
+seconds it is trained once more, on as many images as it sees in the time of the base, so that its schedule
+ends there too. Run again, it goes on where it was broken off. Prints one Markdown table.
 """
 
 import argparse

@@ -61,8 +61,8 @@ class DatasetInfo:
         pixels_sha256: Of the levels of the whole test split as `evaluate-nll` scores them; None where they
             were never measured on the official files.
         pickles: Names that its files have in a version that consists of pickles, which are refused.
-        bits_of: Data set of the same files whose chances are turned into bits once and for all: those by which
-            that one is scored, and for training those of the same seed.
+        bits_of: Data set of the same files whose chances are turned into bits once and for all: those by
+            which that one is scored, and for training those of the same seed.
     """
 
     name: str
