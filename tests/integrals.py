@@ -18,8 +18,9 @@ EVERY = all_images(1, 2, 2)
 def two_latents() -> Fame:
     """A ladder of two layers with one latent each, under a PixelCNN of 2x2 bits; float64.
 
-    What is drawn depends on the latents, by 0.37 nats. Recognition is made a little wide, so that weights have
-    a small variance in both directions of annealing: else a thousand could not tell their mean from another.
+    What is drawn depends on the latents, by 0.37 nats. Recognition is made a little wide, so that weights
+    have a small variance in both directions of annealing: else a thousand could not tell their mean from
+    another.
     """
     config = ModelConfig(
         "test",
