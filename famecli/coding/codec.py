@@ -78,10 +78,13 @@ class Codec:
     Args:
         model: Any, on its device; in double precision for codes that go to other machines.
         group: Most images that are coded at once.
+        rounding: Whether what the model says is rounded; without, any difference is the end of a code, which
+            shows how exactly a model agrees with itself.
     """
 
-    def __init__(self, model: Fame, group: int = CHUNK) -> None:
+    def __init__(self, model: Fame, group: int = CHUNK, *, rounding: bool = True) -> None:
         self.model, self.config, self.group = model, model.config, group
+        self.grid = GRID if rounding else None
         self.sampler: WavefrontSampler | None = None
         if self.config.decoder.autoregressive:
             self.sampler = WavefrontSampler(
@@ -168,7 +171,7 @@ class Codec:
         def draw(layer: int, prior: Gaussian, posterior: Gaussian | None) -> Tensor:
             nonlocal popped
             assert posterior is not None
-            prior, posterior = _rounded(prior), _rounded(posterior)
+            prior, posterior = self._rounded(prior), self._rounded(posterior)
             bins = layers[layer]
             stack.deepen(bins.decisions(prior.mean.shape))
             before = stack.size_bits
@@ -190,11 +193,11 @@ class Codec:
 
         def read(layer: int, prior: Gaussian, posterior: Gaussian | None) -> Tensor:
             found[layer] = layers[layer].pop(stack, prior.mean.shape)
-            return layers[layer].points(found[layer], _rounded(prior))
+            return layers[layer].points(found[layer], self._rounded(prior))
 
         def give_back(layer: int, prior: Gaussian, posterior: Gaussian | None) -> Tensor:
             assert posterior is not None
-            prior, posterior = _rounded(prior), _rounded(posterior)
+            prior, posterior = self._rounded(prior), self._rounded(posterior)
             layers[layer].code(prior, posterior, writer, found[layer])
             return layers[layer].points(found[layer], prior)
 
@@ -220,7 +223,7 @@ class Codec:
             blind = self.model.decoder.head2.weight.new_zeros(batch, *shape)
             parameters = self.model.pixel_parameters(blind, condition).flatten(2)
             wanted = None if known is None else known.flatten(2)
-            return code_pixels(likelihood, _exact(parameters), decide, wanted).view(batch, *shape)
+            return code_pixels(likelihood, self._exact(parameters), decide, wanted).view(batch, *shape)
         sampler = self.sampler
         sampler.begin(condition, batch)
         order = torch.tensor(sampler.plan.order)
@@ -228,20 +231,19 @@ class Codec:
         for step in sampler.plan.steps:
             pixels = slice(step.offset, step.offset + step.count)
             wanted = None if wave is None else wave[:, :, pixels]
-            levels = code_pixels(likelihood, _exact(sampler.params(step.t)), decide, wanted)
+            levels = code_pixels(likelihood, self._exact(sampler.params(step.t)), decide, wanted)
             sampler.push(step.t, levels.to(sampler.space.levels))
         return sampler.drawn().cpu().long()
 
+    def _exact(self, parameters: Tensor) -> Tensor:
+        """Return rounded parameters as those who compute chances want them."""
+        return self._round(parameters.cpu().double()).contiguous()
 
-def _exact(parameters: Tensor) -> Tensor:
-    """Return rounded parameters as those who compute chances want them."""
-    return _round(parameters.cpu().double()).contiguous()
+    def _rounded(self, gaussian: Gaussian) -> Gaussian:
+        """Return the distribution with a rounded mean and a rounded logarithm of its scale."""
+        if self.grid is None:
+            return gaussian
+        return Gaussian(self._round(gaussian.mean), torch.exp2(self._round(torch.log2(gaussian.scale))))
 
-
-def _rounded(gaussian: Gaussian) -> Gaussian:
-    """Return the distribution with a rounded mean and a rounded logarithm of its scale."""
-    return Gaussian(_round(gaussian.mean), torch.exp2(_round(torch.log2(gaussian.scale))))
-
-
-def _round(values: Tensor) -> Tensor:
-    return torch.round(values / GRID) * GRID
+    def _round(self, values: Tensor) -> Tensor:
+        return values if self.grid is None else torch.round(values / self.grid) * self.grid

@@ -36,7 +36,8 @@ def check_code(model: Fame, levels: np.ndarray, source: str) -> Finding:
         levels: Images, uint8, `(N, C, H, W)`.
         source: What the images are, in words.
     """
-    codec = Codec(model)
+    # Not rounded, so that nothing that decoder and encoder differ by is hidden.
+    codec = Codec(model, rounding=False)
     latents = [stage.latents for stage in model.config.stages if stage.latents]
     coded = codec.encode(levels, [[LATENT_BITS] * maps for maps in latents])
     again = codec.decode(coded)
