@@ -2,8 +2,10 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import no_pickle
 import pytest
 import torch
 from outcomes import Command, Outcome
@@ -16,6 +18,15 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Workers share the cores; what they start does as well.
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
+
+no_pickle.watch()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_unpickled() -> Iterator[None]:
+    """Fail each test in which famecli unpickles anything."""
+    yield
+    assert no_pickle.noted == []
 
 
 @pytest.fixture

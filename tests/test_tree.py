@@ -28,14 +28,3 @@ def test_files_and_functions_are_short(path: Path) -> None:
             assert node.end_lineno is not None
             lines = node.end_lineno - node.lineno + 1 - docstring_lines(node)
             assert lines <= MOST_LINES_OF_A_FUNCTION, f"{node.name} has {lines} lines"
-
-
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "famecli").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT))
-)
-def test_nothing_pickles(path: Path) -> None:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            assert not {"pickle", "dill", "joblib"} & {alias.name for alias in node.names}
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "torch":
-            assert node.attr not in ("load", "save")
