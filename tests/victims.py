@@ -28,7 +28,13 @@ class Victims:
 
     Args:
         folder: Where the data and the commands' streams go.
+
+    Attributes:
+        errors: The file with what the last command said on stderr.
+        peak_kib: The most memory that the last command had.
     """
+
+    peak_kib = 0
 
     def __init__(self, folder: Path) -> None:
         self.errors = folder / "stderr"
@@ -62,20 +68,21 @@ class Victims:
         asked = {"words": [*map(str, words)], "at": at, "limit": largest_file, "stdout": str(stdout)}
         self.process.stdin.write(json.dumps(asked) + "\n")
         self.process.stdin.flush()
-        return self._number()
+        return self._numbers()[0]
 
     def end(self) -> int:
         """Wait for the command and return its exit code, negative for a signal."""
-        return self._number()
+        code, self.peak_kib = self._numbers()
+        return code
 
     def run(self, *words: object, **options: Any) -> int:
         """Run `fame` to its end and return its exit code; see `start` and `end`."""
         self.start(*words, **options)
         return self.end()
 
-    def _number(self) -> int:
+    def _numbers(self) -> list[int]:
         assert self.process.stdout is not None
-        return int(self.process.stdout.readline())
+        return [int(word) for word in self.process.stdout.readline().split()]
 
 
 @contextmanager
@@ -153,7 +160,8 @@ def _serve(data: Path, errors: Path) -> None:
                 _send_after_step(*asked["at"])
             _run_and_exit(main)
         print(child, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        _, status, usage = os.wait4(child, 0)
+        print(os.waitstatus_to_exitcode(status), usage.ru_maxrss, flush=True)
     os._exit(0)
 
 

@@ -1,0 +1,79 @@
+"""Memory does not grow with the number of images, be they streamed samples or evaluated ones."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import save_model
+from victims import Victims, victims
+
+SHAPE = (3, 32, 32)
+IMAGE_KIB = 3
+# Of images as bytes, that an evaluation has at once: file, pixels, levels, and what they are copied by.
+COPIES = 5
+# Fewer than there are images, so that all evaluations have full ones.
+BATCH = ("--batch-size", 64)
+# What two runs of the same command differ by.
+NOISE_KIB = 4096
+
+
+@pytest.fixture(scope="module")
+def fork(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victims]:
+    with victims(tmp_path_factory.mktemp("memory")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("model") / "model.safetensors", "vae", SHAPE)
+
+
+def peaks_of_streams(fork: Victims, model: Path, counts: tuple[int, ...]) -> list[int]:
+    """Return the peak memory, KiB, of streams of so many images."""
+    peaks = []
+    for count in counts:
+        assert fork.run("sample", model, "-n", count, "-q", "-o", "-") == 0
+        peaks.append(fork.peak_kib)
+    print(f"streams of {counts} images: {peaks} KiB")
+    return peaks
+
+
+def peaks_of_evaluations(fork: Victims, model: Path, folder: Path, counts: tuple[int, ...]) -> list[int]:
+    """Return the peak memory, KiB, of evaluations of so many images."""
+    peaks = []
+    for count in counts:
+        path, channels = folder / f"{count}.npy", SHAPE[0]
+        pixels = np.random.default_rng(0).integers(0, 2, (count, *SHAPE[1:], channels), np.uint8)
+        np.save(path, pixels * np.uint8(255))
+        assert fork.run("evaluate-nll", model, "--dataset", "folder", "--data", path, *BATCH, "-q") == 0
+        peaks.append(fork.peak_kib)
+    print(f"evaluations of {counts} images: {peaks} KiB")
+    return peaks
+
+
+def test_a_stream_of_samples_needs_no_more_memory_when_it_is_longer(fork: Victims, model: Path) -> None:
+    few, many = peaks_of_streams(fork, model, (1000, 4000))
+    # Less than the images themselves would take.
+    assert many - few < NOISE_KIB < 3000 * IMAGE_KIB
+
+
+@pytest.mark.slow
+def test_a_stream_of_fifty_thousand_samples_needs_no_more_memory(fork: Victims, model: Path) -> None:
+    few, many = peaks_of_streams(fork, model, (12_500, 50_000))
+    assert many - few < NOISE_KIB
+
+
+def test_an_evaluation_needs_no_more_memory_than_bytes_of_its_images(
+    fork: Victims, model: Path, tmp_path: Path
+) -> None:
+    few, many = peaks_of_evaluations(fork, model, tmp_path, (500, 2000))
+    assert many - few < NOISE_KIB + COPIES * 1500 * IMAGE_KIB
+
+
+@pytest.mark.slow
+def test_an_evaluation_of_ten_thousand_images_needs_no_more_memory_than_their_bytes(
+    fork: Victims, model: Path, tmp_path: Path
+) -> None:
+    few, many = peaks_of_evaluations(fork, model, tmp_path, (2500, 10_000))
+    assert many - few < NOISE_KIB + COPIES * 7500 * IMAGE_KIB
