@@ -10,10 +10,10 @@ from victims import Victims, victims
 
 SHAPE = (3, 32, 32)
 IMAGE_KIB = 3
-# Of images as bytes, that an evaluation has at once: file, pixels, levels, and what they are copied by.
-COPIES = 5
+# Of its images as bytes, that an evaluation may have at once: as read, as levels, and one between.
+COPIES = 3
 # Fewer than there are images, so that all evaluations have full ones.
-BATCH = ("--batch-size", 64)
+OPTIONS = ("--split", "train", "--batch-size", 64)
 # What two runs of the same command differ by.
 NOISE_KIB = 4096
 
@@ -44,9 +44,11 @@ def peaks_of_evaluations(fork: Victims, model: Path, folder: Path, counts: tuple
     peaks = []
     for count in counts:
         path, channels = folder / f"{count}.npy", SHAPE[0]
-        pixels = np.random.default_rng(0).integers(0, 2, (count, *SHAPE[1:], channels), np.uint8)
+        # Of ten images eight are for training.
+        stored = count * 10 // 8
+        pixels = np.random.default_rng(0).integers(0, 2, (stored, *SHAPE[1:], channels), np.uint8)
         np.save(path, pixels * np.uint8(255))
-        assert fork.run("evaluate-nll", model, "--dataset", "folder", "--data", path, *BATCH, "-q") == 0
+        assert fork.run("evaluate-nll", model, "--dataset", "folder", "--data", path, *OPTIONS, "-q") == 0
         peaks.append(fork.peak_kib)
     print(f"evaluations of {counts} images: {peaks} KiB")
     return peaks
