@@ -10,6 +10,7 @@ import pytest
 import torch
 from outcomes import Command, Outcome
 from test_data import small_mnist
+from victims import Victims, victims
 
 from famecli.cli.app import main
 from famecli.data.registry import DATASETS
@@ -27,6 +28,13 @@ def _nothing_is_unpickled() -> Iterator[None]:
     """Fail each test in which famecli unpickles anything."""
     yield
     assert no_pickle.noted == []
+
+
+@pytest.fixture(scope="session")
+def fork(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victims]:
+    """The process from which whole commands are forked."""
+    with victims(tmp_path_factory.mktemp("victims")) as found:
+        yield found
 
 
 @pytest.fixture

@@ -1,12 +1,11 @@
 """Memory does not grow with the number of images, be they streamed samples or evaluated ones."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from commands import save_model
-from victims import Victims, victims
+from victims import Victims
 
 SHAPE = (3, 32, 32)
 IMAGE_KIB = 3
@@ -16,12 +15,6 @@ COPIES = 3
 OPTIONS = ("--split", "train", "--batch-size", 64)
 # What two runs of the same command differ by.
 NOISE_KIB = 4096
-
-
-@pytest.fixture(scope="module")
-def fork(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victims]:
-    with victims(tmp_path_factory.mktemp("memory")) as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

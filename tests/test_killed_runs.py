@@ -6,13 +6,12 @@ The commands are whole ones, `fame train` in processes of their own; see `victim
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from trainers import assert_equal_runs, metrics
-from victims import Victims, victims
+from victims import Victims
 
 from famecli.checkpoint import load_checkpoint, load_tensors
 from famecli.training.run import STATE_SCHEMA
@@ -23,12 +22,6 @@ MODELS = ("best.safetensors", "last.safetensors")
 STATE = "state.safetensors"
 COMMAND = ("train", "pixelcnn", "--batch-size", 6, "--eval-every", 18, "--save-every", "0.000001s")
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 75, signal.SIGKILL: -signal.SIGKILL}
-
-
-@pytest.fixture(scope="module")
-def fork(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victims]:
-    with victims(tmp_path_factory.mktemp("victims")) as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

@@ -11,35 +11,24 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from commands import check_error, process, save_model
-from victims import Victims, victims
+from victims import Victims
 
 from famecli.errors import ExitCode
 
 COMMANDS: dict[str, tuple[str, ...]] = {
     "info": ("info", "MODEL"),
     "info --json": ("info", "MODEL", "--json"),
-    "info --quiet": ("info", "MODEL", "-q"),
-    "evaluate-nll": ("evaluate-nll", "MODEL", "--dataset", "mnist"),
     "evaluate-nll --json": ("evaluate-nll", "MODEL", "--dataset", "mnist", "--json"),
     "evaluate-nll --per-image": ("evaluate-nll", "MODEL", "--dataset", "mnist", "--per-image", "-"),
     "sample to stdout": ("sample", "MODEL", "-n", "3", "-o", "-"),
-    "sample --json": ("sample", "MODEL", "-n", "3", "-o", "OUT/a.npz", "--json"),
     "train": ("train", "pixelcnn", "--steps", "1", "--batch-size", "2", "-o", "OUT/run"),
     "train --log": ("train", "pixelcnn", "--steps", "2", "--batch-size", "2", "--log", "-", "-o", "OUT/run"),
     "weights list": ("weights", "list"),
-    "datasets list": ("datasets", "list"),
 }
-
-
-@pytest.fixture(scope="module")
-def fork(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victims]:
-    with victims(tmp_path_factory.mktemp("streams")) as found:
-        yield found
 
 
 @pytest.fixture(scope="module")
