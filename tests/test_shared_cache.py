@@ -1,6 +1,5 @@
 """A cache that several processes use at once, that may only be read, or that a killed process left."""
 
-import ctypes
 import hashlib
 import json
 import os
@@ -122,10 +121,17 @@ def test_what_a_killed_download_left_goes_after_a_day(server: FaultServer, tmp_p
     assert sorted(os.listdir(tmp_path)) == sorted(["file", young.name])
 
 
-def without_privilege() -> None:
-    """Let permissions hold for this process and what it starts, even if root runs the tests."""
-    drop_from_bounding_set, override = 24, 1
-    ctypes.CDLL(None).prctl(drop_from_bounding_set, override, 0, 0, 0)
+# Starts `fame` so that permissions hold for it even if root runs the tests.
+UNPRIVILEGED = """
+import ctypes, os, sys
+drop_from_bounding_set, override_permissions = 24, 1
+ctypes.CDLL(None).prctl(drop_from_bounding_set, override_permissions, 0, 0, 0)
+os.execv(sys.executable, [sys.executable, "-m", "famecli", *sys.argv[1:]])
+"""
+
+
+def unprivileged(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", UNPRIVILEGED, *words], capture_output=True, text=True)
 
 
 @pytest.fixture
@@ -155,10 +161,10 @@ def test_a_cache_that_may_only_be_read_serves_what_it_has(
     read_only(cache)
     asked = len(server.asked)
     for more in ((), ("--offline",)):
-        done = process(*words, *more, preexec_fn=without_privilege)
-        assert (done.returncode, done.stdout.decode().strip(), done.stderr) == (0, sha256, b"")
+        done = unprivileged(*words, *more)
+        assert (done.returncode, done.stdout.strip(), done.stderr) == (0, sha256, "")
     assert len(server.asked) == asked
     other = f"{server.url}file#sha256={SHA256}"
-    done = process("info", other, "--cache-dir", cache, preexec_fn=without_privilege)
+    done = unprivileged("info", other, "--cache-dir", cache)
     assert done.returncode == ExitCode.UNAVAILABLE
-    assert "Permission denied" in check_error(done.stderr.decode())
+    assert "Permission denied" in check_error(done.stderr)
