@@ -83,7 +83,9 @@ def _start_from(run: "Run", init: ModelChoice, output: Output) -> None:
     loaded = load_checkpoint(path)
     model = run.trainer.model
     run.trainer.start_from(first_weights(loaded.model, model))
-    run.progress.init = FirstWeights(str(init.checkpoint), loaded.sha256, loaded.weights_sha256)
+    # Without the folders above the run's, which would be told to whoever gets the checkpoint.
+    source = "/".join(Path(str(init.checkpoint)).parts[-2:])
+    run.progress.init = FirstWeights(source, loaded.sha256, loaded.weights_sha256)
     more = model.count_parameters() - loaded.model.count_parameters()
     output.note(
         f"started from the weights of {init.checkpoint}" + (f" and {more:,} new ones" if more else "")

@@ -44,7 +44,7 @@ class FirstWeights:
     """Where a training started, if not from random weights.
 
     Args:
-        source: The checkpoint, as typed.
+        source: The checkpoint's file or name, after the last folder.
         sha256: Of its file.
         weights_sha256: Of the weights themselves.
     """
