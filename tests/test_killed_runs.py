@@ -91,8 +91,8 @@ def kill_at_random(fork: Victims, folder: Path, kills: int) -> tuple[int, int]:
     source, command = np.random.default_rng(0), (*COMMAND, "--steps", 10**6, "-o", folder)
     first_s, in_a_write, seen, steps = 0.0, 0, set(), dict.fromkeys((STATE, *MODELS), 0)
     for _ in range(kills):
-        started_s = time.monotonic()
         number = fork.start(*command)
+        started_s = time.monotonic()
         while not (folder / STATE).exists():
             time.sleep(0.001)
         # From its very start to as long again as the first save took to come.
