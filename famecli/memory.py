@@ -5,12 +5,13 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 T = TypeVar("T")
+# How torch says it: its allocators, and oneDNN, whose convolutions on a CPU tell no reason.
+WORDS = ("out of memory", "can't allocate memory", "could not create a primitive", "could not create a memory")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocation failed, on the CPU or on a device: torch has several errors for it."""
-    text = str(error)
-    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
+    return isinstance(error, MemoryError) or any(words in str(error) for words in WORDS)
 
 
 class Pieces:
