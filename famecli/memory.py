@@ -6,7 +6,12 @@ from typing import TypeVar
 
 T = TypeVar("T")
 # How torch says it: its allocators, and oneDNN, whose convolutions on a CPU tell no reason.
-WORDS = ("out of memory", "can't allocate memory", "could not create a primitive", "could not create a memory")
+WORDS = (
+    "out of memory",
+    "can't allocate memory",
+    "could not create a primitive",
+    "could not create a memory",
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
