@@ -18,7 +18,7 @@ from famecli.errors import ExitCode, FameError
 
 Source = np.random.Generator
 Mutation = Callable[[bytes, Source], bytes]
-SLOWEST_S = 0.2
+SLOWEST_S = 1.0
 # Numbers at which sizes, counts and offsets break.
 EDGES = (
     0,
