@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.checkpoints import run, versions
 from benchmarks.estimates import mean_of
-from benchmarks.matching import assignments, count_parameters, fitted, flops_per_image
+from benchmarks.matching import assignments, fitted, flops_per_image
 from benchmarks.tables import Cell, Table, publish
 from benchmarks.trainings import (
     Runner,
@@ -37,6 +37,7 @@ from benchmarks.trainings import (
 from famecli.config import ModelConfig
 from famecli.data.registry import dataset_info
 from famecli.files import write_atomic
+from famecli.model.size import count_parameters
 from famecli.presets import Size, model_config
 from famecli.report.charts import Curve, LineChart
 

@@ -1,16 +1,16 @@
 """Models of equal parameters and trainings of equal compute."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from famecli.config import ModelConfig, StageConfig, to_dict
+from famecli.model.size import count_parameters
 
 Change = Literal["width", "latents"]
 # Factors are tried in steps of a 256th, up to 8.
 FINEST = 256
 LARGEST = 8 * FINEST
-FLOP_BATCH = 2
 
 
 def scaled(config: ModelConfig, change: Change, factor: float) -> ModelConfig:
@@ -29,60 +29,32 @@ def scaled(config: ModelConfig, change: Change, factor: float) -> ModelConfig:
     return dataclasses.replace(config, stages=tuple(stage_of(stage) for stage in config.stages))
 
 
-def fitted(
-    config: ModelConfig, target: int, change: Change, count: Callable[[ModelConfig], int] | None = None
-) -> ModelConfig:
+def fitted(config: ModelConfig, target: int, change: Change) -> ModelConfig:
     """Return `scaled(config, change, factor)` with the factor that brings it nearest to `target` parameters.
 
     Args:
         config: A model with stages.
         target: Parameters.
         change: What may be scaled.
-        count: Counts the parameters; default: `count_parameters`.
     """
-    measure = count or count_parameters
     low, high = 1, LARGEST
     # Parameters grow with the factor: find the first factor that reaches the target.
     while low < high:
         middle = (low + high) // 2
-        if measure(scaled(config, change, middle / FINEST)) < target:
+        if count_parameters(scaled(config, change, middle / FINEST)) < target:
             low = middle + 1
         else:
             high = middle
     candidates = [scaled(config, change, step / FINEST) for step in (max(1, low - 1), low)]
-    return min(candidates, key=lambda each: abs(measure(each) - target))
-
-
-def count_parameters(config: ModelConfig) -> int:
-    """Return the number of weights, of which none is allocated."""
-    import torch
-
-    from famecli.model.fame import Fame
-
-    with torch.device("meta"):
-        return Fame(config).count_parameters()
+    return min(candidates, key=lambda each: abs(count_parameters(each) - target))
 
 
 def flops_per_image(config: ModelConfig) -> int:
-    """Return the floating point operations of a training step for each of its images.
-
-    Forward and backward passes count, a multiplication with its addition as two; masked taps are computed, so
-    they count; elementwise operations and the optimizer do not.
-
-    Source: torch.utils.flop_counter.
-    """
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
+    """Return the floating point operations of a training step per image, as `costs` counts them."""
     from famecli.model.fame import Fame
-    from famecli.rng import BatchNoise, stream
+    from famecli.training.costs import costs
 
-    model = Fame(config)
-    images = torch.zeros(FLOP_BATCH, *config.image_shape)
-    counter = FlopCounterMode(display=False)
-    with counter:
-        model(images, BatchNoise(stream("flops"))).negative_elbo.mean().backward()
-    return int(counter.get_total_flops()) // FLOP_BATCH
+    return round(costs(Fame(config)).flops)
 
 
 def assignments(before: ModelConfig, after: ModelConfig) -> list[str]:

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.checkpoints import run, versions
-from benchmarks.matching import count_parameters
 from benchmarks.tables import Cell, Table, publish
 from benchmarks.trainings import (
     Runner,
@@ -31,6 +30,7 @@ from benchmarks.trainings import (
     train,
 )
 from famecli.errors import UsageError, closest
+from famecli.model.size import count_parameters
 
 SCHEMA = "famecli/recipe/1"
 BASE = "base"

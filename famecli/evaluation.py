@@ -15,8 +15,7 @@ from famecli.errors import NumericsError
 from famecli.memory import Pieces
 from famecli.model.fame import Fame
 from famecli.rng import ImageNoise
-from famecli.units import NATS_PER_BIT as NATS_PER_BIT
-from famecli.units import bits_per_dim as bits_per_dim
+from famecli.units import NATS_PER_BIT
 
 # What `evaluate` measures, which is what a checkpoint may claim.
 Bound = Literal["exact", "elbo", "iwae"]

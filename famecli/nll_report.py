@@ -16,7 +16,8 @@ from famecli.bounds.ais import AnnealedNlls
 from famecli.checkpoint import Checkpoint
 from famecli.coding.measure import CodeLength
 from famecli.data.dataset import FixedLevels, ImageSplit
-from famecli.evaluation import ImageNlls, bits_per_dim, stderr_over_images
+from famecli.evaluation import ImageNlls, stderr_over_images
+from famecli.units import bits_per_dim
 from famecli.weights_claims import FIRST_IMAGES, FIRST_KEY
 
 SCHEMA = "famecli/nll/1"

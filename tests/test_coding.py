@@ -12,11 +12,12 @@ from famecli.coding.codec import Codec, Coded
 from famecli.coding.pixels import code_pixels
 from famecli.coding.stack import STATE_WORDS, WORD_BITS, Stack, Writer
 from famecli.errors import IntegrityError
-from famecli.evaluation import NATS_PER_BIT, evaluate
+from famecli.evaluation import evaluate
 from famecli.model.fame import Fame
 from famecli.model.likelihoods import LogisticMixture
 from famecli.presets import PRESETS
 from famecli.sampling.wavefront import CHUNK
+from famecli.units import NATS_PER_BIT
 
 BITS = (1, 5, 4)
 COLOURS = (3, 2, 3)

@@ -22,7 +22,7 @@ def test_operations_are_those_of_all_convolutions_forwards_and_backwards() -> No
     trainer = trainer_of("pixelcnn")
     first, others = forward_flops(trainer, 64)
     # Backwards a layer has a product for its weights and one for its inputs, which the image is spared.
-    assert costs(trainer).flops == pytest.approx(2 * first + 3 * others, rel=0.01)
+    assert costs(trainer.model).flops == pytest.approx(2 * first + 3 * others, rel=0.01)
 
 
 @pytest.mark.parametrize("preset", ["pixelcnn", "fame", "lvae"])
@@ -30,18 +30,19 @@ def test_costs_are_per_image(preset: str) -> None:
     found = []
     for counted in ((2, 4), (3, 8)):
         with mock.patch.object(counting, "COUNTED", counted):
-            found.append(costs(trainer_of(preset)))
+            found.append(costs(trainer_of(preset).model))
     assert dataclasses.astuple(found[0]) == pytest.approx(dataclasses.astuple(found[1]), rel=0.02)
 
 
 def test_four_times_the_pixels_cost_four_times_as_much() -> None:
-    small, large = (costs(trainer_of("pixelcnn", shape=(1, side, side))) for side in (8, 16))
+    small, large = (costs(trainer_of("pixelcnn", shape=(1, side, side)).model) for side in (8, 16))
     assert large.flops == pytest.approx(4 * small.flops, rel=0.01)
     assert large.activation_bytes == pytest.approx(4 * small.activation_bytes, rel=0.05)
 
 
 def test_bfloat16_keeps_less() -> None:
-    full, half = (costs(trainer_of("pixelcnn", PLAIN, precision)) for precision in ("fp32", "bf16"))  # type: ignore[arg-type]
+    trainers = [trainer_of("pixelcnn", PLAIN, precision) for precision in ("fp32", "bf16")]  # type: ignore[arg-type]
+    full, half = (costs(each.model, each.autocast) for each in trainers)
     assert half.flops == full.flops
     assert half.activation_bytes < 0.8 * full.activation_bytes
 
@@ -51,7 +52,7 @@ def test_counting_changes_nothing(preset: str) -> None:
     trainer = trainer_of(preset)
     trainer.step()
     before = snapshot(trainer)
-    found = costs(trainer)
+    found = costs(trainer.model, trainer.autocast)
     assert_same(snapshot(trainer), before)
     assert isinstance(found, Costs)
     assert min(dataclasses.astuple(found)) > 0

@@ -7,10 +7,11 @@ import torch
 from models import LATENT_PRESETS, all_images, preset_model, random_images, two_layer_model
 
 from famecli.errors import NumericsError
-from famecli.evaluation import ImageNlls, bits_per_dim, evaluate, pixel_bits
+from famecli.evaluation import ImageNlls, evaluate, pixel_bits
 from famecli.model.fame import Fame
 from famecli.presets import PRESETS
 from famecli.rng import ImageNoise
+from famecli.units import bits_per_dim
 
 SHAPE = (1, 10, 8)
 

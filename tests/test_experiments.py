@@ -16,12 +16,13 @@ from commands import result_of, save_model, use_small_mnist
 from benchmarks import maps_against_dense, recipe
 from benchmarks.checkpoints import load_models, reference_of
 from benchmarks.estimates import Estimate, area_of, difference_of, mean_of, over_seeds, ratio_of, share_of
-from benchmarks.matching import assignments, count_parameters, fitted, flops_per_image, scaled
+from benchmarks.matching import assignments, fitted, flops_per_image, scaled
 from benchmarks.tables import Table, publish
 from benchmarks.trainings import Trained, Training, paired_difference, schedule, train
 from famecli.config import ModelConfig, TrainConfig
 from famecli.errors import InputError, UsageError
 from famecli.model.fame import Fame
+from famecli.model.size import count_parameters
 from famecli.presets import PRESETS, model_config
 
 SHAPE = (1, 28, 28)

@@ -15,10 +15,10 @@ from trainers import PLAIN, SHAPE, assert_equal_runs, metrics, snapshot, split_o
 from famecli.checkpoint import load_checkpoint, load_tensors, save_tensors
 from famecli.config import TrainConfig
 from famecli.errors import InputError
-from famecli.evaluation import NATS_PER_BIT
 from famecli.header import METADATA_KEY
 from famecli.training.run import STATE_SCHEMA, Run, Stopped, record_every_images
 from famecli.training.trainer import Trainer
+from famecli.units import NATS_PER_BIT
 
 STEPS = PLAIN.total_steps
 FILES = ["best.safetensors", "last.safetensors", "metrics.jsonl", "state.safetensors"]

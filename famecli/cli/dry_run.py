@@ -39,7 +39,7 @@ def _measure(trainer: Trainer) -> dict[str, Any]:
     The predicted memory is that of weights, averages, optimizers' state, gradients, and of what is kept of
     the images that are computed at once. The peak has workspaces, too, and on the CPU the libraries.
     """
-    config, per_image = trainer.config, costs(trainer)
+    config, per_image = trainer.config, costs(trainer.model, trainer.autocast)
     trainer.step()
     started_s = time.monotonic()
     for _ in range(STEPS):

@@ -299,8 +299,9 @@ def _measures(
     loaded: "Checkpoint", originals: Originals, results: "np.ndarray", seed: int
 ) -> list[dict[str, Any]]:
     """Return a row per image; error and PSNR are of the first reconstruction."""
-    from famecli.evaluation import NATS_PER_BIT, bits_per_dim, evaluate
+    from famecli.evaluation import evaluate
     from famecli.images import levels_to_bytes, mean_square, psnr
+    from famecli.units import NATS_PER_BIT, bits_per_dim
 
     config = loaded.model.config
     before = levels_to_bytes(originals.levels, config.levels)

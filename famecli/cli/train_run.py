@@ -193,7 +193,7 @@ def _warn_of_collapse(record: dict[str, Any], output: Output) -> None:
 
 
 def _report(run: "Run", output: Output) -> None:
-    from famecli.evaluation import bits_per_dim
+    from famecli.units import bits_per_dim
 
     best = run.best()
     trainer = run.trainer

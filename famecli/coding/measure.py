@@ -11,9 +11,9 @@ import numpy as np
 
 from famecli.coding.codec import Codec
 from famecli.errors import IntegrityError
-from famecli.evaluation import NATS_PER_BIT
 from famecli.images import to_uint8
 from famecli.model.fame import Fame
+from famecli.units import NATS_PER_BIT
 
 if TYPE_CHECKING:
     from PIL.Image import Image

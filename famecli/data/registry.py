@@ -3,6 +3,8 @@
 A new data set is one row here and one reader in `dataset.READERS`.
 """
 
+import dataclasses
+
 from famecli.data.info import DataFile as DataFile
 from famecli.data.info import DatasetInfo as DatasetInfo
 from famecli.errors import UsageError, closest
@@ -137,56 +139,41 @@ _TFDS = "url checksums of tensorflow/datasets"
 
 FOLDER = "folder"
 
+_MNIST = DatasetInfo(
+    name="mnist",
+    title="MNIST digits, each pixel a random bit whose chance is its grey value",
+    family="mnist",
+    shape=(1, 28, 28),
+    levels=2,
+    binarization="dynamic",
+    splits=_MNIST_SPLITS,
+    files=_MNIST_FILES,
+    mirrors=_MNIST_MIRRORS,
+    citation=_MNIST_CITATION,
+    unit="nats",
+    rule=_MNIST_RULE,
+    source=_MNIST_SOURCE,
+    pixels_sha256="2494ce85c260a5853318399661c49294935320b4e3e676a87c16de89f441c034",
+)
+
 DATASETS = {
     info.name: info
     for info in (
-        DatasetInfo(
-            name="mnist",
-            title="MNIST digits, each pixel a random bit whose chance is its grey value",
-            family="mnist",
-            shape=(1, 28, 28),
-            levels=2,
-            binarization="dynamic",
-            splits=_MNIST_SPLITS,
-            files=_MNIST_FILES,
-            mirrors=_MNIST_MIRRORS,
-            citation=_MNIST_CITATION,
-            unit="nats",
-            rule=_MNIST_RULE,
-            source=_MNIST_SOURCE,
-            pixels_sha256="2494ce85c260a5853318399661c49294935320b4e3e676a87c16de89f441c034",
-        ),
-        DatasetInfo(
+        _MNIST,
+        dataclasses.replace(
+            _MNIST,
             name="mnist-grey",
             title="MNIST digits in 256 greys",
-            family="mnist",
-            shape=(1, 28, 28),
             levels=256,
             binarization="none",
-            splits=_MNIST_SPLITS,
-            files=_MNIST_FILES,
-            mirrors=_MNIST_MIRRORS,
-            citation=_MNIST_CITATION,
             unit="bits/dim",
-            rule=_MNIST_RULE,
-            source=_MNIST_SOURCE,
             pixels_sha256="6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161",
         ),
-        DatasetInfo(
+        dataclasses.replace(
+            _MNIST,
             name="mnist-fixed",
             title="MNIST digits with bits drawn once, from seed 0; not Larochelle's bits",
-            family="mnist",
-            shape=(1, 28, 28),
-            levels=2,
             binarization="fixed",
-            splits=_MNIST_SPLITS,
-            files=_MNIST_FILES,
-            mirrors=_MNIST_MIRRORS,
-            citation=_MNIST_CITATION,
-            unit="nats",
-            rule=_MNIST_RULE,
-            source=_MNIST_SOURCE,
-            pixels_sha256="2494ce85c260a5853318399661c49294935320b4e3e676a87c16de89f441c034",
             bits_of="mnist",
         ),
         DatasetInfo(

@@ -1,5 +1,7 @@
 """What a training step costs per image, counted and not timed: the same on any device."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,10 +9,12 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from famecli.model.fame import Fame
 from famecli.rng import BatchNoise, stream
-from famecli.training.trainer import Trainer
 
 COUNTED = (2, 4)
+# Makes the context of forward passes.
+Autocast = Callable[[], AbstractContextManager[object]]
 
 
 @dataclass(frozen=True)
@@ -26,17 +30,19 @@ class Costs:
     activation_bytes: float
 
 
-def costs(trainer: Trainer) -> Costs:
-    """Return the costs per image, from passes over images of zeros that change nothing."""
-    few, many = (_pass(trainer, images) for images in COUNTED)
+def costs(model: Fame, autocast: Autocast = nullcontext) -> Costs:
+    """Return the costs per image, from passes over images of zeros that change nothing.
+
+    Source: torch.utils.flop_counter. Masked taps are computed, so they count; elementwise operations do not.
+    """
+    few, many = (_pass(model, autocast, images) for images in COUNTED)
     images = COUNTED[1] - COUNTED[0]
     # Of the difference: masked weights, for example, do not grow with the batch.
     return Costs((many.flops - few.flops) / images, (many.activation_bytes - few.activation_bytes) / images)
 
 
-def _pass(trainer: Trainer, images: int) -> Costs:
-    model = trainer.model
-    levels = torch.from_numpy(np.zeros((images, *model.config.image_shape), np.uint8)).to(trainer.device)
+def _pass(model: Fame, autocast: Autocast, images: int) -> Costs:
+    levels = torch.from_numpy(np.zeros((images, *model.config.image_shape), np.uint8)).to(model.device)
     weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
     kept: dict[int, int] = {}
 
@@ -48,8 +54,8 @@ def _pass(trainer: Trainer, images: int) -> Costs:
 
     with FlopCounterMode(display=False) as counter:
         hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-        with hooks, trainer.autocast():
-            terms = model(levels, BatchNoise(stream("costs"), trainer.device))
+        with hooks, autocast():
+            terms = model(levels, BatchNoise(stream("costs"), model.device))
         terms.negative_elbo.sum().backward()
     model.zero_grad()
     return Costs(counter.get_total_flops(), sum(kept.values()))

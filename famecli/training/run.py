@@ -27,10 +27,10 @@ from famecli import __version__
 from famecli.checkpoint import load_tensors, save_checkpoint, save_tensors
 from famecli.config import ModelConfig, TrainConfig, build, to_dict
 from famecli.errors import InputError
-from famecli.evaluation import NATS_PER_BIT, bits_per_dim
 from famecli.files import remove_leftovers, unwritable, write_atomic
 from famecli.training.snapshots import SAMPLES_FOLDER, draw_grid, keep_last, numbered_name, remove_later
 from famecli.training.trainer import StepRecord, Trainer
+from famecli.units import NATS_PER_BIT, bits_per_dim
 
 RUN_FILES = ("metrics.jsonl", "last.safetensors", "best.safetensors", "state.safetensors")
 STATE_SCHEMA = "famecli/state/1"
