@@ -29,12 +29,14 @@ from benchmarks.trainings import (
     fame,
     image_estimate,
     paired_difference,
+    run_words,
     schedule,
     seed_deviation,
+    set_words,
     shared_words,
     train,
 )
-from famecli.config import ModelConfig
+from famecli.config import ModelConfig, TrainConfig
 from famecli.data.registry import dataset_info
 from famecli.files import write_atomic
 from famecli.model.size import count_parameters
@@ -84,7 +86,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--decoders", nargs="+", choices=PAIRS, default=["pixelcnn"], help="or factorized")
     parser.add_argument("--size", choices=get_args(Size), default="small", help="default: small")
     parser.add_argument("--images", type=int, default=256_000, help="seen by the ladder with maps")
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=TrainConfig().batch_size)
     add_training_options(parser, "runs/maps-against-dense")
     options = parser.parse_args()
     if options.quick:
@@ -124,12 +126,7 @@ def training_of(contender: Contender, seed: int, options: argparse.Namespace) ->
         f"train.batch_size={options.batch_size}",
         *assignments(contender.default, contender.config),
     ]
-    words = (
-        contender.preset,
-        *("--dataset", options.dataset, "--size", options.size),
-        *("--images", str(images), "--seed", str(seed)),
-        *(word for change in changes for word in ("--set", change)),
-    )
+    words = (*run_words(contender.preset, images, seed, options), *set_words(changes))
     name = f"{contender.name.replace(',', '').replace(' ', '-')}-{options.size}-{images}-seed{seed}"
     return Training(name, words, options.dataset, "test", shared_words(options))
 

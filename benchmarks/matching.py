@@ -7,17 +7,20 @@ from typing import Any, Literal
 from famecli.config import ModelConfig, StageConfig, to_dict
 from famecli.model.size import count_parameters
 
-Change = Literal["width", "latents"]
+Change = Literal["width", "latents", "decoder"]
 # Factors are tried in steps of a 256th, up to 8.
 FINEST = 256
 LARGEST = 8 * FINEST
 
 
 def scaled(config: ModelConfig, change: Change, factor: float) -> ModelConfig:
-    """Return `config` with the ladder's feature maps, or its latents, times `factor`; the decoder stays.
+    """Return `config` with the ladder's feature maps, or its latents, or the decoder's maps, times `factor`.
 
     Nothing falls below 1, and a stage without latents gets none.
     """
+    if change == "decoder":
+        width = max(1, round(config.decoder.width * factor))
+        return dataclasses.replace(config, decoder=dataclasses.replace(config.decoder, width=width))
 
     def stage_of(stage: StageConfig) -> StageConfig:
         value = getattr(stage, change)
@@ -33,7 +36,7 @@ def fitted(config: ModelConfig, target: int, change: Change) -> ModelConfig:
     """Return `scaled(config, change, factor)` with the factor that brings it nearest to `target` parameters.
 
     Args:
-        config: A model with stages.
+        config: A model; with stages, unless the decoder is scaled.
         target: Parameters.
         change: What may be scaled.
     """

@@ -25,7 +25,9 @@ from benchmarks.trainings import (
     fame,
     image_estimate,
     paired_difference,
+    run_words,
     schedule,
+    set_words,
     shared_words,
     train,
 )
@@ -40,9 +42,9 @@ QUICK_IMAGES = 1280
 EQUAL_SPEED = 0.05
 # Each is a list of KEY=VALUE for `fame train --set`, after those of the base.
 VARIATIONS: Mapping[str, tuple[str, ...]] = {
-    "batch 32": ("train.batch_size=32",),
-    "batch 128": ("train.batch_size=128",),
-    "first kernel 17": ("model.decoder.first_kernel=17",),
+    "batch 16": ("train.batch_size=16",),
+    "batch 64": ("train.batch_size=64",),
+    "first kernel 7": ("model.decoder.first_kernel=7",),
     "decoder width 16": ("model.decoder.width=16",),
     "decoder width 32": ("model.decoder.width=32",),
     "decoder of 4 layers": ("model.decoder.layers=4",),
@@ -114,9 +116,8 @@ def training_of(variation: Variation, images: int, seed: int, options: argparse.
     """Return a run of a variation on so many images."""
     changes = [each.format(half=images // 2, tenth=images // 10) for each in variation.changes]
     words = (
-        *(options.model, "--dataset", options.dataset, "--size", options.size),
-        *("--images", str(images), "--seed", str(seed)),
-        *(word for change in (*schedule(images, VALIDATIONS), *changes) for word in ("--set", change)),
+        *run_words(options.model, images, seed, options),
+        *set_words((*schedule(images, VALIDATIONS), *changes)),
     )
     name = f"{variation.name.replace(' ', '-')}-{options.size}-{images}-seed{seed}"
     return Training(name, words, options.dataset, "valid", shared_words(options))

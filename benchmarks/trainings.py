@@ -6,10 +6,10 @@ import math
 import subprocess
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from famecli.output import Output
 
 # Takes the words after `fame`; returns what they print.
 Runner = Callable[[Sequence[str]], str]
+Precision = Literal["fp32", "bf16"]
 SUMMARY = "experiment.json"
 PER_IMAGE = "nll.csv"
 
@@ -170,9 +171,23 @@ def add_training_options(parser: ArgumentParser, folder: str) -> None:
     parser.add_argument("--data", metavar="FOLDER", help="with the data set's files; or FAME_DATA")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="a run of each; default: 0")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU; default: 1")
+    parser.add_argument("--precision", choices=get_args(Precision), default="fp32", help="of training")
     parser.add_argument("-o", "--out", type=Path, default=Path(folder), help=f"of runs; default: {folder}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="one JSON document in place of Markdown")
     parser.add_argument("--quick", action="store_true", help="tiny models and little training, to see it run")
+
+
+def run_words(model: str, images: int, seed: int, options: Namespace) -> tuple[str, ...]:
+    """Return the first words of `fame train` for a run of an experiment."""
+    return (
+        *(model, "--dataset", options.dataset, "--size", options.size),
+        *("--images", str(images), "--seed", str(seed), "--precision", options.precision),
+    )
+
+
+def set_words(changes: Iterable[str]) -> tuple[str, ...]:
+    """Return the words that make `changes`, each KEY=VALUE."""
+    return tuple(word for change in changes for word in ("--set", change))
 
 
 def shared_words(options: Namespace) -> tuple[str, ...]:

@@ -62,8 +62,8 @@ STAGES: dict[Size, tuple[StageConfig, ...]] = {
 DENSE: dict[Size, int] = {"tiny": 4, "small": 4, "paper": 4}
 DECODERS: dict[Size, DecoderConfig] = {
     "tiny": DecoderConfig(autoregressive=True, width=12, layers=2, condition=12),
-    "small": DecoderConfig(autoregressive=True, width=24, layers=6, condition=24),
-    "paper": DecoderConfig(autoregressive=True, width=96, layers=12, condition=64),
+    "small": DecoderConfig(autoregressive=True, width=24, layers=6, first_kernel=15, condition=24),
+    "paper": DecoderConfig(autoregressive=True, width=96, layers=12, first_kernel=15, condition=64),
 }
 
 

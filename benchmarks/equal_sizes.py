@@ -1,0 +1,143 @@
+"""All seven models with as many parameters as `fame`, trained on equally many images, by one recipe.
+
+    python -m benchmarks.equal_sizes --images 51200
+    python -m benchmarks.equal_sizes --only pixelcnn vae --seeds 0 1 2
+
+The decoder of the PixelCNN gets more layers, since it has no ladder, and as many feature maps as bring it to
+the parameters of `fame`; the others keep their decoder, and their ladders get more or fewer feature maps. All
+are trained by `fame train` in folders of --out; run again, it goes on where it was broken off. Prints one
+Markdown table.
+"""
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from typing import get_args
+
+import numpy as np
+
+from benchmarks.checkpoints import run, versions
+from benchmarks.matching import assignments, fitted, flops_per_image
+from benchmarks.tables import Cell, Table, publish
+from benchmarks.trainings import (
+    Runner,
+    Trained,
+    Training,
+    add_training_options,
+    fame,
+    image_estimate,
+    paired_difference,
+    run_words,
+    schedule,
+    seed_deviation,
+    set_words,
+    shared_words,
+    train,
+)
+from famecli.config import ModelConfig
+from famecli.data.registry import dataset_info
+from famecli.model.size import count_parameters
+from famecli.presets import PRESETS, Size, model_config
+
+SCHEMA = "famecli/equal-sizes/1"
+BASE = "fame"
+VALIDATIONS = 5
+QUICK_IMAGES = 640
+# Of a PixelCNN, for each layer of the decoder of `fame`.
+PIXELCNN_DEPTH = 4 / 3
+
+
+def main() -> None:
+    options = parse_options()
+    table = compare(options)
+    choices = {key: str(value) for key, value in vars(options).items()}
+    publish([table], SCHEMA, {"options": choices} | {"versions": versions()}, options.json)
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=PRESETS, default=list(PRESETS), help="default: all")
+    parser.add_argument("--size", choices=get_args(Size), default="small", help="of fame; default: small")
+    parser.add_argument("--images", type=int, default=51_200, help="of each run; default: 51200")
+    add_training_options(parser, "runs/equal-sizes")
+    options = parser.parse_args()
+    if options.quick:
+        options.size, options.images = "tiny", min(options.images, QUICK_IMAGES)
+    return options
+
+
+def equal(preset: str, size: Size, shape: tuple[int, int, int], levels: int) -> ModelConfig:
+    """Return the preset of a size with as many parameters as `fame` of that size, as nearly as can be."""
+    base, config = (model_config(name, size, shape, levels) for name in (BASE, preset))
+    target = count_parameters(base)
+    if preset == BASE:
+        return base
+    if config.stages:
+        return fitted(config, target, "width")
+    layers = round(config.decoder.layers * PIXELCNN_DEPTH)
+    deep = dataclasses.replace(config, decoder=dataclasses.replace(config.decoder, layers=layers))
+    return fitted(deep, target, "decoder")
+
+
+def training_of(preset: str, seed: int, options: argparse.Namespace) -> Training:
+    """Return the run of a preset with one seed."""
+    info = dataset_info(options.dataset)
+    default = model_config(preset, options.size, info.shape, info.levels)
+    sized = assignments(default, equal(preset, options.size, info.shape, info.levels))
+    changes = (*schedule(options.images, VALIDATIONS), *sized)
+    words = (*run_words(preset, options.images, seed, options), *set_words(changes))
+    name = f"{preset}-{options.size}-{options.images}-seed{seed}"
+    return Training(name, words, options.dataset, "test", shared_words(options))
+
+
+def compare(options: argparse.Namespace, run: Runner = fame) -> Table:
+    """Train the presets with all seeds, `fame` being the first, and return their table."""
+    names = [BASE, *(name for name in options.only if name != BASE)]
+    runs: dict[str, list[Trained]] = {name: [] for name in names}
+    # Seed by seed, so that a first comparison is there early.
+    for seed in options.seeds:
+        for name in names:
+            runs[name].append(train(training_of(name, seed, options), options.out, run))
+    return _table(runs, options)
+
+
+COLUMNS = (
+    "model",
+    "parameters",
+    "MFLOP/image",
+    "seconds",
+    "test NLL, nats",
+    "less fame, nats",
+    "deviation over seeds, nats",
+    "KL per layer, nats",
+)
+
+
+def _table(runs: dict[str, list[Trained]], options: argparse.Namespace) -> Table:
+    base = runs[BASE]
+    rows: list[tuple[Cell, ...]] = [_row(name, found, base) for name, found in runs.items()]
+    note = (
+        f"Size `{options.size}`, {options.images:,} images of `{options.dataset}`, {len(base)} seed(s), one "
+        "recipe for all. -ELBO with one draw, for `pixelcnn` the exact NLL; its error over test images. "
+        "Differences pair runs of equal seed, with the error over seeds if there are several, else over "
+        "images. FLOPs are of forward and backward passes; layers are counted from the image upwards."
+    )
+    return Table("equal_sizes", "All models at equal parameters and equal images", COLUMNS, rows, note)
+
+
+def _row(name: str, found: Sequence[Trained], base: Sequence[Trained]) -> tuple[Cell, ...]:
+    rate = np.mean([each.rate for each in found], axis=0)
+    return (
+        name,
+        count_parameters(found[0].config),
+        flops_per_image(found[0].config) / 1e6,
+        round(float(np.mean([each.seconds for each in found]))),
+        image_estimate(found),
+        None if found is base else paired_difference(found, base),
+        seed_deviation(found),
+        " + ".join(f"{each:.2f}" for each in rate) or None,
+    )
+
+
+if __name__ == "__main__":
+    run(main)
