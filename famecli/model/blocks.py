@@ -32,6 +32,11 @@ def shrink(layer: nn.Linear | nn.Conv2d) -> None:
             layer.weight.mul_(0.1)
 
 
+def at_least_single(x: Tensor) -> Tensor:
+    """Return `x` in single precision, if autocast made it less, for what sums or subtracts likelihoods."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 class Upsample(nn.Module):
     """Convolution after an ELU and nearest-neighbour upsampling to `size`.
 

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from famecli.config import ModelConfig, StageConfig
-from famecli.model.blocks import FromLatents, ResidualBlock, ToLatents, Upsample, shrink
+from famecli.model.blocks import FromLatents, ResidualBlock, ToLatents, Upsample, at_least_single, shrink
 from famecli.model.decoder import Decoder
 from famecli.model.latents import Gaussian
 from famecli.model.likelihoods import make_likelihood, scale_levels
@@ -243,8 +243,7 @@ class Fame(nn.Module):
 
     def pixel_parameters(self, x: Tensor, condition: Tensor | None) -> Tensor:
         """Return the likelihood's parameters at each pixel given the earlier ones of `x`, in parallel."""
-        parameters: Tensor = self.decoder(self._scaled(x), condition)
-        return parameters
+        return at_least_single(self.decoder(self._scaled(x), condition))
 
     def infer(
         self, x: Tensor, noise: Noise, keep_layers: int | None = None

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from famecli.model.blocks import at_least_single
+
 SMALLEST_SCALE = 1e-3
 # softplus(RAW_ONE) + SMALLEST_SCALE = 1, so that zero-initialised heads start at a standard normal.
 RAW_ONE = math.log(math.expm1(1.0 - SMALLEST_SCALE))
@@ -26,8 +28,11 @@ class Gaussian:
 
     @classmethod
     def from_head(cls, raw: Tensor) -> "Gaussian":
-        """Return the Gaussian whose means and pre-softplus scales lie one after the other in dimension 1."""
-        mean, scale = raw.chunk(2, dim=1)
+        """Return the Gaussian whose means and pre-softplus scales lie one after the other in dimension 1.
+
+        With the 8 bits of bfloat16, KL divergences of close Gaussians would be noise: see `at_least_single`.
+        """
+        mean, scale = at_least_single(raw).chunk(2, dim=1)
         return cls(mean, F.softplus(scale + RAW_ONE) + SMALLEST_SCALE)
 
     @classmethod
