@@ -13,7 +13,7 @@ import pytest
 from commands import fame as fame_here
 from commands import result_of, save_model, use_small_mnist
 
-from benchmarks import maps_against_dense, recipe
+from benchmarks import equal_sizes, maps_against_dense, recipe
 from benchmarks.checkpoints import load_models, reference_of
 from benchmarks.estimates import Estimate, area_of, difference_of, mean_of, over_seeds, ratio_of, share_of
 from benchmarks.matching import assignments, fitted, flops_per_image, scaled
@@ -23,7 +23,7 @@ from famecli.config import ModelConfig, TrainConfig
 from famecli.errors import InputError, UsageError
 from famecli.model.fame import Fame
 from famecli.model.size import count_parameters
-from famecli.presets import PRESETS, model_config
+from famecli.presets import PRESETS, Size, model_config
 
 SHAPE = (1, 28, 28)
 REPEATS = 400
@@ -196,6 +196,48 @@ def test_every_variation_of_the_recipe_is_a_configuration() -> None:
         assert plain.out != changed.out, f"{name} changes nothing"
     with pytest.raises(UsageError, match="unknown variation 'batch 31'"):
         recipe.chosen(["batch 31"])
+
+
+@pytest.mark.parametrize("size", ["tiny", "small"])
+def test_all_presets_are_brought_to_the_parameters_of_fame(size: Size) -> None:
+    target = count_parameters(model_config("fame", size, SHAPE, 2))
+    for preset in PRESETS:
+        found = equal_sizes.equal(preset, size, SHAPE, 2)
+        assert count_parameters(found) == pytest.approx(target, rel=0.04), preset
+        assert found.preset == preset
+
+
+def test_equal_sizes_prints_a_row_for_each_preset_against_fame(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_small_mnist(tmp_path / "data", monkeypatch)
+    words = [
+        "equal_sizes",
+        "--size",
+        "tiny",
+        "--images",
+        "4",
+        "--only",
+        "pixelcnn",
+        "vae",
+        "-o",
+        str(tmp_path),
+    ]
+    monkeypatch.setattr("sys.argv", [*words, "--precision", "bf16"])
+    monkeypatch.setattr(
+        equal_sizes, "schedule", lambda *_: ["train.batch_size=2", "train.eval_every_images=2"]
+    )
+    calls: list[list[str]] = []
+    options = equal_sizes.parse_options()
+    table = equal_sizes.compare(options, fake_run(calls))
+    assert [row[0] for row in table.rows] == ["fame", "pixelcnn", "vae"]
+    runs = {name: equal_sizes.training_of(name, 0, options).name for name in ("fame", "vae")}
+    nlls = {name: result_of("evaluate-nll", tmp_path / run)["nats_per_image"] for name, run in runs.items()}
+    columns = dict(zip(table.columns, table.rows[2], strict=True))
+    difference = columns["less fame, nats"]
+    assert isinstance(difference, Estimate)
+    assert difference.value == pytest.approx(nlls["vae"] - nlls["fame"])
+    assert all("bf16" in words for words in calls if words[0] == "train")
 
 
 def test_tables_are_markdown_or_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -153,3 +153,17 @@ def test_temperature_scales_the_distance_from_the_mean() -> None:
     assert torch.equal(q.sample(noise, 0.0), q.mean)
     cooled = q.sample(noise, 0.25) - q.mean
     torch.testing.assert_close(cooled, 0.25 * (q.sample(noise) - q.mean), rtol=1e-12, atol=1e-12)
+
+
+def test_heads_in_bfloat16_make_gaussians_in_single_precision() -> None:
+    generator = torch.Generator().manual_seed(3)
+    heads = [torch.randn(5, 6, generator=generator).mul(0.05).bfloat16() for _ in range(2)]
+    rough, exact = (
+        [Gaussian.from_head(head.to(to)) for head in heads] for to in (torch.bfloat16, torch.float64)
+    )
+    assert rough[0].mean.dtype == torch.float32
+    # Of Gaussians so close that eight bits would leave nothing of it.
+    divergence = exact[0].merge(exact[1]).kl(exact[1])
+    assert divergence.max() < 1.0
+    found = rough[0].merge(rough[1]).kl(rough[1]).double()
+    torch.testing.assert_close(found, divergence, rtol=1e-4, atol=0)
