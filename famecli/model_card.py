@@ -1,5 +1,6 @@
 """Model cards: what a checkpoint's header says, for people, as Markdown. No torch here."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from famecli.presets import PRESETS
@@ -34,7 +35,7 @@ def model_card(name: str, facts: dict[str, Any]) -> str:
         f"`{model['preset']}`, {title}: {facts['parameters']:,} parameters, for images {shape} of "
         f"{model['levels']} levels.",
         "## Likelihood",
-        _claim(facts["claim"]),
+        _claim(facts["claim"], facts["further_claims"]),
         "## Training",
         _training(facts["training"] or {}, provenance),
         "## Use",
@@ -46,13 +47,12 @@ def model_card(name: str, facts: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _claim(claim: dict[str, Any] | None) -> str:
+def _claim(claim: dict[str, Any] | None, further: Sequence[dict[str, Any]]) -> str:
     if not claim:
         return "None is claimed: `fame evaluate-nll CKPT --record FILE` measures one."
-    data, stderr = claim["data"], claim["stderr_nats_per_image"]
-    spread = "" if stderr is None else f" +- {stderr:.2f}"
+    data = claim["data"]
     rows = [
-        ("NLL", f"{claim['nats_per_image']:.2f}{spread} nats/image, {claim['bits_per_dim']:.4f} bits/dim"),
+        ("NLL", f"{_nats(claim)}, {claim['bits_per_dim']:.4f} bits/dim"),
         ("estimator", f"{BOUNDS[claim['bound']]}, K = {claim['importance_samples']}, seed {claim['seed']}"),
         ("data", f"{data['dataset_id']}, {data['split']}, {data['images']:,} images"),
         ("binarization", data["binarization"]),
@@ -62,7 +62,25 @@ def _claim(claim: dict[str, Any] | None) -> str:
     if rates := claim["terms_nats_per_image"]["kl"]:
         layers = " + ".join(f"{rate:.2f}" for rate in rates)
         rows.insert(1, ("KL per layer, from the image", f"{layers} nats"))
-    return _table(rows)
+    return _table(rows + [_further(each) for each in further])
+
+
+def _further(claim: dict[str, Any]) -> tuple[str, str]:
+    """Return the row of a claim by another estimator, beside what one draw says of the same images."""
+    data = claim["data"]
+    one = [point["nats_per_image"] for point in claim["curve"] if point["importance_samples"] == 1]
+    beside = f", where K = 1 gives {one[0]:.2f}" if one else ""
+    images = f"the first {data['images']:,} images of {data['dataset_id']}, {data['split']}"
+    return (
+        f"{BOUNDS[claim['bound']]}, K = {claim['importance_samples']}, seed {claim['seed']}",
+        f"{_nats(claim)} on {images}{beside}",
+    )
+
+
+def _nats(claim: dict[str, Any]) -> str:
+    stderr = claim["stderr_nats_per_image"]
+    spread = "" if stderr is None else f" +- {stderr:.2f}"
+    return f"{claim['nats_per_image']:.2f}{spread} nats/image"
 
 
 def _training(config: dict[str, Any], provenance: dict[str, Any]) -> str:

@@ -30,6 +30,7 @@ CLAIM_KEYS = (
     "bits_per_dim",
     "stderr_bits_per_dim",
     "terms_nats_per_image",
+    "curve",
     "seed",
     "precision",
     "versions",

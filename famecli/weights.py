@@ -14,11 +14,25 @@ from famecli.errors import InputError, UnavailableError, UsageError, closest
 from famecli.files import read_bytes
 from famecli.header import parse_header
 from famecli.presets import PRESETS, SIZES, model_config, preset_named
+from famecli.weights_claims import claims_in
 
 SCHEMA = "famecli/weights/1"
 INDEX = "index.json"
 DEFAULT_DATASET = "mnist"
 DEFAULT_MODEL = "fame"
+
+
+@dataclass(frozen=True)
+class FurtherNll:
+    """What else a file claims: an NLL by another estimator; see `WeightsEntry` for the fields."""
+
+    nats_per_image: float
+    stderr_nats: float
+    bound: str
+    importance_samples: int
+    split: str
+    images: int
+    pixels_sha256: str
 
 
 @dataclass(frozen=True)
@@ -44,6 +58,7 @@ class WeightsEntry:
         split: Of the data set, whose images were scored.
         images: That were scored.
         pixels_sha256: Of what was scored.
+        further: NLLs by other estimators, of other numbers of images.
     """
 
     name: str
@@ -64,6 +79,7 @@ class WeightsEntry:
     split: str
     images: int
     pixels_sha256: str
+    further: tuple[FurtherNll, ...] = ()
 
 
 def describe(path: Path, mirrors: Sequence[str] = ()) -> WeightsEntry:
@@ -81,7 +97,6 @@ def describe(path: Path, mirrors: Sequence[str] = ()) -> WeightsEntry:
     model, provenance, claim = (_table(header.metadata, key) for key in ("model", "provenance", "claim"))
     if not (model and provenance and claim):
         raise InputError(f"{path} claims no NLL", f"fame evaluate-nll {path} --record FILE")
-    scored = _table(claim, "data")
     entry = {
         "name": path.stem,
         "dataset": provenance.get("dataset"),
@@ -94,13 +109,22 @@ def describe(path: Path, mirrors: Sequence[str] = ()) -> WeightsEntry:
         "sha256": hashlib.sha256(content).hexdigest(),
         "size_bytes": len(content),
         "licence": "MIT",
+        **_figures(claim),
+        "further": [_figures(each) for each in claims_in(header.metadata)[1:] if isinstance(each, dict)],
+    }
+    return build(WeightsEntry, entry, str(path))
+
+
+def _figures(claim: dict[str, Any]) -> dict[str, Any]:
+    """Return what the index says of a claim."""
+    scored = _table(claim, "data")
+    return {
         "nats_per_image": claim.get("nats_per_image"),
         "stderr_nats": claim.get("stderr_nats_per_image"),
         "bound": claim.get("bound"),
         "importance_samples": claim.get("importance_samples"),
         **{key: scored.get(key) for key in ("split", "images", "pixels_sha256")},
     }
-    return build(WeightsEntry, entry, str(path))
 
 
 def _table(data: dict[str, Any], key: str) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """The NLL that a checkpoint claims, and the images by which it is measured anew. No torch here."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from famecli.config import build
 from famecli.errors import GateError, InputError, IntegrityError, UnavailableError, UsageError
@@ -11,6 +12,7 @@ from famecli.header import LARGEST_HEADER_BYTES, Header, parse_header
 FIRST_IMAGES = 256
 FIRST_KEY = f"first_{FIRST_IMAGES}_nats_per_image"
 TOLERANCE_NATS = 1e-3
+FURTHER = "further_claims"
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,11 @@ class Claim:
     seed: int
     nats_per_image: float
     first_256_nats_per_image: float | None = None
+
+    @property
+    def estimator(self) -> tuple[str, str, str, int]:
+        """What makes two claims say the same thing: data set, split, bound and draws."""
+        return self.dataset_id, self.split, self.bound, self.importance_samples
 
     def expected(self, name: str, limit: int) -> tuple[int, float]:
         """Return how many images to score for `--limit`, and the mean that they must have in nats.
@@ -96,22 +103,59 @@ def read_header(path: Path) -> Header:
     return parse_header(content, size, str(path))
 
 
-def read_claim(path: Path) -> Claim:
-    """Return what a checkpoint claims.
+def read_claims(path: Path) -> list[Claim]:
+    """Return what a checkpoint claims: the NLL of most images, then those by other estimators.
 
     Raises:
         InputError: It claims nothing, or not in the form in which famecli writes it.
     """
-    claim = read_header(path).metadata.get("claim")
+    metadata = read_header(path).metadata
+    if not isinstance(metadata.get("claim"), dict):
+        raise InputError(f"{path} claims no NLL", f"fame evaluate-nll {path} --record FILE")
+    return [parse_claim(each, f"{path}: claim") for each in claims_in(metadata)]
+
+
+def claims_in(metadata: Mapping[str, Any]) -> list[Any]:
+    """Return all that the metadata of a checkpoint claim, in their order, as they stand there."""
+    further = metadata.get(FURTHER)
+    every = [metadata.get("claim"), *(further if isinstance(further, list) else [])]
+    return [claim for claim in every if claim is not None]
+
+
+def with_claim(metadata: Mapping[str, Any], claim: dict[str, Any]) -> dict[str, Any]:
+    """Return the keys `claim` and `further_claims` of metadata to which `claim` is added.
+
+    What is about other weights goes, and so does what the same estimator said of the same split. The claim
+    about most images comes first; among equals, the earliest.
+
+    Raises:
+        InputError: An earlier claim is not in the form in which famecli writes it.
+    """
+    own = parse_claim(claim, "claim")
+    found = [(claim, own)]
+    for each in reversed(claims_in(metadata)):
+        earlier = parse_claim(each, "claim")
+        if each.get("weights_sha256") == claim["weights_sha256"] and earlier.estimator != own.estimator:
+            found.insert(0, (each, earlier))
+    first, *others = [each for each, _ in sorted(found, key=lambda pair: -pair[1].images)]
+    return {"claim": first} | ({FURTHER: others} if others else {})
+
+
+def parse_claim(claim: object, where: str) -> Claim:
+    """Return a claim as it stands in a checkpoint's metadata.
+
+    Raises:
+        InputError: It is not of the form in which famecli writes it; the message begins with `where`.
+    """
     data = claim.get("data") if isinstance(claim, dict) else None
     if not isinstance(claim, dict) or not isinstance(data, dict):
-        raise InputError(f"{path} claims no NLL", f"fame evaluate-nll {path} --record FILE")
+        raise InputError(f"{where} is no table with data")
     own = ("bound", "importance_samples", "seed", "nats_per_image", FIRST_KEY)
     scored = ("dataset_id", "split", "images", "pixels_sha256")
     found = {key: claim[key] for key in own if key in claim} | {
         key: data[key] for key in scored if key in data
     }
-    result = build(Claim, found, f"{path}: claim")
+    result = build(Claim, found, where)
     if min(result.images, result.importance_samples) < 1 or result.seed < 0:
-        raise InputError(f"{path}: claim: a count is out of range")
+        raise InputError(f"{where}: a count is out of range")
     return result

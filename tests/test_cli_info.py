@@ -52,6 +52,7 @@ KEYS = {
     "training",
     "provenance",
     "claim",
+    "further_claims",
 }
 LARGE = {"torch", "numpy", "PIL", "pooch", "requests"}
 IMPORTS = (

@@ -18,9 +18,10 @@ from test_cli_info import IMPORTS
 from test_weights_store import far, server  # noqa: F401
 
 from famecli.checkpoint import load_checkpoint, save_checkpoint
+from famecli.errors import InputError
 from famecli.header import parse_header
-from famecli.weights import default_weights, index, weights_folder
-from famecli.weights_claims import FIRST_KEY
+from famecli.weights import default_weights, describe, index, weights_folder
+from famecli.weights_claims import FIRST_KEY, with_claim
 
 SHIPPED = "fame-mnist"
 
@@ -302,6 +303,55 @@ def test_the_first_images_of_a_long_claim(claiming: Path, monkeypatch: pytest.Mo
     assert done.code == 4
     assert "hint: fame weights verify mine --claims --limit 7" in done.err
     assert fame("weights", "verify", "mine", "--claims", "--limit", "7").code == 0
+
+
+def test_claims_by_other_estimators_are_kept_and_measured_anew(claiming: Path) -> None:
+    target = claiming.with_name("again.safetensors")
+    result_of("evaluate-nll", claiming, "--record", target)
+    few = ("--limit", "5", "--record", target, "--force")
+    for words in (("-k", "4"), ("-k", "2"), ("-k", "4", "--seed", "3")):
+        result_of("evaluate-nll", target, *words, *few)
+    facts = result_of("info", target)
+    further = facts["further_claims"]
+    assert facts["claim"]["bound"] == "elbo"
+    assert [(each["importance_samples"], each["seed"]) for each in further] == [(2, 0), (4, 3)]
+    assert further[1]["curve"][0]["importance_samples"] == 1
+    card = fame("info", target, "--card").text
+    assert f"{further[1]['nats_per_image']:.2f}" in card
+    assert "on the first 5 images of mnist, test, where K = 1 gives" in card
+    assert fame("info", target).text.count("claims, too") == 2
+    entry = describe(target)
+    assert [(each.importance_samples, each.images) for each in entry.further] == [(2, 5), (4, 5)]
+
+    fame("weights", "import", target, "--name", "mine")
+    verify = ("weights", "verify", "mine", "--claims")
+    assert result_of(*verify)["weights"][0]["further"] == []
+    row = result_of(*verify, "--further")["weights"][0]
+    assert [each["images"] for each in (row["claim"], *row["further"])] == [7, 5, 5]
+    assert row["further"][1]["measured_nats_per_image"] == pytest.approx(
+        further[1]["nats_per_image"], abs=1e-5
+    )
+    assert fame(*verify, "--further").text.count("right") == 3
+    loaded = load_checkpoint(target)
+    facts["further_claims"][1]["nats_per_image"] += 0.01
+    wrong = {key: facts[key] for key in ("provenance", "claim", "further_claims")}
+    save_checkpoint(target, loaded.model.config, loaded.model.state_dict(), None, wrong)
+    fame("weights", "import", target, "--name", "mine", "--force")
+    assert fame(*verify).code == 0
+    assert fame(*verify, "--further").code == 7
+
+
+def test_claims_about_other_weights_go(claiming: Path) -> None:
+    metadata = {"claim": claim_of(claiming), "further_claims": 7}
+    other = claim_of(claiming) | {"weights_sha256": "0" * 64, "bound": "iwae"}
+    assert with_claim(metadata, other) == {"claim": other}
+    fewer = claim_of(claiming) | {"importance_samples": 9}
+    fewer["data"] = fewer["data"] | {"images": 3}
+    assert with_claim(metadata, fewer) == {"claim": claim_of(claiming), "further_claims": [fewer]}
+    both = {"claim": fewer, "further_claims": []}
+    assert with_claim(both, claim_of(claiming))["claim"] == claim_of(claiming)
+    with pytest.raises(InputError, match="claim"):
+        with_claim({"claim": {"data": 3}}, fewer)
 
 
 def test_the_claim_of_the_package_is_true() -> None:

@@ -113,8 +113,10 @@ def _write_heatmaps(report: "NllReport", folder: Path) -> None:
 
 def _record(report: "NllReport", path: Path) -> None:
     from famecli.checkpoint import save_checkpoint
+    from famecli.weights_claims import with_claim
 
     checkpoint = report.checkpoint
     facts = {key: checkpoint.metadata.get(key) for key in ("training", "provenance")}
     weights = checkpoint.model.state_dict()
-    save_checkpoint(path, checkpoint.model.config, weights, None, facts | {"claim": report.claim()})
+    claims = with_claim(checkpoint.metadata, report.claim())
+    save_checkpoint(path, checkpoint.model.config, weights, None, facts | claims)

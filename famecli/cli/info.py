@@ -19,6 +19,7 @@ from famecli.header import CHECKPOINT_SCHEMA, Header, parse_header, read_checkpo
 from famecli.model_card import model_card
 from famecli.output import Output, printable, table
 from famecli.weights import index
+from famecli.weights_claims import FURTHER
 
 SCHEMA = "famecli/info/1"
 PACKAGES = ("torch", "numpy", "safetensors", "typer", "rich", "pillow", "pooch")
@@ -94,6 +95,7 @@ def header_facts(path: Path, header: Header, content: bytes, *, tensors: bool = 
         "parameters": header.parameters,
         "weights": ["ema", "raw"] if header.has_raw else ["ema"],
         **{key: metadata.get(key) for key in ("model", "training", "provenance", "claim")},
+        FURTHER: metadata.get(FURTHER) or [],
     }
     if tensors:
         facts["tensors"] = {
@@ -125,6 +127,7 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
             f"({provenance.get('device')}, {provenance.get('threads')} threads)",
         ),
         ("claims", _claim(facts["claim"])),
+        *(("claims, too", _claim(claim)) for claim in facts[FURTHER]),
     ]
 
 

@@ -224,20 +224,22 @@ class _Source:
         measuring = Measuring(
             self.place, FIRST_IMAGES, AUTOMATIC_BATCH, self.choice.device, self.choice.threads, self.output
         )
-        found: dict[str, Any] = {}
+        found: list[dict[str, Any]] = []
+        wrong = ""
         try:
             measuring.check(loaded.source, path, found)
         except InputError as error:
             return Finding.broken(str(error))
         except GateError as error:
-            difference = abs(found["measured_nats_per_image"] - found["claimed_nats_per_image"])
-            if difference <= TOLERANCE_NATS:
-                return Finding.broken(str(error))
+            wrong = str(error)
+        difference = abs(found[0]["measured_nats_per_image"] - found[0]["claimed_nats_per_image"])
+        if wrong and difference <= TOLERANCE_NATS:
+            return Finding.broken(wrong)
         return Finding.of(
             "The NLL is the one that the checkpoint claims.",
             Measurement(
-                f"NLL of {found['images']} test images minus the claimed one, nats",
-                abs(found["measured_nats_per_image"] - found["claimed_nats_per_image"]),
+                f"NLL of {found[0]['images']} test images minus the claimed one, nats",
+                difference,
                 TOLERANCE_NATS,
             ),
         )

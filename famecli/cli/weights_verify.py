@@ -14,7 +14,7 @@ from famecli.errors import ExitCode, FameError, UnavailableError, UsageError
 from famecli.files import STDIN
 from famecli.output import Output, table
 from famecli.weights import index, unknown_checkpoint
-from famecli.weights_claims import FIRST_IMAGES, Claim, read_claim
+from famecli.weights_claims import FIRST_IMAGES, Claim, read_claims
 from famecli.weights_store import Store, check_hash
 
 SCHEMA = "famecli/weights-verify/1"
@@ -32,10 +32,14 @@ ClaimLimit = Annotated[
     ),
 ]
 
+Further = Annotated[
+    bool, typer.Option("--further", help="With --claims: what is claimed by other estimators, too.")
+]
+
 
 @dataclass(frozen=True)
 class Measuring:
-    """How claims are measured: where the data are, and how fast."""
+    """How claims are measured: where the data are, how fast, and whether by other estimators, too."""
 
     place: DataPlace
     limit: int
@@ -43,25 +47,33 @@ class Measuring:
     device: str
     threads: int | None
     output: Output
+    further: bool = False
 
-    def check(self, name: str, path: Path, found: dict[str, Any]) -> None:
-        """Measure anew what a checkpoint claims; figures go into `found`.
+    def check(self, name: str, path: Path, found: list[dict[str, Any]]) -> None:
+        """Measure anew what a checkpoint claims; the figures of each claim are added to `found`.
 
         Raises:
             GateError: It is something else.
             FameError: It cannot be measured.
         """
-        claim: Claim = read_claim(path)
+        first, *others = read_claims(path)
+        for claim in (first, *others) if self.further else (first,):
+            self._check(name, path, claim, found)
+
+    def _check(self, name: str, path: Path, claim: Claim, found: list[dict[str, Any]]) -> None:
         images, claimed = claim.expected(name, self.limit)
         protocol = Protocol(claim.split, claim.importance_samples, images, self.batch_size, claim.seed)
         choice = ModelChoice(str(path), claim.dataset_id, None, "ema", self.device, self.threads)
         report = measure(choice, self.place, protocol, self.output)
         measured = report.nlls.mean
-        found |= {
+        figures = {
+            "bound": claim.bound,
+            "importance_samples": claim.importance_samples,
             "images": len(report.nlls.nats),
             "claimed_nats_per_image": claimed,
             "measured_nats_per_image": measured,
         }
+        found.append(figures)
         claim.check_pixels(images, report.scored.sha256)
         claim.check(name, claimed, measured, report.nlls.bound)
 
@@ -70,6 +82,7 @@ def verify(
     name: Name = None,
     claims: Claims = False,
     limit: ClaimLimit = FIRST_IMAGES,
+    further: Further = False,
     data: options.Data = None,
     batch_size: options.BatchSize = "auto",
     threads: options.Threads = None,
@@ -94,7 +107,7 @@ def verify(
         raise UsageError("claims are about data sets, not about images on stdin", "name a folder with --data")
     place = DataPlace(data, cache_dir, offline, output.note)
     batch = options.count(batch_size, "--batch-size", AUTOMATIC_BATCH)
-    measuring = Measuring(place, limit, batch, device, threads, output) if claims else None
+    measuring = Measuring(place, limit, batch, device, threads, output, further) if claims else None
     rows: list[dict[str, Any]] = []
     problems: list[FameError] = []
     for each, path, sha256 in _chosen(Store(cache_dir), name):
@@ -121,7 +134,7 @@ def _chosen(store: Store, name: str | None) -> list[tuple[str, Path, str]]:
 
 def _problem(row: dict[str, Any], path: Path, measuring: Measuring | None) -> FameError | None:
     """Return what is wrong with weights, or None; what is measured goes into their `row`."""
-    figures: dict[str, Any] = {}
+    figures: list[dict[str, Any]] = []
     try:
         check_hash(path, row["sha256"])
         if measuring is not None:
@@ -129,7 +142,8 @@ def _problem(row: dict[str, Any], path: Path, measuring: Measuring | None) -> Fa
     except FameError as error:
         return error
     finally:
-        row["claim"] = figures or None
+        row["claim"] = figures[0] if figures else None
+        row["further"] = figures[1:]
     return None
 
 
@@ -143,19 +157,13 @@ def _rank(problem: FameError) -> int:
 
 
 def _show(rows: list[dict[str, Any]], console: Console) -> None:
-    def cells(row: dict[str, Any]) -> tuple[str, ...]:
-        claim = row["claim"]
-        if claim is None:
-            return row["name"], row["sha256"][:16], "", "", "", row["state"]
-        claimed, measured = claim["claimed_nats_per_image"], claim["measured_nats_per_image"]
-        return (
-            row["name"],
-            row["sha256"][:16],
-            str(claim["images"]),
-            f"{claimed:.4f}",
-            f"{measured:.4f}",
-            row["state"],
-        )
+    def cells(row: dict[str, Any], claim: dict[str, Any] | None) -> tuple[str, ...]:
+        figures: tuple[str, ...] = ("",) * 4
+        if claim is not None:
+            nats = (f"{claim[key]:.4f}" for key in ("claimed_nats_per_image", "measured_nats_per_image"))
+            figures = (str(claim["images"]), str(claim["importance_samples"]), *nats)
+        return row["name"], row["sha256"][:16], *figures, row["state"]
 
-    columns = ("name", "sha256", "images", "claimed", "measured", "state")
-    console.print(table("", columns, [cells(row) for row in rows]))
+    columns = ("name", "sha256", "images", "K", "claimed", "measured", "state")
+    lines = [cells(row, claim) for row in rows for claim in (row["claim"], *row["further"])]
+    console.print(table("", columns, lines))
