@@ -1,5 +1,6 @@
 """Checkpoints: one safetensors file is a whole model, with configuration, provenance and claimed NLL."""
 
+import dataclasses
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from famecli.model.fame import Fame
 from famecli.model.size import count_parameters
 
 WeightsKind = Literal["ema", "raw"]
+# Of stored weights; whatever they are stored in, the model has them in single precision.
+DTYPES = ("F32", "F16")
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,8 @@ def save_checkpoint(
 ) -> str:
     """Write a model and return the file's sha256.
 
+    Weights that are all numbers in half precision, as `rounded` makes them, are stored in it.
+
     Args:
         path: Where to.
         config: The model's.
@@ -122,7 +127,27 @@ def save_checkpoint(
     tensors = dict(ema) | {RAW + name: tensor for name, tensor in (raw or {}).items()}
     hashes = {"ema": hash_weights(ema)} | ({} if raw is None else {"raw": hash_weights(raw)})
     metadata = {"schema": CHECKPOINT_SCHEMA, "model": to_dict(config), "weights_sha256": hashes, **facts}
-    return save_tensors(path, tensors, metadata)
+    halves = {name: tensor.half() for name, tensor in tensors.items()}
+    exact = all(torch.equal(halves[name].float(), tensor) for name, tensor in tensors.items())
+    return save_tensors(path, halves if exact else tensors, metadata)
+
+
+def rounded(checkpoint: Checkpoint) -> Checkpoint:
+    """Return the model with its weights rounded to half precision, in which its file is half as large.
+
+    It computes in single precision all the same; what is claimed of the former weights is not about these.
+
+    Raises:
+        NumericsError: A weight is too large for half precision.
+    """
+    weights = {name: tensor.half().float() for name, tensor in checkpoint.model.state_dict().items()}
+    for name, tensor in weights.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise NumericsError(f"{checkpoint.source}: {name} has weights too large for half precision")
+    model = Fame(checkpoint.model.config).on(checkpoint.model.device)
+    model.load_state_dict(weights)
+    model.eval().requires_grad_(False)
+    return dataclasses.replace(checkpoint, model=model, weights_sha256=hash_weights(weights))
 
 
 def load_checkpoint(path: Path, weights: WeightsKind = "ema") -> Checkpoint:
@@ -150,7 +175,8 @@ def parse_checkpoint(content: bytes, source: str, weights: WeightsKind = "ema") 
     model = Fame(config)
     _check_tensors(model, header, source)
     tensors = _tensors(content, source)
-    chosen = {name: tensors[(RAW if weights == "raw" else "") + name] for name in model.state_dict()}
+    prefix = RAW if weights == "raw" else ""
+    chosen = {name: tensors[prefix + name].float() for name in model.state_dict()}
     for name, tensor in chosen.items():
         if not bool(torch.isfinite(tensor).all()):
             raise InputError(f"{source}: {name} has values that are not finite")
@@ -169,8 +195,8 @@ def _check_size(config: ModelConfig, header: Header, source: str) -> None:
     if fewest > len(header.tensors):
         raise InputError(f"{source}: its configuration has more layers than it has tensors")
     for name, info in header.tensors.items():
-        if info.dtype != "F32":
-            raise InputError(f"{source}: {brief(name)} is {info.dtype}, expected F32")
+        if info.dtype not in DTYPES:
+            raise InputError(f"{source}: {brief(name)} is {info.dtype}, expected {' or '.join(DTYPES)}")
     expected = count_parameters(config)
     if header.parameters != expected:
         raise InputError(

@@ -297,7 +297,7 @@ LAST = "decoder.head2.weight"
         (LAST, {"dtype": "F8_E4M3"}, "key 'F8_E4M3' is missing"),
         (LAST, {"dtype": ["F32"]}, "not a famecli checkpoint"),
         (LAST, {"dtype": "I32"}, f"{LAST} is I32"),
-        (LAST, {"dtype": "F16", "shape": [2, 1, 1, 1]}, f"{LAST} is F16"),
+        (LAST, {"dtype": "BF16", "shape": [2, 1, 1, 1]}, f"{LAST} is BF16"),
         (LAST, {"shape": [1]}, f"{LAST} is (1,), expected (1, 1, 1, 1)"),
         (LAST, {"more": float("nan")}, "NaN"),
         (LAST, {"more": 5}, "a tensor has the key 'more'"),

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from commands import PROVENANCE, check_error, error_of, fame, process, real_mnist, result_of, save_model
 from commands import use_small_mnist as small
 from PIL import Image
 
-from famecli.checkpoint import RAW, load_checkpoint
+from famecli.checkpoint import RAW, load_checkpoint, save_checkpoint
 from famecli.data.dataset import fixed_levels, load_split
 from famecli.evaluation import evaluate
 from famecli.header import parse_header
@@ -278,6 +279,37 @@ def test_a_recorded_claim_can_be_measured_again(model: Path, tmp_path: Path) -> 
     assert again["checkpoint"]["weights_sha256"] == first["checkpoint"]["weights_sha256"]
     assert "claimed by the checkpoint" in fame("evaluate-nll", target).text
     assert "no raw weights" in error_of(2, "evaluate-nll", target, "--weights", "raw")
+
+
+def test_rounded_weights_are_recorded_in_half_the_bytes(model: Path, tmp_path: Path) -> None:
+    single, half = tmp_path / "single.safetensors", tmp_path / "half.safetensors"
+    exact, rough = report(model, "--record", single), report(model, "--half", "--record", half)
+    assert half.stat().st_size < 0.6 * single.stat().st_size + 4000
+    assert {each["dtype"] for each in result_of("info", half, "--tensors")["tensors"].values()} == {"F16"}
+    assert rough["nats_per_image"] != exact["nats_per_image"]
+    assert rough["nats_per_image"] == pytest.approx(exact["nats_per_image"], rel=1e-2)
+    # What is scored is what is stored, and stays so when it is recorded again.
+    found = load_checkpoint(half)
+    assert found.weights_sha256 == rough["checkpoint"]["weights_sha256"]
+    wanted = {
+        name: tensor.half().float() for name, tensor in load_checkpoint(model).model.state_dict().items()
+    }
+    for name, tensor in found.model.state_dict().items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, wanted[name])
+    again = report(half, "-k", "3", "--limit", "4", "--record", half, "--force")
+    assert again["checkpoint"]["weights_sha256"] == found.weights_sha256
+    assert len(result_of("info", half)["further_claims"]) == 1
+    assert report(half)["nats_per_image"] == rough["nats_per_image"]
+
+
+def test_weights_too_large_for_half_precision_are_not_rounded(model: Path, tmp_path: Path) -> None:
+    loaded = load_checkpoint(model)
+    weights = loaded.model.state_dict()
+    weights["decoder.head1.bias"][0] = 1e5
+    path = tmp_path / "large.safetensors"
+    save_checkpoint(path, loaded.model.config, weights, None, {"provenance": PROVENANCE})
+    assert "too large for half precision" in error_of(6, "evaluate-nll", path, "--half", "--dataset", "mnist")
 
 
 def test_raw_weights_are_others_and_can_be_recorded(model: Path, tmp_path: Path) -> None:

@@ -96,6 +96,7 @@ def evaluate_nll(
     with_images: own.WithImages = False,
     heatmap: own.Heatmap = None,
     record: own.Record = None,
+    half: own.Half = False,
     coded: own.Coded = False,
     force: options.Force = False,
     fail_above: own.FailAbove = None,
@@ -152,6 +153,7 @@ def _act(asked: own.Asked) -> None:
         asked.threads,
         asked.cache_dir,
         asked.offline,
+        asked.half,
     )
     protocol = Protocol(asked.split, asked.importance_samples, asked.limit, batch, asked.seed, annealing)
     if asked.simulated is not None:

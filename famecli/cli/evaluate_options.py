@@ -92,6 +92,13 @@ Record = Annotated[
     ),
 ]
 
+Half = Annotated[
+    bool,
+    typer.Option(
+        "--half", help="Round the weights to half precision first: what is recorded is half as large."
+    ),
+]
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -116,6 +123,7 @@ class Asked:
     with_images: bool
     heatmap: Path | None
     record: Path | None
+    half: bool
     coded: bool
     force: bool
     fail_above: float | None

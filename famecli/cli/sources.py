@@ -91,6 +91,7 @@ class ModelChoice:
         threads: Of the CPU; None for all.
         cache_dir: Where fetched weights are kept; see `famecli.data.fetch.cache_root`.
         offline: Whether downloads are forbidden.
+        half: Whether weights are rounded to half precision.
     """
 
     checkpoint: str | None
@@ -101,6 +102,7 @@ class ModelChoice:
     threads: int | None
     cache_dir: Path | None = None
     offline: bool = False
+    half: bool = False
 
     def path(self, report: Callable[[str], None] = say_nothing) -> Path:
         """Return the checkpoint's file, fetched if it is not here.
@@ -138,15 +140,18 @@ class ModelChoice:
         Raises:
             FameError: As `path`, `famecli.checkpoint.load_checkpoint` and `use_device` do.
         """
-        from famecli.checkpoint import load_checkpoint
+        from famecli.checkpoint import load_checkpoint, rounded
 
         path = self.path(output.note)
         if self.weights not in ("ema", "raw"):
             raise UsageError(f"unknown weights {self.weights!r}", "choose ema or raw")
         device = use_device(self.device, self.threads)
         loaded = load_checkpoint(path, "raw" if self.weights == "raw" else "ema")
+        if self.half:
+            loaded = rounded(loaded)
         loaded.model.on(device)
-        output.note(f"{loaded.model.config.preset} from {path} ({self.weights} weights) on {device}")
+        kind = f"{self.weights} weights{', rounded' if self.half else ''}"
+        output.note(f"{loaded.model.config.preset} from {path} ({kind}) on {device}")
         return loaded
 
     def dataset_of(self, checkpoint: "Checkpoint") -> str:
