@@ -9,11 +9,12 @@ from torch import Tensor
 
 from famecli.config import ModelConfig, to_dict
 from famecli.errors import InputError
+from famecli.model.causal import CausalConv2d
 from famecli.model.fame import Fame
 
 # Sizes that may grow; all else has to be equal.
 STAGE_SIZES = ("width", "blocks")
-DECODER_SIZES = ("width", "layers", "first_kernel", "condition")
+DECODER_SIZES = ("width", "layers", "first_kernel", "condition", "lag")
 # Their outputs are the two halves of a gated linear unit.
 GATED = re.compile(r"decoder\.layers\.\d+\.(conv|condition)\.")
 
@@ -22,9 +23,10 @@ GATED = re.compile(r"decoder\.layers\.\d+\.(conv|condition)\.")
 def first_weights(source: Fame, target: Fame) -> dict[str, Tensor]:
     """Return weights with which `target` is the function that `source` is.
 
-    Feature maps of `source` come first and read nothing of the new ones, new taps of a window are zero, new
-    gated layers and residual blocks add nothing. New feature maps keep the random weights that `target` has,
-    so that training can make use of them; equal models get the weights as they are.
+    Feature maps of `source` come first and read nothing of the new ones; new taps of a window, and those that
+    only the lag of `target` lets see, are zero; new gated layers and residual blocks add nothing. New feature
+    maps keep the random weights that `target` has, so that training can make use of them; equal models get
+    the weights as they are.
 
     Args:
         source: A trained model.
@@ -38,6 +40,8 @@ def first_weights(source: Fame, target: Fame) -> dict[str, Tensor]:
     """
     _check(source.config, target.config)
     old = source.state_dict()
+    if source.config.decoder.lag != target.config.decoder.lag:
+        old |= _without_masked_taps(source)
     found = {}
     for name, fresh in target.state_dict().items():
         if name in old:
@@ -47,6 +51,15 @@ def first_weights(source: Fame, target: Fame) -> dict[str, Tensor]:
         else:
             found[name] = fresh.clone()
     return found
+
+
+def _without_masked_taps(model: Fame) -> dict[str, Tensor]:
+    """Return the weights of causal layers with zeros where their mask has them."""
+    return {
+        f"{name}.weight": module.weight * module.mask
+        for name, module in model.named_modules()
+        if isinstance(module, CausalConv2d)
+    }
 
 
 def _placed(fresh: Tensor, old: Tensor, *, gated: bool) -> Tensor:
@@ -96,6 +109,6 @@ def _without_sizes(config: ModelConfig) -> dict[str, Any]:
     """Return a configuration with all sizes that may grow set to the same values."""
     stages = tuple(dataclasses.replace(stage, width=1, blocks=1) for stage in config.stages)
     decoder = dataclasses.replace(
-        config.decoder, width=1, layers=1, first_kernel=1, condition=int(bool(config.stages))
+        config.decoder, width=1, layers=1, first_kernel=1, condition=int(bool(config.stages)), lag=1
     )
     return to_dict(dataclasses.replace(config, decoder=decoder, stages=stages))
