@@ -5,8 +5,8 @@
 
 The decoder of the PixelCNN gets more layers, since it has no ladder, and as many feature maps as bring it to
 the parameters of `fame`; the others keep their decoder, and their ladders get more or fewer feature maps. All
-are trained by `fame train` in folders of --out; run again, it goes on where it was broken off. Prints one
-Markdown table.
+are trained by `fame train` in folders of --out; run again, it goes on where it was broken off. Prints two
+Markdown tables.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from typing import get_args
 import numpy as np
 
 from benchmarks.checkpoints import run, versions
+from benchmarks.estimates import mean_of
 from benchmarks.matching import assignments, fitted, flops_per_image
 from benchmarks.tables import Cell, Table, publish
 from benchmarks.trainings import (
@@ -49,9 +50,9 @@ PIXELCNN_DEPTH = 4 / 3
 
 def main() -> None:
     options = parse_options()
-    table = compare(options)
+    tables = compare(options)
     choices = {key: str(value) for key, value in vars(options).items()}
-    publish([table], SCHEMA, {"options": choices} | {"versions": versions()}, options.json)
+    publish(tables, SCHEMA, {"options": choices} | {"versions": versions()}, options.json)
 
 
 def parse_options() -> argparse.Namespace:
@@ -90,15 +91,15 @@ def training_of(preset: str, seed: int, options: argparse.Namespace) -> Training
     return Training(name, words, options.dataset, "test", shared_words(options))
 
 
-def compare(options: argparse.Namespace, run: Runner = fame) -> Table:
-    """Train the presets with all seeds, `fame` being the first, and return their table."""
+def compare(options: argparse.Namespace, run: Runner = fame) -> list[Table]:
+    """Train the presets with all seeds, `fame` being the first, and return their table and curves."""
     names = [BASE, *(name for name in options.only if name != BASE)]
     runs: dict[str, list[Trained]] = {name: [] for name in names}
     # Seed by seed, so that a first comparison is there early.
     for seed in options.seeds:
         for name in names:
             runs[name].append(train(training_of(name, seed, options), options.out, run))
-    return _table(runs, options)
+    return [_table(runs, options), _curves(runs)]
 
 
 COLUMNS = (
@@ -137,6 +138,19 @@ def _row(name: str, found: Sequence[Trained], base: Sequence[Trained]) -> tuple[
         seed_deviation(found),
         " + ".join(f"{each:.2f}" for each in rate) or None,
     )
+
+
+def _curves(runs: dict[str, list[Trained]]) -> Table:
+    points = runs[BASE][0].curve
+    rows: list[tuple[Cell, ...]] = []
+    for index, point in enumerate(points):
+        cells = [mean_of(np.array([each.curve[index].nats for each in found])) for found in runs.values()]
+        rows.append((point.images, *cells))
+    note = (
+        "NLL in nats of validation images by averaged weights, means over seeds; the schedules end with the "
+        "last row, and what stands before it is not what a shorter run would reach."
+    )
+    return Table("curves", "Learning curves", ("images", *runs), rows, note)
 
 
 if __name__ == "__main__":

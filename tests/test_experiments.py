@@ -229,7 +229,9 @@ def test_equal_sizes_prints_a_row_for_each_preset_against_fame(
     )
     calls: list[list[str]] = []
     options = equal_sizes.parse_options()
-    table = equal_sizes.compare(options, fake_run(calls))
+    table, curves = equal_sizes.compare(options, fake_run(calls))
+    assert [row[0] for row in curves.rows] == [2, 4]
+    assert curves.columns == ("images", "fame", "pixelcnn", "vae")
     assert [row[0] for row in table.rows] == ["fame", "pixelcnn", "vae"]
     runs = {name: equal_sizes.training_of(name, 0, options).name for name in ("fame", "vae")}
     nlls = {name: result_of("evaluate-nll", tmp_path / run)["nats_per_image"] for name, run in runs.items()}
