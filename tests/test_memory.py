@@ -189,19 +189,19 @@ def test_a_batch_of_any_size_is_measured_once_per_run(
     for words in ([], ["--resume", "never"], ["--batch-size", "5"], ["--set", "batch_size=5"]):
         fame("train", "vae", "--data", data, "--steps", 2, "-o", run, *words)
     measured: list[int] = []
-    monkeypatch.setattr(memory, "largest_common_batch", lambda *told: measured.append(32) or 32)
+    monkeypatch.setattr(memory, "largest_common_batch", lambda *told: measured.append(24) or 24)
 
     def batch(asked: Asked, device: str) -> tuple[int, int]:
         request = configure(asked, DataPlace(data, None, True, print))
         config = request._fitting(split_of(), torch.device(device), ALONE)
         return config.batch_size, config.total_images
 
-    assert [batch(each, "cuda") for each in asked] == [(32, 64), (32, 64), (5, 10), (5, 10)]
-    assert batch(asked[0], "cpu") == (64, 128)
+    assert [batch(each, "cuda") for each in asked] == [(24, 48), (24, 48), (5, 10), (5, 10)]
+    assert batch(asked[0], "cpu") == (32, 64)
     assert len(measured) == 2
     run.mkdir()
     (run / "config.toml").write_text("[train]\nbatch_size = 16\n")
-    assert [batch(each, "cuda")[0] for each in asked[:2]] == [16, 32]
+    assert [batch(each, "cuda")[0] for each in asked[:2]] == [16, 24]
 
 
 def limited(mib: int, *words: str | Path) -> subprocess.CompletedProcess[str]:
