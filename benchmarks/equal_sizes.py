@@ -14,20 +14,21 @@ import dataclasses
 from collections.abc import Sequence
 from typing import get_args
 
-import numpy as np
-
-from benchmarks.checkpoints import run, versions
-from benchmarks.estimates import mean_of
+from benchmarks.checkpoints import run
 from benchmarks.matching import assignments, fitted, flops_per_image
-from benchmarks.tables import Cell, Table, publish
+from benchmarks.tables import Cell, Table
 from benchmarks.trainings import (
     Runner,
     Trained,
     Training,
     add_training_options,
+    curve_rows,
     fame,
     image_estimate,
+    mean_seconds,
     paired_difference,
+    publish_trainings,
+    rate_text,
     run_words,
     schedule,
     seed_deviation,
@@ -50,9 +51,7 @@ PIXELCNN_DEPTH = 4 / 3
 
 def main() -> None:
     options = parse_options()
-    tables = compare(options)
-    choices = {key: str(value) for key, value in vars(options).items()}
-    publish(tables, SCHEMA, {"options": choices} | {"versions": versions()}, options.json)
+    publish_trainings(compare(options), SCHEMA, options)
 
 
 def parse_options() -> argparse.Namespace:
@@ -127,30 +126,24 @@ def _table(runs: dict[str, list[Trained]], options: argparse.Namespace) -> Table
 
 
 def _row(name: str, found: Sequence[Trained], base: Sequence[Trained]) -> tuple[Cell, ...]:
-    rate = np.mean([each.rate for each in found], axis=0)
     return (
         name,
         count_parameters(found[0].config),
         flops_per_image(found[0].config) / 1e6,
-        round(float(np.mean([each.seconds for each in found]))),
+        mean_seconds(found),
         image_estimate(found),
         None if found is base else paired_difference(found, base),
         seed_deviation(found),
-        " + ".join(f"{each:.2f}" for each in rate) or None,
+        rate_text(found) or None,
     )
 
 
 def _curves(runs: dict[str, list[Trained]]) -> Table:
-    points = runs[BASE][0].curve
-    rows: list[tuple[Cell, ...]] = []
-    for index, point in enumerate(points):
-        cells = [mean_of(np.array([each.curve[index].nats for each in found])) for found in runs.values()]
-        rows.append((point.images, *cells))
     note = (
         "NLL in nats of validation images by averaged weights, means over seeds; the schedules end with the "
         "last row, and what stands before it is not what a shorter run would reach."
     )
-    return Table("curves", "Learning curves", ("images", *runs), rows, note)
+    return Table("curves", "Learning curves", ("images", *runs), curve_rows(runs.values()), note)
 
 
 if __name__ == "__main__":

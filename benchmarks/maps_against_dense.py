@@ -15,20 +15,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import get_args
 
-import numpy as np
-
-from benchmarks.checkpoints import run, versions
-from benchmarks.estimates import mean_of
+from benchmarks.checkpoints import run
 from benchmarks.matching import assignments, fitted, flops_per_image
-from benchmarks.tables import Cell, Table, publish
+from benchmarks.tables import Cell, Table
 from benchmarks.trainings import (
     Runner,
     Trained,
     Training,
     add_training_options,
+    curve_rows,
     fame,
     image_estimate,
+    mean_seconds,
     paired_difference,
+    publish_trainings,
+    rate_text,
     run_words,
     schedule,
     seed_deviation,
@@ -77,8 +78,7 @@ def main() -> None:
     tables = []
     for decoder in options.decoders:
         tables += compare(decoder, options)
-    choices = {key: str(value) for key, value in vars(options).items()}
-    publish(tables, SCHEMA, {"options": choices} | {"versions": versions()}, options.json)
+    publish_trainings(tables, SCHEMA, options)
 
 
 def parse_options() -> argparse.Namespace:
@@ -163,18 +163,17 @@ def _results(decoder: str, rivals: Sequence[Contender], runs: dict[str, list[Tra
     rows: list[tuple[Cell, ...]] = []
     for rival in rivals:
         found = runs[rival.name]
-        rate = np.mean([each.rate for each in found], axis=0)
         rows.append(
             (
                 rival.name,
                 rival.parameters,
                 rival.flops / 1e6,
                 found[0].images,
-                round(float(np.mean([each.seconds for each in found]))),
+                mean_seconds(found),
                 image_estimate(found),
                 None if found is base else paired_difference(found, base),
                 seed_deviation(found),
-                " + ".join(f"{each:.2f}" for each in rate),
+                rate_text(found),
             )
         )
     note = (
@@ -187,12 +186,7 @@ def _results(decoder: str, rivals: Sequence[Contender], runs: dict[str, list[Tra
 
 
 def _curves(decoder: str, rivals: Sequence[Contender], runs: dict[str, list[Trained]]) -> Table:
-    points = min(len(each.curve) for found in runs.values() for each in found)
-    rows: list[tuple[Cell, ...]] = []
-    for point in range(points):
-        cells = [mean_of(np.array([each.curve[point].nats for each in runs[r.name]])) for r in rivals]
-        done = runs[rivals[0].name][0].curve[point].images * rivals[0].flops
-        rows.append((done / 1e15, *cells))
+    rows = curve_rows((runs[rival.name] for rival in rivals), rivals[0].flops / 1e15)
     columns = ("PFLOP", *(rival.name for rival in rivals))
     note = (
         "-ELBO in nats of validation images by averaged weights, means over seeds with their errors; the "

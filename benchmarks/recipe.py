@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.checkpoints import run, versions
-from benchmarks.tables import Cell, Table, publish
+from benchmarks.checkpoints import run
+from benchmarks.tables import Cell, Table
 from benchmarks.trainings import (
     Runner,
     Trained,
@@ -25,6 +25,8 @@ from benchmarks.trainings import (
     fame,
     image_estimate,
     paired_difference,
+    publish_trainings,
+    rate_text,
     run_words,
     schedule,
     set_words,
@@ -77,9 +79,7 @@ class Variation:
 
 def main() -> None:
     options = parse_options()
-    table = explore(options)
-    choices = {key: str(value) for key, value in vars(options).items()}
-    publish([table], SCHEMA, {"options": choices} | {"versions": versions()}, options.json)
+    publish_trainings([explore(options)], SCHEMA, options)
 
 
 def parse_options() -> argparse.Namespace:
@@ -167,7 +167,6 @@ def _table(variations: Sequence[Variation], options: argparse.Namespace) -> Tabl
     rows: list[tuple[Cell, ...]] = []
     for each in variations:
         found, timed = each.equal_images, each.equal_seconds
-        rate = np.mean([run.rate for run in found], axis=0)
         other = each is not base
         rows.append(
             (
@@ -175,7 +174,7 @@ def _table(variations: Sequence[Variation], options: argparse.Namespace) -> Tabl
                 count_parameters(found[0].config),
                 image_estimate(found),
                 paired_difference(found, base.equal_images) if other else None,
-                " + ".join(f"{nats:.2f}" for nats in rate),
+                rate_text(found),
                 float(np.mean([run.images / run.seconds for run in found])),
                 round(float(np.mean([run.images for run in timed]))) if timed else None,
                 image_estimate(timed) if timed else None,

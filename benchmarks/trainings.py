@@ -9,19 +9,20 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 
+from benchmarks.checkpoints import versions
 from benchmarks.estimates import Estimate, mean_of
-from famecli.config import ModelConfig, TrainConfig
+from benchmarks.tables import Cell, Table, publish
+from famecli.config import ModelConfig, Precision, TrainConfig
 from famecli.files import write_atomic
 from famecli.header import parse_header, read_checkpoint
 from famecli.output import Output
 
 # Takes the words after `fame`; returns what they print.
 Runner = Callable[[Sequence[str]], str]
-Precision = Literal["fp32", "bf16"]
 SUMMARY = "experiment.json"
 PER_IMAGE = "nll.csv"
 
@@ -152,6 +153,38 @@ def image_estimate(runs: Sequence[Trained]) -> Estimate:
 def seed_deviation(runs: Sequence[Trained]) -> float | None:
     """Return the standard deviation of the NLL over seeds, nats; None for one run."""
     return float(np.std([each.mean for each in runs], ddof=1)) if len(runs) > 1 else None
+
+
+def rate_text(runs: Sequence[Trained]) -> str:
+    """Return the nats of each stochastic layer, means over runs, from the image upwards."""
+    return " + ".join(f"{nats:.2f}" for nats in np.mean([each.rate for each in runs], axis=0))
+
+
+def mean_seconds(runs: Sequence[Trained]) -> int:
+    """Return the seconds of training, the mean over runs."""
+    return round(float(np.mean([each.seconds for each in runs])))
+
+
+def curve_rows(runs: Iterable[Sequence[Trained]], unit: float = 1) -> list[tuple[Cell, ...]]:
+    """Return a row per validation: what the first runs had seen, `unit` an image, and the NLL of all.
+
+    Where some had fewer validations, the rows end with these.
+    """
+    found = list(runs)
+    points = min(len(each.curve) for group in found for each in group)
+    return [
+        (
+            found[0][0].curve[point].images * unit,
+            *(mean_of(np.array([each.curve[point].nats for each in group])) for group in found),
+        )
+        for point in range(points)
+    ]
+
+
+def publish_trainings(tables: Sequence[Table], schema: str, options: Namespace) -> None:
+    """Publish the tables of an experiment with all that was chosen, where `--json` says."""
+    choices = {key: str(value) for key, value in vars(options).items()}
+    publish(tables, schema, {"options": choices, "versions": versions()}, options.json)
 
 
 def paired_difference(runs: Sequence[Trained], base: Sequence[Trained]) -> Estimate:

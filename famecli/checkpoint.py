@@ -127,9 +127,10 @@ def save_checkpoint(
     tensors = dict(ema) | {RAW + name: tensor for name, tensor in (raw or {}).items()}
     hashes = {"ema": hash_weights(ema)} | ({} if raw is None else {"raw": hash_weights(raw)})
     metadata = {"schema": CHECKPOINT_SCHEMA, "model": to_dict(config), "weights_sha256": hashes, **facts}
-    halves = {name: tensor.half() for name, tensor in tensors.items()}
-    exact = all(torch.equal(halves[name].float(), tensor) for name, tensor in tensors.items())
-    return save_tensors(path, halves if exact else tensors, metadata)
+    # A trained weight differs at once, so this costs a save in training next to nothing.
+    if all(torch.equal(tensor.half().float(), tensor) for tensor in tensors.values()):
+        tensors = {name: tensor.half() for name, tensor in tensors.items()}
+    return save_tensors(path, tensors, metadata)
 
 
 def rounded(checkpoint: Checkpoint) -> Checkpoint:

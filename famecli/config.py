@@ -9,6 +9,8 @@ from typing import Any, Literal, Self, TypeVar
 from famecli.errors import ConfigError
 
 T = TypeVar("T")
+# Of the forward pass in training; "bf16" is torch's autocast.
+Precision = Literal["fp32", "bf16"]
 
 
 def ranged(minimum: float, maximum: float, meaning: str, default: Any = dataclasses.MISSING) -> Any:  # noqa: ANN401

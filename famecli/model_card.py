@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from famecli.presets import PRESETS
+from famecli.weights_claims import FURTHER
 
 BOUNDS = {"exact": "exact", "elbo": "-ELBO, one draw of the latents", "iwae": "importance-weighted"}
 # What a schedule is made of, in the order of a card.
@@ -35,7 +36,7 @@ def model_card(name: str, facts: dict[str, Any]) -> str:
         f"`{model['preset']}`, {title}: {facts['parameters']:,} parameters, for images {shape} of "
         f"{model['levels']} levels.",
         "## Likelihood",
-        _claim(facts["claim"], facts["further_claims"]),
+        _claim(facts["claim"], facts[FURTHER]),
         "## Training",
         _training(facts["training"] or {}, provenance),
         "## Use",

@@ -132,12 +132,12 @@ def with_claim(metadata: Mapping[str, Any], claim: dict[str, Any]) -> dict[str, 
         InputError: An earlier claim is not in the form in which famecli writes it.
     """
     own = parse_claim(claim, "claim")
-    found = [(claim, own)]
-    for each in reversed(claims_in(metadata)):
+    found = []
+    for each in claims_in(metadata):
         earlier = parse_claim(each, "claim")
         if each.get("weights_sha256") == claim["weights_sha256"] and earlier.estimator != own.estimator:
-            found.insert(0, (each, earlier))
-    first, *others = [each for each, _ in sorted(found, key=lambda pair: -pair[1].images)]
+            found.append(each)
+    first, *others = sorted([*found, claim], key=lambda each: -each["data"]["images"])
     return {"claim": first} | ({FURTHER: others} if others else {})
 
 

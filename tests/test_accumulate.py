@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from trainers import PLAIN, snapshot, split_of, trainer_of
 
-from famecli.config import TrainConfig
+from famecli.config import Precision, TrainConfig
 from famecli.model.fame import NllTerms
 from famecli.rng import BatchNoise, PartNoise, stream
-from famecli.training.trainer import Precision, Trainer
+from famecli.training.trainer import Trainer
 
 BATCH = 8
 CONFIG = dataclasses.replace(PLAIN, batch_size=BATCH, total_images=64)

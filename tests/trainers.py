@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from famecli.checkpoint import load_checkpoint, load_tensors
-from famecli.config import TrainConfig
+from famecli.config import Precision, TrainConfig
 from famecli.data.dataset import ImageSplit
 from famecli.data.registry import dataset_info
 from famecli.distributed import ALONE, Group
 from famecli.model.fame import NllTerms
 from famecli.presets import model_config
 from famecli.training.run import STATE_SCHEMA
-from famecli.training.trainer import Precision, Trainer
+from famecli.training.trainer import Trainer
 
 SHAPE = (1, 8, 8)
 TIMES = ("elapsed_s", "images_per_s")

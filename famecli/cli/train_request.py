@@ -6,14 +6,14 @@ import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from famecli.cli import options
 from famecli.cli.image_output import NO_TERMINAL, show
 from famecli.cli.settings import resolve, to_toml
 from famecli.cli.sources import DataPlace
 from famecli.cli.train_options import Asked
-from famecli.config import ModelConfig, TrainConfig
+from famecli.config import ModelConfig, Precision, TrainConfig
 from famecli.data.info import DatasetInfo
 from famecli.data.registry import FOLDER
 from famecli.errors import UsageError
@@ -62,7 +62,7 @@ class Request:
         from famecli.training.trainer import Trainer
 
         asked = self.asked
-        if asked.precision not in ("fp32", "bf16"):
+        if asked.precision not in get_args(Precision):
             raise UsageError(f"unknown precision {asked.precision!r}", "choose fp32 or bf16")
         device = options.use_device(group.device(asked.device), asked.threads)
         with group.one_before_the_others():

@@ -6,12 +6,12 @@ from contextlib import contextmanager
 
 import torch
 
-from famecli.config import ModelConfig, TrainConfig
+from famecli.config import ModelConfig, Precision, TrainConfig
 from famecli.data.dataset import ImageSplit
 from famecli.distributed import Group
 from famecli.errors import OutOfMemoryError
 from famecli.memory import is_out_of_memory, release
-from famecli.training.trainer import Precision, Trainer
+from famecli.training.trainer import Trainer
 
 # Of what is free; the rest is for validation, samples and fragmentation.
 USED = 0.8

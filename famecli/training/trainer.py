@@ -4,13 +4,12 @@ import hashlib
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from famecli.config import ModelConfig, TrainConfig
+from famecli.config import ModelConfig, Precision, TrainConfig
 from famecli.data.dataset import ImageSplit, epoch_order, training_levels
 from famecli.distributed import ALONE, Group, apart
 from famecli.errors import InputError, NumericsError
@@ -19,8 +18,6 @@ from famecli.model.fame import Fame, NllTerms
 from famecli.rng import BatchNoise, PartNoise, stream
 from famecli.training.optim import check_tensors, make_optimizers, optimizer_tensors, restore_optimizers
 from famecli.training.schedule import ema_decay, learning_rate_factor, rate_weight
-
-Precision = Literal["fp32", "bf16"]
 
 
 @dataclass(frozen=True)
