@@ -13,7 +13,7 @@ IMAGE_KIB = 3
 COPIES = 3
 # Fewer than there are images, so that all evaluations have full ones.
 OPTIONS = ("--split", "train", "--batch-size", 64)
-# What two runs of the same command differ by, mostly upwards: pages of libraries count, and come in by the way.
+# What two runs of the same command differ by, mostly upwards: pages of libraries count, too.
 NOISE_KIB = 8192
 
 

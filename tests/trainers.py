@@ -39,9 +39,11 @@ def trainer_of(
     accumulate: int = 1,
     shape: tuple[int, int, int] = SHAPE,
     group: Group = ALONE,
+    compiled: bool = False,
 ) -> Trainer:
     model = model_config(preset, "tiny", shape, 2)
-    return Trainer(model, config, split_of(shape=shape), torch.device("cpu"), precision, accumulate, group)
+    split, device = split_of(shape=shape), torch.device("cpu")
+    return Trainer(model, config, split, device, precision, accumulate, group, compiled)
 
 
 def snapshot(trainer: Trainer) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from famecli.output import Output, table
 from famecli.training.costs import costs
-from famecli.training.memory import explain_out_of_memory
+from famecli.training.failures import explain_failed_steps
 from famecli.training.trainer import Trainer
 
 SCHEMA = "famecli/dry-run/1"
@@ -22,8 +22,9 @@ def predict(trainer: Trainer, output: Output) -> None:
 
     Raises:
         OutOfMemoryError: The steps do not fit.
+        UnavailableError: They cannot be compiled here.
     """
-    with explain_out_of_memory(trainer):
+    with explain_failed_steps(trainer):
         data = _measure(trainer)
 
     def human(console: Console) -> None:

@@ -33,6 +33,7 @@ def train(
     lr: own.Lr = None,
     ema: own.Ema = None,
     precision: own.Precision = "fp32",
+    compile: own.Compile = False,
     out: own.Out = None,
     resume: own.Resume = "auto",
     init: own.Init = None,

@@ -72,6 +72,14 @@ Precision = Annotated[
     str,
     typer.Option("--precision", metavar="fp32|bf16", help="Of the forward pass.", rich_help_panel=SCHEDULE),
 ]
+Compile = Annotated[
+    bool,
+    typer.Option(
+        "--compile/--no-compile",
+        help="Compile the step first, for minutes: long trainings end sooner.",
+        rich_help_panel=SCHEDULE,
+    ),
+]
 Out = Annotated[
     Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="Folder of the run.", rich_help_panel=RUN)
 ]
@@ -172,6 +180,7 @@ class Asked:
     lr: float | None
     ema: int | None
     precision: str
+    compile: bool
     out: Path | None
     resume: str
     init: str | None

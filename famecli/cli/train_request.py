@@ -68,7 +68,8 @@ class Request:
         with group.one_before_the_others():
             split = self._blank() if blank else self.place.split(self.info.name, "train", self.info.levels)
         config = self._fitting(split, device, group)
-        trainer = Trainer(self.model, config, split, device, asked.precision, asked.accumulate, group)  # type: ignore[arg-type]
+        precision, parts = asked.precision, asked.accumulate
+        trainer = Trainer(self.model, config, split, device, precision, parts, group, asked.compile)  # type: ignore[arg-type]
         output.note(
             f"training {self.model.preset} ({trainer.model.count_parameters():,} parameters) "
             f"on {self.info.name} with {device}{f' in {group.size} processes' if group.size > 1 else ''}: "

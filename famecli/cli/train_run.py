@@ -105,7 +105,7 @@ def follow(
         track: Whether TensorBoard gets them, too.
     """
     from famecli.distributed import explain_lost_processes
-    from famecli.training.memory import explain_out_of_memory
+    from famecli.training.failures import explain_failed_steps
 
     deadline_s = None if max_time_s is None else time.monotonic() + max_time_s
     signals: list[int] = []
@@ -117,7 +117,7 @@ def follow(
 
     first = run.trainer.group.first
     with tracker(run) if track and first else nullcontext(_ignore) as record_to_tracker:
-        with _catch_signals(signals), explain_lost_processes(), explain_out_of_memory(run.trainer):
+        with _catch_signals(signals), explain_lost_processes(), explain_failed_steps(run.trainer):
             for record in _shown(run.records(interrupted), run, output):
                 record_to_tracker(record)
                 if stream and first:

@@ -55,7 +55,8 @@ def _pass(model: Fame, autocast: Autocast, images: int) -> Costs:
     with FlopCounterMode(display=False) as counter:
         hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
         with hooks, autocast():
-            terms = model(levels, BatchNoise(stream("costs"), model.device))
+            # As it is: a compiled call hides its operations, and would stay uncompiled after one under hooks.
+            terms = model.forward(levels, BatchNoise(stream("costs"), model.device))
         terms.negative_elbo.sum().backward()
     model.zero_grad()
     return Costs(counter.get_total_flops(), sum(kept.values()))

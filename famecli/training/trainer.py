@@ -48,6 +48,7 @@ class Trainer:
         precision: "bf16" runs the forward pass under autocast.
         accumulate: Parts that a process splits its share of a batch into, to save memory.
         group: The processes that train this model together; each has a trainer.
+        compiled: Whether `torch.compile` makes the passes of the steps faster, after minutes of its own.
 
     Raises:
         InputError: The images are not those of `model_config`, or fewer than one batch.
@@ -63,6 +64,7 @@ class Trainer:
         precision: Precision = "fp32",
         accumulate: int = 1,
         group: Group = ALONE,
+        compiled: bool = False,
     ) -> None:
         if split.info.shape != model_config.image_shape or split.info.levels != model_config.levels:
             raise InputError(
@@ -81,6 +83,8 @@ class Trainer:
                 int.from_bytes(hashlib.sha256(repr(config.seed).encode()).digest()[:8], "little")
             )
             self.model = Fame(model_config).on(device)
+        if compiled:
+            self.model.compile()
         self.network = group.parallel(self.model)
         self.optimizers = make_optimizers(self.model, config)
         self.averaged = {name: value.clone() for name, value in self.model.state_dict().items()}
