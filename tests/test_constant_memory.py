@@ -13,8 +13,9 @@ IMAGE_KIB = 3
 COPIES = 3
 # Fewer than there are images, so that all evaluations have full ones.
 OPTIONS = ("--split", "train", "--batch-size", 64)
-# What two runs of the same command differ by, mostly upwards: pages of libraries count, too.
-NOISE_KIB = 8192
+# What two runs of the same command differ by, but for a few that have more pages of libraries.
+NOISE_KIB = 4096
+TRIES = 2
 
 
 @pytest.fixture(scope="module")
@@ -23,11 +24,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def peaks_of_streams(fork: Victims, model: Path, counts: tuple[int, ...]) -> list[int]:
-    """Return the peak memory, KiB, of streams of so many images, the lower of two runs each."""
+    """Return the peak memory, KiB, of streams of so many images, the lowest of some runs each."""
     peaks = []
     for count in counts:
         tries = []
-        for _ in range(2):
+        for _ in range(TRIES):
             assert fork.run("sample", model, "-n", count, "-q", "-o", "-") == 0
             tries.append(fork.peak_kib)
         peaks.append(min(tries))
@@ -51,9 +52,9 @@ def peaks_of_evaluations(fork: Victims, model: Path, folder: Path, counts: tuple
 
 
 def test_a_stream_of_samples_needs_no_more_memory_when_it_is_longer(fork: Victims, model: Path) -> None:
-    few, many = peaks_of_streams(fork, model, (1000, 6000))
-    # Less than the images themselves would take.
-    assert many - few < NOISE_KIB < 5000 * IMAGE_KIB
+    few, many = peaks_of_streams(fork, model, (1000, 8000))
+    # Less than the images themselves would take; the lowest of few runs still differ by one run's noise.
+    assert many - few < 2 * NOISE_KIB < 7000 * IMAGE_KIB
 
 
 @pytest.mark.slow
