@@ -16,6 +16,10 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+
+# Before any group exists: DDP imports it, and its defaults would hold the group that exists by then for good.
+# Python then ends beside the group's threads, which abort it when they let go of a tensor too late.
+import torch.distributed.nn.functional
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.distributed.constants import default_pg_timeout

@@ -217,6 +217,14 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(pair: Pair, tmp_p
     assert_equal_runs(pair.folder / "stopped", pair.folder / "run")
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="the system does not list threads there")
+def test_no_thread_of_the_group_outlives_python(pair: Pair) -> None:
+    for rank in (0, 1):
+        names = json.loads((pair.folder / f"{rank}.threads").read_text())
+        assert names
+        assert not [name for name in names if "gloo" in name]
+
+
 def test_max_time_stops_all(pair: Pair) -> None:
     assert [rank["max-time"]["code"] for rank in pair.ranks] == [75, 75]
     # Else torchrun would end the first process in the middle of its save.

@@ -7,6 +7,7 @@ which rank to send itself SIGTERM, how long a save takes, and the file to look f
 folder for what each process found.
 """
 
+import atexit
 import contextlib
 import dataclasses
 import io
@@ -79,10 +80,19 @@ def command(group: Group, what: dict[str, Any]) -> dict[str, Any]:
     return {"code": code, "out": out.getvalue(), "err": err.getvalue(), "saved": saved}
 
 
+def tell_threads(out: Path) -> None:
+    """Write the names of the threads of this process, where the system tells them."""
+    names = [(each / "comm").read_text().strip() for each in Path("/proc/self/task").glob("*")]
+    (out / f"{os.environ['RANK']}.threads").write_text(json.dumps(names))
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     plan = json.loads(Path(sys.argv[1]).read_text())
-    own, folder = join(), Path(plan["out"])
+    folder = Path(plan["out"])
+    # Before `join`, so that it is called after what `join` leaves for the end.
+    atexit.register(tell_threads, folder)
+    own = join()
     found = {name: training(own, folder, name, what) for name, what in plan["trainings"].items()}
     found |= {name: command(own, what) for name, what in plan["commands"].items()}
     (folder / f"{own.rank}.json").write_text(json.dumps(found))
