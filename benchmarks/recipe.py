@@ -60,6 +60,7 @@ VARIATIONS: Mapping[str, tuple[str, ...]] = {
     "weight decay 0.05": ("train.weight_decay=0.05",),
     "free nats 0": ("train.free_nats=0",),
     "free nats 2": ("train.free_nats=2",),
+    "beta 0.9": ("train.beta=0.9",),
     "no warm-up of the KL": ("train.rate_warmup_images=0",),
     "long warm-up of the KL": ("train.rate_warmup_images={half}",),
     "constant rate": ("train.final_lr=1.0",),

@@ -146,6 +146,7 @@ class TrainConfig:
     total_images: int = ranged(1, 10**12, "images seen until the end of the schedule", 500_000)
     warmup_images: int = ranged(0, 10**12, "images until the full learning rate", 6_400)
     rate_warmup_images: int = ranged(0, 10**12, "images until the KL divergence has its full weight", 38_400)
+    beta: float = ranged(0.0, 1000.0, "weight of the KL divergence; 1 trains the bound itself", 1.0)
     free_nats: float = ranged(0.0, 1000.0, "nats per stochastic layer that cost nothing", 1.0)
     ema_halflife_images: int = ranged(0, 10**12, "half-life of the average of the weights", 20_000)
     clip_norm: float = ranged(0.0, 1e9, "gradients are scaled down to this norm per image", 50.0)

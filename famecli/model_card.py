@@ -9,8 +9,8 @@ from famecli.weights_claims import FURTHER
 BOUNDS = {"exact": "exact", "elbo": "-ELBO, one draw of the latents", "iwae": "importance-weighted"}
 # What a schedule is made of, in the order of a card.
 SCHEDULE = (
-    "optimizer", "muon_lr", "lr", "batch_size", "warmup_images", "rate_warmup_images", "free_nats",
-    "ema_halflife_images", "seed",
+    "optimizer", "muon_lr", "lr", "batch_size", "warmup_images", "rate_warmup_images", "beta",
+    "free_nats", "ema_halflife_images", "seed",
 )  # fmt: skip
 
 

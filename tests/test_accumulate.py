@@ -122,7 +122,9 @@ def test_free_nats_that_each_part_decides_for_itself_would_be_noticed(
 def test_rates_that_are_all_free_leave_the_gradient_of_the_distortion() -> None:
     unweighted = dataclasses.replace(CONFIG, rate_warmup_images=100)
     expected = gradient(trainer_of("fame", unweighted))
+    weightless = dataclasses.replace(CONFIG, beta=0.0)
     for parts in (1, 4):
+        assert farthest(gradient(trainer_of("fame", weightless, accumulate=parts)), expected) < TOLERANCE
         free = dataclasses.replace(CONFIG, free_nats=1e3)
         assert farthest(gradient(trainer_of("fame", free, accumulate=parts)), expected) < TOLERANCE
     assert farthest(gradient(trainer_of("fame", CONFIG)), expected) > 0.01

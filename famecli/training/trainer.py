@@ -202,7 +202,7 @@ class Trainer:
         return nullcontext()
 
     def _loss(self, terms: NllTerms, mean_rate: Tensor) -> Tensor:
-        """Return nats per image with free nats and the warm-up of the KL divergence, up to a constant.
+        """Return nats per image with free nats and the weight of the KL divergence, up to a constant.
 
         A layer's mean rate costs nothing while it is below the free nats. Whether it is gets decided for the
         whole batch, `mean_rate`, so that gradients of parts of the batch add up to its own.
