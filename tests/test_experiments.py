@@ -13,7 +13,7 @@ import pytest
 from commands import fame as fame_here
 from commands import result_of, save_model, use_small_mnist
 
-from benchmarks import equal_sizes, maps_against_dense, recipe
+from benchmarks import equal_sizes, maps_against_dense, moved_digits, recipe
 from benchmarks.checkpoints import load_models, reference_of
 from benchmarks.estimates import Estimate, area_of, difference_of, mean_of, over_seeds, ratio_of, share_of
 from benchmarks.matching import assignments, fitted, flops_per_image, scaled
@@ -240,6 +240,43 @@ def test_equal_sizes_prints_a_row_for_each_preset_against_fame(
     assert isinstance(difference, Estimate)
     assert difference.value == pytest.approx(nlls["vae"] - nlls["fame"])
     assert all("bf16" in words for words in calls if words[0] == "train")
+
+
+def test_digits_are_moved_by_all_steps_alike_and_whole() -> None:
+    spot = np.zeros((5000, 1, 9, 9), np.uint8)
+    spot[:, 0, 4, 4] = 1
+    assert np.array_equal(moved_digits.moved(spot, 0), spot)
+    found = moved_digits.moved(spot, 2)
+    assert np.array_equal(found, moved_digits.moved(spot, 2))
+    counts = found[:, 0].sum(0)
+    inside = np.zeros((9, 9), bool)
+    inside[2:7, 2:7] = True
+    assert counts[inside].min() > 140  # of 200 that are expected
+    assert counts[~inside].max() == 0
+    # What leaves the image does not come in at the other side.
+    assert moved_digits.moved(spot, 9).sum() < len(spot)
+
+
+def test_moved_digits_compares_within_each_range_of_moves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_small_mnist(tmp_path / "data", monkeypatch)
+    words = ["moved_digits", "--size", "tiny", "--images", "4", "--moves", "3", "0", "--only", "vae", "-o"]
+    monkeypatch.setattr("sys.argv", [*words, str(tmp_path)])
+    monkeypatch.setattr(moved_digits, "schedule", lambda *_: ["train.batch_size=2", "train.valid_images=1"])
+    calls: list[list[str]] = []
+    options = moved_digits.parse_options()
+    table = moved_digits.compare(options, fake_run(calls))
+    assert [row[:2] for row in table.rows] == [(3, "fame"), (3, "vae"), (0, "fame"), (0, "vae")]
+    for most, row in zip((3, 0), (1, 3), strict=True):
+        file = tmp_path / f"moved-{most}.npy"
+        assert set(np.unique(np.load(file))) == {0, 255}
+        folders = [moved_digits.training_of(name, most, file, 0, options).name for name in ("fame", "vae")]
+        done = [json.loads((tmp_path / each / "experiment.json").read_text()) for each in folders]
+        nlls = [each["nll"]["nats_per_image"] for each in done]
+        difference = table.rows[row][table.columns.index("less fame, nats")]
+        assert isinstance(difference, Estimate)
+        assert difference.value == pytest.approx(nlls[1] - nlls[0], abs=1e-6)
 
 
 def test_tables_are_markdown_or_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

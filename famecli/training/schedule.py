@@ -18,8 +18,9 @@ def learning_rate_factor(config: TrainConfig, images: int) -> float:
 def rate_weight(config: TrainConfig, images: int) -> float:
     """Return the weight of the KL divergence: a linear warm-up from 0 to `config.beta`.
 
-    Source: arXiv:1602.02282, section 2.3; beta: Higgins et al. 2017, "beta-VAE", section 2, equation 4. Below 1
-    latents carry more than the bound is best with.
+    With a beta below 1 latents carry more than is best for the bound.
+
+    Source: arXiv:1602.02282, section 2.3; beta: Higgins et al. 2017, "beta-VAE", section 2, equation 4.
     """
     warmup = min(1.0, images / config.rate_warmup_images) if config.rate_warmup_images else 1.0
     return config.beta * warmup

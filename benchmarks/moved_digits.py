@@ -1,0 +1,152 @@
+"""Whether dense latents owe their lead to digits in the middle: the same trainings on moved digits.
+
+    python -m benchmarks.moved_digits --images 25600 --moves 0 4
+
+The training images of `mnist-fixed` are moved by whole pixels, every one by its own, and written to --out.
+For each range of moves, `fame` and the others get equally many parameters and images, as in
+benchmarks/equal_sizes.py; of ten images in order eight are for training. Prints a Markdown table.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+
+from benchmarks.checkpoints import data_place, run
+from benchmarks.equal_sizes import BASE, QUICK_IMAGES, VALIDATIONS, equal
+from benchmarks.matching import assignments
+from benchmarks.tables import Cell, Table
+from benchmarks.trainings import (
+    Runner,
+    Trained,
+    Training,
+    add_training_options,
+    fame,
+    image_estimate,
+    paired_difference,
+    publish_trainings,
+    rate_text,
+    run_words,
+    schedule,
+    seed_deviation,
+    set_words,
+    shared_words,
+    train,
+)
+from famecli.data.registry import FOLDER, dataset_info
+from famecli.model.size import count_parameters
+from famecli.presets import PRESETS, Size, model_config
+from famecli.rng import stream
+
+SCHEMA = "famecli/moved-digits/1"
+SOURCE = "mnist-fixed"
+
+
+def main() -> None:
+    options = parse_options()
+    publish_trainings([compare(options)], SCHEMA, options)
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--moves", type=int, nargs="+", default=[0, 4], help="pixels at most; default: 0 4")
+    parser.add_argument("--only", nargs="+", choices=PRESETS, default=["fame-dense"], help="besides fame")
+    parser.add_argument("--size", choices=get_args(Size), default="small", help="of fame; default: small")
+    parser.add_argument("--images", type=int, default=25_600, help="of each run; default: 25600")
+    add_training_options(parser, "runs/moved-digits")
+    parser.set_defaults(dataset=FOLDER)
+    options = parser.parse_args()
+    if options.quick:
+        options.size, options.images = "tiny", min(options.images, QUICK_IMAGES)
+    return options
+
+
+def moved(images: np.ndarray, most: int) -> np.ndarray:
+    """Return images, each moved by a whole number of pixels in both directions, 0 where nothing was.
+
+    Args:
+        images: `(N, 1, H, W)`.
+        most: The largest move; those of an image are uniform up to it and the same in each call.
+    """
+    height, width = images.shape[2:]
+    padded = np.pad(images, ((0, 0), (0, 0), (most, most), (most, most)))
+    starts = stream("moves", most).integers(0, 2 * most, (len(images), 2), endpoint=True)
+    cut = [
+        image[:, top : top + height, left : left + width]
+        for image, (top, left) in zip(padded, starts, strict=True)
+    ]
+    return np.stack(cut)
+
+
+def digits(most: int, options: argparse.Namespace) -> Path:
+    """Write the moved digits as black and white images, `(N, H, W)`, and return their file."""
+    path: Path = options.out / f"moved-{most}.npy"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    bits = data_place(options.data and Path(options.data)).split(SOURCE, "train").pixels
+    np.save(path, moved(bits, most)[:, 0] * np.uint8(255))
+    return path
+
+
+def training_of(preset: str, most: int, file: Path, seed: int, options: argparse.Namespace) -> Training:
+    """Return the run of a preset on the digits in `file` with one seed."""
+    info = dataset_info(SOURCE)
+    default = model_config(preset, options.size, info.shape, info.levels)
+    sized = equal(preset, options.size, info.shape, info.levels)
+    changes = (*schedule(options.images, VALIDATIONS), f"model.levels={info.levels}")
+    changed = set_words((*changes, *assignments(default, sized)))
+    words = (*run_words(preset, options.images, seed, options), *changed)
+    shared = shared_words(argparse.Namespace(**(vars(options) | {"data": file})))
+    name = f"{preset}-{options.size}-{options.images}-moved{most}-seed{seed}"
+    return Training(name, words, FOLDER, "test", shared)
+
+
+def compare(options: argparse.Namespace, run: Runner = fame) -> Table:
+    """Train `fame` and its rivals with all seeds on all moves, and return their table."""
+    names = [BASE, *(name for name in options.only if name != BASE)]
+    rows: list[tuple[Cell, ...]] = []
+    for most in options.moves:
+        file = digits(most, options)
+        runs = {
+            name: [
+                train(training_of(name, most, file, seed, options), options.out, run)
+                for seed in options.seeds
+            ]
+            for name in names
+        }
+        rows += [_row(most, name, found, runs[BASE]) for name, found in runs.items()]
+    note = (
+        f"Size `{options.size}`, {options.images:,} images, {len(options.seeds)} seed(s), one recipe and "
+        f"equally many parameters for all; digits are the training images of `{SOURCE}`, each moved by up to "
+        "so many pixels to any side. -ELBO with one draw, its error over test images. Differences pair runs "
+        "of equal seed and moves, with the error over seeds if there are several, else over images."
+    )
+    return Table("moved_digits", "Maps against dense latents on moved digits", COLUMNS, rows, note)
+
+
+COLUMNS = (
+    "moved by up to, pixels",
+    "model",
+    "parameters",
+    "test NLL, nats",
+    "less fame, nats",
+    "deviation over seeds, nats",
+    "KL per layer, nats",
+)
+
+
+def _row(most: int, name: str, found: Sequence[Trained], base: Sequence[Trained]) -> tuple[Cell, ...]:
+    return (
+        most,
+        name,
+        count_parameters(found[0].config),
+        image_estimate(found),
+        None if name == BASE else paired_difference(found, base),
+        seed_deviation(found),
+        rate_text(found) or None,
+    )
+
+
+if __name__ == "__main__":
+    run(main)
