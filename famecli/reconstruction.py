@@ -10,7 +10,8 @@ from torch import Tensor
 from famecli.errors import UsageError
 from famecli.model.fame import Draw, Fame
 from famecli.rng import ImageNoise, image_uniforms
-from famecli.sampling.generate import DecoderOutput, ImageDecoder, pad, padded_batch
+from famecli.sampling.generate import DecoderOutput, ImageDecoder, pad
+from famecli.sampling.wavefront import padded_batch
 
 CHUNK = 64
 

@@ -11,7 +11,7 @@ from famecli.model.decoder import Decoder
 from famecli.model.likelihoods import Bernoulli, Likelihood, LogisticMixture, scale_levels
 from famecli.sampling.naive import sample_naive
 from famecli.sampling.plan import Step
-from famecli.sampling.wavefront import THREADED_WORK, WavefrontSampler, threads_for
+from famecli.sampling.wavefront import LANES, THREADED_WORK, WavefrontSampler, threads_for
 from famecli.sampling.workspace import Workspace
 
 
@@ -133,9 +133,22 @@ def test_an_image_does_not_depend_on_batch_or_chunk(seed: int, dtype: torch.dtyp
     expected = case.sampler().sample(case.condition, case.uniforms)
     assert torch.equal(case.sampler(chunk=16).sample(case.condition, case.uniforms), expected)
     sampler = case.sampler()
-    for part in (slice(0, 1), slice(3, 10), slice(13, 40)):
+    for first, images in ((0, 1), (9, 2), (5, 3), (30, 4), (3, 7), (31, 9), (13, 27)):
+        part = slice(first, first + images)
         condition = None if case.condition is None else case.condition[part]
         assert torch.equal(sampler.sample(condition, case.uniforms[part]), expected[part])
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 4, 6, 8, 9, 16, 20])
+def test_matrices_are_whole_and_little_of_them_is_for_nothing(batch: int) -> None:
+    case = make_case(4, batch=batch)
+    sampler = case.sampler()
+    sampler.begin(case.condition, batch)
+    maps, steps = sampler.space.maps, sampler.plan.steps
+    assert {maps.columns(step) % LANES for step in steps} == {0}
+    images = sampler.space.batch
+    assert batch <= images < max(2 * batch, batch + LANES)
+    assert all(maps.columns(step) < step.count * images + LANES for step in steps)
 
 
 def test_no_images_are_no_images() -> None:

@@ -1,7 +1,7 @@
 """Images from seeds: an image depends on its seed alone, whatever batch it is drawn in."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from typing import Literal, overload
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from famecli.memory import Pieces
 from famecli.model.fame import Fame
 from famecli.rng import ImageNoise, image_uniforms
 from famecli.sampling.naive import sample_naive
-from famecli.sampling.wavefront import CHUNK, LANES, WavefrontSampler
+from famecli.sampling.wavefront import CHUNK, LANES, WavefrontSampler, padded_batch
 from famecli.sampling.workspace import uniforms_type
 
 DecoderOutput = Literal["sample", "mean"]
@@ -69,9 +69,7 @@ class ImageDecoder:
         parts = [weight.new_zeros(0, *self.model.config.image_shape)]
         for first in range(0, len(uniforms), self.chunk):
             chunk = [None if each is None else each[first : first + self.chunk] for each in inputs]
-            count = len(uniforms[first : first + self.chunk])
-            padded = [None if each is None else pad(each, padded_batch(count)) for each in chunk]
-            parts.append(self._decode(*padded)[:count])  # type: ignore[arg-type]
+            parts.append(self._decode(*chunk))  # type: ignore[arg-type]
         return torch.cat(parts)
 
     def _decode(
@@ -85,7 +83,8 @@ class ImageDecoder:
             x = self._sample(condition, uniforms, known, mask)
             if self.decoder_output == "sample":
                 return x
-        parameters = model.pixel_parameters(x, condition).to(uniforms.dtype)
+        count = len(uniforms)
+        parameters = model.pixel_parameters(padded(x), padded(condition))[:count].to(uniforms.dtype)
         if self.decoder_output == "mean":
             found = likelihood.mean(parameters)
         else:
@@ -98,16 +97,17 @@ class ImageDecoder:
         if self.sampler is not None:
             return self.sampler.sample(condition, uniforms, self.temperature, known=known, mask=mask)
         model = self.model
-        return sample_naive(
+        found = sample_naive(
             model.decoder,
             model.likelihood,
             model.config.levels,
-            condition,
-            uniforms,
+            padded(condition),
+            padded(uniforms),
             self.temperature,
-            known=known,
-            mask=mask,
+            known=padded(known),
+            mask=padded(mask),
         )
+        return found[: len(uniforms)]
 
 
 def generate_batches(
@@ -166,12 +166,13 @@ def generate_batches(
 def _draw(decoder: ImageDecoder, seeds: Sequence[int], latent_temperature: float) -> np.ndarray:
     """Return the images of some seeds, computed at once."""
     model, config = decoder.model, decoder.model.config
-    padded = padded_batch(len(seeds))
-    # The latents' networks round by the batch size as well.
-    names = [("sample", seed) for seed in [*seeds, *[seeds[-1]] * (padded - len(seeds))]]
-    condition = model.prior_condition(padded, ImageNoise(names, device=model.device), latent_temperature)
+    batch = padded_batch(len(seeds))
+    # Networks round by the batch size.
+    names = [("sample", seed) for seed in [*seeds, *[seeds[-1]] * (batch - len(seeds))]]
+    condition = model.prior_condition(batch, ImageNoise(names, device=model.device), latent_temperature)
     uniforms = image_uniforms(names, (model.likelihood.uniforms, config.height, config.width))
-    images = decoder(condition, uniforms.to(model.device))[: len(seeds)]
+    condition = None if condition is None else condition[: len(seeds)]
+    images = decoder(condition, uniforms[: len(seeds)].to(model.device))
     return images.float().cpu().numpy().astype(np.uint8 if decoder.decoder_output == "sample" else np.float32)
 
 
@@ -197,9 +198,13 @@ def generate(
     return np.concatenate([np.zeros((0, *model.config.image_shape), dtype), *batches])
 
 
-def padded_batch(batch: int) -> int:
-    """Return the number of images that `batch` of them are computed as, see `LANES`."""
-    return -(-batch // LANES) * LANES
+@overload
+def padded(images: Tensor) -> Tensor: ...
+@overload
+def padded(images: None) -> None: ...
+def padded(images: Tensor | None) -> Tensor | None:
+    """Return `images`, if any, as the batch that networks compute them as."""
+    return None if images is None else pad(images, padded_batch(len(images)))
 
 
 def pad(images: Tensor, batch: int) -> Tensor:

@@ -16,25 +16,38 @@ class SkewedMaps:
     borders of the convolutions. The slots are a ring; before it lie copies of its last `history` slots, so
     that the taps of a run never wrap around.
 
+    A step computes its rows and some below, up to a multiple of `rows`. Those lie left of the image or below
+    it, no row above looks at them, and `close_slot` makes them zero again.
+
     Args:
         layers: Maps, 0 or more.
         channels: Features per pixel.
         height: Pixel rows.
         batch: Images.
+        rows: What the number of rows that a step computes is a multiple of.
         reach: Rows that a window reaches up, and columns to the left.
         lag: Slots by which a row is behind the row above it.
         like: Gives dtype and device.
 
-    Shape: `buffer` is `(layers, history + period, channels, reach + height, batch)`.
+    Shape: `buffer` is `(layers, history + period, channels, reach + height + rows - 1, batch)`.
     """
 
     def __init__(
-        self, layers: int, channels: int, height: int, batch: int, reach: int, lag: int, like: Tensor
+        self,
+        layers: int,
+        channels: int,
+        height: int,
+        batch: int,
+        rows: int,
+        reach: int,
+        lag: int,
+        like: Tensor,
     ) -> None:
-        self.channels, self.batch, self.reach = channels, batch, reach
+        self.channels, self.batch, self.rows, self.reach = channels, batch, rows, reach
         self.history = (lag + 1) * reach
         self.period = max(self.history, SLOTS)
-        self.buffer = like.new_zeros(layers, self.history + self.period, channels, reach + height, batch)
+        all_rows = reach + height + rows - 1
+        self.buffer = like.new_zeros(layers, self.history + self.period, channels, all_rows, batch)
 
     def clear(self) -> None:
         """Forget all pixels."""
@@ -49,16 +62,27 @@ class SkewedMaps:
             # Finished rows have no pixel in this slot, but the rows below still look for one.
             self.buffer[:, self.history + place, :, step.row : step.row + self.reach].zero_()
 
+    def close_slot(self, step: Step) -> None:
+        """Forget the rows that were computed below those of `step`, once all is."""
+        if self.columns(step) > step.count * self.batch:
+            slot, first = self.history + step.t % self.period, self.reach + step.row
+            below = slice(first + step.count, first + self.columns(step) // self.batch)
+            self.buffer[:, slot, :, below].zero_()
+
+    def columns(self, step: Step) -> int:
+        """Return the columns of a matrix that `step` computes: its rows and those below, of all images."""
+        return -(-step.count // self.rows) * self.rows * self.batch
+
     def own(self, layer: int, step: Step) -> Tensor:
-        """Return the view `(channels, count * batch)` of the pixels of `step`."""
+        """Return the view `(channels, columns)` of what `step` computes."""
         return self._view(layer, step, 0, 0, 1)
 
     def taps(self, layer: int, step: Step, run: Run) -> Tensor:
-        """Return the view `(taps * channels, count * batch)` that `run` reads for the pixels of `step`."""
+        """Return the view `(taps * channels, columns)` that `run` reads for what `step` computes."""
         return self._view(layer, step, run.up, run.back, run.weight.shape[-1] // self.channels)
 
     def all_taps(self, step: Step, run: Run) -> Tensor:
-        """Return the views that `run` reads in all layers, `(layers, taps * channels, count * batch)`."""
+        """Return the views that `run` reads in all layers, `(layers, taps * channels, columns)`."""
         one = self.taps(0, step, run)
         by_layer = self.buffer.stride(0)
         size, stride = (len(self.buffer), *one.shape), (by_layer, *one.stride())
@@ -68,5 +92,5 @@ class SkewedMaps:
         by_layer, by_slot, by_channel, by_row, _ = self.buffer.stride()
         slot = self.history + step.t % self.period - back
         start = layer * by_layer + slot * by_slot + (step.row + self.reach - up) * by_row
-        size = (slots * self.channels, step.count * self.batch)
+        size = (slots * self.channels, self.columns(step))
         return self.buffer.as_strided(size, (by_channel, 1), start)

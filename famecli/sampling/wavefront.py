@@ -19,8 +19,8 @@ from famecli.sampling.packing import pack
 from famecli.sampling.plan import Step, WavefrontPlan
 from famecli.sampling.workspace import StepViews, Workspace, uniforms_type
 
-# Batches are padded to a multiple of this: columns left over at the end of a matrix are computed by other
-# instructions and rounded otherwise, and an image shall be the same in any batch.
+# Matrices have a multiple of so many columns: those left over at the end are computed by other instructions
+# and rounded otherwise, and an image shall be the same in any batch.
 LANES = 16
 CHUNK = 64
 # A step's products wait for each other, and each waits for its slowest thread: on a busy machine that makes
@@ -149,12 +149,15 @@ class WavefrontSampler:
         given = 0 if condition is None else condition.shape[1]
         if given != expected:
             raise ValueError(f"expected a condition of {expected} feature maps, got {given}")
-        padded = -(-batch // LANES) * LANES
+        padded = padded_batch(batch) if batch > LANES // 2 else 1 << (batch - 1).bit_length()
         if padded not in self.workspaces:
-            self.workspaces[padded] = Workspace(self.weights, self.plan, self.likelihood.uniforms, padded)
+            rows = -(-LANES // padded)
+            self.workspaces[padded] = Workspace(
+                self.weights, self.plan, self.likelihood.uniforms, padded, rows
+            )
         self.space, self.batch = self.workspaces[padded], batch
         if condition is not None:
-            self._fill(self.space.condition[:-1], condition)
+            self._fill(self.space.condition[:-1, : len(self.order)], condition)
 
     @torch.no_grad()
     def params(self, t: int) -> Tensor:
@@ -241,11 +244,17 @@ class WavefrontSampler:
         elu(h, out=views.activations)
         torch.mm(weights.head1, views.ones, out=h)
         elu(h, out=views.activations)
-        torch.mm(weights.head2, views.ones, out=views.parameters)
+        torch.mm(weights.head2, views.ones, out=views.outputs)
+        space.maps.close_slot(views.step)
 
     def _place(self, views: StepViews, levels: Tensor) -> None:
         views.levels.copy_(levels)
         views.image.copy_(scale_levels(levels, self.levels))
+
+
+def padded_batch(batch: int) -> int:
+    """Return the next multiple of `LANES`: the number of images that networks compute `batch` of them as."""
+    return -(-batch // LANES) * LANES
 
 
 @contextmanager

@@ -23,6 +23,8 @@ class LayerViews:
 class StepViews:
     """All memory that one step touches; matrices have a column per pixel and image.
 
+    What is computed has columns of the rows below too, see `SkewedMaps`; what is drawn has not.
+
     Args:
         step: Which pixels.
         condition: Condition and a row of ones.
@@ -36,7 +38,8 @@ class StepViews:
         h: The residual path, part of `start`.
         ones: Activations above a row of ones.
         activations: The same without the ones.
-        parameters: Of the likelihood.
+        parameters: Of the likelihood, for the pixels of the step alone.
+        outputs: The same with the columns of the rows below.
         gates: Of all gated layers, `(layers, 2 * width, columns)`.
         past: Windows of all gated layers, `(layers, taps * width, columns)`.
         layers: Of the gated layers.
@@ -55,6 +58,7 @@ class StepViews:
     ones: Tensor
     activations: Tensor
     parameters: Tensor
+    outputs: Tensor
     gates: Tensor
     past: tuple[Tensor, ...]
     layers: tuple[LayerViews, ...]
@@ -68,26 +72,25 @@ class Workspace:
         plan: Order of the pixels.
         uniforms: Random numbers per pixel.
         batch: Images, padding included.
+        rows: What the number of rows that a step computes is a multiple of.
 
     Attributes:
         work: Multiplications in the largest product of a window's row, in an average step.
     """
 
-    def __init__(self, weights: PackedDecoder, plan: WavefrontPlan, uniforms: int, batch: int) -> None:
-        like, width = weights.start, weights.width
+    def __init__(
+        self, weights: PackedDecoder, plan: WavefrontPlan, uniforms: int, batch: int, rows: int
+    ) -> None:
+        like, width, size = weights.start, weights.width, (plan.height, batch, rows)
         pixels = plan.height * plan.width
-        most = max(step.count for step in plan.steps) * batch
+        self.image = SkewedMaps(1, weights.channels, *size, weights.first_reach, weights.lag, like)
+        self.maps = SkewedMaps(len(weights.layers), width, *size, weights.reach, weights.lag, like)
+        most = max(self.maps.columns(step) for step in plan.steps)
         largest = max((run.weight.numel() for run in (*weights.first, *weights.past)), default=0)
         self.batch = batch
         self.work = largest * pixels * batch // plan.num_steps
-        self.image = SkewedMaps(
-            1, weights.channels, plan.height, batch, weights.first_reach, weights.lag, like
-        )
-        self.maps = SkewedMaps(
-            len(weights.layers), width, plan.height, batch, weights.reach, weights.lag, like
-        )
         # Wavefront-major: the pixels of a step are adjacent, (channels, pixels, batch).
-        self.condition = like.new_ones(like.shape[1], pixels, batch)
+        self.condition = like.new_ones(like.shape[1], pixels + rows - 1, batch)
         self.uniforms = like.new_zeros(uniforms, pixels, batch, dtype=uniforms_type(like.dtype))
         self.levels = like.new_zeros(weights.channels, pixels, batch)
         self.known = torch.zeros_like(self.levels, dtype=self.uniforms.dtype)
@@ -103,9 +106,11 @@ class Workspace:
         self.maps.clear()
 
     def _views(self, weights: PackedDecoder, step: Step) -> StepViews:
-        columns, width = step.count * self.batch, weights.width
+        own, columns, width = step.count * self.batch, self.maps.columns(step), weights.width
         pixels = slice(step.offset, step.offset + step.count)
-        sums, outputs = weights.start.shape[0], weights.head2.shape[0]
+        computed = slice(step.offset, step.offset + columns // self.batch)
+        sums, parameters = weights.start.shape[0], weights.head2.shape[0]
+        outputs = self.parameters[: parameters * columns].view(parameters, columns)
         start = self.start[: sums * columns].view(sums, columns)
         layers = tuple(
             LayerViews(
@@ -117,18 +122,19 @@ class Workspace:
         )
         return StepViews(
             step=step,
-            condition=self.condition[:, pixels].flatten(1),
+            condition=self.condition[:, computed].flatten(1),
             uniforms=self.uniforms[:, pixels].flatten(1),
             known=self.known[:, pixels].flatten(1),
             given=self.given[:, pixels].flatten(1),
             levels=self.levels[:, pixels].flatten(1),
-            image=self.image.own(0, step),
+            image=self.image.own(0, step)[:, :own],
             taps=tuple(self.image.taps(0, step, run) for run in weights.first),
             start=start,
             h=start[:width],
             ones=self.ones[:, :columns],
             activations=self.ones[:-1, :columns],
-            parameters=self.parameters[: outputs * columns].view(outputs, columns),
+            parameters=outputs[:, :own],
+            outputs=outputs,
             gates=start[width:].view(len(layers), 2 * width, columns),
             past=tuple(self.maps.all_taps(step, run) for run in weights.past),
             layers=layers,
