@@ -53,6 +53,9 @@ VARIATIONS: Mapping[str, tuple[str, ...]] = {
     "decoder width 32": ("model.decoder.width=32",),
     "decoder of 4 layers": ("model.decoder.layers=4",),
     "decoder of 8 layers": ("model.decoder.layers=8",),
+    "a quarter of the latents": tuple(
+        f"model.stages.{n}.latents={maps}" for n, maps in ((1, 2), (2, 2), (3, 3))
+    ),
     "AdamW alone": ("train.optimizer=adamw",),
     "Muon rate 0.005": ("train.muon_lr=0.005",),
     "Muon rate 0.02": ("train.muon_lr=0.02",),
