@@ -16,7 +16,7 @@ import torch
 from famecli.config import DecoderConfig
 from famecli.model.decoder import Decoder
 from famecli.model.likelihoods import Bernoulli
-from famecli.sampling import skew, wavefront
+from famecli.sampling import skew, threads
 from famecli.sampling.wavefront import WavefrontSampler
 
 SIDE = 28
@@ -69,14 +69,14 @@ def variants(decoder: Decoder, uniforms: torch.Tensor) -> dict[str, Callable[[],
         run = sampler()
 
         def call() -> torch.Tensor:
-            before, limit = torch.get_num_threads(), wavefront.THREADED_WORK
+            before, settings = torch.get_num_threads(), (threads.THREADED_WORK, threads.TRIALS)
             torch.set_num_threads(number)
-            wavefront.THREADED_WORK = 0
+            threads.THREADED_WORK, threads.TRIALS = 0, 0
             try:
                 return run()
             finally:
                 torch.set_num_threads(before)
-                wavefront.THREADED_WORK = limit
+                threads.THREADED_WORK, threads.TRIALS = settings
 
         return call
 

@@ -9,9 +9,11 @@ from torch import Tensor
 from famecli.config import DecoderConfig
 from famecli.model.decoder import Decoder
 from famecli.model.likelihoods import Bernoulli, Likelihood, LogisticMixture, scale_levels
+from famecli.sampling import threads
 from famecli.sampling.naive import sample_naive
 from famecli.sampling.plan import Step
-from famecli.sampling.wavefront import LANES, THREADED_WORK, WavefrontSampler, threads_for
+from famecli.sampling.threads import THREADED_WORK, TRIALS, ThreadTrial, threads_for
+from famecli.sampling.wavefront import LANES, WavefrontSampler
 from famecli.sampling.workspace import Workspace
 
 
@@ -270,3 +272,32 @@ def test_small_products_take_one_thread_and_leave_the_setting_as_it_was() -> Non
         with threads_for(work):
             assert torch.get_num_threads() == expected
         assert torch.get_num_threads() == 2
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize(("seconds", "expected"), [({1: 3.0, 2: 2.0}, 2), ({1: 2.0, 2: 3.0}, 1)])
+def test_typical_steps_tell_whether_threads_are_worth_it(
+    monkeypatch: pytest.MonkeyPatch, seconds: dict[int, float], expected: int
+) -> None:
+    now, used = 0.0, []
+    monkeypatch.setattr(threads.time, "perf_counter", lambda: now)
+    trial = ThreadTrial()
+    for index in range(3 * TRIALS):
+        # Each third step is small, and misleading.
+        small = index % 3 == 0
+        with trial.step(typical=not small):
+            used.append(torch.get_num_threads())
+            now += 1 / seconds[used[-1]] if small else seconds[used[-1]]
+    assert [used[1::3], used[2::3]] == [[1] * TRIALS, [2] * TRIALS]
+    for _ in range(3):
+        with trial.step(typical=True):
+            assert torch.get_num_threads() == expected
+
+
+def test_with_one_thread_there_is_nothing_to_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    trial = ThreadTrial()
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: pytest.fail("threads were set"))
+    for _ in range(3 * TRIALS):
+        with trial.step(typical=True):
+            pass

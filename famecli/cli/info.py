@@ -39,7 +39,7 @@ def info(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Show what a checkpoint says of itself: model, training, claimed NLL. Only its header is read.
+    """Show what a checkpoint says of itself: model, training, claimed NLL. Weights are hashed, not loaded.
 
     Without a checkpoint, shows versions and folders, for reports of defects. -q prints the sha256 of the
     file, or the version.

@@ -27,7 +27,8 @@ from famecli.errors import IntegrityError
 from famecli.model.fame import Fame
 from famecli.model.latents import Gaussian
 from famecli.model.likelihoods import scale_levels
-from famecli.sampling.wavefront import CHUNK, WavefrontSampler, threads_for
+from famecli.sampling.threads import threads_for
+from famecli.sampling.wavefront import CHUNK, WavefrontSampler
 
 # Products of any size: so many threads as a process has would each round sums of their own.
 ANY_WORK = 0

@@ -6,9 +6,6 @@ are multiplied for all layers at once when a step begins; a layer is then one pr
 wavefront, one for its 1x1 convolution, and two pointwise operations. Why that is exact: docs/wavefront.md.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor
 
@@ -17,16 +14,13 @@ from famecli.model.likelihoods import Likelihood, scale_levels
 from famecli.sampling.graph import GraphMode, GraphRunner
 from famecli.sampling.packing import pack
 from famecli.sampling.plan import Step, WavefrontPlan
+from famecli.sampling.threads import ThreadTrial, threads_for
 from famecli.sampling.workspace import StepViews, Workspace, uniforms_type
 
 # Matrices have a multiple of so many columns: those left over at the end are computed by other instructions
 # and rounded otherwise, and an image shall be the same in any batch.
 LANES = 16
 CHUNK = 64
-# A step's products wait for each other, and each waits for its slowest thread: on a busy machine that makes
-# small ones a hundred times slower, and on an idle one two threads gain a seventh. Measured: from about this
-# many multiplications on, threads are worth it.
-THREADED_WORK = 2**23
 
 # The functional forms cannot write into a given view.
 elu = torch.ops.aten.elu.out
@@ -117,14 +111,16 @@ class WavefrontSampler:
 
         def loop() -> None:
             space.clear()
+            trial = ThreadTrial()
             for views in space.steps:
-                self._compute(views)
-                # The likelihood is always computed in single precision or better.
-                parameters = views.parameters.to(views.uniforms.dtype)
-                drawn = self.likelihood.sample(parameters[None], views.uniforms[None], temperature)[0]
-                if completing:
-                    drawn = torch.where(views.given, views.known, drawn)
-                self._place(views, drawn)
+                with trial.step(typical=2 * views.step.count >= space.most):
+                    self._compute(views)
+                    # The likelihood is always computed in single precision or better.
+                    parameters = views.parameters.to(views.uniforms.dtype)
+                    drawn = self.likelihood.sample(parameters[None], views.uniforms[None], temperature)[0]
+                    if completing:
+                        drawn = torch.where(views.given, views.known, drawn)
+                    self._place(views, drawn)
 
         with threads_for(space.work):
             self.graphs.run((space.batch, temperature, completing), loop, space.levels)
@@ -255,17 +251,3 @@ class WavefrontSampler:
 def padded_batch(batch: int) -> int:
     """Return the next multiple of `LANES`: the number of images that networks compute `batch` of them as."""
     return -(-batch // LANES) * LANES
-
-
-@contextmanager
-def threads_for(work: int) -> Iterator[None]:
-    """Let torch use one CPU thread only, while products are as small as `work`."""
-    before = torch.get_num_threads()
-    if work >= THREADED_WORK or before == 1:
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

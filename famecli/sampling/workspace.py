@@ -75,6 +75,7 @@ class Workspace:
         rows: What the number of rows that a step computes is a multiple of.
 
     Attributes:
+        most: Pixels of an image in the largest step.
         work: Multiplications in the largest product of a window's row, in an average step.
     """
 
@@ -85,7 +86,8 @@ class Workspace:
         pixels = plan.height * plan.width
         self.image = SkewedMaps(1, weights.channels, *size, weights.first_reach, weights.lag, like)
         self.maps = SkewedMaps(len(weights.layers), width, *size, weights.reach, weights.lag, like)
-        most = max(self.maps.columns(step) for step in plan.steps)
+        self.most = max(step.count for step in plan.steps)
+        widest = max(self.maps.columns(step) for step in plan.steps)
         largest = max((run.weight.numel() for run in (*weights.first, *weights.past)), default=0)
         self.batch = batch
         self.work = largest * pixels * batch // plan.num_steps
@@ -95,9 +97,9 @@ class Workspace:
         self.levels = like.new_zeros(weights.channels, pixels, batch)
         self.known = torch.zeros_like(self.levels, dtype=self.uniforms.dtype)
         self.given = like.new_zeros(1, pixels, batch, dtype=torch.bool)
-        self.start = like.new_zeros(like.shape[0] * most)
-        self.parameters = like.new_zeros(weights.head2.shape[0] * most)
-        self.ones = like.new_ones(width + 1, most)
+        self.start = like.new_zeros(like.shape[0] * widest)
+        self.parameters = like.new_zeros(weights.head2.shape[0] * widest)
+        self.ones = like.new_ones(width + 1, widest)
         self.steps = tuple(self._views(weights, step) for step in plan.steps)
 
     def clear(self) -> None:
