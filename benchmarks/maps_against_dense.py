@@ -6,11 +6,13 @@
 The ladder with maps is the preset as it is and sets the budget, FLOPs per image times images. Three ladders
 with dense latents get the same: the preset, which has more parameters; one with fewer feature maps, and one
 with fewer latents, both of as many parameters as the first. So does a ladder with more feature maps, of as
-many parameters as the dense preset. All are trained by `fame train` in folders of --out; run again, it goes
-on where it was broken off. Prints Markdown tables and draws the curves in --out; see docs/experiments.md.
+many parameters as the dense preset, and two of as many as the first, in which the lowest or the top layer
+alone is dense. All are trained by `fame train` in folders of --out; run again, it goes on where it was broken
+off. Prints Markdown tables and draws the curves in --out; see docs/experiments.md.
 """
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import get_args
@@ -109,6 +111,10 @@ def contenders(
         (f"{dense_preset}, fewer latents", dense_preset, dense, fitted(dense, few, "latents")),
         (f"{maps_preset}, more maps", maps_preset, maps, fitted(maps, many, "width")),
     ]
+    stochastic = [index for index, stage in enumerate(maps.stages) if stage.latents]
+    for word, index in (("lowest", stochastic[0]), ("top", stochastic[-1])):
+        hybrid = fitted(with_stage(maps, dense, index), few, "width")
+        models.append((f"{maps_preset}, {word} layer dense", maps_preset, maps, hybrid))
     budget = flops_per_image(maps) * images
     found = []
     for name, preset, default, config in models:
@@ -116,6 +122,13 @@ def contenders(
         count = count_parameters(config)
         found.append(Contender(name, preset, default, config, count, flops, round(budget / flops)))
     return found
+
+
+def with_stage(config: ModelConfig, other: ModelConfig, index: int) -> ModelConfig:
+    """Return `config` with one stage of `other`."""
+    stages = [*config.stages]
+    stages[index] = other.stages[index]
+    return dataclasses.replace(config, stages=tuple(stages))
 
 
 def training_of(contender: Contender, seed: int, options: argparse.Namespace) -> Training:

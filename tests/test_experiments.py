@@ -123,6 +123,10 @@ def test_contenders_have_one_budget_and_the_parameters_that_they_say() -> None:
     for name, target in {"fewer maps": few, "fewer latents": few}.items():
         assert by_name[f"fame-dense, {name}"].parameters == pytest.approx(target, rel=0.05)
     assert by_name["fame, more maps"].parameters == pytest.approx(many, rel=0.05)
+    for word, dense in (("lowest", [True, False]), ("top", [False, True])):
+        hybrid = by_name[f"fame, {word} layer dense"]
+        assert [stage.dense for stage in hybrid.config.stages if stage.latents] == dense
+        assert hybrid.parameters == pytest.approx(few, rel=0.05)
 
 
 def fake_run(calls: list[list[str]]) -> Callable[[Sequence[str]], str]:
