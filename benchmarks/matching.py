@@ -62,7 +62,8 @@ def flops_per_image(config: ModelConfig) -> int:
 
 def assignments(before: ModelConfig, after: ModelConfig) -> list[str]:
     """Return the words `KEY=VALUE` of `fame train --set` that turn `before` into `after`."""
-    return [f"{key}={value}" for key, value in _changes(to_dict(before), to_dict(after), "model")]
+    changes = _changes(to_dict(before), to_dict(after), "model")
+    return [f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in changes]
 
 
 def _changes(before: Any, after: Any, key: str) -> Iterator[tuple[str, Any]]:  # noqa: ANN401
