@@ -41,7 +41,6 @@ from famecli.presets import PRESETS, Size, model_config
 from famecli.rng import stream
 
 SCHEMA = "famecli/moved-digits/1"
-SOURCE = "mnist-fixed"
 
 
 def main() -> None:
@@ -56,7 +55,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--size", choices=get_args(Size), default="small", help="of fame; default: small")
     parser.add_argument("--images", type=int, default=25_600, help="of each run; default: 25600")
     add_training_options(parser, "runs/moved-digits")
-    parser.set_defaults(dataset=FOLDER)
+    parser.set_defaults(dataset="mnist-fixed")
     options = parser.parse_args()
     if options.quick:
         options.size, options.images = "tiny", min(options.images, QUICK_IMAGES)
@@ -84,22 +83,22 @@ def digits(most: int, options: argparse.Namespace) -> Path:
     """Write the moved digits as black and white images, `(N, H, W)`, and return their file."""
     path: Path = options.out / f"moved-{most}.npy"
     path.parent.mkdir(parents=True, exist_ok=True)
-    bits = data_place(options.data and Path(options.data)).split(SOURCE, "train").pixels
+    bits = data_place(options.data and Path(options.data)).split(options.dataset, "train").pixels
     np.save(path, moved(bits, most)[:, 0] * np.uint8(255))
     return path
 
 
 def training_of(preset: str, most: int, file: Path, seed: int, options: argparse.Namespace) -> Training:
     """Return the run of a preset on the digits in `file` with one seed."""
-    info = dataset_info(SOURCE)
+    info = dataset_info(options.dataset)
+    moved_options = argparse.Namespace(**(vars(options) | {"dataset": FOLDER, "data": file}))
     default = model_config(preset, options.size, info.shape, info.levels)
     sized = equal(preset, options.size, info.shape, info.levels)
     changes = (*schedule(options.images, VALIDATIONS), f"model.levels={info.levels}")
     changed = set_words((*changes, *assignments(default, sized)))
-    words = (*run_words(preset, options.images, seed, options), *changed)
-    shared = shared_words(argparse.Namespace(**(vars(options) | {"data": file})))
+    words = (*run_words(preset, options.images, seed, moved_options), *changed)
     name = f"{preset}-{options.size}-{options.images}-moved{most}-seed{seed}"
-    return Training(name, words, FOLDER, "test", shared)
+    return Training(name, words, FOLDER, "test", shared_words(moved_options))
 
 
 def compare(options: argparse.Namespace, run: Runner = fame) -> Table:
@@ -118,9 +117,9 @@ def compare(options: argparse.Namespace, run: Runner = fame) -> Table:
         rows += [_row(most, name, found, runs[BASE]) for name, found in runs.items()]
     note = (
         f"Size `{options.size}`, {options.images:,} images, {len(options.seeds)} seed(s), one recipe and "
-        f"equally many parameters for all; digits are the training images of `{SOURCE}`, each moved by up to "
-        "so many pixels to any side. -ELBO with one draw, its error over test images. Differences pair runs "
-        "of equal seed and moves, with the error over seeds if there are several, else over images."
+        f"equally many parameters for all; digits are the training images of `{options.dataset}`, each moved "
+        "by up to so many pixels to any side. -ELBO with one draw, its error over test images. Differences "
+        "pair runs of equal seed and moves, with the error over seeds if there are several, else over images."
     )
     return Table("moved_digits", "Maps against dense latents on moved digits", COLUMNS, rows, note)
 

@@ -102,6 +102,11 @@ def parse_options() -> argparse.Namespace:
     options = parser.parse_args()
     if options.quick:
         options.size, options.images = "tiny", min(options.images, QUICK_IMAGES)
+        # Tiny models have fewer stages.
+        whole = [
+            name for name, changes in VARIATIONS.items() if not any("stages" in each for each in changes)
+        ]
+        options.only = options.only or whole
     return options
 
 

@@ -82,7 +82,6 @@ def variants(decoder: Decoder, uniforms: torch.Tensor) -> dict[str, Callable[[],
 
     return {
         "as it is": sampler(),
-        "chunks of 16 images": sampler(chunk=16),
         "chunks of 32 images": sampler(chunk=32),
         "chunks of 128 images": sampler(chunk=128),
         "ring of 4 slots": sampler(slots=4),

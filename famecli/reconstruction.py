@@ -1,6 +1,6 @@
 """Reconstructions: latents from the posterior of an image, for the top layers or all, decoded again."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,8 +58,11 @@ def reconstruct(
         parts = []
         for start, batch, count in _padded(levels):
             names = [("reconstruct", settings.seed, sample, start + offset) for offset in range(len(batch))]
-            images = _decode(model, decoder, batch.to(model.device), names, settings.keep_layers)
-            parts.append(images[:count].cpu().numpy())
+            condition, _ = model.infer(
+                batch.to(model.device), ImageNoise(names, device=model.device), settings.keep_layers
+            )
+            uniforms = image_uniforms(names[:count], model.uniforms_shape)
+            parts.append(decoder(condition, uniforms).cpu().numpy())
             if not sample:
                 advance(count)
         found.append(np.concatenate(parts))
@@ -84,7 +87,6 @@ def interpolate(model: Fame, ends: np.ndarray, steps: int, settings: Settings) -
     """
     check_layers(model, settings.keep_layers)
     decoder = ImageDecoder(model, decoder_output=settings.decoder_output)
-    shape = (model.likelihood.uniforms, *model.config.image_shape[1:])
     _, batch, _ = next(_padded(ends))
     rows = []
     for sample in range(settings.samples):
@@ -94,8 +96,8 @@ def interpolate(model: Fame, ends: np.ndarray, steps: int, settings: Settings) -
         )
         padded = padded_batch(steps)
         condition = model.prior_condition(padded, _Between(draws, steps, padded))
-        uniforms = image_uniforms(names[:1], shape).expand(padded, *[-1] * len(shape))
-        rows.append(decoder(condition, uniforms.to(model.device))[:steps].cpu().numpy())
+        uniforms = image_uniforms(names[:1], model.uniforms_shape)
+        rows.append(decoder(condition, uniforms.expand(steps, -1, -1, -1)).cpu().numpy())
     return np.stack(rows)
 
 
@@ -129,18 +131,6 @@ def check_layers(model: Fame, keep_layers: int | None) -> None:
         )
     if keep_layers is not None and keep_layers > layers:
         raise UsageError(f"--keep-layers {keep_layers}, but the model has {layers} stochastic layers")
-
-
-def _decode(
-    model: Fame,
-    decoder: ImageDecoder,
-    batch: Tensor,
-    names: Sequence[tuple[str | int, ...]],
-    keep_layers: int | None,
-) -> Tensor:
-    condition, _ = model.infer(batch, ImageNoise(names, device=model.device), keep_layers)
-    shape = (model.likelihood.uniforms, *model.config.image_shape[1:])
-    return decoder(condition, image_uniforms(names, shape).to(model.device))
 
 
 @torch.no_grad()

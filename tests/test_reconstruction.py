@@ -49,7 +49,7 @@ def test_it_decodes_the_posterior_with_noise_of_its_own(preset: str) -> None:
     found = reconstruct(model, levels, Settings(seed=2, samples=2))
     for sample in range(2):
         names = [("reconstruct", 2, sample, index) for index in range(3)]
-        uniforms = image_uniforms(names, (model.likelihood.uniforms, *SHAPE[1:])).double()
+        uniforms = image_uniforms(names, model.uniforms_shape).double()
         with torch.no_grad():
             condition, draws = model.infer(torch.from_numpy(levels), ImageNoise(names))
             assert all(draw.posterior is not None for draw in draws)

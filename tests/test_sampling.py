@@ -133,7 +133,7 @@ def test_reused_and_poisoned_memory_changes_nothing(seed: int) -> None:
 def test_an_image_does_not_depend_on_batch_or_chunk(seed: int, dtype: torch.dtype) -> None:
     case = make_case(seed, dtype, batch=40)
     expected = case.sampler().sample(case.condition, case.uniforms)
-    assert torch.equal(case.sampler(chunk=16).sample(case.condition, case.uniforms), expected)
+    assert torch.equal(case.sampler(chunk=32).sample(case.condition, case.uniforms), expected)
     sampler = case.sampler()
     for first, images in ((0, 1), (9, 2), (5, 3), (30, 4), (3, 7), (31, 9), (13, 27)):
         part = slice(first, first + images)
@@ -141,7 +141,27 @@ def test_an_image_does_not_depend_on_batch_or_chunk(seed: int, dtype: torch.dtyp
         assert torch.equal(sampler.sample(condition, case.uniforms[part]), expected[part])
 
 
-@pytest.mark.parametrize("batch", [1, 2, 3, 4, 6, 8, 9, 16, 20])
+# Products with two rows are computed otherwise if they have many columns; no model has so few feature maps.
+@pytest.mark.parametrize("seed", [3, 5, 8, 11])
+def test_the_very_bits_of_parameters_do_not_depend_on_the_batch(seed: int) -> None:
+    case = make_case(seed, torch.float32, batch=64)
+    sampler, x = case.sampler(), case.sampler().sample(case.condition, case.uniforms)
+
+    def parameters(images: int) -> list[Tensor]:
+        sampler.begin(None if case.condition is None else case.condition[:images], images)
+        found = []
+        for step in sampler.plan.steps:
+            found.append(sampler.params(step.t).clone())
+            sampler.push(step.t, pixels(x[:images], step, sampler.plan.lag))
+        return found
+
+    expected = parameters(64)
+    for images in (1, 2, 3, 5, 7, 8, 9, 16, 17, 31, 33):
+        for found, every in zip(parameters(images), expected, strict=True):
+            assert torch.equal(found, every[:images])
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 7, 8, 9, 16, 17, 32, 40])
 def test_matrices_are_whole_and_little_of_them_is_for_nothing(batch: int) -> None:
     case = make_case(4, batch=batch)
     sampler = case.sampler()
@@ -171,7 +191,7 @@ def test_verify_accepts_samples_and_finds_a_flipped_pixel(seed: int) -> None:
 
 def test_verify_counts_pixels_of_every_chunk() -> None:
     case = make_case(3, batch=40)
-    sampler = case.sampler(chunk=16)
+    sampler = case.sampler(chunk=32)
     sampled = sampler.sample(case.condition, case.uniforms)
     # The last pixel is nobody's context, so that each flip counts once.
     sampled[:, :, -1, -1] = (sampled[:, :, -1, -1] + 1) % case.levels
@@ -254,7 +274,7 @@ def test_a_factorized_decoder_is_refused() -> None:
 
 def test_a_chunk_that_leaves_columns_over_is_refused() -> None:
     decoder = Decoder(DecoderConfig(autoregressive=True, width=4, layers=1), 1, 1)
-    with pytest.raises(ValueError, match="multiple of 16, got 20"):
+    with pytest.raises(ValueError, match="multiple of 32, got 20"):
         WavefrontSampler(decoder, Bernoulli(1), 2, 3, 3, chunk=20)
 
 

@@ -1,3 +1,5 @@
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -30,6 +32,25 @@ def test_an_image_depends_on_its_seed_alone(preset: str) -> None:
     assert len({image.tobytes() for image in together}) > 1
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("preset", PRESETS)
+def test_means_are_the_same_bits_in_any_batch(preset: str) -> None:
+    model = make_model(preset, levels=256)
+    together = generate(model, range(40), decoder_output="mean")
+    for images in (1, 2, 9, 17, 33):
+        np.testing.assert_array_equal(
+            generate(model, range(images), decoder_output="mean"), together[:images]
+        )
+
+
 @pytest.mark.parametrize(("channels", "levels"), [(1, 2), (3, 256)])
 def test_cached_and_uncached_images_are_equal(channels: int, levels: int) -> None:
     model = make_model("fame", channels, levels).double()
@@ -59,7 +80,7 @@ def test_means_are_those_of_the_conditionals_given_the_sample(preset: str, level
     model = make_model(preset, levels=levels)
     names = [("sample", seed) for seed in range(16)]
     condition = model.prior_condition(16, ImageNoise(names))
-    uniforms = image_uniforms(names, (model.likelihood.uniforms, 9, 7))
+    uniforms = image_uniforms(names, model.uniforms_shape)
     sampled = ImageDecoder(model)(condition, uniforms)
     np.testing.assert_array_equal(sampled.numpy(), generate(model, range(16)))
     means = generate(model, range(16), decoder_output="mean")

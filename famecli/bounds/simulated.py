@@ -48,9 +48,7 @@ def simulate(model: Fame, images: int, seed: int = 0) -> Simulated:
         names = [("simulate", seed, index) for index in range(start, min(start + BATCH, images))]
         noise = ImageNoise(names, device=model.device)
         condition, draws = model.top_down(None, noise, len(names))
-        uniforms = image_uniforms(
-            names, (model.likelihood.uniforms, model.config.height, model.config.width), torch.float64
-        )
+        uniforms = image_uniforms(names, model.uniforms_shape, torch.float64)
         levels.append(decoder(condition, uniforms).cpu().numpy().astype(np.uint8))
         latents.append([draw.z for draw in draws])
     return Simulated(np.concatenate(levels), [torch.cat(layer) for layer in zip(*latents, strict=True)])

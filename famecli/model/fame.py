@@ -150,6 +150,11 @@ class Fame(nn.Module):
         """Where the weights are."""
         return next(self.parameters()).device
 
+    @property
+    def uniforms_shape(self) -> tuple[int, int, int]:
+        """Shape of the numbers in [0, 1) that the pixels of one image are drawn with."""
+        return self.likelihood.uniforms, self.config.height, self.config.width
+
     def on(self, device: torch.device | str) -> Self:
         """Move the weights to `device`, laid out channels last, which convolutions there read fastest."""
         return self.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

@@ -48,23 +48,23 @@ def complete_batches(
     images = torch.from_numpy(known).expand(len(seeds), *known.shape[-3:])
     for first in range(0, len(seeds), CHUNK):
         chosen = list(seeds[first : first + CHUNK])
-        padded = chosen + chosen[-1:] * (padded_batch(len(chosen)) - len(chosen))
-        image = pad(images[first : first + CHUNK].to(model.device).float(), len(padded))
-        given = torch.from_numpy(mask).to(model.device).expand(len(padded), 1, -1, -1)
-        x = _chain(model, decoder, image, given, padded, sweeps)
-        yield x[: len(chosen)].float().cpu().numpy().astype(np.uint8)
+        image = images[first : first + CHUNK].to(model.device).float()
+        given = torch.from_numpy(mask).to(model.device).expand(len(chosen), 1, -1, -1)
+        x = _chain(model, decoder, image, given, chosen, sweeps)
+        yield x.float().cpu().numpy().astype(np.uint8)
 
 
 def _chain(
     model: Fame, decoder: ImageDecoder, image: Tensor, given: Tensor, seeds: list[int], sweeps: int
 ) -> Tensor:
     """Return the last state of the chain `(B, C, H, W)`."""
-    shape = (model.likelihood.uniforms, *model.config.image_shape[1:])
-    names = [("complete", seed, 0) for seed in seeds]
-    condition = model.prior_condition(len(seeds), ImageNoise(names, device=model.device))
-    x = decoder(condition, image_uniforms(names, shape), image, given)
-    for sweep in range(1, sweeps + 1 if model.config.stochastic_layers else 1):
-        names = [("complete", seed, sweep) for seed in seeds]
-        condition, _ = model.infer(x, ImageNoise(names, device=model.device))
-        x = decoder(condition, image_uniforms(names, shape), image, given)
+    count, batch = len(seeds), padded_batch(len(seeds))
+    # Networks round by the batch size.
+    repeated = seeds + seeds[-1:] * (batch - count)
+    x = image
+    for sweep in range(sweeps + 1 if model.config.stochastic_layers else 1):
+        names = [("complete", seed, sweep) for seed in repeated]
+        noise = ImageNoise(names, device=model.device)
+        condition = model.infer(pad(x, batch), noise)[0] if sweep else model.prior_condition(batch, noise)
+        x = decoder(condition, image_uniforms(names[:count], model.uniforms_shape), image, given)
     return x

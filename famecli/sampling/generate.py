@@ -59,7 +59,8 @@ class ImageDecoder:
         """Return levels or their means, `(B, C, H, W)`.
 
         Args:
-            condition: The latents' features `(B, condition, H, W)`; None for a model without latents.
+            condition: The latents' features `(B, condition, H, W)`, or of more images, of which those beyond
+                the uniforms' are left out; None for a model without latents.
             uniforms: Numbers in [0, 1), `(B, likelihood.uniforms, H, W)`.
             known: Levels of pixels that are given, `(B, C, H, W)`.
             mask: True where a pixel is given, `(B, 1, H, W)`; both or none.
@@ -68,7 +69,8 @@ class ImageDecoder:
         inputs = (condition, uniforms.to(weight.device, uniforms_type(weight.dtype)), known, mask)
         parts = [weight.new_zeros(0, *self.model.config.image_shape)]
         for first in range(0, len(uniforms), self.chunk):
-            chunk = [None if each is None else each[first : first + self.chunk] for each in inputs]
+            last = min(first + self.chunk, len(uniforms))
+            chunk = [None if each is None else each[first:last] for each in inputs]
             parts.append(self._decode(*chunk))  # type: ignore[arg-type]
         return torch.cat(parts)
 
@@ -83,12 +85,12 @@ class ImageDecoder:
             x = self._sample(condition, uniforms, known, mask)
             if self.decoder_output == "sample":
                 return x
-        count = len(uniforms)
-        parameters = model.pixel_parameters(padded(x), padded(condition))[:count].to(uniforms.dtype)
+        parameters = model.pixel_parameters(padded(x), padded(condition)).to(uniforms.dtype)
         if self.decoder_output == "mean":
             found = likelihood.mean(parameters)
         else:
-            found = likelihood.sample(parameters, uniforms, self.temperature)
+            found = likelihood.sample(parameters, padded(uniforms), self.temperature)
+        found = found[: len(uniforms)]
         return found if known is None or mask is None else torch.where(mask, known.to(found), found)
 
     def _sample(
@@ -165,14 +167,11 @@ def generate_batches(
 @torch.no_grad()
 def _draw(decoder: ImageDecoder, seeds: Sequence[int], latent_temperature: float) -> np.ndarray:
     """Return the images of some seeds, computed at once."""
-    model, config = decoder.model, decoder.model.config
-    batch = padded_batch(len(seeds))
+    model, batch = decoder.model, padded_batch(len(seeds))
     # Networks round by the batch size.
     names = [("sample", seed) for seed in [*seeds, *[seeds[-1]] * (batch - len(seeds))]]
     condition = model.prior_condition(batch, ImageNoise(names, device=model.device), latent_temperature)
-    uniforms = image_uniforms(names, (model.likelihood.uniforms, config.height, config.width))
-    condition = None if condition is None else condition[: len(seeds)]
-    images = decoder(condition, uniforms[: len(seeds)].to(model.device))
+    images = decoder(condition, image_uniforms(names[: len(seeds)], model.uniforms_shape))
     return images.float().cpu().numpy().astype(np.uint8 if decoder.decoder_output == "sample" else np.float32)
 
 

@@ -17,9 +17,9 @@ from famecli.sampling.plan import Step, WavefrontPlan
 from famecli.sampling.threads import ThreadTrial, threads_for
 from famecli.sampling.workspace import StepViews, Workspace, uniforms_type
 
-# Matrices have a multiple of so many columns: those left over at the end are computed by other instructions
-# and rounded otherwise, and an image shall be the same in any batch.
-LANES = 16
+# Matrices have a multiple of so many columns, two vectors of the widest registers: those left over at the end
+# are computed by other instructions and rounded otherwise, and an image shall be the same in any batch.
+LANES = 32
 CHUNK = 64
 
 # The functional forms cannot write into a given view.
@@ -120,7 +120,7 @@ class WavefrontSampler:
                     drawn = self.likelihood.sample(parameters[None], views.uniforms[None], temperature)[0]
                     if completing:
                         drawn = torch.where(views.given, views.known, drawn)
-                    self._place(views, drawn)
+                    self._place(views, drawn[:, : views.own])
 
         with threads_for(space.work):
             self.graphs.run((space.batch, temperature, completing), loop, space.levels)
@@ -153,7 +153,7 @@ class WavefrontSampler:
             )
         self.space, self.batch = self.workspaces[padded], batch
         if condition is not None:
-            self._fill(self.space.condition[:-1, : len(self.order)], condition)
+            self._fill(self.space.condition[:-1], condition)
 
     @torch.no_grad()
     def params(self, t: int) -> Tensor:
@@ -161,7 +161,7 @@ class WavefrontSampler:
         views = self.space.steps[t]
         with threads_for(self.space.work):
             self._compute(views)
-        return self._images(views.parameters, views.step)
+        return self._images(views.parameters[:, : views.own], views.step)
 
     @torch.no_grad()
     def push(self, t: int, levels: Tensor) -> None:
@@ -211,10 +211,12 @@ class WavefrontSampler:
         return int(odd)
 
     def _fill(self, buffer: Tensor, images: Tensor) -> None:
-        """Copy `(B, channels, H, W)` into a wavefront-major buffer `(channels, H * W, batch)`."""
-        raster = buffer.new_zeros(buffer.shape).flatten(0, 1)
+        """Copy `(B, channels, H, W)` into a wavefront-major buffer `(channels, H * W or more, batch)`."""
+        channels, batch = buffer.shape[0], buffer.shape[2]
+        raster = buffer.new_zeros(channels * len(self.order), batch)
         raster[:, : len(images)] = images.flatten(1).t()
-        torch.index_select(raster.view(buffer.shape), 1, self.order, out=buffer)
+        ordered = raster.view(channels, -1, batch).index_select(1, self.order)
+        buffer[:, : len(self.order)].copy_(ordered)
 
     def _images(self, columns: Tensor, step: Step) -> Tensor:
         """Return `(B, channels, n)` of a matrix with a column per pixel and image."""
@@ -240,7 +242,7 @@ class WavefrontSampler:
         elu(h, out=views.activations)
         torch.mm(weights.head1, views.ones, out=h)
         elu(h, out=views.activations)
-        torch.mm(weights.head2, views.ones, out=views.outputs)
+        torch.mm(weights.head2, views.ones, out=views.parameters)
         space.maps.close_slot(views.step)
 
     def _place(self, views: StepViews, levels: Tensor) -> None:

@@ -23,10 +23,11 @@ class LayerViews:
 class StepViews:
     """All memory that one step touches; matrices have a column per pixel and image.
 
-    What is computed has columns of the rows below too, see `SkewedMaps`; what is drawn has not.
+    What is computed has columns of the rows below too, see `SkewedMaps`; the result has not.
 
     Args:
         step: Which pixels.
+        own: Columns of these pixels, the first of all.
         condition: Condition and a row of ones.
         uniforms: Random numbers.
         known: Levels of pixels that are given.
@@ -38,14 +39,14 @@ class StepViews:
         h: The residual path, part of `start`.
         ones: Activations above a row of ones.
         activations: The same without the ones.
-        parameters: Of the likelihood, for the pixels of the step alone.
-        outputs: The same with the columns of the rows below.
+        parameters: Of the likelihood.
         gates: Of all gated layers, `(layers, 2 * width, columns)`.
         past: Windows of all gated layers, `(layers, taps * width, columns)`.
         layers: Of the gated layers.
     """
 
     step: Step
+    own: int
     condition: Tensor
     uniforms: Tensor
     known: Tensor
@@ -58,7 +59,6 @@ class StepViews:
     ones: Tensor
     activations: Tensor
     parameters: Tensor
-    outputs: Tensor
     gates: Tensor
     past: tuple[Tensor, ...]
     layers: tuple[LayerViews, ...]
@@ -92,11 +92,12 @@ class Workspace:
         self.batch = batch
         self.work = largest * pixels * batch // plan.num_steps
         # Wavefront-major: the pixels of a step are adjacent, (channels, pixels, batch).
-        self.condition = like.new_ones(like.shape[1], pixels + rows - 1, batch)
-        self.uniforms = like.new_zeros(uniforms, pixels, batch, dtype=uniforms_type(like.dtype))
+        places, precise = (pixels + rows - 1, batch), uniforms_type(like.dtype)
+        self.condition = like.new_ones(like.shape[1], *places)
+        self.uniforms = like.new_zeros(uniforms, *places, dtype=precise)
+        self.known = like.new_zeros(weights.channels, *places, dtype=precise)
+        self.given = like.new_zeros(1, *places, dtype=torch.bool)
         self.levels = like.new_zeros(weights.channels, pixels, batch)
-        self.known = torch.zeros_like(self.levels, dtype=self.uniforms.dtype)
-        self.given = like.new_zeros(1, pixels, batch, dtype=torch.bool)
         self.start = like.new_zeros(like.shape[0] * widest)
         self.parameters = like.new_zeros(weights.head2.shape[0] * widest)
         self.ones = like.new_ones(width + 1, widest)
@@ -111,8 +112,7 @@ class Workspace:
         own, columns, width = step.count * self.batch, self.maps.columns(step), weights.width
         pixels = slice(step.offset, step.offset + step.count)
         computed = slice(step.offset, step.offset + columns // self.batch)
-        sums, parameters = weights.start.shape[0], weights.head2.shape[0]
-        outputs = self.parameters[: parameters * columns].view(parameters, columns)
+        sums, outputs = weights.start.shape[0], weights.head2.shape[0]
         start = self.start[: sums * columns].view(sums, columns)
         layers = tuple(
             LayerViews(
@@ -124,10 +124,11 @@ class Workspace:
         )
         return StepViews(
             step=step,
+            own=own,
             condition=self.condition[:, computed].flatten(1),
-            uniforms=self.uniforms[:, pixels].flatten(1),
-            known=self.known[:, pixels].flatten(1),
-            given=self.given[:, pixels].flatten(1),
+            uniforms=self.uniforms[:, computed].flatten(1),
+            known=self.known[:, computed].flatten(1),
+            given=self.given[:, computed].flatten(1),
             levels=self.levels[:, pixels].flatten(1),
             image=self.image.own(0, step)[:, :own],
             taps=tuple(self.image.taps(0, step, run) for run in weights.first),
@@ -135,8 +136,7 @@ class Workspace:
             h=start[:width],
             ones=self.ones[:, :columns],
             activations=self.ones[:-1, :columns],
-            parameters=outputs[:, :own],
-            outputs=outputs,
+            parameters=self.parameters[: outputs * columns].view(outputs, columns),
             gates=start[width:].view(len(layers), 2 * width, columns),
             past=tuple(self.maps.all_taps(step, run) for run in weights.past),
             layers=layers,

@@ -104,10 +104,8 @@ class _Samples:
 def _exact_samples(subject: Subject) -> list[Measurement]:
     """Return what passes in float64 say of images that are drawn in float64."""
     model, count = subject.exact, min(EXACT_IMAGES, subject.samples)
-    config = model.config
     condition = subject.prior_conditions(model, count)
-    shape = (model.likelihood.uniforms, config.height, config.width)
-    uniforms = image_uniforms(subject.names(count), shape, torch.float64).to(model.device)
+    uniforms = image_uniforms(subject.names(count), model.uniforms_shape, torch.float64).to(model.device)
     decoder = ImageDecoder(model)
     x = decoder(condition, uniforms)
     measured = []
@@ -122,9 +120,8 @@ def _exact_samples(subject: Subject) -> list[Measurement]:
 
 def _native_samples(subject: Subject) -> Iterator[_Samples]:
     """Yield the images of `fame sample`, with all in the precision of the model."""
-    model, config = subject.model, subject.model.config
-    shape = (model.likelihood.uniforms, config.height, config.width)
+    model = subject.model
     for first in range(0, subject.samples, BATCH):
         x = torch.from_numpy(subject.drawn[first : first + BATCH]).to(model.device)
-        uniforms = image_uniforms(subject.names(len(x), first), shape).to(model.device)
+        uniforms = image_uniforms(subject.names(len(x), first), model.uniforms_shape).to(model.device)
         yield _Samples.of(model, x, subject.prior_conditions(model, len(x), first), uniforms)
