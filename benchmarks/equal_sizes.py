@@ -27,6 +27,7 @@ from benchmarks.trainings import (
     image_estimate,
     mean_seconds,
     paired_difference,
+    parse_training_options,
     publish_trainings,
     rate_text,
     run_words,
@@ -37,6 +38,7 @@ from benchmarks.trainings import (
     train,
 )
 from famecli.config import ModelConfig
+from famecli.data.info import DatasetInfo
 from famecli.data.registry import dataset_info
 from famecli.model.size import count_parameters
 from famecli.presets import PRESETS, Size, model_config
@@ -60,10 +62,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--size", choices=get_args(Size), default="small", help="of fame; default: small")
     parser.add_argument("--images", type=int, default=51_200, help="of each run; default: 51200")
     add_training_options(parser, "runs/equal-sizes")
-    options = parser.parse_args()
-    if options.quick:
-        options.size, options.images = "tiny", min(options.images, QUICK_IMAGES)
-    return options
+    return parse_training_options(parser, QUICK_IMAGES)
 
 
 def equal(preset: str, size: Size, shape: tuple[int, int, int], levels: int) -> ModelConfig:
@@ -79,12 +78,16 @@ def equal(preset: str, size: Size, shape: tuple[int, int, int], levels: int) -> 
     return fitted(deep, target, "decoder")
 
 
-def training_of(preset: str, seed: int, options: argparse.Namespace) -> Training:
-    """Return the run of a preset with one seed."""
-    info = dataset_info(options.dataset)
+def changes_of(preset: str, info: DatasetInfo, options: argparse.Namespace) -> tuple[str, ...]:
+    """Return the words `KEY=VALUE` that give a preset for the images of `info` its size and its schedule."""
     default = model_config(preset, options.size, info.shape, info.levels)
     sized = assignments(default, equal(preset, options.size, info.shape, info.levels))
-    changes = (*schedule(options.images, VALIDATIONS), *sized)
+    return (*schedule(options.images, VALIDATIONS), *sized)
+
+
+def training_of(preset: str, seed: int, options: argparse.Namespace) -> Training:
+    """Return the run of a preset with one seed."""
+    changes = changes_of(preset, dataset_info(options.dataset), options)
     words = (*run_words(preset, options.images, seed, options), *set_words(changes))
     name = f"{preset}-{options.size}-{options.images}-seed{seed}"
     return Training(name, words, options.dataset, "test", shared_words(options))

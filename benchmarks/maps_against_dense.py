@@ -30,6 +30,7 @@ from benchmarks.trainings import (
     image_estimate,
     mean_seconds,
     paired_difference,
+    parse_training_options,
     publish_trainings,
     rate_text,
     run_words,
@@ -90,10 +91,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=256_000, help="seen by the ladder with maps")
     parser.add_argument("--batch-size", type=int, default=TrainConfig().batch_size)
     add_training_options(parser, "runs/maps-against-dense")
-    options = parser.parse_args()
-    if options.quick:
-        options.size, options.images = "tiny", min(options.images, QUICK_IMAGES)
-    return options
+    return parse_training_options(parser, QUICK_IMAGES)
 
 
 def contenders(

@@ -15,8 +15,7 @@ from typing import get_args
 import numpy as np
 
 from benchmarks.checkpoints import data_place, run
-from benchmarks.equal_sizes import BASE, QUICK_IMAGES, VALIDATIONS, equal
-from benchmarks.matching import assignments
+from benchmarks.equal_sizes import BASE, QUICK_IMAGES, changes_of
 from benchmarks.tables import Cell, Table
 from benchmarks.trainings import (
     Runner,
@@ -26,10 +25,10 @@ from benchmarks.trainings import (
     fame,
     image_estimate,
     paired_difference,
+    parse_training_options,
     publish_trainings,
     rate_text,
     run_words,
-    schedule,
     seed_deviation,
     set_words,
     shared_words,
@@ -37,7 +36,7 @@ from benchmarks.trainings import (
 )
 from famecli.data.registry import FOLDER, dataset_info
 from famecli.model.size import count_parameters
-from famecli.presets import PRESETS, Size, model_config
+from famecli.presets import PRESETS, Size
 from famecli.rng import stream
 
 SCHEMA = "famecli/moved-digits/1"
@@ -56,10 +55,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=25_600, help="of each run; default: 25600")
     add_training_options(parser, "runs/moved-digits")
     parser.set_defaults(dataset="mnist-fixed")
-    options = parser.parse_args()
-    if options.quick:
-        options.size, options.images = "tiny", min(options.images, QUICK_IMAGES)
-    return options
+    return parse_training_options(parser, QUICK_IMAGES)
 
 
 def moved(images: np.ndarray, most: int) -> np.ndarray:
@@ -92,11 +88,8 @@ def training_of(preset: str, most: int, file: Path, seed: int, options: argparse
     """Return the run of a preset on the digits in `file` with one seed."""
     info = dataset_info(options.dataset)
     moved_options = argparse.Namespace(**(vars(options) | {"dataset": FOLDER, "data": file}))
-    default = model_config(preset, options.size, info.shape, info.levels)
-    sized = equal(preset, options.size, info.shape, info.levels)
-    changes = (*schedule(options.images, VALIDATIONS), f"model.levels={info.levels}")
-    changed = set_words((*changes, *assignments(default, sized)))
-    words = (*run_words(preset, options.images, seed, moved_options), *changed)
+    changes = (f"model.levels={info.levels}", *changes_of(preset, info, options))
+    words = (*run_words(preset, options.images, seed, moved_options), *set_words(changes))
     name = f"{preset}-{options.size}-{options.images}-moved{most}-seed{seed}"
     return Training(name, words, FOLDER, "test", shared_words(moved_options))
 

@@ -25,6 +25,7 @@ from benchmarks.trainings import (
     fame,
     image_estimate,
     paired_difference,
+    parse_training_options,
     publish_trainings,
     rate_text,
     run_words,
@@ -99,9 +100,8 @@ def parse_options() -> argparse.Namespace:
         help="images alone take half the time; default: both",
     )  # fmt: skip
     add_training_options(parser, "runs/recipe")
-    options = parser.parse_args()
+    options = parse_training_options(parser, QUICK_IMAGES)
     if options.quick:
-        options.size, options.images = "tiny", min(options.images, QUICK_IMAGES)
         # Tiny models have fewer stages.
         whole = [
             name for name, changes in VARIATIONS.items() if not any("stages" in each for each in changes)

@@ -210,6 +210,14 @@ def add_training_options(parser: ArgumentParser, folder: str) -> None:
     parser.add_argument("--quick", action="store_true", help="tiny models and little training, to see it run")
 
 
+def parse_training_options(parser: ArgumentParser, quick_images: int) -> Namespace:
+    """Return the options of an experiment with `--size` and `--images`, both small if it is to be quick."""
+    options = parser.parse_args()
+    if options.quick:
+        options.size, options.images = "tiny", min(options.images, quick_images)
+    return options
+
+
 def run_words(model: str, images: int, seed: int, options: Namespace) -> tuple[str, ...]:
     """Return the first words of `fame train` for a run of an experiment."""
     return (

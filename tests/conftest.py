@@ -30,6 +30,14 @@ def _nothing_is_unpickled() -> Iterator[None]:
     assert no_pickle.noted == []
 
 
+@pytest.fixture
+def threads_put_back() -> Iterator[None]:
+    """Let a test change the number of torch's threads."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def fork(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victims]:
     """The process from which whole commands are forked."""

@@ -1,5 +1,4 @@
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -22,13 +21,6 @@ def levels_of(count: int, shape: tuple[int, int, int] = SHAPE, levels: int = 2) 
 
 def float32_model(preset: str) -> Fame:
     return preset_model(preset, SHAPE, dtype=torch.float32)
-
-
-@pytest.fixture
-def threads_put_back() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.usefixtures("threads_put_back")

@@ -265,7 +265,7 @@ def test_moved_digits_compares_within_each_range_of_moves(
     use_small_mnist(tmp_path / "data", monkeypatch)
     words = ["moved_digits", "--size", "tiny", "--images", "4", "--moves", "3", "0", "--only", "vae", "-o"]
     monkeypatch.setattr("sys.argv", [*words, str(tmp_path)])
-    monkeypatch.setattr(moved_digits, "schedule", lambda *_: ["train.batch_size=2", "train.valid_images=1"])
+    monkeypatch.setattr(equal_sizes, "schedule", lambda *_: ["train.batch_size=2", "train.valid_images=1"])
     calls: list[list[str]] = []
     options = moved_digits.parse_options()
     table = moved_digits.compare(options, fake_run(calls))

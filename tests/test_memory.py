@@ -234,8 +234,7 @@ def test_with_little_memory_an_nll_is_the_same(folder: Path) -> None:
     words = ["evaluate-nll", folder / "model.safetensors", "--dataset", "folder", "--split", "train"]
     words += ["--data", folder / "images.npy", "--device", "cpu", "--batch-size", "512", "--json"]
     words += ["--limit", "512"]
-    # Threads reserve addresses of their own, 64 MiB at a time, which count too.
-    done, expected = limited(384, *words), fame_here(*words)
+    done, expected = limited(256, *words), fame_here(*words)
     assert (done.returncode, expected.code) == (0, 0), done.stderr
     assert "out of memory with 512 images at once, going on with 256" in done.stderr
     assert "out of memory" not in expected.err

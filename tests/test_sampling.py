@@ -1,5 +1,4 @@
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -278,27 +277,21 @@ def test_a_chunk_that_leaves_columns_over_is_refused() -> None:
         WavefrontSampler(decoder, Bernoulli(1), 2, 3, 3, chunk=20)
 
 
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("two_threads")
+@pytest.mark.usefixtures("threads_put_back")
 def test_small_products_take_one_thread_and_leave_the_setting_as_it_was() -> None:
+    torch.set_num_threads(2)
     for work, expected in ((THREADED_WORK - 1, 1), (THREADED_WORK, 2)):
         with threads_for(work):
             assert torch.get_num_threads() == expected
         assert torch.get_num_threads() == 2
 
 
-@pytest.mark.usefixtures("two_threads")
+@pytest.mark.usefixtures("threads_put_back")
 @pytest.mark.parametrize(("seconds", "expected"), [({1: 3.0, 2: 2.0}, 2), ({1: 2.0, 2: 3.0}, 1)])
 def test_typical_steps_tell_whether_threads_are_worth_it(
     monkeypatch: pytest.MonkeyPatch, seconds: dict[int, float], expected: int
 ) -> None:
+    torch.set_num_threads(2)
     now, used = 0.0, []
     monkeypatch.setattr(threads.time, "perf_counter", lambda: now)
     trial = ThreadTrial()

@@ -1,5 +1,3 @@
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -32,17 +30,10 @@ def test_an_image_depends_on_its_seed_alone(preset: str) -> None:
     assert len({image.tobytes() for image in together}) > 1
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("one_thread")
+@pytest.mark.usefixtures("threads_put_back")
 @pytest.mark.parametrize("preset", PRESETS)
 def test_means_are_the_same_bits_in_any_batch(preset: str) -> None:
+    torch.set_num_threads(1)
     model = make_model(preset, levels=256)
     together = generate(model, range(40), decoder_output="mean")
     for images in (1, 2, 9, 17, 33):

@@ -62,6 +62,11 @@ class WavefrontPlan:
         return tuple(found)
 
     @cached_property
+    def largest(self) -> int:
+        """Pixels in the largest step."""
+        return max(step.count for step in self.steps)
+
+    @cached_property
     def order(self) -> tuple[int, ...]:
         """Raster index, `row * width + column`, of each pixel in the order of sampling."""
         return tuple(

@@ -113,14 +113,14 @@ class WavefrontSampler:
             space.clear()
             trial = ThreadTrial()
             for views in space.steps:
-                with trial.step(typical=2 * views.step.count >= space.most):
+                with trial.step(typical=2 * views.step.count >= self.plan.largest):
                     self._compute(views)
                     # The likelihood is always computed in single precision or better.
                     parameters = views.parameters.to(views.uniforms.dtype)
                     drawn = self.likelihood.sample(parameters[None], views.uniforms[None], temperature)[0]
                     if completing:
                         drawn = torch.where(views.given, views.known, drawn)
-                    self._place(views, drawn[:, : views.own])
+                    self._place(views, drawn[:, : views.levels.shape[1]])
 
         with threads_for(space.work):
             self.graphs.run((space.batch, temperature, completing), loop, space.levels)
@@ -161,7 +161,7 @@ class WavefrontSampler:
         views = self.space.steps[t]
         with threads_for(self.space.work):
             self._compute(views)
-        return self._images(views.parameters[:, : views.own], views.step)
+        return self._images(views.parameters, views.step)
 
     @torch.no_grad()
     def push(self, t: int, levels: Tensor) -> None:
@@ -219,9 +219,9 @@ class WavefrontSampler:
         buffer[:, : len(self.order)].copy_(ordered)
 
     def _images(self, columns: Tensor, step: Step) -> Tensor:
-        """Return `(B, channels, n)` of a matrix with a column per pixel and image."""
-        grid = columns.view(len(columns), step.count, self.space.batch)
-        return grid[:, :, : self.batch].permute(2, 0, 1)
+        """Return `(B, channels, n)` of a matrix that a step computed."""
+        grid = columns.view(len(columns), -1, self.space.batch)
+        return grid[:, : step.count, : self.batch].permute(2, 0, 1)
 
     def _compute(self, views: StepViews) -> None:
         """Compute the parameters of a step's pixels; every layer first adds its input to its map."""

@@ -27,7 +27,6 @@ class StepViews:
 
     Args:
         step: Which pixels.
-        own: Columns of these pixels, the first of all.
         condition: Condition and a row of ones.
         uniforms: Random numbers.
         known: Levels of pixels that are given.
@@ -46,7 +45,6 @@ class StepViews:
     """
 
     step: Step
-    own: int
     condition: Tensor
     uniforms: Tensor
     known: Tensor
@@ -75,7 +73,6 @@ class Workspace:
         rows: What the number of rows that a step computes is a multiple of.
 
     Attributes:
-        most: Pixels of an image in the largest step.
         work: Multiplications in the largest product of a window's row, in an average step.
     """
 
@@ -86,7 +83,6 @@ class Workspace:
         pixels = plan.height * plan.width
         self.image = SkewedMaps(1, weights.channels, *size, weights.first_reach, weights.lag, like)
         self.maps = SkewedMaps(len(weights.layers), width, *size, weights.reach, weights.lag, like)
-        self.most = max(step.count for step in plan.steps)
         widest = max(self.maps.columns(step) for step in plan.steps)
         largest = max((run.weight.numel() for run in (*weights.first, *weights.past)), default=0)
         self.batch = batch
@@ -109,7 +105,7 @@ class Workspace:
         self.maps.clear()
 
     def _views(self, weights: PackedDecoder, step: Step) -> StepViews:
-        own, columns, width = step.count * self.batch, self.maps.columns(step), weights.width
+        columns, width = self.maps.columns(step), weights.width
         pixels = slice(step.offset, step.offset + step.count)
         computed = slice(step.offset, step.offset + columns // self.batch)
         sums, outputs = weights.start.shape[0], weights.head2.shape[0]
@@ -124,13 +120,12 @@ class Workspace:
         )
         return StepViews(
             step=step,
-            own=own,
             condition=self.condition[:, computed].flatten(1),
             uniforms=self.uniforms[:, computed].flatten(1),
             known=self.known[:, computed].flatten(1),
             given=self.given[:, computed].flatten(1),
             levels=self.levels[:, pixels].flatten(1),
-            image=self.image.own(0, step)[:, :own],
+            image=self.image.own(0, step)[:, : step.count * self.batch],
             taps=tuple(self.image.taps(0, step, run) for run in weights.first),
             start=start,
             h=start[:width],
