@@ -69,14 +69,15 @@ def variants(decoder: Decoder, uniforms: torch.Tensor) -> dict[str, Callable[[],
         run = sampler()
 
         def call() -> torch.Tensor:
-            before, settings = torch.get_num_threads(), (threads.THREADED_WORK, threads.TRIALS)
+            before = torch.get_num_threads()
+            settings = threads.THREADED_WORK, threads.SINGLES, threads.PATIENCE
             torch.set_num_threads(number)
-            threads.THREADED_WORK, threads.TRIALS = 0, 0
+            threads.THREADED_WORK, threads.SINGLES, threads.PATIENCE = 0, 0, SIDE**2
             try:
                 return run()
             finally:
                 torch.set_num_threads(before)
-                threads.THREADED_WORK, threads.TRIALS = settings
+                threads.THREADED_WORK, threads.SINGLES, threads.PATIENCE = settings
 
         return call
 

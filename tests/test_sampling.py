@@ -11,7 +11,7 @@ from famecli.model.likelihoods import Bernoulli, Likelihood, LogisticMixture, sc
 from famecli.sampling import threads
 from famecli.sampling.naive import sample_naive
 from famecli.sampling.plan import Step
-from famecli.sampling.threads import THREADED_WORK, TRIALS, ThreadTrial, threads_for
+from famecli.sampling.threads import THREADED_WORK, ThreadTrial, threads_for
 from famecli.sampling.wavefront import LANES, WavefrontSampler
 from famecli.sampling.workspace import Workspace
 
@@ -287,30 +287,33 @@ def test_small_products_take_one_thread_and_leave_the_setting_as_it_was() -> Non
 
 
 @pytest.mark.usefixtures("threads_put_back")
-@pytest.mark.parametrize(("seconds", "expected"), [({1: 3.0, 2: 2.0}, 2), ({1: 2.0, 2: 3.0}, 1)])
-def test_typical_steps_tell_whether_threads_are_worth_it(
-    monkeypatch: pytest.MonkeyPatch, seconds: dict[int, float], expected: int
+@pytest.mark.parametrize(
+    ("waits", "expected"),
+    [([], [1] * 2 + [2] * 10), ([5], [1] * 2 + [2] * 4 + [1] * 6), ([8], [1] * 2 + [2] * 7 + [1] * 3)],
+)
+def test_threads_are_given_up_where_they_turn_out_to_be_slower(
+    monkeypatch: pytest.MonkeyPatch, waits: list[int], expected: list[int]
 ) -> None:
     torch.set_num_threads(2)
     now, used = 0.0, []
     monkeypatch.setattr(threads.time, "perf_counter", lambda: now)
     trial = ThreadTrial()
-    for index in range(3 * TRIALS):
-        # Each third step is small, and misleading.
-        small = index % 3 == 0
-        with trial.step(typical=not small):
+    for index in range(12):
+        with trial.step(3, typical=False):
+            # A small step, and a misleading one.
+            now += 1000 * torch.get_num_threads()
+        pixels = 10 + index
+        with trial.step(pixels, typical=True):
             used.append(torch.get_num_threads())
-            now += 1 / seconds[used[-1]] if small else seconds[used[-1]]
-    assert [used[1::3], used[2::3]] == [[1] * TRIALS, [2] * TRIALS]
-    for _ in range(3):
-        with trial.step(typical=True):
-            assert torch.get_num_threads() == expected
+            # The first step with one thread waits as well.
+            now += pixels * {1: 3.0, 2: 2.0}[used[-1]] + 500 * (index == 0 or index in waits)
+    assert used == expected
 
 
 def test_with_one_thread_there_is_nothing_to_try(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     trial = ThreadTrial()
     monkeypatch.setattr(torch, "set_num_threads", lambda number: pytest.fail("threads were set"))
-    for _ in range(3 * TRIALS):
-        with trial.step(typical=True):
+    for _ in range(12):
+        with trial.step(5, typical=True):
             pass

@@ -3,13 +3,16 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from statistics import fmean
 
 import torch
 
 # A step's products wait for each other, and each waits for its slowest thread, so small ones take one thread.
 # Measured: from about this many multiplications on, threads are worth it on a machine that is idle.
 THREADED_WORK = 2**23
-TRIALS = 6
+# Typical steps that take one thread, and those with all threads before these may be given up.
+SINGLES = 2
+PATIENCE = 4
 
 
 @contextmanager
@@ -25,7 +28,7 @@ def threads_for(work: int) -> Iterator[None]:
 
 
 class ThreadTrial:
-    """Gives steps one thread and all of them in turn, until it is known which is faster; then that.
+    """Gives the first typical steps one thread and the others all, unless these turn out to be slower.
 
     Where other programs keep all cores busy, a thread waits for its turn on a core, and each product for its
     last thread: a step can take a hundred times as long on two threads as on one. With more than two threads
@@ -36,19 +39,21 @@ class ThreadTrial:
         self.all = torch.get_num_threads()
         self.single_s: list[float] = []
         self.all_s: list[float] = []
+        self.over = self.all != 2
 
     @contextmanager
-    def step(self, *, typical: bool) -> Iterator[None]:
-        """Set torch's threads for the step within, which counts for the trial if it is `typical`."""
-        if self.all != 2 or len(self.all_s) == TRIALS:
+    def step(self, pixels: int, *, typical: bool) -> Iterator[None]:
+        """Set torch's threads for the step within, of so many pixels; it is judged by if it is `typical`."""
+        if self.over:
             yield
             return
-        single = len(self.single_s) == len(self.all_s)
+        single = len(self.single_s) < SINGLES
         torch.set_num_threads(1 if single else self.all)
         start_s = time.perf_counter()
         yield
         if typical:
-            (self.single_s if single else self.all_s).append(time.perf_counter() - start_s)
-        if len(self.all_s) == TRIALS:
-            # Sums, since it is a few long waits that make threads slow.
-            torch.set_num_threads(self.all if sum(self.all_s) < sum(self.single_s) else 1)
+            (self.single_s if single else self.all_s).append((time.perf_counter() - start_s) / pixels)
+        # The mean of all, since a few long waits make threads slow; one thread may have waited as well.
+        if len(self.all_s) >= PATIENCE and fmean(self.all_s) > min(self.single_s):
+            torch.set_num_threads(1)
+            self.over = True

@@ -113,7 +113,8 @@ class WavefrontSampler:
             space.clear()
             trial = ThreadTrial()
             for views in space.steps:
-                with trial.step(typical=2 * views.step.count >= self.plan.largest):
+                pixels = views.step.count
+                with trial.step(pixels, typical=4 * pixels >= self.plan.largest):
                     self._compute(views)
                     # The likelihood is always computed in single precision or better.
                     parameters = views.parameters.to(views.uniforms.dtype)
