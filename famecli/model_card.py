@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from famecli.history import described, seeds, thread_hours, trainings
 from famecli.presets import PRESETS
 from famecli.weights_claims import FURTHER
 
@@ -22,7 +23,7 @@ def model_card(name: str, facts: dict[str, Any]) -> str:
         facts: `famecli/info/1`, as `fame info --json` prints it.
 
     Raises:
-        KeyError, TypeError, ValueError: The header is not as famecli writes it.
+        ConfigError, KeyError, TypeError, ValueError: The header is not as famecli writes it.
 
     Source: the sections: arXiv:1810.03993; the table on top: the hub's model cards.
     """
@@ -38,7 +39,7 @@ def model_card(name: str, facts: dict[str, Any]) -> str:
         "## Likelihood",
         _claim(facts["claim"], facts[FURTHER]),
         "## Training",
-        _training(facts["training"] or {}, provenance),
+        _training(facts),
         "## Use",
         f"```sh\nfame sample {name} -n 64 -o grid.png\nfame evaluate-nll {name}\nfame verify {name}\n```",
         "It describes images like those it was trained on, and nothing else. Its samples and its likelihoods "
@@ -84,16 +85,21 @@ def _nats(claim: dict[str, Any]) -> str:
     return f"{claim['nats_per_image']:.2f}{spread} nats/image"
 
 
-def _training(config: dict[str, Any], provenance: dict[str, Any]) -> str:
-    hours = (provenance.get("seconds") or 0) / 3600 * (provenance.get("threads") or 1)
+def _training(facts: dict[str, Any]) -> str:
+    config, provenance, past = facts["training"] or {}, facts["provenance"] or {}, trainings(facts)
+    schedule = ", ".join(f"{key} {config[key]}" for key in SCHEDULE if key in config)
     rows = [
-        ("images seen", f"{provenance.get('images_seen') or 0:,} in {provenance.get('steps') or 0:,} steps"),
-        ("time", f"{hours:.2f} hours of one thread, {provenance.get('device')}"),
-        ("schedule", ", ".join(f"{key} {config[key]}" for key in SCHEDULE if key in config)),
+        ("images seen", f"{sum(each.images_seen for each in past):,}"),
+        ("time", f"{thread_hours(past):.2f} hours of one thread, {provenance.get('device')}"),
+        ("seeds", ", ".join(map(str, seeds(past)))),
+        ("schedule", schedule),
     ]
     if init := provenance.get("init"):
-        started = f"weights `{init['weights_sha256']}`, whose training is not counted here"
-        rows.append(("started from", started))
+        rows[-1:] = [
+            ("trainings", described(past)),
+            ("weights before the last", f"`{init['weights_sha256']}`"),
+            ("schedule of the last", schedule),
+        ]
     return _table(rows)
 
 

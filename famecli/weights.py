@@ -13,6 +13,7 @@ from famecli.config import ModelConfig, build
 from famecli.errors import InputError, UnavailableError, UsageError, closest
 from famecli.files import read_bytes
 from famecli.header import parse_header
+from famecli.history import seeds, thread_hours, trainings
 from famecli.presets import PRESETS, SIZES, model_config, preset_named
 from famecli.weights_claims import claims_in
 
@@ -45,7 +46,9 @@ class WeightsEntry:
         model: Its preset.
         size: Of the preset; `custom` where it is none of them.
         parameters: Number of weights.
-        images_seen: In training.
+        images_seen: In all trainings, those of the weights that it began with included.
+        thread_hours: Hours of them, times threads.
+        seeds: Of them, the first one first.
         file: Name of the file: beside the index, or under the mirrors.
         mirrors: Addresses that the file's name is appended to, tried in order.
         sha256: Of the file.
@@ -67,6 +70,8 @@ class WeightsEntry:
     size: str
     parameters: int
     images_seen: int
+    thread_hours: float
+    seeds: tuple[int, ...]
     file: str
     mirrors: tuple[str, ...]
     sha256: str
@@ -97,13 +102,16 @@ def describe(path: Path, mirrors: Sequence[str] = ()) -> WeightsEntry:
     model, provenance, claim = (_table(header.metadata, key) for key in ("model", "provenance", "claim"))
     if not (model and provenance and claim):
         raise InputError(f"{path} claims no NLL", f"fame evaluate-nll {path} --record FILE")
+    past = trainings(header.metadata)
     entry = {
         "name": path.stem,
         "dataset": provenance.get("dataset"),
         "model": model.get("preset"),
         "size": _size_of(ModelConfig.from_dict(model)),
         "parameters": header.parameters,
-        "images_seen": provenance.get("images_seen"),
+        "images_seen": sum(each.images_seen for each in past),
+        "thread_hours": round(thread_hours(past), 2),
+        "seeds": seeds(past),
         "file": path.name,
         "mirrors": mirrors,
         "sha256": hashlib.sha256(content).hexdigest(),

@@ -109,7 +109,7 @@ def test_people_see_model_origin_and_claim(model: Path) -> None:
 def test_a_card_says_what_the_header_says(model: Path, tmp_path: Path) -> None:
     done = fame("info", model, "--card")
     facts = result_of("info", model)
-    said = ("images seen | 640 in 10 steps", "81.25 +- 0.50 nats", "4.50 + 1.75 nats", "cd" * 32, "lr 0.5")
+    said = ("images seen | 640 |", "81.25 +- 0.50 nats", "4.50 + 1.75 nats", "cd" * 32, "lr 0.5")
     for fact in (f"{facts['parameters']:,} parameters", facts["sha256"], *said):
         assert fact in done.text
     claimed = fame("info", "fame-mnist", "--card").text
@@ -181,6 +181,8 @@ HOSTILE: dict[str, Callable[[dict[str, Any]], object]] = {
     "provenance is a word": lambda facts: facts.update(provenance="x"),
     "images are a list": lambda facts: facts["provenance"].update(images_seen=[1]),
     "seconds are a word": lambda facts: facts["provenance"].update(seconds="long"),
+    "the past is a word": lambda facts: facts["provenance"].update(init={"past": "long"}),
+    "the past is no training": lambda facts: facts["provenance"].update(init={"past": [{"seconds": -1}]}),
     "claim is a number": lambda facts: facts.update(claim=3),
     "claim has no data": lambda facts: facts["claim"].pop("data"),
     "nats are a word": lambda facts: facts["claim"].update(nats_per_image="few"),

@@ -209,6 +209,16 @@ def test_checkpoints_tell_their_first_weights_also_after_a_stop(train: Command, 
             "source": "first",
             "sha256": first.sha256,
             "weights_sha256": first.weights_sha256,
+            "past": [
+                {
+                    "dataset": "mnist",
+                    "images_seen": first.provenance["images_seen"],
+                    "seconds": first.provenance["seconds"],
+                    "threads": first.provenance["threads"],
+                    "processes": 1,
+                    "seed": 0,
+                }
+            ],
         }
     assert "init" not in first.provenance
     assert first.sha256 in fame("info", "run", "--json").out

@@ -263,7 +263,13 @@ def test_a_claim_is_shown_and_one_for_other_weights_as_such(run: Path) -> None:
         assert "IWAE, K = 100" in text
         assert words in text
         assert ("other weights" in text) == (digits != own)
-    change_metadata(run / "best.safetensors", claim=CLAIM | {"nats_per_image": "low"})
+    one = CLAIM | {"bound": "elbo", "importance_samples": 1, "nats_per_image": 90.5, "weights_sha256": own}
+    curve = [{"importance_samples": 1, "nats_per_image": 88.125, "bits_per_dim": 0.1}]
+    further = [CLAIM | {"weights_sha256": own, "curve": curve}]
+    change_metadata(run / "best.safetensors", claim=one, further_claims=further)
+    text = page_of(run).text
+    assert text.index("90.50 +- 0.50") < text.index("IWAE, K = 100 (K = 1: 88.12 nats)")
+    change_metadata(run / "best.safetensors", claim=CLAIM | {"nats_per_image": "low"}, further_claims=[])
     assert "best.safetensors: claim: nats_per_image" in error_of(3, "report", run, "-o", "b.html")
 
 
@@ -271,9 +277,10 @@ def test_named_weights_claim_and_measure_the_same(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("FAME_DATA", str(real_mnist()))
     words = ("--samples", "0", "--images", "2", "--evaluate", "--limit", "256", "-o", tmp_path / "a.html")
     (told,) = result_of("report", "fame-mnist", *words)["runs"]
-    measured, claim = told["nlls"]
+    measured, claim, *further = told["nlls"]
     header = load_checkpoint(weights_folder() / "fame-mnist.safetensors").claim
     assert header is not None
     assert measured["nats_per_image"] == pytest.approx(header["first_256_nats_per_image"], abs=1e-3)
     assert claim["data"]["images"] == 10_000
     assert claim["nats_per_image"] == header["nats_per_image"]
+    assert {each["importance_samples"] for each in further} == {1000}

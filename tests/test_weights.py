@@ -10,6 +10,7 @@ from commands import PROVENANCE, save_model
 
 from famecli.checkpoint import load_checkpoint
 from famecli.errors import ConfigError, InputError, UnavailableError, UsageError
+from famecli.history import thread_hours, trainings
 from famecli.weights import (
     INDEX,
     SCHEMA,
@@ -68,7 +69,12 @@ def test_shipped_weights_are_small_and_load(entry: WeightsEntry) -> None:
     loaded = load_checkpoint(path)
     assert loaded.model.count_parameters() == entry.parameters
     assert loaded.model.config.preset == entry.model
-    assert loaded.provenance["images_seen"] == entry.images_seen > 0
+    past = trainings(loaded.metadata)
+    assert past[-1].images_seen == loaded.provenance["images_seen"] > 0
+    assert (len(past) > 1) == ("init" in loaded.provenance)
+    assert sum(each.images_seen for each in past) == entry.images_seen
+    assert entry.seeds == tuple(each.seed for each in past)
+    assert entry.thread_hours == pytest.approx(thread_hours(past), abs=0.005)
     with pytest.raises(UsageError):
         load_checkpoint(path, "raw")
 

@@ -14,8 +14,9 @@ from famecli import __version__
 from famecli.cli import options
 from famecli.cli.sources import ModelChoice
 from famecli.data.fetch import cache_root
-from famecli.errors import InputError, brief
+from famecli.errors import ConfigError, InputError, brief
 from famecli.header import CHECKPOINT_SCHEMA, Header, parse_header, read_checkpoint
+from famecli.history import before, described
 from famecli.model_card import model_card
 from famecli.output import Output, printable, table
 from famecli.weights import index
@@ -70,7 +71,7 @@ def info(
     try:
         rows = _rows(facts)
         text = model_card(checkpoint_name(path), facts) if card else ""
-    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, ConfigError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: its header is not that of a checkpoint ({brief(error)})") from error
     if card:
         output.result(facts, text.removesuffix("\n"))
@@ -121,6 +122,7 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("decoder", ", ".join(f"{key} {value}" for key, value in (model.get("decoder") or {}).items())),
         ("trained on", str(provenance.get("dataset"))),
         ("images seen", f"{provenance.get('images_seen') or 0:,} in {provenance.get('steps') or 0:,} steps"),
+        *((("before that", described(past)),) if (past := before(provenance)) else ()),
         (
             "training time",
             f"{(provenance.get('seconds') or 0) / 60:,.1f} minutes "

@@ -8,7 +8,7 @@ from famecli.config import ModelConfig, TrainConfig, build
 from famecli.data.registry import DATASETS
 from famecli.errors import ConfigError
 from famecli.evaluation import Bound
-from famecli.report.metrics import Record, known_keys
+from famecli.report.metrics import LARGEST_NUMBER, Record, known_keys
 from famecli.units import bits_per_dim
 
 Origin = Literal["measured", "claim", "validation"]
@@ -36,6 +36,14 @@ class Scored:
 
 
 @dataclass(frozen=True)
+class Point:
+    """The same images' NLL by another number of draws, in nats per image."""
+
+    importance_samples: int
+    nats_per_image: float
+
+
+@dataclass(frozen=True)
 class Nll:
     """An NLL with its protocol; fields as in the schema `famecli/nll/1`, of which a claim is a part.
 
@@ -51,6 +59,7 @@ class Nll:
         weights_sha256: Of the averaged weights that were scored.
         precision: Of the arithmetic.
         terms_nats_per_image: The parts.
+        curve: What fewer draws say, from one on.
         origin: Who says so: this report's evaluation, the checkpoint, or the training.
     """
 
@@ -65,13 +74,16 @@ class Nll:
     weights_sha256: str | None = None
     precision: str | None = None
     terms_nats_per_image: Terms | None = None
+    curve: tuple[Point, ...] = ()
     origin: Origin = "claim"
 
     @property
     def estimator(self) -> str:
-        """The estimator in words."""
+        """The estimator in words, and for several draws what one says."""
         if self.bound == "iwae":
-            return f"IWAE, K = {self.importance_samples}"
+            one = [point.nats_per_image for point in self.curve if point.importance_samples == 1]
+            beside = f" (K = 1: {one[0]:.2f} nats)" if one and abs(one[0]) < LARGEST_NUMBER else ""
+            return f"IWAE, K = {self.importance_samples}{beside}"
         return {"exact": "exact", "elbo": "-ELBO, K = 1"}[self.bound]
 
 
@@ -81,8 +93,10 @@ def nll_of_claim(claim: dict[str, Any], origin: Origin, where: str) -> Nll:
     Raises:
         ConfigError: It is not of that form; the message begins with `where`.
     """
-    data = known_keys(Scored, claim.get("data"))
-    found = build(Nll, known_keys(Nll, claim | {"data": data, "origin": origin}), where)
+    data, curve = known_keys(Scored, claim.get("data")), claim.get("curve", [])
+    points = [known_keys(Point, point) for point in curve] if isinstance(curve, list) else curve
+    told = claim | {"data": data, "curve": points, "origin": origin}
+    found = build(Nll, known_keys(Nll, told), where)
     if found.importance_samples < 1 or (found.data.images or 0) < 0:
         raise ConfigError(f"{where}: a count is out of range")
     return found

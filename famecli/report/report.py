@@ -40,7 +40,7 @@ class RunReport:
     @property
     def nlls(self) -> Sequence[Nll]:
         """What is known of its NLL, the best founded first."""
-        found = (self.measured, self.facts.claim, self.facts.validation)
+        found = (self.measured, *self.facts.claims, self.facts.validation)
         return [nll for nll in found if nll is not None]
 
     @property

@@ -9,10 +9,11 @@ from typing import Any, Literal
 from famecli.config import ModelConfig, TrainConfig, to_dict
 from famecli.errors import ConfigError, InputError, brief
 from famecli.header import CHECKPOINT_SCHEMA, Header
+from famecli.history import PastTraining, before
 from famecli.output import printable
 from famecli.report.metrics import LARGEST_NUMBER, METRICS, Metrics, read_metrics
 from famecli.report.nlls import Nll, nll_of_claim, nll_of_validation
-from famecli.weights_claims import read_header
+from famecli.weights_claims import claims_in, read_header
 
 MOST_OF_A_NAME = 60
 
@@ -30,7 +31,8 @@ class RunFacts:
         parameters: Number of weights; None without a checkpoint.
         weights_sha256: As recorded with the averaged weights; None where it is not: they cannot be checked.
         metrics: Of its training; None where there is no such file.
-        claim: The NLL that the checkpoint claims.
+        claims: The NLLs that the checkpoint claims, that of most images first.
+        past: Trainings of the weights that it began with, the first one first.
     """
 
     name: str
@@ -41,7 +43,8 @@ class RunFacts:
     parameters: int | None = None
     weights_sha256: str | None = None
     metrics: Metrics | None = None
-    claim: Nll | None = None
+    claims: tuple[Nll, ...] = ()
+    past: tuple[PastTraining, ...] = ()
 
     @property
     def dataset(self) -> str | None:
@@ -88,7 +91,7 @@ def read_run(path: str, checkpoint: Path, folder: Path | None) -> RunFacts:
 
     Raises:
         InputError: A file is not what it should be; the message names it, and the line of metrics.
-        ConfigError: A configuration or a claim is not possible.
+        ConfigError: A configuration, a claim or an earlier training is not possible.
     """
     header = read_header(checkpoint)
     metadata = header.metadata
@@ -102,17 +105,19 @@ def read_run(path: str, checkpoint: Path, folder: Path | None) -> RunFacts:
         trained = None if training is None else TrainConfig.from_dict(training)
     except ConfigError as error:
         raise ConfigError(f"{checkpoint}: {brief(error, 400)}", error.hint) from error
-    claim = metadata.get("claim")
+    claims = [claim for claim in claims_in(metadata) if isinstance(claim, dict)]
+    provenance = _table(metadata.get("provenance"))
     return RunFacts(
         _name(folder or checkpoint),
         path,
         model,
         trained,
-        _table(metadata.get("provenance")),
+        provenance,
         header.parameters,
         _hash(header),
         _metrics(folder),
-        nll_of_claim(claim, "claim", f"{checkpoint}: claim") if isinstance(claim, dict) else None,
+        tuple(nll_of_claim(claim, "claim", f"{checkpoint}: claim") for claim in claims),
+        _past(provenance, checkpoint),
     )
 
 
@@ -149,6 +154,13 @@ def _flat(value: Any, key: str = "") -> dict[str, str]:  # noqa: ANN401
         for name, entry in entries
         for path, text in _flat(entry, f"{key}.{name}" if key else str(name)).items()
     }
+
+
+def _past(provenance: Mapping[str, Any], checkpoint: Path) -> tuple[PastTraining, ...]:
+    try:
+        return before(provenance)
+    except ConfigError as error:
+        raise ConfigError(f"{checkpoint}: {brief(error, 400)}") from error
 
 
 def _metrics(folder: Path | None) -> Metrics | None:

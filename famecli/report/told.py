@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import tomli_w
 
+from famecli.history import described
 from famecli.report.document import Block, Code, Fold, Paragraph, Table
 from famecli.report.metrics import LARGEST_NUMBER
 from famecli.report.nlls import Nll
@@ -59,7 +60,11 @@ def runs_section(runs: Sequence[RunReport]) -> Iterator[Block]:
     yield Table(columns, [_run_row(run.facts) for run in runs], frozenset({3, 4, 5}))
     for run in runs:
         if isinstance(first := run.facts.provenance.get("init"), dict):
-            yield Paragraph(f"{run.name}: began with the weights {_short(first.get('weights_sha256'))}.")
+            past = run.facts.past
+            trained = f", trained on {described(past)}" if past else ""
+            yield Paragraph(
+                f"{run.name}: began with the weights {_short(first.get('weights_sha256'))}{trained}."
+            )
         if run.no_model:
             yield Paragraph(f"{run.name}: nothing is drawn, for {run.no_model}")
         if not run.facts.model.stochastic_layers:

@@ -28,6 +28,7 @@ from famecli.checkpoint import load_tensors, save_checkpoint, save_tensors
 from famecli.config import ModelConfig, TrainConfig, build, to_dict
 from famecli.errors import InputError
 from famecli.files import remove_leftovers, unwritable, write_atomic
+from famecli.history import PastTraining
 from famecli.training.snapshots import SAMPLES_FOLDER, draw_grid, keep_last, numbered_name, remove_later
 from famecli.training.trainer import StepRecord, Trainer
 from famecli.units import NATS_PER_BIT, bits_per_dim
@@ -47,11 +48,13 @@ class FirstWeights:
         source: The checkpoint's file or name, after the last folder.
         sha256: Of its file.
         weights_sha256: Of the weights themselves.
+        past: The trainings that made them.
     """
 
     source: str
     sha256: str
     weights_sha256: str
+    past: tuple[PastTraining, ...] = ()
 
 
 @dataclass
