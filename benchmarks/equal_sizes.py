@@ -2,11 +2,12 @@
 
     python -m benchmarks.equal_sizes --images 51200
     python -m benchmarks.equal_sizes --only pixelcnn vae --seeds 0 1 2
+    python -m benchmarks.equal_sizes --only fame-coarser
 
 The decoder of the PixelCNN gets more layers, since it has no ladder, and as many feature maps as bring it to
-the parameters of `fame`; the others keep their decoder, and their ladders get more or fewer feature maps. All
-are trained by `fame train` in folders of --out; run again, it goes on where it was broken off. Prints two
-Markdown tables.
+the parameters of `fame`; the others keep their decoder, and their ladders get more or fewer feature maps.
+`fame-coarser`, which is no preset, is `fame` with latents at half the height and width. All are trained by
+`fame train` in folders of --out; run again, it goes on where it was broken off. Prints two Markdown tables.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 from typing import get_args
 
 from benchmarks.checkpoints import run
-from benchmarks.matching import assignments, fitted, flops_per_image
+from benchmarks.matching import assignments, coarser, fitted, flops_per_image
 from benchmarks.tables import Cell, Table
 from benchmarks.trainings import (
     Runner,
@@ -45,6 +46,7 @@ from famecli.presets import PRESETS, Size, model_config
 
 SCHEMA = "famecli/equal-sizes/1"
 BASE = "fame"
+COARSER = "fame-coarser"
 VALIDATIONS = 5
 QUICK_IMAGES = 640
 # Of a PixelCNN, for each layer of the decoder of `fame`.
@@ -58,19 +60,28 @@ def main() -> None:
 
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="+", choices=PRESETS, default=list(PRESETS), help="default: all")
+    parser.add_argument(
+        "--only", nargs="+", choices=[*PRESETS, COARSER], default=list(PRESETS), help="default: all presets"
+    )
     parser.add_argument("--size", choices=get_args(Size), default="small", help="of fame; default: small")
     parser.add_argument("--images", type=int, default=51_200, help="of each run; default: 51200")
     add_training_options(parser, "runs/equal-sizes")
     return parse_training_options(parser, QUICK_IMAGES)
 
 
-def equal(preset: str, size: Size, shape: tuple[int, int, int], levels: int) -> ModelConfig:
-    """Return the preset of a size with as many parameters as `fame` of that size, as nearly as can be."""
-    base, config = (model_config(name, size, shape, levels) for name in (BASE, preset))
+def preset_of(name: str) -> str:
+    """Return the preset that a model of this table comes from."""
+    return BASE if name == COARSER else name
+
+
+def equal(name: str, size: Size, shape: tuple[int, int, int], levels: int) -> ModelConfig:
+    """Return the model of a size with as many parameters as `fame` of that size, as nearly as can be."""
+    base, config = (model_config(each, size, shape, levels) for each in (BASE, preset_of(name)))
     target = count_parameters(base)
-    if preset == BASE:
+    if name == BASE:
         return base
+    if name == COARSER:
+        config = coarser(config)
     if config.stages:
         return fitted(config, target, "width")
     layers = round(config.decoder.layers * PIXELCNN_DEPTH)
@@ -78,23 +89,23 @@ def equal(preset: str, size: Size, shape: tuple[int, int, int], levels: int) -> 
     return fitted(deep, target, "decoder")
 
 
-def changes_of(preset: str, info: DatasetInfo, options: argparse.Namespace) -> tuple[str, ...]:
-    """Return the words `KEY=VALUE` that give a preset for the images of `info` its size and its schedule."""
-    default = model_config(preset, options.size, info.shape, info.levels)
-    sized = assignments(default, equal(preset, options.size, info.shape, info.levels))
+def changes_of(name: str, info: DatasetInfo, options: argparse.Namespace) -> tuple[str, ...]:
+    """Return the words `KEY=VALUE` that give a model for the images of `info` its size and its schedule."""
+    default = model_config(preset_of(name), options.size, info.shape, info.levels)
+    sized = assignments(default, equal(name, options.size, info.shape, info.levels))
     return (*schedule(options.images, VALIDATIONS), *sized)
 
 
-def training_of(preset: str, seed: int, options: argparse.Namespace) -> Training:
-    """Return the run of a preset with one seed."""
-    changes = changes_of(preset, dataset_info(options.dataset), options)
-    words = (*run_words(preset, options.images, seed, options), *set_words(changes))
-    name = f"{preset}-{options.size}-{options.images}-seed{seed}"
-    return Training(name, words, options.dataset, "test", shared_words(options))
+def training_of(name: str, seed: int, options: argparse.Namespace) -> Training:
+    """Return the run of a model with one seed."""
+    changes = changes_of(name, dataset_info(options.dataset), options)
+    words = (*run_words(preset_of(name), options.images, seed, options), *set_words(changes))
+    folder = f"{name}-{options.size}-{options.images}-seed{seed}"
+    return Training(folder, words, options.dataset, "test", shared_words(options))
 
 
 def compare(options: argparse.Namespace, run: Runner = fame) -> list[Table]:
-    """Train the presets with all seeds, `fame` being the first, and return their table and curves."""
+    """Train the models with all seeds, `fame` being the first, and return their table and curves."""
     names = [BASE, *(name for name in options.only if name != BASE)]
     runs: dict[str, list[Trained]] = {name: [] for name in names}
     # Seed by seed, so that a first comparison is there early.

@@ -1,7 +1,7 @@
 """Models of equal parameters and trainings of equal compute."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from famecli.config import ModelConfig, StageConfig, to_dict
@@ -52,6 +52,17 @@ def fitted(config: ModelConfig, target: int, change: Change) -> ModelConfig:
     return min(candidates, key=lambda each: abs(count_parameters(each) - target))
 
 
+def coarser(config: ModelConfig) -> ModelConfig:
+    """Return a ladder whose latents lie at half the height and width, with twice as many maps.
+
+    The lowest stochastic stage is preceded by a copy of itself without latents.
+    """
+    first = next(index for index, stage in enumerate(config.stages) if stage.latents)
+    upper = (dataclasses.replace(stage, latents=2 * stage.latents) for stage in config.stages[first:])
+    without = dataclasses.replace(config.stages[first], latents=0)
+    return dataclasses.replace(config, stages=(*config.stages[:first], without, *upper))
+
+
 def flops_per_image(config: ModelConfig) -> int:
     """Return the floating point operations of a training step per image, as `costs` counts them."""
     from famecli.model.fame import Fame
@@ -63,15 +74,24 @@ def flops_per_image(config: ModelConfig) -> int:
 def assignments(before: ModelConfig, after: ModelConfig) -> list[str]:
     """Return the words `KEY=VALUE` of `fame train --set` that turn `before` into `after`."""
     changes = _changes(to_dict(before), to_dict(after), "model")
-    return [f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in changes]
+    return [f"{key}={_toml(value)}" for key, value in changes]
+
+
+def _toml(value: Any) -> str:  # noqa: ANN401
+    """Return plain values as TOML in one line; strings stand as they are, as `--set` takes them."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_toml(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _changes(before: Any, after: Any, key: str) -> Iterator[tuple[str, Any]]:  # noqa: ANN401
-    """Yield the paths at which two tables of the same form differ, with the later values."""
+    """Yield the paths at which two tables of the same keys differ, with the later values."""
     if isinstance(before, dict):
         for name, value in before.items():
             yield from _changes(value, after[name], f"{key}.{name}")
-    elif isinstance(before, Sequence) and not isinstance(before, str):
+    elif isinstance(before, list) and len(before) == len(after):
         for index, value in enumerate(before):
             yield from _changes(value, after[index], f"{key}.{index}")
     elif before != after:

@@ -16,7 +16,7 @@ from commands import result_of, save_model, use_small_mnist
 from benchmarks import equal_sizes, maps_against_dense, moved_digits, recipe
 from benchmarks.checkpoints import load_models, reference_of
 from benchmarks.estimates import Estimate, area_of, difference_of, mean_of, over_seeds, ratio_of, share_of
-from benchmarks.matching import assignments, fitted, flops_per_image, scaled
+from benchmarks.matching import assignments, coarser, fitted, flops_per_image, scaled
 from benchmarks.tables import Table, publish
 from benchmarks.trainings import Trained, Training, paired_difference, schedule, train
 from famecli.config import ModelConfig, TrainConfig
@@ -88,12 +88,22 @@ def test_a_fitted_model_is_the_nearest_in_parameters(change: str) -> None:
 def test_words_for_train_make_any_of_the_models() -> None:
     maps, dense = model_config("fame", "tiny", SHAPE, 2), model_config("fame-dense", "tiny", SHAPE, 2)
     mixed = maps_against_dense.with_stage(maps, dense, 1)
-    for before, after in ((dense, fitted(dense, 60_000, "latents")), (maps, mixed), (mixed, maps)):
+    pairs = ((dense, fitted(dense, 60_000, "latents")), (maps, mixed), (mixed, maps), (maps, coarser(maps)))
+    for before, after in pairs:
         changes = [word for change in assignments(before, after) for word in ("--set", change)]
         first = [word for change in assignments(maps, before) for word in ("--set", change)]
         printed = fame_here("train", "fame", "--size", "tiny", *first, *changes, "--print-config")
         found = ModelConfig.from_dict(tomllib.loads(printed.text)["model"])
         assert found.stages == after.stages
+
+
+def test_a_coarser_ladder_has_its_latents_at_half_the_sides() -> None:
+    maps = model_config("fame", "small", SHAPE, 2)
+    found = coarser(maps)
+    assert maps.resolutions() == [(14, 14), (7, 7), (7, 7), (4, 4)]
+    assert found.resolutions() == [(14, 14), (7, 7), (4, 4), (4, 4), (2, 2)]
+    assert [stage.latents for stage in found.stages] == [0, 0, 16, 16, 24]
+    assert [stage.blocks for stage in found.stages] == [1, 1, 1, 2, 2]
 
 
 def test_operations_are_those_of_the_convolutions_of_a_decoder() -> None:
@@ -203,10 +213,10 @@ def test_every_variation_of_the_recipe_is_a_configuration() -> None:
 @pytest.mark.parametrize("size", ["tiny", "small"])
 def test_all_presets_are_brought_to_the_parameters_of_fame(size: Size) -> None:
     target = count_parameters(model_config("fame", size, SHAPE, 2))
-    for preset in PRESETS:
-        found = equal_sizes.equal(preset, size, SHAPE, 2)
-        assert count_parameters(found) == pytest.approx(target, rel=0.04), preset
-        assert found.preset == preset
+    for name in (*PRESETS, equal_sizes.COARSER):
+        found = equal_sizes.equal(name, size, SHAPE, 2)
+        assert count_parameters(found) == pytest.approx(target, rel=0.04), name
+        assert found.preset == equal_sizes.preset_of(name)
 
 
 def test_equal_sizes_prints_a_row_for_each_preset_against_fame(
