@@ -89,11 +89,11 @@ def difference_of(one: Estimate, other: Estimate) -> Estimate:
     return Estimate(one.value - other.value, stderr, min(one.count, other.count))
 
 
-def over_seeds(estimates: Sequence[Estimate]) -> Estimate:
-    """Return the mean of one figure under several seeds.
+def over_repeats(estimates: Sequence[Estimate]) -> Estimate:
+    """Return the mean of one figure in several repeats with other seeds.
 
-    Its error stays that of one seed: the images are the same ones, and more bits or latents of theirs do not
-    make them more.
+    Its error stays that of one repeat: the images are the same ones, and more bits or latents of theirs do
+    not make them more.
     """
     value = float(np.mean([each.value for each in estimates]))
     return Estimate(value, float(np.mean([each.stderr for each in estimates])), estimates[0].count)

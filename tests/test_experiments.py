@@ -15,7 +15,7 @@ from commands import result_of, save_model, use_small_mnist
 
 from benchmarks import equal_sizes, maps_against_dense, moved_digits, recipe
 from benchmarks.checkpoints import load_models, reference_of
-from benchmarks.estimates import Estimate, area_of, difference_of, mean_of, over_seeds, ratio_of, share_of
+from benchmarks.estimates import Estimate, area_of, difference_of, mean_of, over_repeats, ratio_of, share_of
 from benchmarks.matching import assignments, coarser, fitted, flops_per_image, scaled
 from benchmarks.tables import Table, publish
 from benchmarks.trainings import Trained, Training, paired_difference, schedule, train
@@ -69,7 +69,7 @@ def test_figures_are_written_with_two_digits_of_their_error() -> None:
     assert str(Estimate(81.57832, 0.2013, 10)) == "81.58 +- 0.20"
     assert str(Estimate(1234.5, 21.0, 10)) == "1234 +- 21"
     assert str(Estimate(0.51234, math.nan, 1)) == "0.5123"
-    both = over_seeds([Estimate(1.0, 0.1, 10), Estimate(2.0, 0.3, 10)])
+    both = over_repeats([Estimate(1.0, 0.1, 10), Estimate(2.0, 0.3, 10)])
     assert (both.value, both.stderr, both.count) == (1.5, pytest.approx(0.2), 10)
 
 

@@ -39,7 +39,7 @@ class Effort:
 
     Args:
         images: Test images at most.
-        seeds: Draws of bits, pairs and latents of the halves.
+        repeats: Draws of bits, pairs and latents of the halves.
         importance_samples: Of the NLL of halves; 1 for the ELBO.
         probe_images: Training images of a probe.
         valid_images: Validation images that choose its penalty.
@@ -51,7 +51,7 @@ class Effort:
     """
 
     images: int | None = None
-    seeds: int = 3
+    repeats: int = 3
     importance_samples: int = 1
     probe_images: int = 10_000
     valid_images: int = 2_000
@@ -108,7 +108,9 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--dataset", default="mnist", help="with classes; default: mnist")
     parser.add_argument("--only", nargs="+", choices=EXPERIMENTS, default=EXPERIMENTS, help="default: all")
     parser.add_argument("--images", type=int, help="test images at most; default: all")
-    parser.add_argument("--seeds", type=int, help=f"of the halves; default: {Effort.seeds}")
+    parser.add_argument(
+        "--repeats", type=int, help=f"of the halves, with new draws; default: {Effort.repeats}"
+    )
     parser.add_argument("-k", "--importance-samples", type=int, help="of the NLL of halves; default: 1")
     parser.add_argument("--completed", type=int, help=f"images completed; default: {Effort.completed}")
     parser.add_argument("--sweeps", type=int, help=f"of the chain; default: {Effort.sweeps}")
@@ -119,7 +121,7 @@ def parse_options() -> argparse.Namespace:
 
 def effort_of(options: argparse.Namespace) -> Effort:
     """Return the default effort, or the quick one, with what the options change."""
-    names = ("images", "seeds", "importance_samples", "completed", "sweeps")
+    names = ("images", "repeats", "importance_samples", "completed", "sweeps")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     if low := next((name for name, value in given.items() if value < (0 if name == "sweeps" else 1)), None):
         raise UsageError(f"--{low.replace('_', '-')} {given[low]} is too few")
@@ -137,8 +139,9 @@ def measure(
     test_labels = digits.labels(digits.test)
     found: list[Table] = []
     if "halves" in only:
-        wanted = (effort.images, effort.seeds, effort.importance_samples)
-        found += halves.tables(halves.score(models, digits.test, test_labels, *wanted))
+        wanted = (effort.images, effort.repeats, effort.importance_samples)
+        cases = halves.score(models, digits.test, test_labels, *wanted)
+        found += halves.tables(cases, effort.importance_samples)
     if "probe" in only:
         found += probe_tables(models, digits, effort)
     if "completions" in only:

@@ -17,7 +17,7 @@ from benchmarks.estimates import (
     area_of,
     difference_of,
     mean_of,
-    over_seeds,
+    over_repeats,
     share_of,
     spread_of,
 )
@@ -61,12 +61,12 @@ class Case:
 
     def gap(self) -> Estimate:
         """Nats per image that mixing costs."""
-        return over_seeds([mean_of(each.gaps) for each in self.costs])
+        return over_repeats([mean_of(each.gaps) for each in self.costs])
 
     def less(self, other: "Case") -> Estimate:
         """The gap less that of another model on the same pairs."""
         both = zip(self.costs, other.costs, strict=True)
-        return over_seeds([mean_of(one.gaps - two.gaps) for one, two in both])
+        return over_repeats([mean_of(one.gaps - two.gaps) for one, two in both])
 
 
 def pair_up(labels: np.ndarray, partner: Partner, seed: int) -> np.ndarray:
@@ -110,14 +110,14 @@ def score(
     split: ImageSplit,
     labels: np.ndarray,
     limit: int | None,
-    seeds: int,
+    repeats: int,
     importance_samples: int,
 ) -> list[Case]:
-    """Return all cuts and partners under all models, for `seeds` choices of bits, pairs and latents."""
+    """Return all cuts and partners under all models, for `repeats` choices of bits, pairs and latents."""
     found = {(c, p, m.name): Case(c, p, m, []) for c in CUTS for p in PARTNERS for m in models}
-    work = seeds * len(models) * (1 + len(CUTS) * len(PARTNERS))
+    work = repeats * len(models) * (1 + len(CUTS) * len(PARTNERS))
     with Output().progress("halves", work) as advance:
-        for seed in range(seeds):
+        for seed in range(repeats):
             levels = fixed_levels(split, seed, limit).levels
             real = {}
             for each in models:
@@ -144,15 +144,15 @@ COLUMNS = (
     "model",
     "gap, nats",
     "less that of the reference, nats",
-    "deviation over seeds, nats",
+    "deviation over repeats, nats",
     "AUC",
     "pairs, %",
 )
 CLASS_COLUMNS = ("cut", "model", "gap of another class less that of the same, nats")
 
 
-def tables(cases: Sequence[Case]) -> list[Table]:
-    """Return the gaps, and how much of them is a matter of the class."""
+def tables(cases: Sequence[Case], importance_samples: int) -> list[Table]:
+    """Return the gaps, of NLLs by so many draws, and how much of them is a matter of the class."""
     reference = reference_of([case.model for case in cases])
     by_key = {(case.cut, case.partner, case.model.name): case for case in cases}
     rows: list[tuple[Cell, ...]] = []
@@ -164,8 +164,9 @@ def tables(cases: Sequence[Case]) -> list[Table]:
             same = by_key[case.cut, "same", case.model.name]
             classes.append((case.cut, case.model.name, difference_of(case.gap(), same.gap())))
     note = (
-        f"Means over {len(cases[0].costs)} draws of bits, pairs and latents; errors are over the pairs of "
-        f"one draw. The reference is {reference.name}, on the same pairs. A mixed image has the first half "
+        f"NLLs by K = {importance_samples} where there are latents. Means over {len(cases[0].costs)} "
+        "repeats, with other bits, pairs and latents, of the same models; errors are over the pairs of one. "
+        f"The reference is {reference.name}, on the same pairs. A mixed image has the first half "
         "of one test image and the second of another; AUC is the chance that it costs more than a real "
         "one, and the last share is of pairs whose two mixed images cost more than their two real ones."
     )
@@ -185,6 +186,6 @@ def _row(case: Case, less: Estimate | None) -> tuple[Cell, ...]:
         case.gap(),
         less,
         spread_of([mean_of(each.gaps) for each in costs]),
-        over_seeds([area_of(each.mixed, each.real) for each in costs]),
-        over_seeds([share_of(each.gaps > 0) for each in costs]).times(100),
+        over_repeats([area_of(each.mixed, each.real) for each in costs]),
+        over_repeats([share_of(each.gaps > 0) for each in costs]).times(100),
     )
