@@ -224,3 +224,11 @@ def test_pairs_stand_above_each_other() -> None:
     assert first.pixels[2, 2::4, 0][:8].tolist() == list(range(8))
     assert first.pixels[6, 2::4, 0][:8].tolist() == list(range(100, 108))
     assert second.pixels[6, 2::4, 0][:2].tolist() == [108, 109]
+
+
+def test_long_names_that_differ_at_either_end_are_told_apart_at_the_curves() -> None:
+    names = ["fame-dense, fewer maps", "fame-dense, fewer latents", "lvae-dense, fewer latents"]
+    curves = [Curve(name, [(1.0, 2.0 + place), (2.0, 1.0 + place)], True) for place, name in enumerate(names)]
+    drawing = LineChart("c", "t", "x", "y", curves).svg()
+    ends = re.findall(r'class="end [^>]*>([^<]*)<', drawing)
+    assert ends == ["fame-de…wer maps", "fame-de… latents", "lvae-de… latents"]

@@ -242,7 +242,7 @@ def _legend(chart: LineChart) -> tuple[str, int]:
     kinds = sorted({curve.sparse for curve in chart.curves})
     for text, place, sparse in [*entries, *((chart.styles[kind], None, kind) for kind in kinds)]:
         text = _short(text, 40)
-        width = 34 + len(text) * LETTER_PX
+        width = 42 + len(text) * LETTER_PX
         if left > 4 and left + width > room:
             left, row = 4.0, row + 1
         parts.append(_legend_entry(text, place, sparse, left, 32 + row * LINE_PX))
@@ -262,7 +262,8 @@ def _place(point: tuple[float, float]) -> str:
 
 
 def _short(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
+    """Return the ends of a text that is too long, since names of variants differ at either."""
+    return text if len(text) <= most else f"{text[: most - most // 2 - 1]}…{text[-(most // 2) :]}"
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
