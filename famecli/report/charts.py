@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from famecli.report.axes import Axis, Points, apart, reach, thinned, tick_text
 
 WIDTH, HEIGHT = 480, 340
-LEFT, BOTTOM, LINE_PX, LETTER_PX = 52, 44, 17, 7.0
+LEFT, BOTTOM, LINE_PX, LETTER_PX = 52, 44, 17, 8.0
 MOST_POINTS, MOST_LETTERS = 300, 16
 # Hues of Okabe and Ito, moved until they stand out and the colour-blind tell them apart; tests measure both.
 LIGHT = ("#0146b3", "#c44e00", "#008652", "#a85190", "#7c2e00", "#4d4d4d")
@@ -242,7 +242,7 @@ def _legend(chart: LineChart) -> tuple[str, int]:
     kinds = sorted({curve.sparse for curve in chart.curves})
     for text, place, sparse in [*entries, *((chart.styles[kind], None, kind) for kind in kinds)]:
         text = _short(text, 40)
-        width = 42 + len(text) * LETTER_PX
+        width = 34 + len(text) * LETTER_PX
         if left > 4 and left + width > room:
             left, row = 4.0, row + 1
         parts.append(_legend_entry(text, place, sparse, left, 32 + row * LINE_PX))
