@@ -294,6 +294,8 @@ def test_interpolations_take_files(model: Path, tmp_path: Path) -> None:
         (["--interpolate", "0", "99999"], "none numbered 99999"),
         (["some.png", "--interpolate", "0", "1"], "names its two images itself"),
         (["--interpolate", "0", "1", "--keep-layers", "3"], "2 stochastic layers"),
+        (["--interpolate", "0", "-o", "way.png"], "needs two numbers or two files, -o is neither"),
+        (["--interpolate", "0", "--steps", "5"], "needs two numbers or two files, --steps is neither"),
     ],
 )
 def test_interpolations_of_nothing_are_refused(model: Path, words: list[str], message: str) -> None:

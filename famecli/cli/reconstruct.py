@@ -101,6 +101,23 @@ class Images:
     number: int
     place: DataPlace
 
+    def check(self) -> None:
+        """Check, before anything is loaded, that an interpolation has its two images and no others.
+
+        Raises:
+            UsageError: It has not, or an option stands in the place of one.
+        """
+        if self.ends is None:
+            return
+        for end in self.ends:
+            if end.startswith("-") and end != "-":
+                raise UsageError(
+                    f"--interpolate needs two numbers or two files, {end} is neither",
+                    "for example --interpolate 0 7",
+                )
+        if self.files:
+            raise UsageError("--interpolate names its two images itself", "leave the other images out")
+
     def load(self, loaded: "Checkpoint", choice: ModelChoice) -> Originals:
         """Return the images.
 
@@ -114,8 +131,6 @@ class Images:
                 if self.files
                 else self._from_dataset(loaded, choice, None)
             )
-        if self.files:
-            raise UsageError("--interpolate names its two images itself", "leave the other images out")
         if all(end.isdecimal() for end in self.ends):
             return self._from_dataset(loaded, choice, [int(end) for end in self.ends])
         return self._from_files(loaded, list(self.ends))
@@ -199,6 +214,7 @@ def reconstruct(
 
 def _act(choice: ModelChoice, images: Images, request: Request, target: ImageOutput) -> None:
     """Load, reconstruct, write, report."""
+    images.check()
     images.place.check_stdin(choice, images.split)
     loaded = choice.load(target.output)
     originals = images.load(loaded, choice)
