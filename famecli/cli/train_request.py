@@ -109,6 +109,8 @@ class Request:
         from famecli.data.dataset import fixed_levels
         from famecli.training.run import Run
 
+        # A warning of it comes before data are loaded.
+        show_samples = self._show(output, group)
         trainer = self.trainer(output, group)
         with group.one_before_the_others():
             valid = self.place.split(self.info.name, "valid", self.info.levels)
@@ -121,7 +123,7 @@ class Request:
             patience_images=self.asked.patience,
             keep=self.asked.keep,
             sample_every_images=self.asked.sample_every,
-            show=self._show(output, group),
+            show=show_samples,
         )
 
     def _show(self, output: Output, group: "Group") -> "Callable[[np.ndarray], None]":
