@@ -126,6 +126,8 @@ def test_the_default_name_is_the_first_free_one(run: Path) -> None:
         (("-",), "nothing comes through stdin"),
         (("run", "--data", "-"), "nothing comes through stdin"),
         (("nobody",), "nobody"),
+        (("run", "fame-mnist", "run/"), "run/ is named twice"),
+        (("fame-mnist", "fame-mnist"), "fame-mnist is named twice"),
         ((), "Missing argument"),
     ],
 )

@@ -74,11 +74,25 @@ def report(
         raise UsageError("--limit is for --evaluate", "add --evaluate, or leave --limit out")
     if data == STDIN or str(STDIN) in runs:
         raise UsageError("a report reads files: nothing comes through stdin")
+    _check_named_once(runs)
     target = Target.of(out or Path(free_name("report", ".html")), force)
     place = DataPlace(data, cache_dir, offline, output.note)
     choices = [ModelChoice(run, None, None, "ema", device, threads, cache_dir, offline) for run in runs]
     wishes = Wishes(samples, images, evaluate, limit, seed)
     target.write(Collector(choices, place, wishes, output).collect(), wishes, output)
+
+
+def _check_named_once(runs: list[str]) -> None:
+    """Check that no run is named twice; runs of one name in different folders are told apart by numbers.
+
+    Raises:
+        UsageError: One is.
+    """
+    named: set[str] = set()
+    for run in runs:
+        if (path := os.path.abspath(run)) in named:
+            raise UsageError(f"{run} is named twice", "name each run once")
+        named.add(path)
 
 
 @dataclass(frozen=True)
