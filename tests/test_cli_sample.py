@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 import pytest
-from commands import error_of, fame, process, result_of, save_model
+from commands import ENVIRONMENT, error_of, fame, process, result_of, save_model
 from PIL import Image
 
 from famecli import __version__
@@ -221,6 +221,7 @@ def test_a_preview_without_a_terminal_is_a_warning(model: Path) -> None:
         (["--weights", "best"], "choose ema or raw"),
         (["--model", "vae"], "leave it out"),
         (["--dataset", "mnits"], "did you mean mnist?"),
+        (["--dataset", "cifar10"], "trained on mnist, not on cifar10"),
         (["--batch-size", "0"], "--batch-size"),
     ],
 )
@@ -228,6 +229,20 @@ def test_words_that_do_not_fit_are_code_2(model: Path, tmp_path: Path, words: li
     text = error_of(2, "sample", model, "-n", "1", *words)
     assert part in text
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_a_data_set_beside_a_checkpoint_may_not_contradict_it(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent = save_model(tmp_path / "silent.safetensors", shape=SHAPE, facts={})
+    for path, name in ((model, "mnist"), (silent, "cifar10")):
+        assert fame("sample", path, "-n", "1", "--dataset", name).code == 0
+    assert "trained on mnist, not on cifar10" in error_of(2, "info", model, "--dataset", "cifar10")
+    # The variable is for all commands alike, and says nothing of this checkpoint.
+    monkeypatch.setitem(ENVIRONMENT, "FAME_DATASET", "cifar10")
+    for command in ("sample", "info"):
+        assert fame(command, model).code == 0
+        assert "trained on mnist" in error_of(2, command, model, "--dataset", "cifar10")
 
 
 @pytest.mark.parametrize("option", ["--temperature", "--latent-temperature"])

@@ -30,6 +30,7 @@ Card = Annotated[bool, typer.Option("--card", help="Print a model card in Markdo
 
 
 def info(
+    context: typer.Context,
     checkpoint: options.CheckpointArgument = None,
     dataset: options.Dataset = None,
     model: options.Model = None,
@@ -60,7 +61,9 @@ def info(
         facts = environment()
         output.result(facts, __version__, lambda console: _show_environment(facts, console))
         return
-    path = ModelChoice(checkpoint, dataset, model, "ema", "cpu", None, cache_dir, offline).path(output.note)
+    picked = options.picking(context, checkpoint, dataset)
+    choice = ModelChoice(checkpoint, picked, model, "ema", "cpu", None, cache_dir, offline)
+    path = choice.path(output.note)
     content = read_checkpoint(path)
     header = parse_header(content, len(content), str(path))
     if header.metadata.get("schema") != CHECKPOINT_SCHEMA:
@@ -73,6 +76,7 @@ def info(
         text = model_card(checkpoint_name(path), facts) if card else ""
     except (ArithmeticError, AttributeError, ConfigError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: its header is not that of a checkpoint ({brief(error)})") from error
+    choice.check_trained_on((facts["provenance"] or {}).get("dataset"))
     if card:
         output.result(facts, text.removesuffix("\n"))
         return

@@ -129,6 +129,16 @@ def count(text: str, name: str, automatic: int) -> int:
     return int(text)
 
 
+def picking(context: typer.Context, checkpoint: str | None, dataset: str | None) -> str | None:
+    """Return `--dataset` for a command that has no other use for it than to pick weights.
+
+    Beside a checkpoint it counts only where it was typed: FAME_DATASET is for all commands alike.
+    """
+    source = context.get_parameter_source("dataset")
+    typed = source is not None and source.name == "COMMANDLINE"
+    return dataset if typed or checkpoint is None else None
+
+
 def use_device(name: str, threads: int | None) -> "torch.device":
     """Return the device called `name` and set the number of CPU threads.
 

@@ -127,6 +127,7 @@ class Request:
 
 
 def sample(
+    context: typer.Context,
     checkpoint: options.CheckpointArgument = None,
     dataset: options.Dataset = None,
     model: options.Model = None,
@@ -177,17 +178,20 @@ def sample(
     seeds = range(seed + start_index, seed + start_index + number)
     batch = options.count(batch_size, "--batch-size", AUTOMATIC_BATCH)
     choice = ModelChoice(checkpoint, dataset, model, weights, device, threads, cache_dir, offline)
-    loaded, group = _load(choice, output)
+    loaded, group = _load(choice, context, output)
     known = read_known(loaded.model.config, complete, rows, mask)
     _run(Request(loaded, seeds, settings, not no_cache, batch, precision, known, group), images, output)
 
 
-def _load(choice: ModelChoice, output: Output) -> "tuple[Checkpoint, Group]":
+def _load(choice: ModelChoice, context: typer.Context, output: Output) -> "tuple[Checkpoint, Group]":
     """Return the model, on this process's device, and the processes that draw together."""
     group = join(output)
-    own = dataclasses.replace(choice, device=group.device(choice.device))
+    picked = options.picking(context, choice.checkpoint, choice.dataset)
+    own = dataclasses.replace(choice, dataset=picked, device=group.device(choice.device))
     with group.one_before_the_others():
-        return own.load(output), group
+        loaded = own.load(output)
+    own.check_trained_on(loaded.provenance.get("dataset"))
+    return loaded, group
 
 
 def _run(request: Request, target: ImageOutput, output: Output) -> None:

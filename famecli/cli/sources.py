@@ -154,6 +154,23 @@ class ModelChoice:
         output.note(f"{loaded.model.config.preset} from {path} ({kind}) on {device}")
         return loaded
 
+    def check_trained_on(self, name: object) -> None:
+        """Check, where `--dataset` could only pick weights, that it agrees with the checkpoint that is named.
+
+        Args:
+            name: What the checkpoint says it was trained on; anything but a text where it does not say.
+
+        Raises:
+            UsageError: It was trained on another data set.
+        """
+        if self.checkpoint is None or self.dataset is None or not isinstance(name, str):
+            return
+        if name != self.dataset:
+            raise UsageError(
+                f"{self.checkpoint} was trained on {name}, not on {self.dataset}",
+                "--dataset picks weights by name: leave it out where a checkpoint is named",
+            )
+
     def dataset_of(self, checkpoint: "Checkpoint") -> str:
         """Return the data set asked for, else the one that the model was trained on.
 
