@@ -161,6 +161,13 @@ def test_a_model_without_latents_stays_exact(model: Path, tmp_path: Path) -> Non
     found = result_of(words[0], exact, *words[2:])
     assert (found["bound"], found["annealing"]) == ("exact", None)
     assert "has no latents" in error_of(2, "evaluate-nll", exact, "--simulated", "2", "--ais", "3")
+    for option in ("-k", "--ais"):
+        needless = f"its NLL is exact, and {option} is not needed"
+        words = words_of(model, option, "3")
+        assert needless in fame(words[0], exact, *words[2:]).err
+        assert needless not in fame(*words).err
+    words = words_of(model, "-k", "1")
+    assert "is exact" not in fame(words[0], exact, *words[2:]).err
 
 
 @pytest.mark.parametrize(

@@ -61,17 +61,23 @@ class Protocol:
         group: "Group",
         latents: "Sequence[Tensor] | None" = None,
     ) -> "ImageNlls":
-        """Return what each image costs; see `evaluate` and `evaluate_ais`, which `latents` are for."""
+        """Return what each image costs; see `evaluate` and `evaluate_ais`, which `latents` are for.
+
+        Of a model without latents there is nothing to draw or to anneal; then it is said what was in vain.
+        """
         from famecli.bounds.ais import evaluate_ais
         from famecli.distributed import explain_lost_processes
         from famecli.evaluation import evaluate
 
         model = checkpoint.model
+        exact = not model.config.stochastic_layers
+        if exact and (self.annealing is not None or self.importance_samples > 1):
+            option = "-k" if self.annealing is None else "--ais"
+            output.note(f"{checkpoint.source} has no latents: its NLL is exact, and {option} is not needed")
         with explain_lost_processes(), output.progress("evaluating", len(levels)) as advance:
             common: dict[str, Any] = {"seed": self.seed, "batch_size": self.batch_size, "group": group}
             common |= {"advance": lambda done: advance(done, ""), "report": output.note}
-            # Without latents there is nothing to anneal, as there is nothing to draw.
-            if self.annealing is not None and model.config.stochastic_layers:
+            if self.annealing is not None and not exact:
                 return evaluate_ais(model, levels, self.annealing, latents=latents, **common)
             return evaluate(model, levels, importance_samples=self.importance_samples, **common)
 
