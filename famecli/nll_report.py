@@ -16,9 +16,10 @@ from famecli.bounds.ais import AnnealedNlls
 from famecli.checkpoint import Checkpoint
 from famecli.coding.measure import CodeLength
 from famecli.data.dataset import FixedLevels, ImageSplit
+from famecli.data.registry import FOLDER
 from famecli.evaluation import ImageNlls, stderr_over_images
 from famecli.units import bits_per_dim
-from famecli.weights_claims import FIRST_IMAGES, FIRST_KEY
+from famecli.weights_claims import FIRST_IMAGES, FIRST_KEY, Claim, readable_claims
 
 SCHEMA = "famecli/nll/1"
 CLAIM_KEYS = (
@@ -109,11 +110,45 @@ class NllReport:
             "binarization": self.binarization,
         }
 
+    @property
+    def claims(self) -> list[Claim]:
+        """What the checkpoint claims; the first is the NLL of most images."""
+        return readable_claims(self.checkpoint.metadata)
+
+    def has_pixels_of(self, claim: Claim) -> bool:
+        """Whether the very images were scored that a claim is about."""
+        return claim.pixels_sha256 == self.scored.sha256
+
+    def comparable(self, claim: Claim) -> bool:
+        """Whether a claim is about the same data set, split, bits and bound, be it of more or fewer images.
+
+        Images of one's own are the same data set where their pixels are the same: their name says nothing.
+        """
+        info, nlls = self.split.info, self.nlls
+        own = (info.name, self.split.split, nlls.bound, nlls.importance_samples, self.binarization)
+        known = info.family != FOLDER or self.has_pixels_of(claim)
+        return known and own == (*claim.estimator, claim.binarization)
+
+    def _claimed(self, claim: Claim) -> dict[str, Any]:
+        """Return a claim with its protocol, and in what it agrees with this evaluation."""
+        scored = ("dataset_id", "split", "images", "pixels_sha256", "binarization")
+        return {
+            "nats_per_image": claim.nats_per_image,
+            "bits_per_dim": self.per_dim(claim.nats_per_image),
+            "data": {key: getattr(claim, key) for key in scored},
+            "bound": claim.bound,
+            "importance_samples": claim.importance_samples,
+            "seed": claim.seed,
+            "weights_sha256": claim.weights_sha256,
+            "comparable": self.comparable(claim),
+            "same_pixels": self.has_pixels_of(claim),
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """Return the document of schema `famecli/nll/1`; units are in the keys."""
         checkpoint, nlls = self.checkpoint, self.nlls
         rate = [float(each) for each in nlls.rate.mean(0)]
-        claim, stderr = checkpoint.claim or {}, _number(nlls.stderr)
+        claims, stderr = [self._claimed(claim) for claim in self.claims], _number(nlls.stderr)
         return {
             "schema": SCHEMA,
             "checkpoint": self._checkpoint(),
@@ -131,8 +166,9 @@ class NllReport:
                 "decoder": self.per_dim(float(nlls.distortion.mean())),
                 "kl": [self.per_dim(each) for each in rate],
             },
-            "claimed_nats_per_image": claim.get("nats_per_image"),
-            "claimed_bits_per_dim": claim.get("bits_per_dim"),
+            "claimed_nats_per_image": claims[0]["nats_per_image"] if claims else None,
+            "claimed_bits_per_dim": claims[0]["bits_per_dim"] if claims else None,
+            "claims": claims,
             "seed": self.seed,
             "device": checkpoint.model.device.type,
             "precision": self._precision,

@@ -1,6 +1,7 @@
 """The NLL that a checkpoint claims, and the images by which it is measured anew. No torch here."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +31,8 @@ class Claim:
         nats_per_image: Mean over all of `images`.
         first_256_nats_per_image: Mean over the first 256, or over all where there are fewer; None where the
             checkpoint is older than this figure.
+        binarization: How bits were made, in words; None where it is not recorded, as the next.
+        weights_sha256: Of the weights that were scored.
     """
 
     dataset_id: str
@@ -41,11 +44,20 @@ class Claim:
     seed: int
     nats_per_image: float
     first_256_nats_per_image: float | None = None
+    binarization: str | None = None
+    weights_sha256: str | None = None
 
     @property
     def estimator(self) -> tuple[str, str, str, int]:
         """What makes two claims say the same thing: data set, split, bound and draws."""
         return self.dataset_id, self.split, self.bound, self.importance_samples
+
+    def __str__(self) -> str:
+        """Return the NLL with its protocol, for people."""
+        return (
+            f"{self.nats_per_image:.3f} nats/image ({self.bound}, K = {self.importance_samples}; "
+            f"{self.dataset_id}, {self.split}, {self.images:,} images, binarization: {self.binarization})"
+        )
 
     def expected(self, name: str, limit: int) -> tuple[int, float]:
         """Return how many images to score for `--limit`, and the mean that they must have in nats.
@@ -122,6 +134,15 @@ def claims_in(metadata: Mapping[str, Any]) -> list[Any]:
     return [claim for claim in every if claim is not None]
 
 
+def readable_claims(metadata: Mapping[str, Any]) -> list[Claim]:
+    """Return the claims in metadata, in their order; those not in the form of famecli are passed over."""
+    found = []
+    for each in claims_in(metadata):
+        with suppress(InputError):
+            found.append(parse_claim(each, "claim"))
+    return found
+
+
 def with_claim(metadata: Mapping[str, Any], claim: dict[str, Any]) -> dict[str, Any]:
     """Return the keys `claim` and `further_claims` of metadata to which `claim` is added.
 
@@ -150,8 +171,8 @@ def parse_claim(claim: object, where: str) -> Claim:
     data = claim.get("data") if isinstance(claim, dict) else None
     if not isinstance(claim, dict) or not isinstance(data, dict):
         raise InputError(f"{where} is no table with data")
-    own = ("bound", "importance_samples", "seed", "nats_per_image", FIRST_KEY)
-    scored = ("dataset_id", "split", "images", "pixels_sha256")
+    own = ("bound", "importance_samples", "seed", "nats_per_image", FIRST_KEY, "weights_sha256")
+    scored = ("dataset_id", "split", "images", "pixels_sha256", "binarization")
     found = {key: claim[key] for key in own if key in claim} | {
         key: data[key] for key in scored if key in data
     }

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from famecli.cli.evaluate_options import Asked
-from famecli.errors import GateError
+from famecli.errors import GateError, brief
 from famecli.files import STDIN, write_atomic
-from famecli.output import Output, table
+from famecli.output import Output, printable, table
 
 if TYPE_CHECKING:
     from famecli.nll_report import NllReport
+    from famecli.weights_claims import Claim
 
 Row = tuple[str, ...]
 
@@ -48,6 +49,9 @@ def show(report: "NllReport", console: Console, explain: bool = False) -> None:
     console.print(table("", ["", "nats/image", "+-", "bits/dim", "+-"], _rows(report)))
     for line in report.remarks():
         console.print(line)
+    if report.claims and not any(map(report.comparable, report.claims)):
+        told = printable(brief(report.claims[0], 300))
+        console.print(f"the checkpoint claims, not comparable: {told}", markup=False)
     if report.coded is not None:
         console.print(report.coded.remark())
     console.print(
@@ -73,11 +77,22 @@ def _rows(report: "NllReport") -> list[Row]:
     if nlls.bound != "exact":
         rows.append(row("decoder, -log p(x|z)", float(nlls.distortion.mean())))
         rows += [row(f"KL of layer {layer}", float(each)) for layer, each in enumerate(nlls.rate.mean(0))]
-    if (claimed := (report.checkpoint.claim or {}).get("nats_per_image")) is not None:
-        rows.append(row("claimed by the checkpoint", claimed))
+    comparable = filter(report.comparable, report.claims)
+    rows += [row(_label(report, claim), claim.nats_per_image) for claim in comparable]
     if report.coded is not None:
         rows += [row(*each) for each in report.coded.rows()]
     return rows
+
+
+def _label(report: "NllReport", claim: "Claim") -> str:
+    """Return what to call a claim that may be compared, and in what else it differs from this evaluation."""
+    label = "claimed by the checkpoint"
+    if not report.has_pixels_of(claim):
+        images = claim.images != len(report.nlls.nats)
+        label += f", {claim.images:,} images" if images else ", other pixels"
+    if claim.weights_sha256 not in (None, report.checkpoint.weights_sha256):
+        label += ", other weights"
+    return label
 
 
 def _write_files(report: "NllReport", asked: Asked) -> None:
