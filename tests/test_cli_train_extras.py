@@ -114,7 +114,7 @@ def test_without_a_terminal_or_samples_there_is_nothing_to_show(train: Command) 
 
 
 def test_metrics_are_streamed_in_place_of_the_path(train: Command) -> None:
-    words = ("pixelcnn", "--steps", 4, "-o", "run", "--log", "-")
+    words = ("pixelcnn", "--steps", 4, "--set", "warmup_images=6", "-o", "run", "--log", "-")
     first = train(*words, "--max-time", "0s")
     assert first.code == 75
     second = train(*words, "-q")

@@ -123,6 +123,11 @@ def test_averages_forget_half_in_a_half_life() -> None:
     assert early ** (400 * EMA_RAMP / 10) == pytest.approx(0.5)
     assert early < late < 1
     assert ema_decay(config, 0) == 0.0
+    # So no half-life is too long for a short training.
+    longest = dataclasses.replace(config, ema_halflife_images=round(400 * EMA_RAMP))
+    assert [ema_decay(longest, seen) for seen in (10, 200, 400)] == [
+        ema_decay(config, seen) for seen in (10, 200, 400)
+    ]
     assert ema_decay(TrainConfig(ema_halflife_images=0), 500) == 0.0
 
 

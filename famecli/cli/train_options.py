@@ -65,7 +65,11 @@ Lr = Annotated[
 Ema = Annotated[
     int | None,
     typer.Option(
-        "--ema", min=0, metavar="IMAGES", help="Half-life of averaged weights.", rich_help_panel=SCHEDULE
+        "--ema",
+        min=0,
+        metavar="IMAGES",
+        help="Half-life of averaged weights; at most a twentieth of the images seen.",
+        rich_help_panel=SCHEDULE,
     ),
 ]
 Precision = Annotated[

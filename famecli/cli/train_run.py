@@ -16,6 +16,7 @@ from famecli.cli.info import environment
 from famecli.cli.settings import to_toml
 from famecli.cli.sources import ModelChoice
 from famecli.cli.train_track import tracker
+from famecli.cli.train_warnings import record_warnings
 from famecli.errors import ExitCode, InputError
 from famecli.output import Output
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from famecli.training.run import Run, Stopped
 
 SCHEMA = "famecli/train/1"
-SMALLEST_RATE_BITS = 0.15
 
 
 def prepare(run: "Run", resume: str, init: ModelChoice | None, output: Output) -> None:
@@ -145,7 +145,8 @@ def _shown(records: Iterator[dict[str, Any]], run: "Run", output: Output) -> Ite
             advance(record["images"] - seen, _describe(record))
             seen = record["images"]
             if record["split"] == "valid" and run.trainer.group.first:
-                _warn_of_collapse(record, output)
+                for text in record_warnings(record):
+                    output.warn(text)
             yield record
 
 
@@ -182,15 +183,6 @@ def _catch_signals(caught: list[int]) -> Iterator[None]:
 def _describe(record: dict[str, Any]) -> str:
     text = f"{record['split']} {record['nats_per_image'] or float('nan'):.2f} nats"
     return f"{text} {record['images_per_s']:.0f} images/s" if "images_per_s" in record else text
-
-
-def _warn_of_collapse(record: dict[str, Any], output: Output) -> None:
-    idle = [str(layer) for layer, bits in enumerate(record["kl_bits"]) if bits < SMALLEST_RATE_BITS]
-    if idle:
-        output.warn(
-            f"stochastic layer {', '.join(idle)} (0 is nearest to the image) carries under "
-            f"{SMALLEST_RATE_BITS} bits at {record['images']:,} images; more --set free_nats=... helps"
-        )
 
 
 def _report(run: "Run", output: Output) -> None:
