@@ -122,6 +122,8 @@ def test_warm_ups_are_warned_of_before_the_first_step(train: Command) -> None:
     lines = train("fame", "--steps", 2, "-o", "run").err.splitlines()
     (place,) = [index for index, line in enumerate(lines) if "warm-up takes" in line]
     assert place < min(index for index, line in enumerate(lines) if line.startswith("training: "))
+    # Who goes on cannot change the schedule.
+    assert "warm-up takes" not in train("fame", "--steps", 2, "-o", "run").err
 
 
 def test_the_real_command_reports_mistakes_without_torch() -> None:

@@ -10,6 +10,7 @@ from famecli.cli.sources import DataPlace, ModelChoice
 from famecli.cli.train_request import Request, configure
 from famecli.cli.train_run import follow, prepare
 from famecli.cli.train_track import check_tracker
+from famecli.cli.train_warnings import warn_of_schedule
 from famecli.errors import UsageError
 from famecli.output import Output
 
@@ -85,7 +86,9 @@ def _act(asked: own.Asked) -> None:
     from famecli.cli.dry_run import predict
 
     group = join(output)
-    predict(request.trainer(output, group, blank=True), output)
+    trainer = request.trainer(output, group, blank=True)
+    warn_of_schedule(trainer, output)
+    predict(trainer, output)
 
 
 def _check_streams(asked: own.Asked) -> None:

@@ -13,7 +13,6 @@ from famecli.cli.image_output import NO_TERMINAL, show
 from famecli.cli.settings import resolve, to_toml
 from famecli.cli.sources import DataPlace
 from famecli.cli.train_options import Asked
-from famecli.cli.train_warnings import schedule_warnings
 from famecli.config import ModelConfig, Precision, TrainConfig
 from famecli.data.info import DatasetInfo
 from famecli.data.registry import FOLDER
@@ -76,9 +75,6 @@ class Request:
             f"on {self.info.name} with {device}{f' in {group.size} processes' if group.size > 1 else ''}: "
             f"{config.total_images:,} images in batches of {config.batch_size}"
         )
-        if group.first:
-            for text in schedule_warnings(self.model, config):
-                output.warn(text)
         return trainer
 
     def _blank(self) -> "ImageSplit":

@@ -16,7 +16,7 @@ from famecli.cli.info import environment
 from famecli.cli.settings import to_toml
 from famecli.cli.sources import ModelChoice
 from famecli.cli.train_track import tracker
-from famecli.cli.train_warnings import record_warnings
+from famecli.cli.train_warnings import record_warnings, warn_of_schedule
 from famecli.errors import ExitCode, InputError
 from famecli.output import Output
 
@@ -69,6 +69,7 @@ def _start(run: "Run", resume: str, init: ModelChoice | None, output: Output) ->
         return
     if init is not None:
         _start_from(run, init, output)
+    warn_of_schedule(run.trainer, output)
     run.clear()
 
 

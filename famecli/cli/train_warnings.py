@@ -1,13 +1,24 @@
 """What `fame train` warns of: a schedule that does not fit the length, latents that carry nothing."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from famecli.config import ModelConfig, TrainConfig
+from famecli.output import Output
+
+if TYPE_CHECKING:
+    from famecli.training.trainer import Trainer
 
 # Of all images, that may be warm-up.
 LARGEST_PART = 0.5
 SMALLEST_RATE_BITS = 0.15
+
+
+def warn_of_schedule(trainer: "Trainer", output: Output) -> None:
+    """Print `schedule_warnings` of a training that begins, once for all its processes."""
+    if trainer.group.first:
+        for text in schedule_warnings(trainer.model.config, trainer.config):
+            output.warn(text)
 
 
 def schedule_warnings(model: ModelConfig, config: TrainConfig) -> Iterator[str]:
