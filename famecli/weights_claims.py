@@ -54,10 +54,7 @@ class Claim:
 
     def __str__(self) -> str:
         """Return the NLL with its protocol, for people."""
-        return (
-            f"{self.nats_per_image:.3f} nats/image ({self.bound}, K = {self.importance_samples}; "
-            f"{self.dataset_id}, {self.split}, {self.images:,} images, binarization: {self.binarization})"
-        )
+        return f"{self.nats_per_image:.3f} nats/image ({protocol(vars(self), vars(self))})"
 
     def expected(self, name: str, limit: int) -> tuple[int, float]:
         """Return how many images to score for `--limit`, and the mean that they must have in nats.
@@ -99,6 +96,14 @@ class Claim:
         if images == self.images and sha256 != self.pixels_sha256:
             claimed = self.pixels_sha256[:12]
             raise IntegrityError(f"{self.dataset_id} has pixels {sha256[:12]}, the claim is about {claimed}")
+
+
+def protocol(claim: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+    """Return in words how the NLL of a claim was estimated, and of which images, with the keys of `Claim`."""
+    return (
+        f"{claim['bound']}, K = {claim['importance_samples']}; {data['dataset_id']}, {data['split']}, "
+        f"{data['images']:,} images, binarization: {data['binarization']}"
+    )
 
 
 def read_header(path: Path) -> Header:

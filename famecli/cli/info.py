@@ -20,7 +20,7 @@ from famecli.history import before, described
 from famecli.model_card import model_card
 from famecli.output import Output, printable, table
 from famecli.weights import index
-from famecli.weights_claims import FURTHER
+from famecli.weights_claims import FURTHER, protocol
 
 SCHEMA = "famecli/info/1"
 PACKAGES = ("torch", "numpy", "safetensors", "typer", "rich", "pillow", "pooch")
@@ -154,10 +154,8 @@ def _claim(claim: dict[str, Any] | None) -> str:
     data, stderr = claim["data"], claim["stderr_nats_per_image"]
     spread = "" if stderr is None else f" +- {stderr:.3f}"
     return (
-        f"{claim['nats_per_image']:.3f}{spread} nats/image, "
-        f"{claim['bits_per_dim']:.5f} bits/dim ({claim['bound']}, K = {claim['importance_samples']}; "
-        f"{data['dataset_id']}, {data['split']}, {data['images']:,} images, "
-        f"binarization: {data['binarization']}, data {data['pixels_sha256'][:16]})"
+        f"{claim['nats_per_image']:.3f}{spread} nats/image, {claim['bits_per_dim']:.5f} bits/dim "
+        f"({protocol(claim, data)}, data {data['pixels_sha256'][:16]})"
     )
 
 

@@ -103,10 +103,11 @@ def read_run(path: str, checkpoint: Path, folder: Path | None) -> RunFacts:
         model = ModelConfig.from_dict(metadata.get("model"))
         training = metadata.get("training")
         trained = None if training is None else TrainConfig.from_dict(training)
+        provenance = _table(metadata.get("provenance"))
+        past = before(provenance)
     except ConfigError as error:
         raise ConfigError(f"{checkpoint}: {brief(error, 400)}", error.hint) from error
     claims = [claim for claim in claims_in(metadata) if isinstance(claim, dict)]
-    provenance = _table(metadata.get("provenance"))
     return RunFacts(
         _name(folder or checkpoint),
         path,
@@ -117,7 +118,7 @@ def read_run(path: str, checkpoint: Path, folder: Path | None) -> RunFacts:
         _hash(header),
         _metrics(folder),
         tuple(nll_of_claim(claim, "claim", f"{checkpoint}: claim") for claim in claims),
-        _past(provenance, checkpoint),
+        past,
     )
 
 
@@ -154,13 +155,6 @@ def _flat(value: Any, key: str = "") -> dict[str, str]:  # noqa: ANN401
         for name, entry in entries
         for path, text in _flat(entry, f"{key}.{name}" if key else str(name)).items()
     }
-
-
-def _past(provenance: Mapping[str, Any], checkpoint: Path) -> tuple[PastTraining, ...]:
-    try:
-        return before(provenance)
-    except ConfigError as error:
-        raise ConfigError(f"{checkpoint}: {brief(error, 400)}") from error
 
 
 def _metrics(folder: Path | None) -> Metrics | None:
