@@ -1,6 +1,7 @@
 """Frozen, validated configurations; every value that a checkpoint needs to be rebuilt. No torch here."""
 
 import dataclasses
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -9,6 +10,8 @@ from typing import Any, Literal, Self, TypeVar
 from famecli.errors import ConfigError
 
 T = TypeVar("T")
+# A mask of all pairs of places has the square of this.
+MOST_PLACES = 4096
 # Of the forward pass in training; "bf16" is torch's autocast.
 Precision = Literal["fp32", "bf16"]
 
@@ -48,12 +51,38 @@ class DecoderConfig:
     """What turns the features of the last stochastic layer into the parameters of each pixel."""
 
     autoregressive: bool
-    width: int = ranged(1, 4096, "feature maps at full resolution")
+    width: int = ranged(1, 4096, "feature maps per patch")
     layers: int = ranged(0, 256, "gated residual layers")
-    kernel: int = ranged(1, 15, "side of the window of the gated layers, odd", 3)
-    first_kernel: int = ranged(1, 31, "side of the window that reads the image, odd", 7)
+    kernel: int = ranged(1, 15, "side in patches of the window of the gated layers, odd", 3)
+    first_kernel: int = ranged(1, 31, "side in patches of the window that reads the image, odd", 7)
     condition: int = ranged(0, 4096, "feature maps by which the latents condition every layer", 0)
-    lag: int = ranged(1, 1024, "pixels by which a row's sampling lags behind the row above", 2)
+    lag: int = ranged(1, 1024, "patches by which a row's sampling lags behind the row above", 2)
+    patch: int = ranged(1, 4, "side in pixels of the patches that the layers work on: 1, 2 or 4", 1)
+    attention: tuple[int, ...] = ()
+    heads: int = ranged(1, 64, "heads of an attention block", 4)
+    attention_width: int = ranged(0, 4096, "features of queries, keys and values each; 0: `width`", 0)
+
+    @property
+    def attention_features(self) -> int:
+        """Features of the queries, of the keys and of the values of an attention block, all heads."""
+        return self.attention_width or self.width
+
+    def misfits(self) -> list[str]:
+        """Return one sentence per pair of values that do not fit together."""
+        found = []
+        for name in ("kernel", "first_kernel"):
+            if getattr(self, name) % 2 == 0:
+                found.append(f"decoder.{name} = {getattr(self, name)} is not odd")
+        if self.patch == 3:
+            found.append("decoder.patch = 3 is none of 1, 2, 4")
+        if list(self.attention) != sorted({layer for layer in self.attention if 1 <= layer <= self.layers}):
+            known = f"increasing numbers of layers, 1 to {self.layers}"
+            found.append(f"decoder.attention = {list(self.attention)} are not {known}")
+        if self.attention and not self.autoregressive:
+            found.append("decoder.attention needs decoder.autoregressive = true")
+        if self.attention and self.attention_features % self.heads:
+            found.append(f"decoder.heads = {self.heads} does not divide {self.attention_features} features")
+        return found
 
 
 @dataclass(frozen=True)
@@ -74,6 +103,9 @@ class ModelConfig:
     decoder: DecoderConfig = field(kw_only=True)
     stages: tuple[StageConfig, ...] = field(default=(), kw_only=True)
     mixtures: int = ranged(1, 64, "logistics in the mixture", 10)
+    # Off in files that lack the keys; presets turn both on.
+    normalised: bool = False
+    bounded_latents: bool = False
 
     def __post_init__(self) -> None:
         problems = check_ranges(self, "") + check_ranges(self.decoder, "decoder.")
@@ -91,9 +123,8 @@ class ModelConfig:
             found.append(f"levels = {self.levels} does not go with likelihood = bernoulli, which has 2")
         if self.channels == 2:
             found.append("channels = 2 is neither grey (1) nor RGB (3)")
-        for name in ("kernel", "first_kernel"):
-            if getattr(decoder, name) % 2 == 0:
-                found.append(f"decoder.{name} = {getattr(decoder, name)} is not odd")
+        if decoder.attention and (places := math.prod(self.grid)) > MOST_PLACES:
+            found.append(f"decoder.attention over {places} patches, at most {MOST_PLACES}")
         if not self.stages and not decoder.autoregressive:
             found.append("stages is empty and decoder.autoregressive is false: nothing models the image")
         if self.stages and not self.stages[-1].latents:
@@ -102,7 +133,7 @@ class ModelConfig:
             )
         if bool(self.stages) != bool(decoder.condition):
             found.append(f"decoder.condition = {decoder.condition} with {len(self.stages)} stages")
-        return found
+        return found + decoder.misfits()
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -115,13 +146,18 @@ class ModelConfig:
         return self.channels * self.height * self.width
 
     @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches; the last ones may reach beyond the image."""
+        return -(-self.height // self.decoder.patch), -(-self.width // self.decoder.patch)
+
+    @property
     def stochastic_layers(self) -> int:
         """Number of stages with latents."""
         return sum(stage.latents > 0 for stage in self.stages)
 
     def resolutions(self) -> list[tuple[int, int]]:
-        """Height and width of each stage, from the image upwards; odd sides are rounded up when halved."""
-        sides, found = (self.height, self.width), []
+        """Rows and columns of each stage, from the patches upwards; odd sides are rounded up when halved."""
+        sides, found = self.grid, []
         for stage in self.stages:
             sides = (-(-sides[0] // stage.stride), -(-sides[1] // stage.stride))
             found.append(sides)

@@ -5,14 +5,31 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
+SMALLEST_SQUARE = 1e-6
+
+
+def normalise(h: Tensor, dim: int = 1) -> Tensor:
+    """Return `h` divided by its root mean square over `dim`.
+
+    Source: arXiv:1910.07467, equation 4, without gains.
+    """
+    square = at_least_single(h).square().mean(dim, keepdim=True)
+    return h * torch.rsqrt(square + SMALLEST_SQUARE).to(h.dtype)
+
+
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions, each after an ELU, added to their input; starts as the identity.
+
+    Args:
+        width: Feature maps.
+        normalised: Whether the input is divided by its root mean square before the first ELU.
 
     Shape: `(B, width, H, W)` to the same.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, *, normalised: bool = False) -> None:
         super().__init__()
+        self.normalised = normalised
         self.conv1 = nn.Conv2d(width, width, 3, padding=1)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
         nn.init.zeros_(self.conv2.weight)
@@ -20,7 +37,7 @@ class ResidualBlock(nn.Module):
         nn.init.zeros_(self.conv2.bias)
 
     def forward(self, h: Tensor) -> Tensor:
-        change: Tensor = self.conv2(F.elu(self.conv1(F.elu(h))))
+        change: Tensor = self.conv2(F.elu(self.conv1(F.elu(normalise(h) if self.normalised else h))))
         return h + change
 
 
@@ -40,16 +57,25 @@ def at_least_single(x: Tensor) -> Tensor:
 class Upsample(nn.Module):
     """Convolution after an ELU and nearest-neighbour upsampling to `size`.
 
+    Args:
+        in_channels: Feature maps, read.
+        out_channels: Feature maps, written.
+        size: Height and width of the output.
+        normalised: Whether the input is divided by its root mean square before the ELU.
+
     Shape: `(B, in_channels, h, w)` to `(B, out_channels, *size)`.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, size: tuple[int, int]) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, size: tuple[int, int], *, normalised: bool = False
+    ) -> None:
         super().__init__()
+        self.normalised = normalised
         self.size = size
         self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
 
     def forward(self, h: Tensor) -> Tensor:
-        h = F.elu(h)
+        h = F.elu(normalise(h) if self.normalised else h)
         if h.shape[2:] != self.size:
             h = F.interpolate(h, scale_factor=2.0, mode="nearest")[:, :, : self.size[0], : self.size[1]]
         up: Tensor = self.conv(h)
@@ -59,11 +85,21 @@ class Upsample(nn.Module):
 class ToLatents(nn.Module):
     """Means and raw scales of a stochastic layer from features; starts at zero, a standard normal.
 
+    Args:
+        width: Feature maps, read.
+        latents: Latent maps, or entries of a dense latent.
+        size: Height and width.
+        dense: Whether the latent is one vector.
+        normalised: Whether the input is divided by its root mean square before the ELU.
+
     Shape: `(B, width, H, W)` to `(B, 2 * latents, H, W)`, or with `dense` to `(B, 2 * latents)`.
     """
 
-    def __init__(self, width: int, latents: int, size: tuple[int, int], *, dense: bool) -> None:
+    def __init__(
+        self, width: int, latents: int, size: tuple[int, int], *, dense: bool, normalised: bool = False
+    ) -> None:
         super().__init__()
+        self.normalised = normalised
         self.layer: nn.Linear | nn.Conv2d
         if dense:
             self.layer = nn.Linear(width * size[0] * size[1], 2 * latents)
@@ -75,7 +111,7 @@ class ToLatents(nn.Module):
         nn.init.zeros_(self.layer.bias)
 
     def forward(self, h: Tensor) -> Tensor:
-        h = F.elu(h)
+        h = F.elu(normalise(h) if self.normalised else h)
         raw: Tensor = self.layer(h.flatten(1) if self.dense else h)
         return raw
 

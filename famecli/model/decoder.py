@@ -1,83 +1,144 @@
-"""The decoder: gated residual layers at full resolution, causal over the image (PixelCNN) or blind to it."""
+"""The decoder: gated residual layers over patches, causal over the image (PixelCNN) or blind to it."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from famecli.config import DecoderConfig
+from famecli.config import ModelConfig
+from famecli.model.attention import CausalAttention
+from famecli.model.blocks import normalise
 from famecli.model.causal import CausalConv2d
+from famecli.model.patches import from_patches, to_patches, wavefront_times
 
 
 class GatedLayer(nn.Module):
     """Gated residual layer, `h + W (a * sigmoid(b))`, conditioned through a 1x1 convolution.
 
     Args:
-        conv: From `width` to `2 * width` feature maps, causal or not.
+        conv: Convolution from `width` to `2 * width` feature maps, causal or not.
         width: Feature maps of `h`.
         condition: Feature maps of the condition; 0 for none.
+        normalised: Whether `h` is divided by its root mean square before the convolution.
+        attention: Block that follows; None for none.
 
-    Shape: `(B, width, H, W)` and `(B, condition, H, W)` to `(B, width, H, W)`.
+    Shape: `(B, width, H, W)`, `(B, condition, H, W)` and the mask of `attention` to `(B, width, H, W)`.
 
     Source: arXiv:1606.05328, section 2.2 (conditional gate).
     Differs: one stack instead of two, ELU before the convolution, sigmoid gate without tanh.
     """
 
-    def __init__(self, conv: nn.Module, width: int, condition: int) -> None:
+    def __init__(
+        self,
+        conv: nn.Module,
+        width: int,
+        condition: int,
+        *,
+        normalised: bool = False,
+        attention: CausalAttention | None = None,
+    ) -> None:
         super().__init__()
+        self.normalised = normalised
         self.conv = conv
         self.condition = nn.Conv2d(condition, 2 * width, 1, bias=False) if condition else None
         self.out = nn.Conv2d(width, width, 1)
+        self.attention = attention
 
-    def forward(self, h: Tensor, condition: Tensor | None) -> Tensor:
-        both = self.conv(F.elu(h))
+    def forward(self, h: Tensor, condition: Tensor | None, seen: Tensor | None = None) -> Tensor:
+        both = self.conv(F.elu(normalise(h) if self.normalised else h))
         if self.condition is not None:
             assert condition is not None
             both = both + self.condition(condition)
         change: Tensor = self.out(F.glu(both, dim=1))
-        return h + change
+        h = h + change
+        return h if self.attention is None else self.attention(h, seen)
 
 
 class Decoder(nn.Module):
     """Parameters of the likelihood at each pixel, given the latents' features and, if causal, earlier pixels.
 
-        image --first--+--gated--+--gated-- ... --head1--head2--> parameters
-        condition -----'---------'
+        image --first--+--gated--+--gated-- ... --head1--+--head2--> parameters of the pixels of a patch
+        condition -----'---------'                       |
+        earlier pixels of the patch ---------------------'
 
-    Without `autoregressive` the first layer reads the condition in place of the image, and every
-    window is a whole one: the pixels are independent given the latents ("No Concatenation").
+    All layers work on the grid of patches. Patches follow each other in the order of the wavefronts, pixels
+    of a patch in raster order. With patches of one pixel, nothing is earlier in a patch.
+
+    Without `autoregressive` the first layer reads the condition in place of the image, every window is a
+    whole one, and the head sees no pixels: they are independent given the latents ("No Concatenation").
 
     Args:
-        config: Sizes.
-        channels: Colour channels of the image.
+        config: Configuration of the whole model.
         outputs: Parameters per pixel, as the likelihood names them.
 
-    Shape: image `(B, channels, H, W)` in [-1, 1], condition `(B, condition, H, W)`, to `(B, outputs, H, W)`.
+    Shape: image `(B, channels, height, width)` in [-1, 1], condition `(B, condition, rows, columns)` on the
+    grid of patches, to `(B, outputs, height, width)`.
+
+    Source: pixels of a patch by masks: arXiv:1502.03509; as the local model of patches: arXiv:2305.07185.
     """
 
-    def __init__(self, config: DecoderConfig, channels: int, outputs: int) -> None:
-        super().__init__()
-        self.config = config
-        width = config.width
-        self.first: nn.Module
-        if config.autoregressive:
-            first = config.first_kernel
-            self.first = CausalConv2d(channels, width, first, sees_centre=False, lag=config.lag)
-        else:
-            self.first = nn.Conv2d(config.condition, width, 1)
-        self.layers = nn.ModuleList(
-            GatedLayer(self._window(), width, config.condition) for _ in range(config.layers)
-        )
-        self.head1 = nn.Conv2d(width, width, 1)
-        self.head2 = nn.Conv2d(width, outputs, 1)
+    pixel: Tensor  # (patch * patch,), index of each pixel of a patch
+    time: Tensor  # (rows * columns,), wavefront of each patch
 
-    def _window(self) -> nn.Module:
-        width, kernel = self.config.width, self.config.kernel
-        if self.config.autoregressive:
-            return CausalConv2d(width, 2 * width, kernel, sees_centre=True, lag=self.config.lag)
-        return nn.Conv2d(width, 2 * width, kernel, padding=kernel // 2)
+    def __init__(self, config: ModelConfig, outputs: int) -> None:
+        super().__init__()
+        sizes = config.decoder
+        self.config, self.size, self.channels = sizes, (config.height, config.width), config.channels
+        self.normalised = config.normalised
+        self.pixels = sizes.patch**2
+        width, values = sizes.width, config.channels * self.pixels
+        self.first: nn.Module
+        if sizes.autoregressive:
+            first = sizes.first_kernel
+            self.first = CausalConv2d(values, width, first, sees_centre=False, lag=sizes.lag)
+        else:
+            self.first = nn.Conv2d(sizes.condition, width, 1)
+        self.layers = nn.ModuleList(self._layer(index + 1, config.grid) for index in range(sizes.layers))
+        self.head1 = nn.Conv2d(width, self.pixels * width, 1)
+        self.head2 = nn.Conv2d(self.pixels * width, self.pixels * outputs, 1, groups=self.pixels)
+        if sizes.autoregressive and self.pixels > 1:
+            self.earlier = nn.Conv2d(values, self.pixels * width, 1, bias=False)
+        self.register_buffer("pixel", torch.tensor(range(self.pixels)), persistent=False)
+        if sizes.attention:
+            self.register_buffer("time", wavefront_times(*config.grid, sizes.lag), persistent=False)
+
+    def _layer(self, number: int, grid: tuple[int, int]) -> GatedLayer:
+        sizes, attention = self.config, None
+        width, kernel = sizes.width, sizes.kernel
+        if number in sizes.attention:
+            attention = CausalAttention(width, sizes.attention_features, sizes.heads, grid)
+        window: nn.Module
+        if sizes.autoregressive:
+            window = CausalConv2d(width, 2 * width, kernel, sees_centre=True, lag=sizes.lag)
+        else:
+            window = nn.Conv2d(width, 2 * width, kernel, padding=kernel // 2)
+        return GatedLayer(window, width, sizes.condition, normalised=self.normalised, attention=attention)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights."""
+        return self.head2.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return self.head2.weight.device
+
+    def earlier_weight(self) -> Tensor:
+        """Return the weights by which pixels of a patch enter the sums of later ones.
+
+        Shape: `(pixels * width, pixels * channels)`; those of the same and of later pixels are zero.
+        """
+        keep = (self.pixel[None, :] < self.pixel[:, None]).to(self.dtype)  # (pixels, pixels)
+        weight = self.earlier.weight.view(self.pixels, -1, self.pixels, self.channels)
+        return (weight * keep[:, None, :, None]).view(self.earlier.weight.shape[:2])
 
     def forward(self, image: Tensor, condition: Tensor | None) -> Tensor:
-        h = self.first(image if self.config.autoregressive else condition)
+        patches = to_patches(image, self.config.patch) if self.config.autoregressive else None
+        h = self.first(condition if patches is None else patches)
+        seen = self.time[None, :] <= self.time[:, None] if self.config.attention else None
         for layer in self.layers:
-            h = layer(h, condition)
-        parameters: Tensor = self.head2(F.elu(self.head1(F.elu(h))))
-        return parameters
+            h = layer(h, condition, seen)
+        sums = self.head1(F.elu(normalise(h) if self.normalised else h))
+        if patches is not None and self.pixels > 1:
+            sums = sums + F.conv2d(patches, self.earlier_weight()[:, :, None, None])
+        return from_patches(self.head2(F.elu(sums)), self.config.patch, *self.size)

@@ -25,11 +25,20 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from famecli.config import ModelConfig, StageConfig
-from famecli.model.blocks import FromLatents, ResidualBlock, ToLatents, Upsample, at_least_single, shrink
+from famecli.config import ModelConfig
+from famecli.model.blocks import (
+    FromLatents,
+    ResidualBlock,
+    ToLatents,
+    Upsample,
+    at_least_single,
+    normalise,
+    shrink,
+)
 from famecli.model.decoder import Decoder
 from famecli.model.latents import Gaussian
 from famecli.model.likelihoods import make_likelihood, scale_levels
+from famecli.model.patches import to_patches
 from famecli.rng import Noise
 
 # From a stochastic layer's index, counted from the image upwards, its prior and its posterior to its latents.
@@ -70,37 +79,40 @@ class Stage(nn.Module):
     """One stage of the ladder: a way up, a stochastic layer if it has latents, a way down.
 
     Args:
-        config: Sizes of this stage.
-        below: Feature maps of the stage below, or channels of the image.
-        size: Height and width here.
-        down_width: Feature maps that the way down ends with.
-        down_size: Height and width that the way down ends with.
-        top: Whether there is no stage above, hence no learned prior.
+        model: Configuration of the whole model.
+        index: Number of this stage, from the image upwards.
     """
 
-    def __init__(
-        self,
-        config: StageConfig,
-        below: int,
-        size: tuple[int, int],
-        down_width: int,
-        down_size: tuple[int, int],
-        *,
-        top: bool,
-    ) -> None:
+    def __init__(self, model: ModelConfig, index: int) -> None:
         super().__init__()
-        self.config = config
-        self.size = size
-        width, latents, dense = config.width, config.latents, config.dense
+        config, normalised = model.stages[index], model.normalised
+        self.config, self.bounded = config, model.bounded_latents
+        self.size = model.resolutions()[index]
+        below = model.stages[index - 1].width if index else model.channels * model.decoder.patch**2
+        down_width = below if index else model.decoder.condition
+        down_size = model.resolutions()[index - 1] if index else model.grid
+        width = config.width
+        # The image is no activation: it keeps its size.
+        self.normalises = normalised and index > 0
         self.up = nn.Conv2d(below, width, 3, config.stride, padding=1)
-        self.up_blocks = nn.Sequential(*(ResidualBlock(width) for _ in range(config.blocks)))
-        self.down_blocks = nn.Sequential(*(ResidualBlock(width) for _ in range(config.blocks)))
-        self.down = Upsample(width, down_width, down_size)
-        if latents:
-            self.recognition = ToLatents(width, latents, size, dense=dense)
-            self.expand = FromLatents(width, latents, size, dense=dense)
-            if not top:
-                self.prior = ToLatents(width, latents, size, dense=dense)
+        self.up_blocks = self._blocks(normalised=normalised)
+        self.down_blocks = self._blocks(normalised=normalised)
+        self.down = Upsample(width, down_width, down_size, normalised=normalised)
+        if config.latents:
+            shape = (width, config.latents, self.size)
+            self.recognition = ToLatents(*shape, dense=config.dense, normalised=normalised)
+            self.expand = FromLatents(*shape, dense=config.dense)
+            if index < len(model.stages) - 1:
+                self.prior = ToLatents(*shape, dense=config.dense, normalised=normalised)
+
+    def _blocks(self, *, normalised: bool) -> nn.Sequential:
+        width, blocks = self.config.width, self.config.blocks
+        return nn.Sequential(*(ResidualBlock(width, normalised=normalised) for _ in range(blocks)))
+
+    def ascend(self, h: Tensor) -> Tensor:
+        """Return the bottom-up features here, `(B, width, H, W)`, from those below or from the patches."""
+        features: Tensor = self.up_blocks(self.up(normalise(h) if self.normalises else h))
+        return features
 
     def beliefs(self, h: Tensor | None, d: Tensor | None, batch: int) -> tuple[Gaussian, Gaussian | None]:
         """Return this layer's prior, and its posterior where recognition features `d` are given.
@@ -110,11 +122,11 @@ class Stage(nn.Module):
             d: Bottom-up features, `(B, width, H, W)`, or None.
             batch: Images, for a top layer without either.
         """
-        seen = None if d is None else Gaussian.from_head(self.recognition(d))
+        seen = None if d is None else Gaussian.from_head(self.recognition(d), bounded=self.bounded)
         if h is None:
             maps = (self.config.latents,) if self.config.dense else (self.config.latents, *self.size)
             return Gaussian.standard(next(self.parameters()).new_empty(batch, *maps)), seen
-        prior = Gaussian.from_head(self.prior(h))
+        prior = Gaussian.from_head(self.prior(h), bounded=self.bounded)
         return prior, None if seen is None else prior.merge(seen)
 
 
@@ -131,24 +143,22 @@ class Fame(nn.Module):
         super().__init__()
         self.config = config
         self.likelihood = make_likelihood(config)
-        stages: list[Stage] = []
-        below, below_size = config.channels, (config.height, config.width)
-        for stage, size in zip(config.stages, config.resolutions(), strict=True):
-            top = len(stages) == len(config.stages) - 1
-            down_width = below if stages else config.decoder.condition
-            stages.append(Stage(stage, below, size, down_width, below_size, top=top))
-            below, below_size = stage.width, size
-        self.stages = nn.ModuleList(stages)
-        self.decoder = Decoder(config.decoder, config.channels, self.likelihood.parameters)
+        self.stages = nn.ModuleList(Stage(config, index) for index in range(len(config.stages)))
+        self.decoder = Decoder(config, self.likelihood.parameters)
         shrink(self.decoder.head2)
         assert self.decoder.head2.bias is not None
         with torch.no_grad():
-            self.decoder.head2.bias.copy_(self.likelihood.initial_bias())
+            self.decoder.head2.bias.copy_(self.likelihood.initial_bias().repeat(self.decoder.pixels))
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.parameters()).device
+        """Device of the weights."""
+        return self.decoder.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights."""
+        return self.decoder.dtype
 
     @property
     def uniforms_shape(self) -> tuple[int, int, int]:
@@ -160,15 +170,15 @@ class Fame(nn.Module):
         return self.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
     def _scaled(self, x: Tensor) -> Tensor:
-        return scale_levels(x.to(self.decoder.head2.weight), self.config.levels)
+        return scale_levels(x.to(self.device, self.dtype), self.config.levels)
 
     def bottom_up(self, image: Tensor) -> list[Tensor]:
         """Return the features of each stage, from the image upwards, for `image` in [-1, 1]."""
         features: list[Tensor] = []
-        h = image
+        h = to_patches(image, self.config.decoder.patch)
         for stage in self.stages:
             assert isinstance(stage, Stage)
-            h = stage.up_blocks(stage.up(h))
+            h = stage.ascend(h)
             features.append(h)
         return features
 
@@ -191,8 +201,8 @@ class Fame(nn.Module):
             temperature: Factor on the standard deviation of priors that are drawn from.
 
         Returns:
-            The decoder's condition `(B, condition, height, width)`, None without stages; and a draw per
-            stochastic layer, from the image upwards.
+            The decoder's condition `(B, condition, rows, columns)` on the grid of patches, None without
+            stages; and a draw per stochastic layer, from the image upwards.
         """
 
         def draw(layer: int, prior: Gaussian, posterior: Gaussian | None) -> Tensor:
@@ -244,7 +254,8 @@ class Fame(nn.Module):
 
     def log_prob(self, x: Tensor, condition: Tensor | None) -> Tensor:
         """Return log p(x | condition) in nats per pixel, channels summed: `(B, height, width)`."""
-        return self.likelihood.log_prob(x.to(self.decoder.head2.weight), self.pixel_parameters(x, condition))
+        parameters = self.pixel_parameters(x, condition)
+        return self.likelihood.log_prob(x.to(self.device, self.dtype), parameters)
 
     def pixel_parameters(self, x: Tensor, condition: Tensor | None) -> Tensor:
         """Return the likelihood's parameters at each pixel given the earlier ones of `x`, in parallel."""

@@ -10,6 +10,9 @@ from torch.nn import functional as F
 from famecli.model.blocks import at_least_single
 
 SMALLEST_SCALE = 1e-3
+# Bounds of a layer's distributions before they are merged, with `bounded_latents`.
+LARGEST_MEAN = 5.0
+LOWEST_LOG_SCALE, HIGHEST_LOG_SCALE = -4.0, 1.5
 # softplus(RAW_ONE) + SMALLEST_SCALE = 1, so that zero-initialised heads start at a standard normal.
 RAW_ONE = math.log(math.expm1(1.0 - SMALLEST_SCALE))
 
@@ -27,13 +30,19 @@ class Gaussian:
     scale: Tensor
 
     @classmethod
-    def from_head(cls, raw: Tensor) -> "Gaussian":
-        """Return the Gaussian whose means and pre-softplus scales lie one after the other in dimension 1.
+    def from_head(cls, raw: Tensor, *, bounded: bool = False) -> "Gaussian":
+        """Return the Gaussian whose means and raw scales lie one after the other in dimension 1.
+
+        Scales are raw ones after a softplus. With `bounded`, means and the logarithms of scales are raw ones
+        after smooth bounds: huge means beside tiny scales would leave no digits for the difference.
 
         With the 8 bits of bfloat16, KL divergences of close Gaussians would be noise: see `at_least_single`.
         """
         mean, scale = at_least_single(raw).chunk(2, dim=1)
-        return cls(mean, F.softplus(scale + RAW_ONE) + SMALLEST_SCALE)
+        if not bounded:
+            return cls(mean, F.softplus(scale + RAW_ONE) + SMALLEST_SCALE)
+        low, high = (bound * torch.tanh(scale / bound) for bound in (-LOWEST_LOG_SCALE, HIGHEST_LOG_SCALE))
+        return cls(LARGEST_MEAN * torch.tanh(mean / LARGEST_MEAN), torch.where(scale < 0, low, high).exp())
 
     @classmethod
     def standard(cls, like: Tensor) -> "Gaussian":
