@@ -11,7 +11,7 @@ from famecli.errors import UsageError
 from famecli.model.fame import Draw, Fame
 from famecli.rng import ImageNoise, image_uniforms
 from famecli.sampling.generate import DecoderOutput, ImageDecoder, pad
-from famecli.sampling.wavefront import padded_batch
+from famecli.sampling.sampler import padded_batch
 
 CHUNK = 64
 

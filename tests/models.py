@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from famecli.config import DecoderConfig, ModelConfig, StageConfig
+from famecli.model.decoder import Decoder
 from famecli.model.fame import Fame
+from famecli.model.likelihoods import make_likelihood
 from famecli.presets import PRESETS, Size, model_config
 from famecli.rng import BatchNoise, ImageNoise
 
@@ -28,6 +30,27 @@ def randomise(module: M, seed: int = 0, dtype: torch.dtype = torch.float64, gain
             spread = gain / math.sqrt(weight[0].numel()) if weight.dim() > 1 else 0.3 * gain
             weight.copy_(torch.randn(weight.shape, generator=generator, dtype=torch.float64) * spread)
     return module
+
+
+def model_around(
+    decoder: DecoderConfig, size: tuple[int, int], channels: int = 1, levels: int = 2, mixtures: int = 3
+) -> ModelConfig:
+    """The configuration of a model with that decoder, and a stage if it has a condition."""
+    stages = (StageConfig(width=4, blocks=0, latents=2),) if decoder.condition else ()
+    return ModelConfig(
+        "test",
+        "bernoulli" if levels == 2 else "logistic-mixture",
+        channels,
+        *size,
+        levels,
+        mixtures=mixtures,
+        decoder=decoder,
+        stages=stages,
+    )
+
+
+def make_decoder(config: ModelConfig) -> Decoder:
+    return Decoder(config, make_likelihood(config).parameters)
 
 
 def preset_model(

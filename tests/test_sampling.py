@@ -1,19 +1,21 @@
+import dataclasses
 import random
 from dataclasses import dataclass
 
 import pytest
 import torch
+from models import make_decoder, model_around, randomise
 from torch import Tensor
 
 from famecli.config import DecoderConfig
 from famecli.model.decoder import Decoder
-from famecli.model.likelihoods import Bernoulli, Likelihood, LogisticMixture, scale_levels
+from famecli.model.likelihoods import Bernoulli, Likelihood, make_likelihood, scale_levels
 from famecli.sampling import threads
 from famecli.sampling.naive import sample_naive
-from famecli.sampling.plan import Step
+from famecli.sampling.plan import Plan, Step
 from famecli.sampling.threads import THREADED_WORK, ThreadTrial, threads_for
-from famecli.sampling.wavefront import LANES, WavefrontSampler
-from famecli.sampling.workspace import Workspace
+from famecli.sampling.sampler import LANES, Sampler
+from famecli.sampling.wavefront import WavefrontWorkspace
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,8 @@ class Case:
     def size(self) -> tuple[int, int]:
         return self.uniforms.shape[2], self.uniforms.shape[3]
 
-    def sampler(self, chunk: int = 64) -> WavefrontSampler:
-        return WavefrontSampler(self.decoder, self.likelihood, self.levels, *self.size, chunk)
+    def sampler(self, chunk: int = 64) -> Sampler:
+        return Sampler(self.decoder, self.likelihood, self.levels, chunk)
 
     def naive(
         self, temperature: float = 1.0, known: Tensor | None = None, mask: Tensor | None = None
@@ -52,39 +54,46 @@ def make_case(seed: int, dtype: torch.dtype = torch.float64, batch: int | None =
     pick = random.Random(seed)
     generator = torch.Generator().manual_seed(seed)
     channels, condition = pick.choice([1, 3]), pick.choice([0, 3])
-    config = DecoderConfig(
+    layers, lag = pick.randint(0, 4), pick.choice([1, 2, 2, 3, 5, 9])
+    sizes = DecoderConfig(
         autoregressive=True,
         width=pick.choice([2, 5, 8]),
-        layers=pick.randint(0, 4),
+        layers=layers,
         kernel=pick.choice([1, 3, 5, 7]),
         first_kernel=pick.choice([3, 5, 7]),
         condition=condition,
-        lag=pick.choice([1, 2, 2, 3, 5, 9]),
+        lag=lag,
+        patch=pick.choice([1, 1, 2, 2, 4]),
+        attention=tuple(layer + 1 for layer in range(layers) if pick.random() < 0.4),
+        heads=pick.choice([1, 2]),
+        attention_width=pick.choice([2, 6]),
     )
     height, width = pick.sample(range(1, 9), 2)
     batch = batch or pick.randint(1, 4)
-    likelihood: Likelihood = Bernoulli(channels)
-    levels = 2
-    if pick.random() < 0.5:
-        levels = pick.choice([5, 256])
-        likelihood = LogisticMixture(channels, levels, 3)
-    decoder = Decoder(config, channels, likelihood.parameters).to(dtype).requires_grad_(False)
+    levels = 2 if pick.random() < 0.5 else pick.choice([5, 256])
+    config = dataclasses.replace(
+        model_around(sizes, (height, width), channels, levels), normalised=pick.random() < 0.5
+    )
+    likelihood = make_likelihood(config)
+    decoder = make_decoder(config).to(dtype).requires_grad_(False)
     for weight in decoder.parameters():
         weight.copy_(torch.randn(weight.shape, generator=generator, dtype=dtype) * 0.3)
     uniforms = torch.rand(batch, likelihood.uniforms, height, width, generator=generator, dtype=dtype)
-    features = torch.randn(batch, condition, height, width, generator=generator, dtype=dtype)
+    features = torch.randn(batch, condition, *config.grid, generator=generator, dtype=dtype)
     return Case(decoder, likelihood, levels, features if condition else None, uniforms)
 
 
-def pixels(images: Tensor, step: Step, lag: int) -> Tensor:
+def pixels(images: Tensor, plan: Plan, step: Step) -> Tensor:
     """The pixels of one step, `(B, channels, n)`."""
-    rows = torch.arange(step.row, step.row + step.count)
-    return images[:, :, rows, step.t - lag * rows]
+    chosen = plan.order[step.offset : step.offset + step.count]
+    return images.flatten(2)[:, :, list(chosen)]
 
 
-def poison(space: Workspace) -> None:
-    for tensor in (space.start, space.parameters, space.uniforms, space.levels):
+def poison(space: WavefrontWorkspace) -> None:
+    for tensor in (space.start, space.sums, space.parameters, space.uniforms, space.levels):
         tensor.fill_(float("nan"))
+    for memory in space.attention.values():
+        memory.cache.fill_(float("nan"))
     for tensor in (space.image.buffer, space.maps.buffer, space.condition[:-1], space.ones[:-1]):
         tensor.fill_(float("nan"))
 
@@ -104,16 +113,17 @@ def test_wavefront_equals_naive_pixel_by_pixel(seed: int, dtype: torch.dtype) ->
 def test_an_image_does_not_depend_on_the_lag(seed: int, more: int) -> None:
     case = make_case(seed)
     lag = case.decoder.config.lag + more
-    sampler = WavefrontSampler(case.decoder, case.likelihood, case.levels, *case.size, lag=lag)
-    assert sampler.plan.num_steps == case.size[1] + lag * (case.size[0] - 1)
+    sampler = Sampler(case.decoder, case.likelihood, case.levels, lag=lag)
+    rows, columns = case.decoder.grid
+    assert len(sampler.plan.waves) == columns + lag * (rows - 1)
     expected = case.sampler().sample(case.condition, case.uniforms)
     assert torch.equal(sampler.sample(case.condition, case.uniforms), expected)
 
 
 def test_a_lag_below_the_decoders_own_is_refused() -> None:
-    decoder = Decoder(DecoderConfig(autoregressive=True, width=4, layers=1, lag=3), 1, 1)
+    decoder = make_decoder(model_around(DecoderConfig(True, width=4, layers=1, lag=3), (3, 3)))
     with pytest.raises(ValueError, match="lag of 3 at least, got 2"):
-        WavefrontSampler(decoder, Bernoulli(1), 2, 3, 3, lag=2)
+        Sampler(decoder, Bernoulli(1), 2, lag=2)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -123,6 +133,7 @@ def test_reused_and_poisoned_memory_changes_nothing(seed: int) -> None:
     sampler.sample(case.condition, 1.0 - case.uniforms)
     assert torch.equal(sampler.sample(case.condition, case.uniforms), fresh)
     for space in sampler.workspaces.values():
+        assert isinstance(space, WavefrontWorkspace)
         poison(space)
     assert torch.equal(sampler.sample(case.condition, case.uniforms), fresh)
 
@@ -150,8 +161,8 @@ def test_the_very_bits_of_parameters_do_not_depend_on_the_batch(seed: int) -> No
         sampler.begin(None if case.condition is None else case.condition[:images], images)
         found = []
         for step in sampler.plan.steps:
-            found.append(sampler.params(step.t).clone())
-            sampler.push(step.t, pixels(x[:images], step, sampler.plan.lag))
+            found.append(sampler.params(step).clone())
+            sampler.push(step, pixels(x[:images], sampler.plan, step))
         return found
 
     expected = parameters(64)
@@ -165,11 +176,12 @@ def test_matrices_are_whole_and_little_of_them_is_for_nothing(batch: int) -> Non
     case = make_case(4, batch=batch)
     sampler = case.sampler()
     sampler.begin(case.condition, batch)
-    maps, steps = sampler.space.maps, sampler.plan.steps
-    assert {maps.columns(step) % LANES for step in steps} == {0}
+    assert isinstance(sampler.space, WavefrontWorkspace)
+    maps, waves = sampler.space.maps, sampler.plan.waves
+    assert {maps.columns(wave) % LANES for wave in waves} == {0}
     images = sampler.space.batch
     assert batch <= images < max(2 * batch, batch + LANES)
-    assert all(maps.columns(step) < step.count * images + LANES for step in steps)
+    assert all(maps.columns(wave) < wave.count * images + LANES for wave in waves)
 
 
 def test_no_images_are_no_images() -> None:
@@ -207,9 +219,9 @@ def test_steps_compute_the_parameters_of_the_parallel_pass(seed: int) -> None:
     sampler.begin(case.condition, len(x))
     for step in sampler.plan.steps:
         torch.testing.assert_close(
-            sampler.params(step.t), pixels(parallel, step, sampler.plan.lag), rtol=1e-9, atol=1e-9
+            sampler.params(step), pixels(parallel, sampler.plan, step), rtol=1e-9, atol=1e-9
         )
-        sampler.push(step.t, pixels(x, step, sampler.plan.lag))
+        sampler.push(step, pixels(x, sampler.plan, step))
     assert torch.equal(sampler.drawn(), x)
 
 
@@ -219,15 +231,18 @@ def test_steps_and_whole_images_use_the_very_same_numbers() -> None:
     sampled = sampler.sample(case.condition, case.uniforms)
     sampler.begin(case.condition, len(sampled))
     for step in sampler.plan.steps:
-        drawn = case.likelihood.sample(sampler.params(step.t), pixels(case.uniforms, step, sampler.plan.lag))
-        sampler.push(step.t, drawn)
+        drawn = case.likelihood.sample(sampler.params(step), pixels(case.uniforms, sampler.plan, step))
+        sampler.push(step, drawn)
     assert torch.equal(sampler.drawn(), sampled)
 
 
-def test_draws_follow_the_exact_distribution_of_two_by_two_images() -> None:
+@pytest.mark.parametrize(("patch", "attention"), [(1, ()), (1, (1, 2)), (2, ())])
+def test_draws_follow_the_exact_distribution_of_two_by_two_images(
+    patch: int, attention: tuple[int, ...]
+) -> None:
     generator = torch.Generator().manual_seed(1)
-    config = DecoderConfig(autoregressive=True, width=6, layers=2, kernel=3, first_kernel=5)
-    decoder = Decoder(config, 1, 1).double().requires_grad_(False)
+    sizes = DecoderConfig(True, 6, 2, kernel=3, first_kernel=5, patch=patch, attention=attention, heads=2)
+    decoder = make_decoder(model_around(sizes, (2, 2))).double().requires_grad_(False)
     for weight in decoder.parameters():
         weight.copy_(torch.randn(weight.shape, generator=generator, dtype=torch.float64) * 0.25)
     likelihood, draws = Bernoulli(1), 10_000
@@ -237,7 +252,7 @@ def test_draws_follow_the_exact_distribution_of_two_by_two_images() -> None:
     probability = likelihood.log_prob(every, parameters).flatten(1).sum(1).exp()
     assert float(probability.sum()) == pytest.approx(1.0, abs=1e-12)
     uniforms = torch.rand(draws, 1, 2, 2, generator=generator, dtype=torch.float64)
-    sampled = WavefrontSampler(decoder, likelihood, 2, 2, 2).sample(None, uniforms)
+    sampled = Sampler(decoder, likelihood, 2).sample(None, uniforms)
     codes = (sampled.flatten(1) * torch.tensor([1, 2, 4, 8])).sum(1).long()
     expected = probability * draws
     assert float(expected.min()) > 5
@@ -246,35 +261,45 @@ def test_draws_follow_the_exact_distribution_of_two_by_two_images() -> None:
     assert float(chi_squared) < 44.26
 
 
-def test_nothing_in_the_step_loop_waits_for_the_device() -> None:
+@pytest.mark.parametrize("patch", [1, 2])
+def test_nothing_in_the_step_loop_waits_for_the_device(patch: int) -> None:
     # Tensors on the meta device have no values to read, as tensors of a captured graph have none yet.
-    likelihood = LogisticMixture(3, 256, 4)
-    config = DecoderConfig(autoregressive=True, width=8, layers=2, kernel=5, condition=4)
+    sizes = DecoderConfig(
+        True, width=8, layers=2, kernel=5, condition=4, patch=patch, attention=(1,) if patch > 1 else ()
+    )
+    config = model_around(sizes, (6, 5), channels=3, levels=256, mixtures=4)
     with torch.device("meta"):
-        decoder = Decoder(config, 3, likelihood.parameters)
-        condition, uniforms = torch.empty(3, 4, 6, 5), torch.empty(3, 4, 6, 5)
-    sampled = WavefrontSampler(decoder, likelihood, 256, 6, 5).sample(condition, uniforms)
+        decoder = make_decoder(config)
+        condition, uniforms = torch.empty(3, 4, *config.grid), torch.empty(3, 4, 6, 5)
+    sampled = Sampler(decoder, make_likelihood(config), 256).sample(condition, uniforms)
     assert sampled.shape == (3, 3, 6, 5)
     assert sampled.is_meta
 
 
 def test_a_condition_that_does_not_fit_is_refused() -> None:
-    decoder = Decoder(DecoderConfig(autoregressive=True, width=4, layers=1, condition=2), 1, 1)
-    sampler = WavefrontSampler(decoder, Bernoulli(1), 2, 3, 3)
+    decoder = make_decoder(model_around(DecoderConfig(True, width=4, layers=1, condition=2), (3, 3)))
+    sampler = Sampler(decoder, Bernoulli(1), 2)
     with pytest.raises(ValueError, match="condition of 2 feature maps, got 0"):
         sampler.sample(None, torch.rand(1, 1, 3, 3))
 
 
-def test_a_factorized_decoder_is_refused() -> None:
-    decoder = Decoder(DecoderConfig(autoregressive=False, width=4, layers=1, condition=2), 1, 1)
-    with pytest.raises(ValueError, match="autoregressive"):
-        WavefrontSampler(decoder, Bernoulli(1), 2, 3, 3)
+@pytest.mark.parametrize("patch", [1, 2])
+def test_a_factorized_decoder_is_sampled_in_one_step_by_the_same_loop(patch: int) -> None:
+    sizes = DecoderConfig(False, width=4, layers=1, condition=2, patch=patch)
+    decoder = randomise(make_decoder(model_around(sizes, (3, 5)))).requires_grad_(False)
+    condition = torch.randn(4, 2, *decoder.grid, generator=torch.Generator().manual_seed(0)).double()
+    uniforms = torch.rand(4, 1, 3, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    sampler = Sampler(decoder, Bernoulli(1), 2)
+    assert len(sampler.plan.steps) == 1
+    found = sampler.sample(condition, uniforms)
+    assert torch.equal(found, (uniforms < decoder(uniforms, condition).sigmoid()).double())
+    assert sampler.verify(found, uniforms, condition) == 0
 
 
 def test_a_chunk_that_leaves_columns_over_is_refused() -> None:
-    decoder = Decoder(DecoderConfig(autoregressive=True, width=4, layers=1), 1, 1)
+    decoder = make_decoder(model_around(DecoderConfig(True, width=4, layers=1), (3, 3)))
     with pytest.raises(ValueError, match="multiple of 32, got 20"):
-        WavefrontSampler(decoder, Bernoulli(1), 2, 3, 3, chunk=20)
+        Sampler(decoder, Bernoulli(1), 2, chunk=20)
 
 
 @pytest.mark.usefixtures("threads_put_back")
@@ -297,7 +322,7 @@ def test_threads_are_given_up_where_they_turn_out_to_be_slower(
     torch.set_num_threads(2)
     now, used = 0.0, []
     monkeypatch.setattr(threads.time, "perf_counter", lambda: now)
-    trial = ThreadTrial()
+    trial = ThreadTrial(24)
     for index in range(12):
         with trial.step(3, typical=False):
             # A small step, and a misleading one.
@@ -312,7 +337,7 @@ def test_threads_are_given_up_where_they_turn_out_to_be_slower(
 
 def test_with_one_thread_there_is_nothing_to_try(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    trial = ThreadTrial()
+    trial = ThreadTrial(24)
     monkeypatch.setattr(torch, "set_num_threads", lambda number: pytest.fail("threads were set"))
     for _ in range(12):
         with trial.step(5, typical=True):

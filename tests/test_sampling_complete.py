@@ -7,7 +7,7 @@ from test_sampling_generate import PRESETS, make_model
 from famecli.model.likelihoods import Bernoulli, scale_levels
 from famecli.rng import image_uniforms
 from famecli.sampling.complete import complete_batches
-from famecli.sampling.wavefront import WavefrontSampler
+from famecli.sampling.sampler import Sampler
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -57,7 +57,7 @@ def test_completions_of_first_rows_follow_the_exact_conditional() -> None:
     known[:, 0, 0] = row
     mask = torch.zeros(draws, 1, 2, 2, dtype=torch.bool)
     mask[:, :, 0] = True
-    found = WavefrontSampler(decoder, case.likelihood, 2, 2, 2).sample(None, uniforms, known=known, mask=mask)
+    found = Sampler(decoder, case.likelihood, 2).sample(None, uniforms, known=known, mask=mask)
     codes = (found.flatten(1) * torch.tensor([1, 2, 4, 8])).sum(1).long()
     frequency = torch.bincount(codes, minlength=16) / draws
     sigma = (conditional * (1 - conditional) / draws).sqrt()

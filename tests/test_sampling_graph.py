@@ -12,7 +12,7 @@ from famecli.model.decoder import Decoder
 from famecli.model.likelihoods import Bernoulli, Likelihood, LogisticMixture
 from famecli.sampling import graph as graphs
 from famecli.sampling.graph import GraphRunner
-from famecli.sampling.wavefront import WavefrontSampler
+from famecli.sampling.sampler import Sampler
 
 LIKELIHOODS = [Bernoulli(1), LogisticMixture(1, 256, 3), LogisticMixture(3, 256, 3)]
 

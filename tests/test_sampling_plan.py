@@ -4,28 +4,43 @@ import sys
 import pytest
 
 from famecli.model.causal import CausalConv2d
-from famecli.sampling.plan import WavefrontPlan
+from famecli.sampling.plan import parallel_plan, wavefront_plan
 
 SIDES = [(height, width) for height in range(1, 10) for width in range(1, 10)]
 SIZES = [*SIDES, (28, 28), (32, 32), (64, 48)]
 
 
+@pytest.mark.parametrize("patch", [1, 2, 4])
 @pytest.mark.parametrize("lag", [1, 2, 3, 10])
 @pytest.mark.parametrize(("height", "width"), SIZES)
-def test_every_pixel_is_sampled_once_at_its_own_time(height: int, width: int, lag: int) -> None:
-    plan = WavefrontPlan(height, width, lag)
-    assert plan.num_steps == len(plan.steps) == width + lag * (height - 1)
+def test_every_pixel_is_sampled_once_at_its_own_time(height: int, width: int, lag: int, patch: int) -> None:
+    plan = wavefront_plan(height, width, lag, patch)
+    rows, columns = -(-height // patch), -(-width // patch)
+    assert [wave.t for wave in plan.waves] == list(range(columns + lag * (rows - 1)))
     assert sorted(plan.order) == list(range(height * width))
-    for index, step in enumerate(plan.steps):
-        assert step.t == index
-        pixels = [divmod(raster, width) for raster in plan.order[step.offset : step.offset + step.count]]
-        assert pixels == [(row, step.t - lag * row) for row in range(step.row, step.row + step.count)]
+    assert [step.index for step in plan.steps] == list(range(len(plan.steps)))
+    for step in plan.steps:
+        first, end = step.wave.row, step.wave.row + step.wave.count
+        patches = [(row, step.wave.t - lag * row) for row in range(first, end)]
+        assert list(plan.patches[step.wave.offset : step.wave.offset + step.wave.count]) == patches
+        down, right = divmod(step.pixel, patch)
+        cells = [(row * patch + down, column * patch + right) for row, column in patches]
+        inside = [cell for cell in cells if cell[0] < height and cell[1] < width]
+        found = [divmod(raster, width) for raster in plan.order[step.offset : step.offset + step.count]]
+        assert found == inside == cells[step.first : step.first + step.count]
 
 
+@pytest.mark.parametrize("patch", [1, 2])
 @pytest.mark.parametrize(("height", "width"), SIZES)
-def test_inverse_undoes_order(height: int, width: int) -> None:
-    plan = WavefrontPlan(height, width)
-    assert [plan.order[place] for place in plan.inverse] == list(range(height * width))
+def test_places_are_where_cells_hold_each_pixel(height: int, width: int, patch: int) -> None:
+    plan = wavefront_plan(height, width, patch=patch)
+    assert [plan.cells[place] for place in plan.places] == list(range(height * width))
+
+
+def test_a_blind_decoder_has_one_step_of_all_pixels() -> None:
+    plan = parallel_plan(3, 4)
+    assert [step.count for step in plan.steps] == [12]
+    assert plan.order == plan.places == tuple(range(12))
 
 
 @pytest.mark.parametrize("sees_centre", [False, True])
@@ -36,8 +51,8 @@ def test_every_kept_tap_is_earlier_or_if_allowed_equal(kernel: int, lag: int, se
     reach = kernel // 2
     taps = [(int(dy) - reach, int(dx) - reach) for dy, dx in mask.nonzero()]
     for height, width in SIDES:
-        plan = WavefrontPlan(height, width, lag)
-        time = {plan.order[step.offset + k]: step.t for step in plan.steps for k in range(step.count)}
+        plan = wavefront_plan(height, width, lag)
+        time = {plan.order[step.offset + k]: step.wave.t for step in plan.steps for k in range(step.count)}
         for raster, t in time.items():
             row, column = divmod(raster, width)
             for dy, dx in taps:
@@ -47,7 +62,7 @@ def test_every_kept_tap_is_earlier_or_if_allowed_equal(kernel: int, lag: int, se
 
 
 def test_a_lag_of_the_width_is_raster_order() -> None:
-    assert WavefrontPlan(4, 7, 7).order == tuple(range(28))
+    assert wavefront_plan(4, 7, 7).order == tuple(range(28))
 
 
 def test_a_large_lag_keeps_every_tap_of_raster_order() -> None:
@@ -57,13 +72,13 @@ def test_a_large_lag_keeps_every_tap_of_raster_order() -> None:
 
 def test_a_lag_below_one_is_refused() -> None:
     with pytest.raises(ValueError, match="lag of 0"):
-        WavefrontPlan(2, 2, 0)
+        wavefront_plan(2, 2, 0)
 
 
 @pytest.mark.parametrize(("height", "width"), [(0, 3), (3, 0), (-1, 1)])
 def test_an_image_without_pixels_is_refused(height: int, width: int) -> None:
     with pytest.raises(ValueError, match=f"{height} by {width}"):
-        WavefrontPlan(height, width)
+        wavefront_plan(height, width)
 
 
 def test_the_plan_needs_no_torch() -> None:

@@ -51,7 +51,7 @@ class LatentSpace:
     """
 
     def __init__(self, model: Fame, x: Tensor, start: Start) -> None:
-        self.model, self.x = model, x.to(model.decoder.head2.weight)
+        self.model, self.x = model, x.to(model.device, model.dtype)
         self.shapes = latent_shapes(model)
         self.size = sum(math.prod(shape) for shape in self.shapes)
         self.features: list[Tensor] | None = None

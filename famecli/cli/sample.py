@@ -113,7 +113,7 @@ class Request:
         import numpy as np
 
         from famecli.sampling.complete import complete_batches
-        from famecli.sampling.wavefront import CHUNK
+        from famecli.sampling.sampler import CHUNK
 
         def complete(seeds: range) -> "np.ndarray":
             model, temperature = self.loaded.model, self.settings["temperature"]

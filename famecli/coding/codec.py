@@ -28,7 +28,7 @@ from famecli.model.fame import Fame
 from famecli.model.latents import Gaussian
 from famecli.model.likelihoods import scale_levels
 from famecli.sampling.threads import threads_for
-from famecli.sampling.wavefront import CHUNK, WavefrontSampler
+from famecli.sampling.sampler import CHUNK, Sampler
 
 # Products of any size: so many threads as a process has would each round sums of their own.
 ANY_WORK = 0
@@ -86,11 +86,8 @@ class Codec:
     def __init__(self, model: Fame, group: int = CHUNK, *, rounding: bool = True) -> None:
         self.model, self.config, self.group = model, model.config, group
         self.grid = GRID if rounding else None
-        self.sampler: WavefrontSampler | None = None
-        if self.config.decoder.autoregressive:
-            self.sampler = WavefrontSampler(
-                model.decoder, model.likelihood, self.config.levels, self.config.height, self.config.width
-            )
+        self.sampler = Sampler(model.decoder, model.likelihood, self.config.levels)
+        self.order = torch.tensor(self.sampler.plan.order)
 
     @torch.no_grad()
     def encode(
@@ -210,30 +207,23 @@ class Codec:
         return images
 
     def _tensor(self, images: np.ndarray) -> Tensor:
-        weight = self.model.decoder.head2.weight
         # Strides too have to be those of the other side: they choose the algorithm.
-        return torch.from_numpy(np.ascontiguousarray(images)).to(weight)
+        return torch.from_numpy(np.ascontiguousarray(images)).to(self.model.device, self.model.dtype)
 
     def _features(self, x: Tensor) -> list[Tensor]:
         return self.model.bottom_up(scale_levels(x, self.config.levels))
 
     def _code(self, condition: Tensor | None, batch: int, decide: Decide, known: Tensor | None) -> Tensor:
         """Return the levels of a group, int64, `(B, C, H, W)`, that decisions lead to."""
-        likelihood, shape = self.model.likelihood, self.config.image_shape
-        if self.sampler is None:
-            blind = self.model.decoder.head2.weight.new_zeros(batch, *shape)
-            parameters = self.model.pixel_parameters(blind, condition).flatten(2)
-            wanted = None if known is None else known.flatten(2)
-            return code_pixels(likelihood, self._exact(parameters), decide, wanted).view(batch, *shape)
         sampler = self.sampler
         sampler.begin(condition, batch)
-        order = torch.tensor(sampler.plan.order)
-        wave = None if known is None else known.flatten(2)[:, :, order]
+        wave = None if known is None else known.flatten(2)[:, :, self.order]
         for step in sampler.plan.steps:
             pixels = slice(step.offset, step.offset + step.count)
             wanted = None if wave is None else wave[:, :, pixels]
-            levels = code_pixels(likelihood, self._exact(sampler.params(step.t)), decide, wanted)
-            sampler.push(step.t, levels.to(sampler.space.levels))
+            parameters = self._exact(sampler.params(step))
+            levels = code_pixels(self.model.likelihood, parameters, decide, wanted)
+            sampler.push(step, levels.to(self.model.device, self.model.dtype))
         return sampler.drawn().cpu().long()
 
     def _exact(self, parameters: Tensor) -> Tensor:

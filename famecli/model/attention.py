@@ -7,8 +7,25 @@ from torch.nn import functional as F
 from famecli.model.blocks import normalise
 
 
+def sees(row: Tensor, column: Tensor, lag: int) -> Tensor:
+    """Return which places see which: those of no later wavefront and no lower row, their own among them.
+
+    Rows below are hidden, though some of their places belong to earlier wavefronts: so an image can be
+    completed from its first rows, and any larger lag orders the same model.
+
+    Args:
+        row: Rows of places, `(N,)`.
+        column: Columns of places, `(N,)`.
+        lag: Columns by which a row is behind the row above it.
+
+    Shape: `(N, N)`, True where the place of the row sees that of the column.
+    """
+    time = column + lag * row
+    return (time[None, :] <= time[:, None]) & (row[None, :] <= row[:, None])
+
+
 class CausalAttention(nn.Module):
-    """Self-attention of places to those of their own and earlier wavefronts, added to its input.
+    """Self-attention of places to those that `sees` allows, added to its input.
 
     Queries and keys are divided by their root mean square, so no logit exceeds the root of a head's features.
 

@@ -5,10 +5,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from famecli.config import ModelConfig
-from famecli.model.attention import CausalAttention
+from famecli.model.attention import CausalAttention, sees
 from famecli.model.blocks import normalise
 from famecli.model.causal import CausalConv2d
-from famecli.model.patches import from_patches, to_patches, wavefront_times
+from famecli.model.patches import from_patches, to_patches
 
 
 class GatedLayer(nn.Module):
@@ -77,13 +77,13 @@ class Decoder(nn.Module):
     """
 
     pixel: Tensor  # (patch * patch,), index of each pixel of a patch
-    time: Tensor  # (rows * columns,), wavefront of each patch
+    places: Tensor  # (2, rows * columns), row and column of each patch
 
     def __init__(self, config: ModelConfig, outputs: int) -> None:
         super().__init__()
         sizes = config.decoder
         self.config, self.size, self.channels = sizes, (config.height, config.width), config.channels
-        self.normalised = config.normalised
+        self.normalised, self.grid = config.normalised, config.grid
         self.pixels = sizes.patch**2
         width, values = sizes.width, config.channels * self.pixels
         self.first: nn.Module
@@ -92,20 +92,23 @@ class Decoder(nn.Module):
             self.first = CausalConv2d(values, width, first, sees_centre=False, lag=sizes.lag)
         else:
             self.first = nn.Conv2d(sizes.condition, width, 1)
-        self.layers = nn.ModuleList(self._layer(index + 1, config.grid) for index in range(sizes.layers))
+        self.layers = nn.ModuleList(self._layer(index + 1) for index in range(sizes.layers))
         self.head1 = nn.Conv2d(width, self.pixels * width, 1)
         self.head2 = nn.Conv2d(self.pixels * width, self.pixels * outputs, 1, groups=self.pixels)
         if sizes.autoregressive and self.pixels > 1:
             self.earlier = nn.Conv2d(values, self.pixels * width, 1, bias=False)
         self.register_buffer("pixel", torch.tensor(range(self.pixels)), persistent=False)
         if sizes.attention:
-            self.register_buffer("time", wavefront_times(*config.grid, sizes.lag), persistent=False)
+            rows, columns = map(range, config.grid)
+            # From lists, since tensor operations on the meta device import seconds of code.
+            places = [[row for row in rows for _ in columns], [column for _ in rows for column in columns]]
+            self.register_buffer("places", torch.tensor(places), persistent=False)
 
-    def _layer(self, number: int, grid: tuple[int, int]) -> GatedLayer:
+    def _layer(self, number: int) -> GatedLayer:
         sizes, attention = self.config, None
         width, kernel = sizes.width, sizes.kernel
         if number in sizes.attention:
-            attention = CausalAttention(width, sizes.attention_features, sizes.heads, grid)
+            attention = CausalAttention(width, sizes.attention_features, sizes.heads, self.grid)
         window: nn.Module
         if sizes.autoregressive:
             window = CausalConv2d(width, 2 * width, kernel, sees_centre=True, lag=sizes.lag)
@@ -135,7 +138,7 @@ class Decoder(nn.Module):
     def forward(self, image: Tensor, condition: Tensor | None) -> Tensor:
         patches = to_patches(image, self.config.patch) if self.config.autoregressive else None
         h = self.first(condition if patches is None else patches)
-        seen = self.time[None, :] <= self.time[:, None] if self.config.attention else None
+        seen = sees(self.places[0], self.places[1], self.config.lag) if self.config.attention else None
         for layer in self.layers:
             h = layer(h, condition, seen)
         sums = self.head1(F.elu(normalise(h) if self.normalised else h))

@@ -1,6 +1,5 @@
 """Images as grids of square patches: the pixels of a patch become channels of one place."""
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -35,9 +34,3 @@ def from_patches(maps: Tensor, patch: int, height: int, width: int) -> Tensor:
     batch, _, rows, columns = maps.shape
     cells = maps.reshape(batch, patch, patch, -1, rows, columns).permute(0, 3, 4, 1, 5, 2)
     return cells.reshape(batch, -1, rows * patch, columns * patch)[:, :, :height, :width]
-
-
-def wavefront_times(rows: int, columns: int, lag: int) -> Tensor:
-    """Return `column + lag * row` of each place of a grid in raster order, int64, `(rows * columns,)`."""
-    # From a list, since tensor operations on the meta device import seconds of code.
-    return torch.tensor([column + lag * row for row in range(rows) for column in range(columns)])

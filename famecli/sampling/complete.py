@@ -9,7 +9,7 @@ from torch import Tensor
 from famecli.model.fame import Fame
 from famecli.rng import ImageNoise, image_uniforms
 from famecli.sampling.generate import ImageDecoder, pad
-from famecli.sampling.wavefront import CHUNK, padded_batch
+from famecli.sampling.sampler import CHUNK, padded_batch
 
 SWEEPS = 20
 

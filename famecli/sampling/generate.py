@@ -12,7 +12,7 @@ from famecli.memory import Pieces
 from famecli.model.fame import Fame
 from famecli.rng import ImageNoise, image_uniforms
 from famecli.sampling.naive import sample_naive
-from famecli.sampling.wavefront import CHUNK, LANES, WavefrontSampler, padded_batch
+from famecli.sampling.sampler import CHUNK, LANES, Sampler, padded_batch
 from famecli.sampling.workspace import uniforms_type
 
 DecoderOutput = Literal["sample", "mean"]
@@ -22,7 +22,7 @@ class ImageDecoder:
     """Turns conditions into images; weights are read once, so make a new one when they change.
 
     Args:
-        model: Any; without an autoregressive decoder an image takes one forward pass.
+        model: Model; without an autoregressive decoder an image takes one forward pass.
         temperature: Spread of each pixel's distribution; 1 is the model's own.
         decoder_output: Levels that are drawn, or for each pixel its expected level: given the latents, and in
             an autoregressive decoder given the earlier pixels of a drawn image.
@@ -41,12 +41,9 @@ class ImageDecoder:
     ) -> None:
         self.chunk = chunk
         self.model, self.temperature, self.decoder_output = model, temperature, decoder_output
-        self.sampler: WavefrontSampler | None = None
-        config = model.config
-        if cached and config.decoder.autoregressive:
-            self.sampler = WavefrontSampler(
-                model.decoder, model.likelihood, config.levels, config.height, config.width, chunk
-            )
+        self.sampler: Sampler | None = None
+        if cached or not model.config.decoder.autoregressive:
+            self.sampler = Sampler(model.decoder, model.likelihood, model.config.levels, chunk)
 
     @torch.no_grad()
     def __call__(
@@ -59,15 +56,16 @@ class ImageDecoder:
         """Return levels or their means, `(B, C, H, W)`.
 
         Args:
-            condition: The latents' features `(B, condition, H, W)`, or of more images, of which those beyond
-                the uniforms' are left out; None for a model without latents.
+            condition: The latents' features `(B, condition, rows, columns)`, or of more images, of which
+                those beyond the uniforms' are left out; None for a model without latents.
             uniforms: Numbers in [0, 1), `(B, likelihood.uniforms, H, W)`.
             known: Levels of pixels that are given, `(B, C, H, W)`.
             mask: True where a pixel is given, `(B, 1, H, W)`; both or none.
         """
-        weight = self.model.decoder.head2.weight
-        inputs = (condition, uniforms.to(weight.device, uniforms_type(weight.dtype)), known, mask)
-        parts = [weight.new_zeros(0, *self.model.config.image_shape)]
+        precise = uniforms_type(self.model.dtype)
+        inputs = (condition, uniforms.to(self.model.device, precise), known, mask)
+        shape, device = self.model.config.image_shape, self.model.device
+        parts = [torch.zeros(0, *shape, dtype=self.model.dtype, device=device)]
         for first in range(0, len(uniforms), self.chunk):
             last = min(first + self.chunk, len(uniforms))
             chunk = [None if each is None else each[first:last] for each in inputs]
@@ -77,20 +75,13 @@ class ImageDecoder:
     def _decode(
         self, condition: Tensor | None, uniforms: Tensor, known: Tensor | None, mask: Tensor | None
     ) -> Tensor:
-        model, likelihood = self.model, self.model.likelihood
-        weight = model.decoder.head2.weight
-        condition = None if condition is None else condition.to(weight)
-        x = weight.new_zeros(len(uniforms), *model.config.image_shape)
-        if model.config.decoder.autoregressive:
-            x = self._sample(condition, uniforms, known, mask)
-            if self.decoder_output == "sample":
-                return x
+        model = self.model
+        condition = None if condition is None else condition.to(model.device, model.dtype)
+        x = self._sample(condition, uniforms, known, mask)
+        if self.decoder_output == "sample":
+            return x
         parameters = model.pixel_parameters(padded(x), padded(condition)).to(uniforms.dtype)
-        if self.decoder_output == "mean":
-            found = likelihood.mean(parameters)
-        else:
-            found = likelihood.sample(parameters, padded(uniforms), self.temperature)
-        found = found[: len(uniforms)]
+        found = model.likelihood.mean(parameters)[: len(uniforms)]
         return found if known is None or mask is None else torch.where(mask, known.to(found), found)
 
     def _sample(

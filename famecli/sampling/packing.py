@@ -25,11 +25,29 @@ class Run:
 
 
 @dataclass(frozen=True)
+class PackedAttention:
+    """A block of attention.
+
+    Args:
+        heads: Number of heads.
+        position: Learned positions, `(width, rows, columns)`.
+        project: Queries, keys and values, `(3 * inner, width + 1)`.
+        out: Last 1x1 convolution, `(width, inner + 1)`.
+    """
+
+    heads: int
+    position: Tensor
+    project: Tensor
+    out: Tensor
+
+
+@dataclass(frozen=True)
 class PackedLayer:
-    """A gated layer: the taps of its own wavefront, and its 1x1 convolution with bias."""
+    """A gated layer: the taps of its own wavefront, its 1x1 convolution with bias, the attention after it."""
 
     present: tuple[Run, ...]
     out: Tensor
+    attention: PackedAttention | None
 
 
 @dataclass(frozen=True)
@@ -37,9 +55,12 @@ class PackedDecoder:
     """An autoregressive decoder; a bias is the last column of a matrix and meets a row of ones.
 
     Args:
-        channels: Of the image.
+        channels: Channels of the image.
+        pixels: Pixels of a patch.
         width: Feature maps.
-        lag: Steps by which the sampling of a row is behind that of the row above it.
+        normalised: Whether features are divided by their root mean square before each window and the head.
+        seen_lag: Lag by which attention sees.
+        lag: Waves by which the sampling of a row of patches is behind that of the row above it.
         first_reach: Rows that the first window reaches up, and columns to the left.
         reach: The same of the later windows.
         start: What sums start from, by the condition: first the features that the image is added to, then the
@@ -48,12 +69,17 @@ class PackedDecoder:
         past: Runs of all gated layers at once, `(layers, out_channels, taps * in_channels)`: taps of earlier
             wavefronts, which every layer knows when a step begins.
         layers: Gated layers.
-        head1: First 1x1 convolution of the head, `(width, width + 1)`.
-        head2: Second one, `(parameters, width + 1)`.
+        head1: First 1x1 convolution of the head, `(pixels * width, width + 1)`.
+        earlier: What the channels of a pixel add to the sums of the pixels after it in its patch,
+            `((pixels - 1 - k) * width, channels)` for pixel k.
+        head2: Second 1x1 convolution, for each pixel, `(pixels, parameters, width + 1)`.
     """
 
     channels: int
+    pixels: int
     width: int
+    normalised: bool
+    seen_lag: int
     lag: int
     first_reach: int
     reach: int
@@ -62,6 +88,7 @@ class PackedDecoder:
     past: tuple[Run, ...]
     layers: tuple[PackedLayer, ...]
     head1: Tensor
+    earlier: tuple[Tensor, ...]
     head2: Tensor
 
 
@@ -87,10 +114,13 @@ def pack(decoder: Decoder, lag: int | None = None) -> PackedDecoder:
         seen = blind if layer.condition is None else layer.condition.weight.flatten(1)
         start.append(_beside(seen, layer.conv.bias))
         past.append(_runs(layer.conv, lag))
-        layers.append(PackedLayer(_present(layer.conv, lag), _matrix(layer.out)))
+        layers.append(PackedLayer(_present(layer.conv, lag), _matrix(layer.out), _attention(layer)))
     return PackedDecoder(
-        channels=first.weight.shape[1],
+        channels=decoder.channels,
+        pixels=decoder.pixels,
         width=config.width,
+        normalised=decoder.normalised,
+        seen_lag=config.lag,
         lag=lag,
         first_reach=first.reach,
         reach=config.kernel // 2,
@@ -99,7 +129,26 @@ def pack(decoder: Decoder, lag: int | None = None) -> PackedDecoder:
         past=tuple(_stack(runs) for runs in zip(*past, strict=True)),
         layers=tuple(layers),
         head1=_matrix(decoder.head1),
-        head2=_matrix(decoder.head2),
+        earlier=_earlier(decoder),
+        head2=_matrix(decoder.head2).unflatten(0, (decoder.pixels, -1)),
+    )
+
+
+def _attention(layer: GatedLayer) -> PackedAttention | None:
+    block = layer.attention
+    if block is None:
+        return None
+    return PackedAttention(block.heads, block.position.clone(), _matrix(block.project), _matrix(block.out))
+
+
+def _earlier(decoder: Decoder) -> tuple[Tensor, ...]:
+    """Return what each pixel of a patch but the last one adds to the sums of those after it."""
+    if decoder.pixels == 1:
+        return ()
+    weight, width, channels = decoder.earlier_weight(), decoder.config.width, decoder.channels
+    return tuple(
+        weight[(k + 1) * width :, k * channels : (k + 1) * channels].clone()
+        for k in range(decoder.pixels - 1)
     )
 
 

@@ -1,18 +1,18 @@
-"""The order in which the wavefront sampler visits the pixels of an image. No torch here."""
+"""The order in which samplers and coders visit the pixels of an image. No torch here."""
 
 from dataclasses import dataclass
 from functools import cached_property
 
 
 @dataclass(frozen=True)
-class Step:
-    """The pixels that are sampled at once: all that share `t = column + lag * row`.
+class Wave:
+    """Patches whose features are computed at once: all that share `t = column + lag * row`.
 
     Args:
-        t: Their common value, and the step's index.
-        row: Topmost row among them; without pixels, the first row that is not finished.
-        count: Pixels; the k-th of them is in row `row + k` and column `t - lag * (row + k)`.
-        offset: Pixels in all earlier steps.
+        t: Common value of the patches, and index of the wave.
+        row: Topmost row among them; without patches, the first row that is not finished.
+        count: Number of patches; the k-th of them is in row `row + k` and column `t - lag * (row + k)`.
+        offset: Number of patches in all earlier waves.
     """
 
     t: int
@@ -22,63 +22,124 @@ class Step:
 
 
 @dataclass(frozen=True)
-class WavefrontPlan:
-    """Steps of an image of `height` by `width` pixels.
+class Step:
+    """Pixels that are drawn at once: one pixel of each patch of a wave.
 
     Args:
-        height: Pixel rows, at least 1.
-        width: Pixel columns, at least 1.
-        lag: Steps by which a row is behind the row above it, at least 1; from `width` on it is raster order.
+        index: Number of the step.
+        wave: Patches.
+        pixel: Index of the pixel in its patch, in raster order.
+        first: Number of the wave's first patches whose pixel lies beyond the image.
+        count: Number of pixels.
+        offset: Number of pixels in all earlier steps.
+    """
 
-    Raises:
-        ValueError: A side or the lag is below 1.
+    index: int
+    wave: Wave
+    pixel: int
+    first: int
+    count: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps of an image.
+
+    Args:
+        height: Pixel rows.
+        width: Pixel columns.
+        waves: Ranges of `patches` whose features are computed at once, in order.
+        patches: Row and column of each patch, wave by wave.
+        cells: Raster index, `row * width + column`, of each pixel of each patch, wave by wave and within a
+            wave pixel by pixel; -1 beyond the image.
+        pixels: Number of pixels of a patch.
     """
 
     height: int
     width: int
-    lag: int = 2
+    waves: tuple[Wave, ...]
+    patches: tuple[tuple[int, int], ...]
+    cells: tuple[int, ...]
+    pixels: int
 
-    def __post_init__(self) -> None:
-        if self.lag < 1:
-            raise ValueError(f"a lag of {self.lag} orders no pixels")
-        if self.height < 1 or self.width < 1:
-            raise ValueError(f"an image of {self.height} by {self.width} pixels has none")
-
-    @property
-    def num_steps(self) -> int:
-        """Steps until every pixel is sampled."""
-        return self.width + self.lag * (self.height - 1)
+    def first_cell(self, wave: Wave, pixel: int) -> int:
+        """Return the index in `cells` of a pixel of the first patch of a wave."""
+        return wave.offset * self.pixels + pixel * wave.count
 
     @cached_property
     def steps(self) -> tuple[Step, ...]:
-        """All steps in order; one has no pixels where no row has reached it: with a lag above `width`."""
+        """Steps in order. A wave without patches is one step without pixels."""
         found: list[Step] = []
         offset = 0
-        for t in range(self.num_steps):
-            first = max(0, (t - self.width + self.lag) // self.lag)
-            last = min(self.height - 1, t // self.lag)
-            found.append(Step(t, first, last - first + 1, offset))
-            offset += last - first + 1
+        for wave in self.waves:
+            for pixel in range(self.pixels):
+                start = self.first_cell(wave, pixel)
+                inside = [k for k in range(wave.count) if self.cells[start + k] >= 0]
+                if inside or pixel == 0:
+                    first = inside[0] if inside else 0
+                    found.append(Step(len(found), wave, pixel, first, len(inside), offset))
+                    offset += len(inside)
         return tuple(found)
 
     @cached_property
-    def largest(self) -> int:
-        """Pixels in the largest step."""
-        return max(step.count for step in self.steps)
-
-    @cached_property
     def order(self) -> tuple[int, ...]:
-        """Raster index, `row * width + column`, of each pixel in the order of sampling."""
-        return tuple(
-            row * self.width + step.t - self.lag * row
-            for step in self.steps
-            for row in range(step.row, step.row + step.count)
-        )
+        """Raster index of each pixel in the order of sampling."""
+        return tuple(cell for cell in self.cells if cell >= 0)
 
     @cached_property
-    def inverse(self) -> tuple[int, ...]:
-        """Place in the order of sampling of each pixel, by raster index."""
-        places = [0] * len(self.order)
-        for place, raster in enumerate(self.order):
-            places[raster] = place
-        return tuple(places)
+    def places(self) -> tuple[int, ...]:
+        """Index in `cells` of each pixel, by raster index."""
+        found = [0] * (self.height * self.width)
+        for index, raster in enumerate(self.cells):
+            if raster >= 0:
+                found[raster] = index
+        return tuple(found)
+
+    def patch_order(self, columns: int) -> tuple[int, ...]:
+        """Return the raster index of each patch, wave by wave, in a grid of so many columns."""
+        return tuple(row * columns + column for row, column in self.patches)
+
+    @cached_property
+    def largest(self) -> int:
+        """Number of patches in the largest wave."""
+        return max(wave.count for wave in self.waves)
+
+
+def wavefront_plan(height: int, width: int, lag: int = 2, patch: int = 1) -> Plan:
+    """Return the plan of an image that is drawn in wavefronts of patches.
+
+    Args:
+        height: Pixel rows, at least 1.
+        width: Pixel columns, at least 1.
+        lag: Waves by which a row of patches is behind the row above it, at least 1; from the number of
+            columns on, it is raster order.
+        patch: Side of a patch in pixels.
+
+    Raises:
+        ValueError: A side or the lag is below 1.
+    """
+    if lag < 1:
+        raise ValueError(f"a lag of {lag} orders no pixels")
+    if height < 1 or width < 1:
+        raise ValueError(f"an image of {height} by {width} pixels has none")
+    rows, columns = -(-height // patch), -(-width // patch)
+    waves: list[Wave] = []
+    patches: list[tuple[int, int]] = []
+    cells: list[int] = []
+    for t in range(columns + lag * (rows - 1)):
+        first = max(0, (t - columns + lag) // lag)
+        here = [(row, t - lag * row) for row in range(first, min(rows - 1, t // lag) + 1)]
+        waves.append(Wave(t, first, len(here), len(patches)))
+        patches += here
+        for pixel in range(patch**2):
+            for row, column in here:
+                y, x = row * patch + pixel // patch, column * patch + pixel % patch
+                cells.append(y * width + x if y < height and x < width else -1)
+    return Plan(height, width, tuple(waves), tuple(patches), tuple(cells), patch**2)
+
+
+def parallel_plan(height: int, width: int) -> Plan:
+    """Return the plan of an image whose pixels are drawn all at once, in raster order."""
+    pixels = tuple((row, column) for row in range(height) for column in range(width))
+    return Plan(height, width, (Wave(0, 0, len(pixels), 0),), pixels, tuple(range(len(pixels))), 1)

@@ -33,13 +33,16 @@ class ThreadTrial:
     Where other programs keep all cores busy, a thread waits for its turn on a core, and each product for its
     last thread: a step can take a hundred times as long on two threads as on one. With more than two threads
     products are divided so that rounding may differ; a sample must not depend on timing, so all are taken.
+
+    Args:
+        steps: Number of steps in all; so few that nothing can be found out take all threads.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, steps: int) -> None:
         self.all = torch.get_num_threads()
         self.single_s: list[float] = []
         self.all_s: list[float] = []
-        self.over = self.all != 2
+        self.over = self.all != 2 or steps <= SINGLES + PATIENCE
 
     @contextmanager
     def step(self, pixels: int, *, typical: bool) -> Iterator[None]:

@@ -1,256 +1,274 @@
-"""The exact fast sampler: all pixels of equal `t = column + lag * row` at once, earlier activations kept.
+"""A step of an autoregressive decoder: the patches of a wavefront at once, earlier activations kept.
 
 Activations lie in the skewed layout of `famecli.sampling.skew`, where the windows of a wavefront are a matrix
-that needs no gathering: features are its rows, pixels of all images its columns. Taps of earlier wavefronts
-are multiplied for all layers at once when a step begins; a layer is then one product for the tap of its own
-wavefront, one for its 1x1 convolution, and two pointwise operations. Why that is exact: docs/wavefront.md.
+that needs no gathering: features are its rows, patches of all images its columns. Taps of earlier wavefronts
+are multiplied for all layers at once when a wave begins; a layer is then one product for the tap of its own
+wavefront, one for its 1x1 convolution, and pointwise operations. Attention keeps keys and values in the order
+of the waves, so that a wave sees a first part of them. Why that is exact: docs/wavefront.md.
 """
+
+import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from famecli.model.decoder import Decoder
-from famecli.model.likelihoods import Likelihood, scale_levels
-from famecli.sampling.graph import GraphMode, GraphRunner
-from famecli.sampling.packing import pack
-from famecli.sampling.plan import Step, WavefrontPlan
-from famecli.sampling.threads import ThreadTrial, threads_for
-from famecli.sampling.workspace import StepViews, Workspace, uniforms_type
-
-# Matrices have a multiple of so many columns, two vectors of the widest registers: those left over at the end
-# are computed by other instructions and rounded otherwise, and an image shall be the same in any batch.
-LANES = 32
-CHUNK = 64
+from famecli.model.attention import sees
+from famecli.model.blocks import SMALLEST_SQUARE, at_least_single, normalise
+from famecli.model.likelihoods import scale_levels
+from famecli.sampling.packing import PackedAttention, PackedDecoder
+from famecli.sampling.plan import Plan, Wave
+from famecli.sampling.skew import SkewedMaps
+from famecli.sampling.workspace import StepViews, Workspace
 
 # The functional forms cannot write into a given view.
 elu = torch.ops.aten.elu.out
 glu = torch.ops.aten.glu.out
 
 
-class WavefrontSampler:
-    """Exact samples of an autoregressive decoder in `width + lag * (height - 1)` steps, lag 2 by default.
+@dataclass(frozen=True)
+class LayerViews:
+    """What a gated layer writes and reads in one wave: its input's patches, its gates, its own wavefront."""
 
-    The decoder's weights are copied: make a new sampler when they change. Memory is kept from call to call,
-    so calls must not overlap. Besides whole images, steps can be taken one by one, as an entropy coder does:
-    `begin`, then for each step in order `params` and `push`, then `drawn`.
+    own: Tensor
+    gates: Tensor
+    taps: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class WaveViews:
+    """All memory that the features of one wave touch; matrices have a column per patch and image.
+
+    What is computed has columns of the rows below too, see `SkewedMaps`; the result has not.
 
     Args:
-        decoder: An autoregressive one; its weights give dtype and device.
-        likelihood: What its outputs mean.
-        levels: Values that a channel of a pixel can take.
-        height: Pixel rows.
-        width: Pixel columns.
-        chunk: Images that `sample` computes at once, a multiple of `LANES`; the result does not depend on it.
-        graph: Whether the steps of an image are replayed as one CUDA graph; see `GraphRunner`.
-        lag: Steps by which a row is behind the row above it. None for the decoder's own, which is the
-            fastest; the width is raster order. The images are the same.
+        wave: Patches.
+        condition: Condition and a row of ones.
+        image: Pixels in [-1, 1], in the map that the first layer reads.
+        taps: Windows of the first layer.
+        start: What sums start from.
+        h: Residual path, part of `start`.
+        ones: Activations above a row of ones.
+        activations: Activations, without the ones.
+        mean: Mean square of features.
+        sums: Sums of the head, for all pixels of a patch.
+        parameters: Parameters of the likelihood.
+        gates: Gates of all gated layers, `(layers, 2 * width, columns)`.
+        past: Windows of all gated layers, `(layers, taps * width, columns)`.
+        layers: Views of each gated layer.
+        seen: Added to logits of attention, `(patches, keys)`: 0, or minus infinity for unseen keys.
+        mixed: What attention returns, above a row of ones.
+    """
 
-    Raises:
-        ValueError: `decoder` is not autoregressive, or `chunk` is no such multiple.
+    wave: Wave
+    condition: Tensor
+    image: Tensor
+    taps: tuple[Tensor, ...]
+    start: Tensor
+    h: Tensor
+    ones: Tensor
+    activations: Tensor
+    mean: Tensor
+    sums: Tensor
+    parameters: Tensor
+    gates: Tensor
+    past: tuple[Tensor, ...]
+    layers: tuple[LayerViews, ...]
+    seen: Tensor | None
+    mixed: Tensor
+
+
+class AttentionMemory:
+    """Keys and values of a block of attention, in the order of the waves.
+
+    Args:
+        block: Weights.
+        plan: Order of the patches.
+        batch: Images, padding included.
+        extra: Patches that a wave may compute for nothing.
+    """
+
+    def __init__(self, block: PackedAttention, plan: Plan, batch: int, extra: int) -> None:
+        self.block, self.batch = block, batch
+        order = plan.patch_order(block.position.shape[2])
+        index = torch.tensor(order, device=block.position.device)
+        position = block.position.flatten(1).index_select(1, index)
+        self.position = torch.cat([position, position.new_zeros(len(position), extra)], dim=1).unsqueeze(2)
+        features = block.project.shape[0] // (3 * block.heads)
+        self.cache = block.position.new_zeros(2, batch, block.heads, len(order), features)
+
+    def attend(self, views: WaveViews) -> None:
+        """Add what a wave's patches see to their features, after their keys and values are kept."""
+        block, wave, batch = self.block, views.wave, self.batch
+        if not wave.count:
+            return
+        patches = slice(wave.offset, wave.offset + views.h.shape[1] // batch)
+        views.activations.unflatten(1, (-1, batch)).add_(self.position[:, patches])
+        projected = torch.mm(block.project, views.ones)[:, : wave.count * batch]
+        places = projected.view(3, block.heads, -1, wave.count, batch).permute(0, 4, 1, 3, 2)
+        query, key, value = places.contiguous()
+        end = wave.offset + wave.count
+        self.cache[0, :, :, wave.offset : end] = normalise(key, dim=-1)
+        self.cache[1, :, :, wave.offset : end] = value
+        keys, values = self.cache[:, :, :, :end].flatten(1, 2)
+        query = normalise(query, dim=-1).flatten(0, 1)
+        assert views.seen is not None
+        logits = torch.baddbmm(
+            views.seen.expand(len(query), -1, -1), query, keys.mT, alpha=1.0 / math.sqrt(query.shape[2])
+        )
+        mixed = torch.bmm(torch.softmax(logits, dim=2), values)  # (batch * heads, patches, features)
+        by_feature = mixed.view(batch, -1, wave.count, query.shape[2]).permute(1, 3, 2, 0)
+        views.mixed[:-1, : wave.count * batch].view(by_feature.shape).copy_(by_feature)
+        views.h.addmm_(block.out, views.mixed)
+
+
+class WavefrontWorkspace(Workspace):
+    """Memory of an autoregressive decoder.
+
+    Args:
+        weights: Weights of the decoder.
+        plan: Order of the pixels.
+        uniforms: Random numbers per pixel.
+        levels: Values that a channel of a pixel can take.
+        batch: Images, padding included.
+        rows: What the number of rows that a wave computes is a multiple of.
     """
 
     def __init__(
-        self,
-        decoder: Decoder,
-        likelihood: Likelihood,
-        levels: int,
-        height: int,
-        width: int,
-        chunk: int = CHUNK,
-        graph: GraphMode = "auto",
-        lag: int | None = None,
+        self, weights: PackedDecoder, plan: Plan, uniforms: int, levels: int, batch: int, rows: int
     ) -> None:
-        if chunk < 1 or chunk % LANES:
-            raise ValueError(f"chunk must be a multiple of {LANES}, got {chunk}")
-        self.decoder, self.likelihood, self.levels, self.chunk = decoder, likelihood, levels, chunk
-        self.weights = pack(decoder, lag)
-        self.plan = WavefrontPlan(height, width, self.weights.lag)
-        device = self.weights.start.device
-        self.order = torch.tensor(self.plan.order, device=device)
-        self.inverse = torch.tensor(self.plan.inverse, device=device)
-        self.workspaces: dict[int, Workspace] = {}
-        self.graphs = GraphRunner(graph)
-        self.space: Workspace
-        self.batch: int
+        like, width = weights.start, weights.width
+        super().__init__(plan, weights.channels, uniforms, batch, rows, like)
+        self.weights, self.num_levels = weights, levels
+        size = (plan.patches[-1][0] + 1, batch, rows)
+        values = weights.channels * weights.pixels
+        self.image = SkewedMaps(1, values, *size, weights.first_reach, weights.lag, like)
+        self.maps = SkewedMaps(len(weights.layers), width, *size, weights.reach, weights.lag, like)
+        widest = max(self.maps.columns(wave) for wave in plan.waves)
+        largest = max((run.weight.numel() for run in (*weights.first, *weights.past)), default=0)
+        self.work = largest * len(plan.patches) * batch // len(plan.waves)
+        self.condition = like.new_ones(like.shape[1], len(plan.patches) + rows - 1, batch)
+        self.start = like.new_zeros(like.shape[0] * widest)
+        self.sums = like.new_zeros(len(weights.head1) * widest)
+        self.parameters = like.new_zeros(weights.head2.shape[1] * widest)
+        self.ones = like.new_ones(width + 1, widest)
+        self.mean_weights = at_least_single(like.new_ones(1, width)) / width
+        blocks = [layer.attention for layer in weights.layers if layer.attention is not None]
+        self.attention = {
+            index: AttentionMemory(layer.attention, plan, batch, rows - 1)
+            for index, layer in enumerate(weights.layers)
+            if layer.attention is not None
+        }
+        self.mixed = like.new_ones(blocks[0].out.shape[1] if blocks else 1, widest)
+        self.seen = _seen(plan, weights.seen_lag, like) if blocks else None
+        self.waves = tuple(self._wave(wave) for wave in plan.waves)
 
-    @torch.no_grad()
-    def sample(
-        self,
-        condition: Tensor | None,
-        uniforms: Tensor,
-        temperature: float = 1.0,
-        *,
-        known: Tensor | None = None,
-        mask: Tensor | None = None,
-    ) -> Tensor:
-        """Return the levels `(B, C, H, W)` that `uniforms` stand for.
+    def condition_on(self, condition: Tensor | None) -> None:
+        if condition is None:
+            return
+        order = self.plan.patch_order(condition.shape[3])
+        index = torch.tensor(order, device=condition.device)
+        ordered = condition.flatten(2).index_select(2, index).permute(1, 2, 0)
+        self.condition[:-1, : len(order), : len(condition)].copy_(ordered)
+        self.condition[:-1, :, len(condition) :] = 0
 
-        Args:
-            condition: The latents' features `(B, condition, H, W)`; None for a decoder without.
-            uniforms: Numbers in [0, 1), `(B, likelihood.uniforms, H, W)`.
-            temperature: Spread of each pixel's distribution; 1 is the model's own.
-            known: Levels of pixels that are given, `(B, C, H, W)`; the others follow given the earlier ones.
-            mask: True where a pixel is known, `(B, 1, H, W)`.
-        """
-        like, size = self.weights.start, (self.weights.channels, self.plan.height, self.plan.width)
-        found = [like.new_zeros(0, *size)]
-        for first in range(0, len(uniforms), self.chunk):
-            part = slice(first, first + self.chunk)
-            self._start(None if condition is None else condition[part], len(uniforms[part]))
-            self._fill(self.space.uniforms, uniforms[part])
-            if known is not None and mask is not None:
-                self._fill(self.space.known, known[part])
-                self._fill(self.space.given, mask[part])
-            self._walk(temperature, completing=mask is not None)
-            found.append(self.drawn())
-        return torch.cat(found)
+    def clear(self) -> None:
+        self.image.clear()
+        self.maps.clear()
 
-    def _walk(self, temperature: float, *, completing: bool) -> None:
-        """Set all pixels of the workspace by its uniforms, except those that are given."""
-        space = self.space
+    def compute(self, views: StepViews) -> Tensor:
+        width, pixel = self.weights.width, views.step.pixel
+        wave = self.waves[views.step.wave.t]
+        if pixel == 0:
+            self._features(wave)
+        elu(wave.sums[pixel * width : (pixel + 1) * width], out=wave.activations)
+        torch.mm(self.weights.head2[pixel], wave.ones, out=wave.parameters)
+        return wave.parameters
 
-        def loop() -> None:
-            space.clear()
-            trial = ThreadTrial()
-            for views in space.steps:
-                pixels = views.step.count
-                with trial.step(pixels, typical=4 * pixels >= self.plan.largest):
-                    self._compute(views)
-                    # The likelihood is always computed in single precision or better.
-                    parameters = views.parameters.to(views.uniforms.dtype)
-                    drawn = self.likelihood.sample(parameters[None], views.uniforms[None], temperature)[0]
-                    if completing:
-                        drawn = torch.where(views.given, views.known, drawn)
-                    self._place(views, drawn[:, : views.levels.shape[1]])
+    def place(self, views: StepViews, levels: Tensor) -> None:
+        channels, width, pixel = self.weights.channels, self.weights.width, views.step.pixel
+        wave = self.waves[views.step.wave.t]
+        own = wave.image[pixel * channels : (pixel + 1) * channels]
+        views.levels.copy_(levels)
+        own[:, views.pixels].copy_(scale_levels(levels, self.num_levels))
+        if pixel + 1 < self.weights.pixels:
+            wave.sums[(pixel + 1) * width :].addmm_(self.weights.earlier[pixel], own)
 
-        with threads_for(space.work):
-            self.graphs.run((space.batch, temperature, completing), loop, space.levels)
-
-    @torch.no_grad()
-    def begin(self, condition: Tensor | None, batch: int) -> None:
-        """Start on `batch` images, whose steps are then taken one by one.
-
-        Args:
-            condition: The latents' features `(B, condition, H, W)`; None for a decoder without.
-            batch: Images.
-
-        Raises:
-            ValueError: The condition does not go with the decoder.
-        """
-        self._start(condition, batch)
-        self.space.clear()
-
-    def _start(self, condition: Tensor | None, batch: int) -> None:
-        """Choose the workspace for `batch` images and fill in the condition."""
-        expected = self.weights.start.shape[1] - 1
-        given = 0 if condition is None else condition.shape[1]
-        if given != expected:
-            raise ValueError(f"expected a condition of {expected} feature maps, got {given}")
-        padded = padded_batch(batch) if batch > LANES // 2 else 1 << (batch - 1).bit_length()
-        if padded not in self.workspaces:
-            rows = -(-LANES // padded)
-            self.workspaces[padded] = Workspace(
-                self.weights, self.plan, self.likelihood.uniforms, padded, rows
-            )
-        self.space, self.batch = self.workspaces[padded], batch
-        if condition is not None:
-            self._fill(self.space.condition[:-1], condition)
-
-    @torch.no_grad()
-    def params(self, t: int) -> Tensor:
-        """Return the parameters `(B, P, n)` of the `n` pixels of step `t`, once all before are pushed."""
-        views = self.space.steps[t]
-        with threads_for(self.space.work):
-            self._compute(views)
-        return self._images(views.parameters, views.step)
-
-    @torch.no_grad()
-    def push(self, t: int, levels: Tensor) -> None:
-        """Set the pixels of step `t`, after its `params`, to `levels` `(B, C, n)`."""
-        views = self.space.steps[t]
-        padded = views.levels.new_zeros(self.weights.channels, views.step.count, self.space.batch)
-        padded[:, :, : self.batch] = levels.permute(1, 2, 0)
-        self._place(views, padded.flatten(1))
-
-    def drawn(self) -> Tensor:
-        """Return the levels `(B, C, H, W)` of all pixels that were set since `begin`."""
-        raster = self.space.levels.index_select(1, self.inverse)
-        levels = raster[:, :, : self.batch].permute(2, 0, 1)
-        return levels.reshape(self.batch, -1, self.plan.height, self.plan.width)
-
-    @torch.no_grad()
-    def verify(
-        self,
-        levels: Tensor,
-        uniforms: Tensor,
-        condition: Tensor | None,
-        temperature: float = 1.0,
-        mask: Tensor | None = None,
-    ) -> int:
-        """Return how many pixels of `levels` are not the ones that `uniforms` stand for, by parallel passes.
-
-        An image is the exact sample if and only if each pixel is what its uniforms make of the parameters
-        given the image's own earlier pixels, and a parallel pass finds those of all pixels. In float32 a
-        uniform within rounding of a boundary may count as well; in float64 that is next to impossible.
-
-        Args:
-            levels: Images `(B, C, H, W)`.
-            uniforms: What they were drawn with, `(B, likelihood.uniforms, H, W)`.
-            condition: The latents' features, or None.
-            temperature: What they were drawn with.
-            mask: True where a pixel was given, which needs no proof, `(B, 1, H, W)`.
-        """
-        odd = torch.zeros((), dtype=torch.int64, device=self.weights.start.device)
-        for first in range(0, len(levels), self.chunk):
-            part = slice(first, first + self.chunk)
-            like = self.weights.start
-            x, u = levels[part].to(like), uniforms[part].to(like.device, uniforms_type(like.dtype))
-            seen = None if condition is None else condition[part].to(like)
-            parameters = self.decoder(scale_levels(x, self.levels), seen).to(u.dtype)
-            differs = (self.likelihood.sample(parameters, u, temperature).to(x.dtype) != x).any(1)
-            odd += (differs if mask is None else differs & ~mask[part, 0]).sum()
-        return int(odd)
-
-    def _fill(self, buffer: Tensor, images: Tensor) -> None:
-        """Copy `(B, channels, H, W)` into a wavefront-major buffer `(channels, H * W or more, batch)`."""
-        channels, batch = buffer.shape[0], buffer.shape[2]
-        raster = buffer.new_zeros(channels * len(self.order), batch)
-        raster[:, : len(images)] = images.flatten(1).t()
-        ordered = raster.view(channels, -1, batch).index_select(1, self.order)
-        buffer[:, : len(self.order)].copy_(ordered)
-
-    def _images(self, columns: Tensor, step: Step) -> Tensor:
-        """Return `(B, channels, n)` of a matrix that a step computed."""
-        grid = columns.view(len(columns), -1, self.space.batch)
-        return grid[:, : step.count, : self.batch].permute(2, 0, 1)
-
-    def _compute(self, views: StepViews) -> None:
-        """Compute the parameters of a step's pixels; every layer first adds its input to its map."""
-        weights, space, h = self.weights, self.space, views.h
-        space.image.open_slot(views.step)
-        space.maps.open_slot(views.step)
+    def _features(self, views: WaveViews) -> None:
+        """Compute the sums of the head; every layer first adds its input to its map."""
+        weights, wave, h = self.weights, views.wave, views.h
+        self.image.open_slot(wave)
+        self.maps.open_slot(wave)
+        if weights.pixels > 1:
+            self.image.clear_slot(wave)
         torch.mm(weights.start, views.condition, out=views.start)
         for run, taps in zip(weights.first, views.taps, strict=True):
             h.addmm_(run.weight, taps)
         for run, taps in zip(weights.past, views.past, strict=True):
             views.gates.baddbmm_(run.weight, taps)
-        for layer, memory in zip(weights.layers, views.layers, strict=True):
-            elu(h, out=memory.own)
+        for index, (layer, memory) in enumerate(zip(weights.layers, views.layers, strict=True)):
+            self._activate(views, memory.own)
             for run, taps in zip(layer.present, memory.taps, strict=True):
                 memory.gates.addmm_(run.weight, taps)
             glu(memory.gates, 0, out=views.activations)
             h.addmm_(layer.out, views.ones)
-        elu(h, out=views.activations)
-        torch.mm(weights.head1, views.ones, out=h)
-        elu(h, out=views.activations)
-        torch.mm(weights.head2, views.ones, out=views.parameters)
-        space.maps.close_slot(views.step)
+            if index in self.attention:
+                self._normalise(views, views.activations)
+                self.attention[index].attend(views)
+        self._activate(views, views.activations)
+        torch.mm(weights.head1, views.ones, out=views.sums)
+        self.maps.close_slot(wave)
 
-    def _place(self, views: StepViews, levels: Tensor) -> None:
-        views.levels.copy_(levels)
-        views.image.copy_(scale_levels(levels, self.levels))
+    def _activate(self, views: WaveViews, out: Tensor) -> None:
+        if not self.weights.normalised:
+            elu(views.h, out=out)
+            return
+        self._normalise(views, out)
+        elu(out, out=out)
+
+    def _normalise(self, views: WaveViews, out: Tensor) -> None:
+        """Write the features divided by their root mean square."""
+        # By a product, whose sums do not depend on the number of columns.
+        torch.mm(self.mean_weights, at_least_single(views.h).square(), out=views.mean)
+        torch.mul(views.h, torch.rsqrt(views.mean + SMALLEST_SQUARE).to(out.dtype), out=out)
+
+    def _wave(self, wave: Wave) -> WaveViews:
+        weights, columns, width = self.weights, self.maps.columns(wave), self.weights.width
+
+        def of(memory: Tensor, features: int) -> Tensor:
+            return memory[: features * columns].view(features, columns)
+
+        start = of(self.start, len(weights.start))
+        layers = tuple(
+            LayerViews(
+                own=self.maps.own(index, wave),
+                gates=start[(1 + 2 * index) * width : (3 + 2 * index) * width],
+                taps=tuple(self.maps.taps(index, wave, run) for run in layer.present),
+            )
+            for index, layer in enumerate(weights.layers)
+        )
+        patches, keys = slice(wave.offset, wave.offset + wave.count), slice(0, wave.offset + wave.count)
+        return WaveViews(
+            wave=wave,
+            condition=self.condition[:, wave.offset : wave.offset + columns // self.batch].flatten(1),
+            image=self.image.own(0, wave),
+            taps=tuple(self.image.taps(0, wave, run) for run in weights.first),
+            start=start,
+            h=start[:width],
+            ones=self.ones[:, :columns],
+            activations=self.ones[:-1, :columns],
+            mean=self.mean_weights.new_empty(1, columns),
+            sums=of(self.sums, len(weights.head1)),
+            parameters=of(self.parameters, weights.head2.shape[1]),
+            gates=start[width:].view(len(layers), 2 * width, columns),
+            past=tuple(self.maps.all_taps(wave, run) for run in weights.past),
+            layers=layers,
+            seen=None if self.seen is None else self.seen[patches, keys],
+            mixed=self.mixed[:, :columns],
+        )
 
 
-def padded_batch(batch: int) -> int:
-    """Return the next multiple of `LANES`: the number of images that networks compute `batch` of them as."""
-    return -(-batch // LANES) * LANES
+def _seen(plan: Plan, lag: int, like: Tensor) -> Tensor:
+    """Return what is added to logits, `(patches, patches)`, in the order of the waves; see `sees`."""
+    row, column = torch.tensor(plan.patches, device=like.device).unbind(1)
+    return torch.where(sees(row, column, lag), 0.0, -torch.inf).to(like.dtype)

@@ -1,141 +1,146 @@
-"""The sampler's memory for one batch size, and the views of it that each step takes."""
+"""A sampler's memory for one batch size: what every decoder needs, and what a blind one does in its step."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from famecli.sampling.packing import PackedDecoder
-from famecli.sampling.plan import Step, WavefrontPlan
-from famecli.sampling.skew import SkewedMaps
-
-
-@dataclass(frozen=True)
-class LayerViews:
-    """What a gated layer writes and reads in one step: its input's pixels, its gates, its own wavefront."""
-
-    own: Tensor
-    gates: Tensor
-    taps: tuple[Tensor, ...]
+from famecli.model.blocks import at_least_single
+from famecli.model.decoder import Decoder
+from famecli.sampling.plan import Plan, Step
 
 
 @dataclass(frozen=True)
 class StepViews:
-    """All memory that one step touches; matrices have a column per pixel and image.
-
-    What is computed has columns of the rows below too, see `SkewedMaps`; the result has not.
+    """Memory that one step reads and writes; a matrix has a column per pixel and image.
 
     Args:
-        step: Which pixels.
-        condition: Condition and a row of ones.
-        uniforms: Random numbers.
-        known: Levels of pixels that are given.
-        given: Which pixels are.
-        levels: The result.
-        image: The result in [-1, 1], in the map that the first layer reads.
-        taps: Windows of the first layer.
-        start: What sums start from.
-        h: The residual path, part of `start`.
-        ones: Activations above a row of ones.
-        activations: The same without the ones.
-        parameters: Of the likelihood.
-        gates: Of all gated layers, `(layers, 2 * width, columns)`.
-        past: Windows of all gated layers, `(layers, taps * width, columns)`.
-        layers: Of the gated layers.
+        step: Pixels.
+        uniforms: Random numbers, `(uniforms, columns)`.
+        known: Levels of pixels that are given, `(C, columns)`.
+        given: Whether pixels are given, `(1, columns)`.
+        levels: Levels that were drawn, `(C, pixels)`, without the columns that are computed for nothing.
+        pixels: Columns of the step's pixels among those that are computed.
     """
 
     step: Step
-    condition: Tensor
     uniforms: Tensor
     known: Tensor
     given: Tensor
     levels: Tensor
-    image: Tensor
-    taps: tuple[Tensor, ...]
-    start: Tensor
-    h: Tensor
-    ones: Tensor
-    activations: Tensor
-    parameters: Tensor
-    gates: Tensor
-    past: tuple[Tensor, ...]
-    layers: tuple[LayerViews, ...]
+    pixels: slice
 
 
 class Workspace:
-    """Memory for one batch size, and every view of it that the steps take, made once.
+    """Memory for one batch size, and the views of it that each step takes, made once.
 
     Args:
-        weights: The decoder's.
         plan: Order of the pixels.
+        channels: Channels of the image.
         uniforms: Random numbers per pixel.
         batch: Images, padding included.
-        rows: What the number of rows that a step computes is a multiple of.
+        rows: What the number of patches that a wave computes is a multiple of.
+        like: Gives dtype and device.
 
     Attributes:
-        work: Multiplications in the largest product of a window's row, in an average step.
+        work: Multiplications in the largest product of an average step.
     """
 
+    work: int
+
     def __init__(
-        self, weights: PackedDecoder, plan: WavefrontPlan, uniforms: int, batch: int, rows: int
+        self, plan: Plan, channels: int, uniforms: int, batch: int, rows: int, like: Tensor
     ) -> None:
-        like, width, size = weights.start, weights.width, (plan.height, batch, rows)
-        pixels = plan.height * plan.width
-        self.image = SkewedMaps(1, weights.channels, *size, weights.first_reach, weights.lag, like)
-        self.maps = SkewedMaps(len(weights.layers), width, *size, weights.reach, weights.lag, like)
-        widest = max(self.maps.columns(step) for step in plan.steps)
-        largest = max((run.weight.numel() for run in (*weights.first, *weights.past)), default=0)
-        self.batch = batch
-        self.work = largest * pixels * batch // plan.num_steps
-        # Wavefront-major: the pixels of a step are adjacent, (channels, pixels, batch).
-        places, precise = (pixels + rows - 1, batch), uniforms_type(like.dtype)
-        self.condition = like.new_ones(like.shape[1], *places)
+        self.plan, self.batch, self.rows = plan, batch, rows
+        # Wave by wave: the pixels of a step are adjacent, (channels, pixels, batch).
+        places, precise = (len(plan.cells) + rows - 1, batch), uniforms_type(like.dtype)
         self.uniforms = like.new_zeros(uniforms, *places, dtype=precise)
-        self.known = like.new_zeros(weights.channels, *places, dtype=precise)
+        self.known = like.new_zeros(channels, *places, dtype=precise)
         self.given = like.new_zeros(1, *places, dtype=torch.bool)
-        self.levels = like.new_zeros(weights.channels, pixels, batch)
-        self.start = like.new_zeros(like.shape[0] * widest)
-        self.parameters = like.new_zeros(weights.head2.shape[0] * widest)
-        self.ones = like.new_ones(width + 1, widest)
-        self.steps = tuple(self._views(weights, step) for step in plan.steps)
+        self.levels = like.new_zeros(channels, len(plan.cells), batch)
+        cells = torch.tensor(plan.cells, device=like.device)
+        # What is read for pixels beyond the image does not matter.
+        self.raster = cells.clamp(min=0)
+        self.places = torch.tensor(plan.places, device=like.device)
+        self.steps: Sequence[StepViews] = tuple(self._views(step) for step in plan.steps)
 
-    def clear(self) -> None:
-        """Forget all pixels."""
-        self.image.clear()
-        self.maps.clear()
-
-    def _views(self, weights: PackedDecoder, step: Step) -> StepViews:
-        columns, width = self.maps.columns(step), weights.width
-        pixels = slice(step.offset, step.offset + step.count)
-        computed = slice(step.offset, step.offset + columns // self.batch)
-        sums, outputs = weights.start.shape[0], weights.head2.shape[0]
-        start = self.start[: sums * columns].view(sums, columns)
-        layers = tuple(
-            LayerViews(
-                own=self.maps.own(index, step),
-                gates=start[(1 + 2 * index) * width : (3 + 2 * index) * width],
-                taps=tuple(self.maps.taps(index, step, run) for run in layer.present),
-            )
-            for index, layer in enumerate(weights.layers)
-        )
+    def _views(self, step: Step) -> StepViews:
+        start = self.plan.first_cell(step.wave, step.pixel)
+        computed = slice(start, start + -(-step.wave.count // self.rows) * self.rows)
+        drawn = slice(start + step.first, start + step.first + step.count)
         return StepViews(
             step=step,
-            condition=self.condition[:, computed].flatten(1),
             uniforms=self.uniforms[:, computed].flatten(1),
             known=self.known[:, computed].flatten(1),
             given=self.given[:, computed].flatten(1),
-            levels=self.levels[:, pixels].flatten(1),
-            image=self.image.own(0, step)[:, : step.count * self.batch],
-            taps=tuple(self.image.taps(0, step, run) for run in weights.first),
-            start=start,
-            h=start[:width],
-            ones=self.ones[:, :columns],
-            activations=self.ones[:-1, :columns],
-            parameters=self.parameters[: outputs * columns].view(outputs, columns),
-            gates=start[width:].view(len(layers), 2 * width, columns),
-            past=tuple(self.maps.all_taps(step, run) for run in weights.past),
-            layers=layers,
+            levels=self.levels[:, drawn].flatten(1),
+            pixels=slice(step.first * self.batch, (step.first + step.count) * self.batch),
         )
+
+    def fill(self, buffer: Tensor, images: Tensor) -> None:
+        """Copy `(B, channels, H, W)` into one of the buffers that the steps read."""
+        raster = buffer.new_zeros(buffer.shape[0] * len(self.places), self.batch)
+        raster[:, : len(images)] = images.flatten(1).t()
+        ordered = raster.view(buffer.shape[0], -1, self.batch).index_select(1, self.raster)
+        buffer[:, : len(self.raster)].copy_(ordered)
+
+    def drawn(self, batch: int) -> Tensor:
+        """Return the levels `(batch, C, H, W)` of all pixels."""
+        raster = self.levels.index_select(1, self.places)
+        levels = raster[:, :, :batch].permute(2, 0, 1)
+        return levels.reshape(batch, -1, self.plan.height, self.plan.width)
+
+    def condition_on(self, condition: Tensor | None) -> None:
+        """Take the latents' features `(B, condition, rows, columns)`; None for a decoder without."""
+        raise NotImplementedError
+
+    def clear(self) -> None:
+        """Forget all pixels."""
+        raise NotImplementedError
+
+    def compute(self, views: StepViews) -> Tensor:
+        """Return the parameters of a step's pixels, `(parameters, columns)`, once all before are placed."""
+        raise NotImplementedError
+
+    def place(self, views: StepViews, levels: Tensor) -> None:
+        """Set a step's pixels to `levels`, `(C, pixels)`."""
+        raise NotImplementedError
+
+
+class ParallelWorkspace(Workspace):
+    """Memory of a decoder that does not see the image: its one step is a pass over all pixels.
+
+    Args:
+        decoder: A factorized decoder.
+        plan: One step.
+        uniforms: Random numbers per pixel.
+        batch: Images, padding included.
+    """
+
+    # As large as products of a whole pass are.
+    work = 2**30
+
+    def __init__(self, decoder: Decoder, plan: Plan, uniforms: int, batch: int) -> None:
+        like = decoder.head2.weight
+        super().__init__(plan, decoder.channels, uniforms, batch, 1, like)
+        self.decoder = decoder
+        self.condition = like.new_zeros(batch, decoder.config.condition, *decoder.grid)
+        self.blank = like.new_zeros(batch, decoder.channels, plan.height, plan.width)
+
+    def condition_on(self, condition: Tensor | None) -> None:
+        assert condition is not None
+        self.condition[: len(condition)] = condition
+
+    def clear(self) -> None:
+        """Nothing is kept of other images."""
+
+    def compute(self, views: StepViews) -> Tensor:
+        parameters = at_least_single(self.decoder(self.blank, self.condition))
+        return parameters.flatten(2).permute(1, 2, 0).flatten(1)
+
+    def place(self, views: StepViews, levels: Tensor) -> None:
+        views.levels.copy_(levels)
 
 
 def uniforms_type(weights: torch.dtype) -> torch.dtype:

@@ -9,7 +9,7 @@ from torch import Tensor
 from famecli.model.fame import Fame
 from famecli.model.latents import Gaussian
 from famecli.rng import stream, uniforms
-from famecli.sampling.plan import WavefrontPlan
+from famecli.sampling.plan import wavefront_plan
 from famecli.verification.findings import Finding, Measurement
 from famecli.verification.subject import Subject
 
@@ -87,15 +87,17 @@ def _other_levels(images: Tensor, subject: Subject) -> Tensor:
 def _orders(model: Fame) -> list[Order]:
     """Return the sampler's order and that of rows; a blind decoder has no pixel before another."""
     config, device = model.config, model.device
-    row = torch.arange(config.height)[:, None].expand(config.height, config.width)
+    size = config.height, config.width
     if not config.decoder.autoregressive:
-        return [Order("any pixel, latents given", torch.zeros_like(row).to(device), own=True)]
-    plan = WavefrontPlan(config.height, config.width, config.decoder.lag)
-    times = [step.t for step in plan.steps for _ in range(step.count)]
+        return [Order("any pixel, latents given", torch.zeros(size, dtype=torch.int64, device=device), own=True)]
+    plan = wavefront_plan(*size, config.decoder.lag, config.decoder.patch)
+    times = [step.index for step in plan.steps for _ in range(step.count)]
     t = torch.empty(config.height * config.width, dtype=torch.int64)
     t[torch.tensor(plan.order)] = torch.tensor(times)
+    # Pixels of a patch follow each other row by row: only rows of patches come one after the other.
+    row = torch.arange(config.height)[:, None].expand(size) // config.decoder.patch
     return [
-        Order("pixels of the same step or later", t.view_as(row).to(device), own=True),
+        Order("pixels of the same step or later", t.view(size).to(device), own=True),
         Order("rows below", row.to(device), own=False),
     ]
 

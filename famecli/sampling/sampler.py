@@ -1,0 +1,211 @@
+"""The exact sampler: one loop over the steps of a plan, for every decoder."""
+
+import torch
+from torch import Tensor
+
+from famecli.model.decoder import Decoder
+from famecli.model.likelihoods import Likelihood, scale_levels
+from famecli.sampling.graph import GraphMode, GraphRunner
+from famecli.sampling.packing import PackedDecoder, pack
+from famecli.sampling.plan import Step, parallel_plan, wavefront_plan
+from famecli.sampling.threads import ThreadTrial, threads_for
+from famecli.sampling.wavefront import WavefrontWorkspace
+from famecli.sampling.workspace import ParallelWorkspace, Workspace, uniforms_type
+
+# Matrices have a multiple of so many columns, two vectors of the widest registers: those left over at the end
+# are computed by other instructions and rounded otherwise, and an image shall be the same in any batch.
+LANES = 32
+CHUNK = 64
+
+
+class Sampler:
+    """Exact samples of a decoder, in as many steps as its plan has.
+
+    An autoregressive decoder takes a wave for each `t = column + lag * row` of patches, and in each wave a
+    step for each pixel of a patch; a factorized one takes one step.
+
+    The decoder's weights are copied: make a new sampler when they change. Memory is kept from call to call,
+    so calls must not overlap. Besides whole images, steps can be taken one by one, as an entropy coder does:
+    `begin`, then for each step in order `params` and `push`, then `drawn`.
+
+    Args:
+        decoder: Decoder; its weights give dtype and device.
+        likelihood: What its outputs mean.
+        levels: Values that a channel of a pixel can take.
+        chunk: Images that `sample` computes at once, a multiple of `LANES`; the result does not depend on it.
+        graph: Whether the steps of an image are replayed as one CUDA graph; see `GraphRunner`.
+        lag: Waves by which a row of patches is behind the row above it. None for the decoder's own, which is
+            the fastest; the number of columns is raster order. The images are the same.
+
+    Raises:
+        ValueError: The lag is below the decoder's own, or `chunk` is no such multiple.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        likelihood: Likelihood,
+        levels: int,
+        chunk: int = CHUNK,
+        graph: GraphMode = "auto",
+        lag: int | None = None,
+    ) -> None:
+        if chunk < 1 or chunk % LANES:
+            raise ValueError(f"chunk must be a multiple of {LANES}, got {chunk}")
+        self.decoder, self.likelihood, self.levels, self.chunk = decoder, likelihood, levels, chunk
+        self.weights: PackedDecoder | None = None
+        self.plan = parallel_plan(*decoder.size)
+        if decoder.config.autoregressive:
+            self.weights = pack(decoder, lag)
+            self.plan = wavefront_plan(*decoder.size, self.weights.lag, decoder.config.patch)
+        self.workspaces: dict[int, Workspace] = {}
+        # One step is a pass of the network, which no graph makes faster.
+        self.graphs = GraphRunner(graph if self.weights else "off")
+        self.space: Workspace
+        self.batch: int
+
+    @torch.no_grad()
+    def sample(
+        self,
+        condition: Tensor | None,
+        uniforms: Tensor,
+        temperature: float = 1.0,
+        *,
+        known: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """Return the levels `(B, C, H, W)` that `uniforms` stand for.
+
+        Args:
+            condition: The latents' features `(B, condition, rows, columns)`; None for a decoder without.
+            uniforms: Numbers in [0, 1), `(B, likelihood.uniforms, H, W)`.
+            temperature: Spread of each pixel's distribution; 1 is the model's own.
+            known: Levels of pixels that are given, `(B, C, H, W)`; the others follow given the earlier ones.
+            mask: True where a pixel is known, `(B, 1, H, W)`.
+        """
+        size = self.decoder.channels, *self.decoder.size
+        found = [torch.zeros(0, *size, dtype=self.decoder.dtype, device=self.decoder.device)]
+        for first in range(0, len(uniforms), self.chunk):
+            part = slice(first, first + self.chunk)
+            self._start(None if condition is None else condition[part], len(uniforms[part]))
+            self.space.fill(self.space.uniforms, uniforms[part])
+            if known is not None and mask is not None:
+                self.space.fill(self.space.known, known[part])
+                self.space.fill(self.space.given, mask[part])
+            self._walk(temperature, completing=mask is not None)
+            found.append(self.drawn())
+        return torch.cat(found)
+
+    def _walk(self, temperature: float, *, completing: bool) -> None:
+        """Set all pixels of the workspace by its uniforms, except those that are given."""
+        space = self.space
+
+        def loop() -> None:
+            space.clear()
+            trial = ThreadTrial(len(space.steps))
+            for views in space.steps:
+                patches = views.step.wave.count
+                with trial.step(patches, typical=4 * patches >= self.plan.largest):
+                    # The likelihood is always computed in single precision or better.
+                    parameters = space.compute(views).to(views.uniforms.dtype)
+                    drawn = self.likelihood.sample(parameters[None], views.uniforms[None], temperature)[0]
+                    if completing:
+                        drawn = torch.where(views.given, views.known, drawn)
+                    space.place(views, drawn[:, views.pixels])
+
+        with threads_for(space.work):
+            self.graphs.run((space.batch, temperature, completing), loop, space.levels)
+
+    @torch.no_grad()
+    def begin(self, condition: Tensor | None, batch: int) -> None:
+        """Start on `batch` images, whose steps are then taken one by one.
+
+        Args:
+            condition: The latents' features `(B, condition, rows, columns)`; None for a decoder without.
+            batch: Number of images.
+
+        Raises:
+            ValueError: The condition does not go with the decoder.
+        """
+        self._start(condition, batch)
+        self.space.clear()
+
+    def _start(self, condition: Tensor | None, batch: int) -> None:
+        """Choose the workspace for `batch` images and fill in the condition."""
+        expected = self.decoder.config.condition
+        given = 0 if condition is None else condition.shape[1]
+        if given != expected:
+            raise ValueError(f"expected a condition of {expected} feature maps, got {given}")
+        padded = padded_batch(batch)
+        if self.weights and batch <= LANES // 2:
+            padded = 1 << (batch - 1).bit_length()
+        if padded not in self.workspaces:
+            self.workspaces[padded] = self._workspace(padded)
+        self.space, self.batch = self.workspaces[padded], batch
+        self.space.condition_on(condition)
+
+    def _workspace(self, batch: int) -> Workspace:
+        uniforms = self.likelihood.uniforms
+        if self.weights is None:
+            return ParallelWorkspace(self.decoder, self.plan, uniforms, batch)
+        rows = -(-LANES // batch)
+        return WavefrontWorkspace(self.weights, self.plan, uniforms, self.levels, batch, rows)
+
+    @torch.no_grad()
+    def params(self, step: Step) -> Tensor:
+        """Return the parameters `(B, P, n)` of the `n` pixels of a step, once all before are pushed."""
+        views = self.space.steps[step.index]
+        with threads_for(self.space.work):
+            parameters = self.space.compute(views)
+        columns = parameters[:, views.pixels].view(len(parameters), step.count, self.space.batch)
+        return columns[:, :, : self.batch].permute(2, 0, 1)
+
+    @torch.no_grad()
+    def push(self, step: Step, levels: Tensor) -> None:
+        """Set the pixels of a step, after its `params`, to `levels` `(B, C, n)`."""
+        views = self.space.steps[step.index]
+        padded = self.space.levels.new_zeros(levels.shape[1], step.count, self.space.batch)
+        padded[:, :, : self.batch] = levels.permute(1, 2, 0)
+        self.space.place(views, padded.flatten(1))
+
+    def drawn(self) -> Tensor:
+        """Return the levels `(B, C, H, W)` of all pixels that were set since `begin`."""
+        return self.space.drawn(self.batch)
+
+    @torch.no_grad()
+    def verify(
+        self,
+        levels: Tensor,
+        uniforms: Tensor,
+        condition: Tensor | None,
+        temperature: float = 1.0,
+        mask: Tensor | None = None,
+    ) -> int:
+        """Return how many pixels of `levels` are not the ones that `uniforms` stand for, by parallel passes.
+
+        An image is the exact sample if and only if each pixel is what its uniforms make of the parameters
+        given the image's own earlier pixels, and a parallel pass finds those of all pixels. In float32 a
+        uniform within rounding of a boundary may count as well; in float64 that is next to impossible.
+
+        Args:
+            levels: Images `(B, C, H, W)`.
+            uniforms: What they were drawn with, `(B, likelihood.uniforms, H, W)`.
+            condition: The latents' features, or None.
+            temperature: What they were drawn with.
+            mask: True where a pixel was given, which needs no proof, `(B, 1, H, W)`.
+        """
+        like = self.decoder.head2.weight
+        odd = torch.zeros((), dtype=torch.int64, device=like.device)
+        for first in range(0, len(levels), self.chunk):
+            part = slice(first, first + self.chunk)
+            x, u = levels[part].to(like), uniforms[part].to(like.device, uniforms_type(like.dtype))
+            seen = None if condition is None else condition[part].to(like)
+            parameters = self.decoder(scale_levels(x, self.levels), seen).to(u.dtype)
+            differs = (self.likelihood.sample(parameters, u, temperature).to(x.dtype) != x).any(1)
+            odd += (differs if mask is None else differs & ~mask[part, 0]).sum()
+        return int(odd)
+
+
+def padded_batch(batch: int) -> int:
+    """Return the next multiple of `LANES`: the number of images that networks compute `batch` of them as."""
+    return -(-batch // LANES) * LANES
