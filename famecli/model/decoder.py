@@ -141,7 +141,13 @@ class Decoder(nn.Module):
         seen = sees(self.places[0], self.places[1], self.config.lag) if self.config.attention else None
         for layer in self.layers:
             h = layer(h, condition, seen)
-        sums = self.head1(F.elu(normalise(h) if self.normalised else h))
-        if patches is not None and self.pixels > 1:
-            sums = sums + F.conv2d(patches, self.earlier_weight()[:, :, None, None])
+        sums = self._head1(F.elu(normalise(h) if self.normalised else h), patches)
         return from_patches(self.head2(F.elu(sums)), self.config.patch, *self.size)
+
+    def _head1(self, activations: Tensor, patches: Tensor | None) -> Tensor:
+        if patches is None or self.pixels == 1:
+            sums: Tensor = self.head1(activations)
+            return sums
+        # One product for both sums.
+        weight = torch.cat([self.head1.weight, self.earlier_weight()[:, :, None, None]], dim=1)
+        return F.conv2d(torch.cat([activations, patches.to(activations.dtype)], dim=1), weight, self.head1.bias)
