@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from famecli.model.fame import Fame
 from famecli.rng import BatchNoise, stream
@@ -17,12 +17,35 @@ COUNTED = (2, 4)
 Autocast = Callable[[], AbstractContextManager[object]]
 
 
+def _attention(query: torch.Size, key: torch.Size, value: torch.Size, *rest: object, **named: object) -> int:
+    """Return the operations of attention on a CPU, which torch's counter takes for none."""
+    return int(sdpa_flop_count(query, key, value))
+
+
+def _attention_backward(
+    gradient: torch.Size,
+    query: torch.Size,
+    key: torch.Size,
+    value: torch.Size,
+    *rest: object,
+    **named: object,
+) -> int:
+    return int(sdpa_backward_flop_count(gradient, query, key, value))
+
+
+FORMULAS = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+}
+
+
 @dataclass(frozen=True)
 class Costs:
     """Costs of the forward and backward pass of one image.
 
     Args:
-        flops: Of convolutions and matrix products; a multiplication and an addition are two.
+        flops: Operations of convolutions, attention and matrix products; a multiplication and an addition are
+            two.
         activation_bytes: Kept from the forward pass for the backward pass.
     """
 
@@ -52,7 +75,7 @@ def _pass(model: Fame, autocast: Autocast, images: int) -> Costs:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter:
         hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
         with hooks, autocast():
             # As it is: a compiled call hides its operations, and would stay uncompiled after one under hooks.

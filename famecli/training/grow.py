@@ -12,11 +12,14 @@ from famecli.errors import InputError
 from famecli.model.causal import CausalConv2d
 from famecli.model.fame import Fame
 
+SAME = "start from a checkpoint of the same preset, latents and images, with no larger size"
 # Sizes that may grow; all else has to be equal.
 STAGE_SIZES = ("width", "blocks")
 DECODER_SIZES = ("width", "layers", "first_kernel", "condition", "lag")
 # Their outputs are the two halves of a gated linear unit.
 GATED = re.compile(r"decoder\.layers\.\d+\.(conv|condition)\.")
+# Their outputs are features of each pixel of a patch.
+BY_PIXEL = re.compile(r"decoder\.(head1|earlier)\.")
 
 
 @torch.no_grad()
@@ -24,9 +27,9 @@ def first_weights(source: Fame, target: Fame) -> dict[str, Tensor]:
     """Return weights with which `target` is the function that `source` is.
 
     Feature maps of `source` come first and read nothing of the new ones; new taps of a window, and those that
-    only the lag of `target` lets see, are zero; new gated layers and residual blocks add nothing. New feature
-    maps keep the random weights that `target` has, so that training can make use of them; equal models get
-    the weights as they are.
+    only the lag of `target` lets see, are zero; new gated layers, residual blocks and blocks of attention add
+    nothing. New feature maps keep the random weights that `target` has, so that training can make use of
+    them; equal models get the weights as they are.
 
     Args:
         source: A trained model.
@@ -45,7 +48,8 @@ def first_weights(source: Fame, target: Fame) -> dict[str, Tensor]:
     found = {}
     for name, fresh in target.state_dict().items():
         if name in old:
-            found[name] = _placed(fresh, old[name].to(fresh), gated=bool(GATED.match(name)))
+            parts = 2 if GATED.match(name) else source.decoder.pixels if BY_PIXEL.match(name) else 1
+            found[name] = _placed(fresh, old[name].to(fresh), parts)
         elif name.startswith("decoder.layers.") and ".out." in name:
             found[name] = torch.zeros_like(fresh)
         else:
@@ -62,15 +66,18 @@ def _without_masked_taps(model: Fame) -> dict[str, Tensor]:
     }
 
 
-def _placed(fresh: Tensor, old: Tensor, *, gated: bool) -> Tensor:
+def _placed(fresh: Tensor, old: Tensor, parts: int) -> Tensor:
     """Return `fresh` with `old` at its place, and zeros where old outputs read what is new.
 
     A window lies at the middle of the columns and at the last rows, as those of causal layers do.
+
+    Args:
+        fresh: Weights of the larger model.
+        old: Weights of the smaller model.
+        parts: Equal parts of the outputs, of which each grows by itself.
     """
-    count = len(old) // 2 if gated else len(old)
-    rows = torch.arange(count)
-    if gated:
-        rows = torch.cat([rows, len(fresh) // 2 + rows])
+    count = len(old) // parts
+    rows = torch.cat([part * (len(fresh) // parts) + torch.arange(count) for part in range(parts)])
     part = torch.zeros_like(fresh[rows])
     inside = part[:, : old.shape[1]] if old.dim() > 1 else part
     if old.dim() == 4:
@@ -83,15 +90,36 @@ def _placed(fresh: Tensor, old: Tensor, *, gated: bool) -> Tensor:
 
 
 def _check(source: ModelConfig, target: ModelConfig) -> None:
-    """Check that `target` is `source` with sizes that are equal or larger."""
+    """Check that `target` is `source` with sizes that are equal or larger, and the same function."""
+    if reason := _other_function(source, target):
+        raise InputError(f"the first weights cannot be those of a larger model: {reason}", SAME)
     smaller = [name for name, old, new in _sizes(source, target) if new < old]
     same = _without_sizes(source) == _without_sizes(target)
     if smaller or not same:
         what = f"{', '.join(smaller)} would shrink" if smaller else "they differ in more than sizes"
         raise InputError(
             f"the first weights are of another model: {what}",
-            "start from a checkpoint of the same preset, latents and images, with no larger size",
+            SAME,
         )
+
+
+def _other_function(source: ModelConfig, target: ModelConfig) -> str:
+    """Return why no weights of `target` could be the function that `source` is; empty if some can."""
+    old, new = source.decoder, target.decoder
+    if old.patch != new.patch:
+        return f"decoder.patch is {old.patch} in the first weights and {new.patch} here"
+    if not set(old.attention) <= set(new.attention):
+        return f"decoder.attention lacks layers of {list(old.attention)}, which the first weights have"
+    if old.attention and old.lag != new.lag:
+        return f"decoder.lag is {old.lag} in the first weights, and attention sees by it"
+    if old.attention and (old.heads, old.attention_features) != (new.heads, new.attention_features):
+        return "decoder.heads or the features of attention differ from those of the first weights"
+    widths = [(old.width, new.width)] + [
+        (one.width, two.width) for one, two in zip(source.stages, target.stages, strict=False)
+    ]
+    if source.normalised and any(one != two for one, two in widths):
+        return "with normalised = true, a root mean square over more feature maps is another one"
+    return ""
 
 
 def _sizes(source: ModelConfig, target: ModelConfig) -> list[tuple[str, int, int]]:
@@ -109,6 +137,14 @@ def _without_sizes(config: ModelConfig) -> dict[str, Any]:
     """Return a configuration with all sizes that may grow set to the same values."""
     stages = tuple(dataclasses.replace(stage, width=1, blocks=1) for stage in config.stages)
     decoder = dataclasses.replace(
-        config.decoder, width=1, layers=1, first_kernel=1, condition=int(bool(config.stages)), lag=1
+        config.decoder,
+        width=1,
+        layers=1,
+        first_kernel=1,
+        condition=int(bool(config.stages)),
+        lag=1,
+        attention=(),
+        heads=1,
+        attention_width=0,
     )
     return to_dict(dataclasses.replace(config, decoder=decoder, stages=stages))
