@@ -27,8 +27,8 @@ from famecli.errors import IntegrityError
 from famecli.model.fame import Fame
 from famecli.model.latents import Gaussian
 from famecli.model.likelihoods import scale_levels
-from famecli.sampling.threads import threads_for
 from famecli.sampling.sampler import CHUNK, Sampler
+from famecli.sampling.threads import threads_for
 
 # Products of any size: so many threads as a process has would each round sums of their own.
 ANY_WORK = 0

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
 SMALLEST_SQUARE = 1e-6
 
 
