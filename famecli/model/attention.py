@@ -55,7 +55,7 @@ class CausalAttention(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, h: Tensor, seen: Tensor) -> Tensor:
-        batch, _, rows, columns = h.shape
+        rows, columns = h.shape[2:]
         projected: Tensor = self.project(normalise(h) + self.position.to(h.dtype))
         # (B, rows * columns, 3, heads, features), then one tensor (B, heads, rows * columns, features) each.
         places = projected.flatten(2).transpose(1, 2).unflatten(2, (3, self.heads, -1))

@@ -149,7 +149,6 @@ class Decoder(nn.Module):
             sums: Tensor = self.head1(activations)
             return sums
         # One product for both sums.
+        both = torch.cat([activations, patches.to(activations.dtype)], dim=1)
         weight = torch.cat([self.head1.weight, self.earlier_weight()[:, :, None, None]], dim=1)
-        return F.conv2d(
-            torch.cat([activations, patches.to(activations.dtype)], dim=1), weight, self.head1.bias
-        )
+        return F.conv2d(both, weight, self.head1.bias)
