@@ -12,9 +12,10 @@ from rich.console import Console
 
 from famecli import __version__
 from famecli.cli import options
+from famecli.cli.machine import show_machine
 from famecli.cli.sources import ModelChoice
 from famecli.data.fetch import cache_root
-from famecli.errors import ConfigError, InputError, brief
+from famecli.errors import ConfigError, InputError, UsageError, brief
 from famecli.header import CHECKPOINT_SCHEMA, Header, parse_header, read_checkpoint
 from famecli.history import before, described
 from famecli.model_card import model_card
@@ -27,6 +28,9 @@ PACKAGES = ("torch", "numpy", "safetensors", "typer", "rich", "pillow", "pooch")
 
 Tensors = Annotated[bool, typer.Option("--tensors", help="List the tensors.")]
 Card = Annotated[bool, typer.Option("--card", help="Print a model card in Markdown.")]
+Machine = Annotated[
+    bool, typer.Option("--machine", help="Show the processor, and what is computed how on it.")
+]
 
 
 def info(
@@ -36,6 +40,7 @@ def info(
     model: options.Model = None,
     tensors: Tensors = False,
     card: Card = False,
+    machine: Machine = False,
     offline: options.Offline = False,
     cache_dir: options.CacheDir = None,
     json: options.Json = False,
@@ -43,8 +48,8 @@ def info(
 ) -> None:
     """Show what a checkpoint says of itself: model, training, claimed NLL. Weights are hashed, not loaded.
 
-    Without a checkpoint, shows versions and folders, for reports of defects. -q prints the sha256 of the
-    file, or the version.
+    Without a checkpoint, shows versions and folders, for reports of defects; with --machine, the processor.
+    -q prints the sha256 of the file, or the version, or the precision that trainings take on the processor.
 
     Examples:
 
@@ -55,14 +60,31 @@ def info(
       fame info fame-mnist --card > README.md
 
       fame info
+
+      fame info --machine
     """
     output = Output(json=json, quiet=quiet)
-    if checkpoint is None and dataset is None and model is None:
+    nothing = checkpoint is None and dataset is None and model is None
+    if machine:
+        if not nothing or tensors or card:
+            raise UsageError("--machine is about no checkpoint", "leave all else but --json and -q out")
+        show_machine(output)
+        return
+    if nothing:
         facts = environment()
         output.result(facts, __version__, lambda console: _show_environment(facts, console))
         return
     picked = options.picking(context, checkpoint, dataset)
     choice = ModelChoice(checkpoint, picked, model, "ema", "cpu", None, cache_dir, offline)
+    _describe(choice, output, tensors=tensors, card=card)
+
+
+def _describe(choice: ModelChoice, output: Output, *, tensors: bool, card: bool) -> None:
+    """Print what the checkpoint says that was chosen.
+
+    Raises:
+        InputError: It is none, or not as famecli writes it.
+    """
     path = choice.path(output.note)
     content = read_checkpoint(path)
     header = parse_header(content, len(content), str(path))

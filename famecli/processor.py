@@ -1,0 +1,134 @@
+"""What the processor can do, as it says itself: nothing is decided by a timed trial. No torch at import."""
+
+import functools
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+from famecli.errors import UsageError
+
+Routine = Literal["mm", "onednn"]
+VARIABLE = "FAME_PRODUCTS"
+CPUINFO = Path("/proc/cpuinfo")
+# From Zen 5 on. Before it, both libraries are equally fast.
+FIRST_SLOW_FAMILY = 26
+
+
+@dataclass(frozen=True)
+class Processor:
+    """A processor, and what torch can make of it.
+
+    Args:
+        name: Of the model; the architecture where the system tells no model.
+        vendor: `GenuineIntel`, `AuthenticAMD` or another one's name; empty where the system tells none.
+        family: The vendor's number of the design; 0 where the system tells none.
+        avx2: Whether there are vectors of 256 bits.
+        avx512: Whether there are vectors of 512 bits.
+        avx512_bf16: Whether these multiply bfloat16.
+        amx: Whether there are tiles, which multiply bfloat16, too.
+        onednn: Whether torch has the library that uses such instructions.
+    """
+
+    name: str = ""
+    vendor: str = ""
+    family: int = 0
+    avx2: bool = False
+    avx512: bool = False
+    avx512_bf16: bool = False
+    amx: bool = False
+    onednn: bool = True
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Return what the first entry of a `/proc/cpuinfo` tells; absent lines tell nothing."""
+        entry = text.strip().split("\n\n")[0]
+        pairs = (line.split(":", 1) for line in entry.splitlines() if ":" in line)
+        told = {key.strip(): value.strip() for key, value in pairs}
+        flags, family = set(told.get("flags", "").split()), told.get("cpu family", "")
+        return cls(
+            name=told.get("model name") or platform.machine(),
+            vendor=told.get("vendor_id", ""),
+            family=int(family) if family.isdecimal() else 0,
+            avx2="avx2" in flags,
+            avx512={"avx512f", "avx512bw", "avx512dq", "avx512vl"} <= flags,
+            avx512_bf16="avx512_bf16" in flags,
+            amx={"amx_tile", "amx_bf16"} <= flags,
+        )
+
+    @property
+    def multiplies_bf16(self) -> bool:
+        """Whether it multiplies bfloat16 itself: others convert each number, which is slower than float32."""
+        return self.onednn and (self.avx512_bf16 or self.amx)
+
+    @property
+    def instructions(self) -> tuple[str, ...]:
+        """Names of the instructions that are told of and that it has."""
+        return tuple(name for name in ("avx2", "avx512", "avx512_bf16", "amx") if getattr(self, name))
+
+    def routine(self, environment: Mapping[str, str]) -> tuple[Routine, str]:
+        """Return what multiplies matrices of float32, and the reason in words.
+
+        Args:
+            environment: Variables; `FAME_PRODUCTS` outranks the processor.
+
+        Raises:
+            UsageError: `FAME_PRODUCTS` is neither `mm` nor `onednn`.
+        """
+        if asked := environment.get(VARIABLE):
+            for known in get_args(Routine):
+                if asked == known:
+                    return known, f"{VARIABLE} says so"
+            raise UsageError(f"unknown {VARIABLE} {asked!r}", f"choose {' or '.join(get_args(Routine))}")
+        if not self.onednn:
+            return "mm", "torch has no oneDNN here"
+        if self.vendor == "AuthenticAMD" and self.avx512 and self.family >= FIRST_SLOW_FAMILY:
+            return "onednn", f"MKL is slow on AMD's family {self.family}"
+        return "mm", "no other is known to be faster here"
+
+
+@functools.cache
+def processor() -> Processor:
+    """Return the processor of this machine; where torch knows an instruction, torch is asked."""
+    import torch
+
+    try:
+        told = Processor.parse(CPUINFO.read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        told = Processor.parse("")
+    asked = {
+        "avx2": "_is_avx2_supported",
+        "avx512": "_is_avx512_supported",
+        "avx512_bf16": "_is_avx512_bf16_supported",
+        "amx": "_is_amx_tile_supported",
+    }
+    found: dict[str, Any] = {
+        name: bool(getattr(torch.cpu, function)())
+        for name, function in asked.items()
+        if hasattr(torch.cpu, function)
+    }
+    facts = {**vars(told), **found, "onednn": bool(torch.backends.mkldnn.is_available())}
+    return Processor(**facts)
+
+
+def multiplies_bf16(device: str = "cpu") -> bool:
+    """Whether a kind of device, `cpu` or `cuda` or another, multiplies bfloat16 in hardware."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return device == "cpu" and processor().multiplies_bf16
+
+
+def product_routine() -> Routine:
+    """Return what multiplies matrices of float32 here; errors are those of `Processor.routine`."""
+    return processor().routine(os.environ)[0]
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use, hardware threads counting as cores."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
