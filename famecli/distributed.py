@@ -101,6 +101,10 @@ class Group:
             dist.all_reduce(found, dist.ReduceOp.MAX)
         return int(found)
 
+    def all(self, value: bool) -> bool:
+        """Return whether `value` is true in all processes."""
+        return self.largest(-int(value)) != 0
+
     def gather(self, array: np.ndarray) -> list[np.ndarray]:
         """Return the arrays of all processes, by rank; they may differ in their first dimension."""
         if self.size == 1:

@@ -1,6 +1,6 @@
 """Optimizers: Muon for large matrices, AdamW for the rest, and their state as tensors with names."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,17 +10,25 @@ from famecli.config import TrainConfig
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 SMALLEST_SIDE = 16
+# Steps after which the product with the long side is taken anew, so that rounding errors do not add up.
+STEPS_TOGETHER = 3
+# Sides of this ratio make it cheaper to take steps on the short side.
+LONG = 2
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose update, seen as a matrix `(out, in * taps)`, is made orthogonal by Newton-Schulz steps.
+    """Momentum whose update, seen as matrices `(out, in * taps)`, is made orthogonal by Newton-Schulz steps.
+
+    A group of parameters may say under `matrices` how many matrices each weight holds, one below the other:
+    each is made orthogonal, and scaled, by itself.
 
     Args:
-        parameters: Weights of two or more dimensions.
+        parameters: Weights of two or more dimensions, or groups of them.
         lr: Learning rate; the update of an (m, n) matrix is scaled by max(1, m / n) ** 0.5.
         momentum: Of Nesterov's kind.
         weight_decay: Decoupled.
         steps: Newton-Schulz steps.
+        bf16: Whether the steps of float32 weights are taken in bfloat16.
 
     Source: kellerjordan.github.io/posts/muon; github.com/KellerJordan/Muon (MIT).
     Differs: torch.optim.Muon takes matrices only, so convolutions are flattened here; matrices of one shape
@@ -29,39 +37,71 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(
         self,
-        parameters: Iterable[Tensor],
+        parameters: Iterable[Tensor] | Iterable[dict[str, Any]],
         lr: float,
         momentum: float = 0.95,
         weight_decay: float = 0.0,
         steps: int = 5,
+        *,
+        bf16: bool = False,
     ) -> None:
-        super().__init__(
-            parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "steps": steps}
-        )
+        options = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "steps": steps}
+        super().__init__(parameters, options | {"matrices": 1, "bf16": bf16})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         assert closure is None
         for group in self.param_groups:
-            by_shape: dict[tuple[int, int], list[Tensor]] = {}
-            for weight in group["params"]:
-                if weight.grad is not None:
-                    by_shape.setdefault((weight.shape[0], weight[0].numel()), []).append(weight)
-            for (rows, columns), weights in by_shape.items():
-                updates = orthogonal(torch.stack([self._momentum(w, group) for w in weights]), group["steps"])
-                scale = group["lr"] * max(1.0, rows / columns) ** 0.5
-                for weight, update in zip(weights, updates, strict=True):
-                    weight.mul_(1.0 - group["lr"] * group["weight_decay"])
-                    weight.add_(update.view_as(weight), alpha=-scale)
+            by_shape: dict[torch.Size, tuple[list[Tensor], list[Tensor]]] = {}
+            weights = [weight for weight in group["params"] if weight.grad is not None]
+            for weight, update in zip(weights, self._updates(weights, group), strict=True):
+                matrices = _as_matrices(update, group["matrices"])
+                for batch, each in zip(
+                    by_shape.setdefault(matrices.shape, ([], [])), (weight, matrices), strict=True
+                ):
+                    batch.append(each)
+            for shape, (of_a_shape, parts) in by_shape.items():
+                _apply(of_a_shape, parts, shape, group)
 
-    def _momentum(self, weight: Tensor, group: dict[str, Any]) -> Tensor:
-        """Return the next update of `weight` as a matrix, before it is made orthogonal."""
-        state = self.state[weight]
-        if "momentum" not in state:
-            state["momentum"] = torch.zeros_like(weight, memory_format=torch.contiguous_format)
-        assert weight.grad is not None
-        state["momentum"].lerp_(weight.grad, 1.0 - group["momentum"])
-        return weight.grad.lerp(state["momentum"], group["momentum"]).flatten(1)
+    def _updates(self, weights: list[Tensor], group: dict[str, Any]) -> Sequence[Tensor]:
+        """Return the next updates of `weights`, before they are made orthogonal."""
+        if not weights:
+            return ()
+        for weight in weights:
+            if "momentum" not in self.state[weight]:
+                self.state[weight]["momentum"] = torch.zeros_like(weight)
+        momenta = [self.state[weight]["momentum"] for weight in weights]
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        torch._foreach_lerp_(momenta, gradients, 1.0 - group["momentum"])
+        return torch._foreach_lerp(gradients, momenta, group["momentum"])
+
+
+def _as_matrices(tensor: Tensor, matrices: int) -> Tensor:
+    """Return a weight's update as `(matrices, rows, columns)`.
+
+    The order of columns does not matter: that in which channels lie last costs no copy of such weights.
+    """
+    last = tensor.permute(0, 2, 3, 1) if tensor.dim() == 4 else tensor
+    return last.reshape(matrices, tensor.shape[0] // matrices, -1)
+
+
+def _as_weight(matrices: Tensor, like: Tensor) -> Tensor:
+    """Return what `_as_matrices` made of a tensor like `like` in its shape."""
+    if like.dim() != 4:
+        return matrices.reshape(like.shape)
+    rows, channels, height, width = like.shape
+    return matrices.reshape(rows, height, width, channels).permute(0, 3, 1, 2)
+
+
+def _apply(weights: list[Tensor], parts: list[Tensor], shape: torch.Size, group: dict[str, Any]) -> None:
+    """Decay `weights`, and take the made orthogonal `parts`, all of one `shape`, off them."""
+    lr, (matrices, rows, columns) = group["lr"], shape
+    bf16 = group["bf16"] and parts[0].dtype == torch.float32
+    whole = orthogonal(torch.cat(parts), group["steps"], torch.bfloat16 if bf16 else parts[0].dtype)
+    updates = [_as_weight(part, weight) for part, weight in zip(whole.split(matrices), weights, strict=True)]
+    if group["weight_decay"]:
+        torch._foreach_mul_(weights, 1.0 - lr * group["weight_decay"])
+    torch._foreach_add_(weights, updates, alpha=-lr * max(1.0, rows / columns) ** 0.5)
 
 
 # What an optimizer keeps of each weight.
@@ -71,32 +111,90 @@ ENTRIES: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
 }
 
 
-def orthogonal(matrices: Tensor, steps: int) -> Tensor:
+def orthogonal(matrices: Tensor, steps: int, dtype: torch.dtype | None = None) -> Tensor:
     """Return each of `(N, m, n)` matrices with its singular values moved near 1.
 
+    Args:
+        matrices: Of any scale.
+        steps: Of the iteration.
+        dtype: What products are taken in; None for that of `matrices`, which the result has.
+
     Source: the quintic Newton-Schulz iteration of kellerjordan.github.io/posts/muon.
+    Differs: where one side is long, steps are taken on `x @ x.mT` alone, `STEPS_TOGETHER` at a time.
     """
-    a, b, c = NEWTON_SCHULZ
     tall = matrices.shape[1] > matrices.shape[2]
     x: Tensor = matrices.mT if tall else matrices
-    x = x / (x.flatten(1).norm(dim=1)[:, None, None] + 1e-7)
-    for _ in range(steps):
-        square = x @ x.mT
-        x = a * x + (b * square + c * square @ square) @ x
-    return x.mT if tall else x
+    x = (x / (x.flatten(1).norm(dim=1)[:, None, None] + 1e-7)).to(dtype or x.dtype)
+    # In bfloat16 the errors of steps on the short side would be too large.
+    if x.shape[2] < LONG * x.shape[1] or x.dtype == torch.bfloat16:
+        for _ in range(steps):
+            x = torch.baddbmm(x, _polynomial(torch.bmm(x, x.mT)), x, beta=NEWTON_SCHULZ[0])
+    else:
+        for start in range(0, steps, STEPS_TOGETHER):
+            x = torch.bmm(_short_side(torch.bmm(x, x.mT), min(STEPS_TOGETHER, steps - start)), x)
+    return (x.mT if tall else x).to(matrices.dtype)
 
 
-def make_optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
-    """Return the optimizers of `model`; each group's `initial_lr` is what the schedule multiplies."""
-    large: list[nn.Parameter] = []
+def _polynomial(square: Tensor) -> Tensor:
+    """Return `b * square + c * square @ square`."""
+    _, b, c = NEWTON_SCHULZ
+    return torch.baddbmm(square, square, square, beta=b, alpha=c)
+
+
+def _short_side(square: Tensor, steps: int) -> Tensor:
+    """Return what `steps` of the iteration multiply `x` by from the left, given `square = x @ x.mT`."""
+    product: Tensor | None = None
+    for left in reversed(range(steps)):
+        factor = _polynomial(square)
+        factor.diagonal(dim1=1, dim2=2).add_(NEWTON_SCHULZ[0])
+        product = factor if product is None else torch.bmm(factor, product)
+        if left:
+            square = torch.bmm(torch.bmm(factor, square), factor)
+    assert product is not None
+    return product
+
+
+def matrices_of(model: nn.Module) -> dict[Tensor, int]:
+    """Return how many matrices a weight holds, one below the other, for those that hold several.
+
+    A module says so in an attribute `matrices`, a dictionary from names of weights, its own or those of
+    modules in it (`"project.weight"`), to numbers: 3 for the query, key and value of one projection, n for a
+    convolution in n groups. Parameters themselves lose their attributes in copies.
+
+    Raises:
+        ValueError: The rows of a weight cannot be divided like that.
+    """
+    found: dict[Tensor, int] = {}
+    for path, module in model.named_modules():
+        said: Mapping[str, int] = getattr(module, "matrices", {})
+        for name, count in said.items():
+            weight = module.get_parameter(name)
+            if count < 1 or weight.shape[0] % count:
+                rows = weight.shape[0]
+                raise ValueError(f"{path}.{name}: {rows} rows cannot be divided into {count} matrices")
+            found[weight] = count
+    return found
+
+
+def make_optimizers(
+    model: nn.Module, config: TrainConfig, *, bf16: bool = False
+) -> list[torch.optim.Optimizer]:
+    """Return the optimizers of `model`; each group's `initial_lr` is what the schedule multiplies.
+
+    A weight is Muon's if each of its matrices has both sides of `SMALLEST_SIDE` or more; `bf16` is Muon's.
+    """
+    large: dict[int, list[nn.Parameter]] = {}
     rest: list[nn.Parameter] = []
+    counts = matrices_of(model)
     for weight in model.parameters():
-        is_large = weight.dim() >= 2 and min(weight.shape[0], weight[0].numel()) >= SMALLEST_SIDE
-        (large if is_large and config.optimizer == "muon" else rest).append(weight)
+        count = counts.get(weight, 1)
+        is_large = weight.dim() >= 2 and min(weight.shape[0] // count, weight[0].numel()) >= SMALLEST_SIDE
+        (large.setdefault(count, []) if is_large and config.optimizer == "muon" else rest).append(weight)
     adamw = torch.optim.AdamW(rest, lr=config.lr, betas=(0.9, 0.99), weight_decay=config.weight_decay)
     optimizers: list[torch.optim.Optimizer] = [adamw]
     if large:
-        optimizers.append(Muon(large, config.muon_lr, weight_decay=config.weight_decay))
+        groups = [{"params": weights, "matrices": count} for count, weights in large.items()]
+        optimizers.append(Muon(groups, config.muon_lr, weight_decay=config.weight_decay, bf16=bf16))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
@@ -135,9 +233,8 @@ def restore_optimizers(
         check_tensors(tensors, {name: step if e == "step" else w for name, (_, w, e) in places.items()})
     for name, value in tensors.items():
         optimizer, weight, entry = places[name]
-        # AdamW keeps its step counts on the CPU.
-        device = value.device if entry == "step" else weight.device
-        optimizer.state[weight][entry] = value.to(device)
+        # AdamW keeps its step counts on the CPU. All else lies in memory as its weight does.
+        optimizer.state[weight][entry] = value if entry == "step" else torch.empty_like(weight).copy_(value)
 
 
 def check_tensors(found: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> None:

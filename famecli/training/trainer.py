@@ -15,6 +15,7 @@ from famecli.distributed import ALONE, Group, apart
 from famecli.errors import InputError, NumericsError
 from famecli.evaluation import ImageNlls, evaluate
 from famecli.model.fame import Fame, NllTerms
+from famecli.processor import multiplies_bf16
 from famecli.rng import BatchNoise, PartNoise, stream
 from famecli.training.optim import check_tensors, make_optimizers, optimizer_tensors, restore_optimizers
 from famecli.training.schedule import ema_decay, learning_rate_factor, rate_weight
@@ -86,7 +87,9 @@ class Trainer:
         if compiled:
             self.model.compile()
         self.network = group.parallel(self.model)
-        self.optimizers = make_optimizers(self.model, config)
+        # Weights would drift apart if each process rounded as its processor does.
+        bf16 = group.all(multiplies_bf16(device.type))
+        self.optimizers = make_optimizers(self.model, config, bf16=bf16)
         self.averaged = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.step_count = 0
         self.skipped = 0
