@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from trainers import PLAIN, SHAPE, assert_equal_runs, metrics, snapshot, split_of, spoil, trainer_of
@@ -15,6 +16,7 @@ from trainers import PLAIN, SHAPE, assert_equal_runs, metrics, snapshot, split_o
 from famecli.checkpoint import load_checkpoint, load_tensors, save_tensors
 from famecli.config import TrainConfig
 from famecli.errors import InputError
+from famecli.evaluation import ImageNlls
 from famecli.header import METADATA_KEY
 from famecli.training.run import STATE_SCHEMA, Run, Stopped, record_every_images
 from famecli.training.trainer import Trainer
@@ -80,15 +82,25 @@ def test_metrics_are_one_object_per_line_with_consistent_units(unbroken: Path) -
         )
 
 
-def test_the_best_checkpoint_is_that_of_the_lowest_validation(tmp_path: Path) -> None:
-    config = dataclasses.replace(PLAIN, lr=2.0, eval_every_images=6, ema_halflife_images=0)
+def test_the_best_checkpoint_is_that_of_the_lowest_validation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(PLAIN, eval_every_images=6, ema_halflife_images=0)
     run = run_of(tmp_path, trainer_of("vae", config))
+    validate = run.trainer.validate
+
+    def turned(levels: np.ndarray) -> ImageNlls:
+        """Return NLLs that fall for 18 images, and rise from then on."""
+        found = validate(levels)
+        return dataclasses.replace(found, nats=found.nats + 1000.0 * abs(run.trainer.images - 18))
+
+    monkeypatch.setattr(run.trainer, "validate", turned)
     records = train(run)
     valid = {r["images"]: r["nats_per_image"] for r in records if r["split"] == "valid"}
     best = run.best()
     assert best is not None
     assert best.nats == min(valid.values()) == valid[best.images]
-    assert best.images < 48
+    assert best.images == 18
     loaded = load_checkpoint(best.path)
     assert (loaded.sha256, loaded.provenance["images_seen"]) == (best.sha256, best.images)
 

@@ -33,7 +33,7 @@ def train(
     accumulate: own.Accumulate = 1,
     lr: own.Lr = None,
     ema: own.Ema = None,
-    precision: own.Precision = "fp32",
+    precision: own.Precision = "auto",
     compile: own.Compile = False,
     out: own.Out = None,
     resume: own.Resume = "auto",

@@ -74,7 +74,12 @@ Ema = Annotated[
 ]
 Precision = Annotated[
     str,
-    typer.Option("--precision", metavar="fp32|bf16", help="Of the forward pass.", rich_help_panel=SCHEDULE),
+    typer.Option(
+        "--precision",
+        metavar="fp32|bf16|auto",
+        help="Of the forward pass; auto: bf16 where the hardware multiplies it, and what a run began with.",
+        rich_help_panel=SCHEDULE,
+    ),
 ]
 Compile = Annotated[
     bool,

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, cast, get_args
 
 from famecli.cli import options
 from famecli.cli.image_output import NO_TERMINAL, show
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from famecli.training.trainer import Trainer
 
 BLANK_IMAGES = 4096
+AUTO = "auto"
 
 
 @dataclass(frozen=True)
@@ -62,14 +63,16 @@ class Request:
         from famecli.training.trainer import Trainer
 
         asked = self.asked
-        if asked.precision not in get_args(Precision):
-            raise UsageError(f"unknown precision {asked.precision!r}", "choose fp32 or bf16")
+        if asked.precision not in (*get_args(Precision), AUTO):
+            raise UsageError(f"unknown precision {asked.precision!r}", "choose fp32, bf16 or auto")
         device = options.use_device(group.device(asked.device), asked.threads)
         with group.one_before_the_others():
             split = self._blank() if blank else self.place.split(self.info.name, "train", self.info.levels)
-        config = self._fitting(split, device, group)
-        precision, parts = asked.precision, asked.accumulate
-        trainer = Trainer(self.model, config, split, device, precision, parts, group, asked.compile)  # type: ignore[arg-type]
+        precision = self._precision(device, group, output)
+        config = self._fitting(split, device, precision, group)
+        trainer = Trainer(
+            self.model, config, split, device, precision, asked.accumulate, group, asked.compile
+        )
         output.note(
             f"training {self.model.preset} ({trainer.model.count_parameters():,} parameters) "
             f"on {self.info.name} with {device}{f' in {group.size} processes' if group.size > 1 else ''}: "
@@ -86,7 +89,20 @@ class Request:
         images = min(self.info.splits["train"], max(BLANK_IMAGES, self.config.batch_size))
         return ImageSplit(self.info, "train", np.zeros((images, *self.info.shape), np.uint8))
 
-    def _fitting(self, split: "ImageSplit", device: "torch.device", group: "Group") -> TrainConfig:
+    def _precision(self, device: "torch.device", group: "Group", output: Output) -> Precision:
+        """Return the precision typed, or for `auto` that which the hardware of all processes multiplies."""
+        from famecli.processor import multiplies_bf16
+
+        if self.asked.precision != AUTO:
+            return cast(Precision, self.asked.precision)
+        bf16 = group.all(multiplies_bf16(device.type))
+        why = f"{device.type} {'multiplies' if bf16 else 'does not multiply'} bfloat16 in hardware"
+        output.note(f"precision {'bf16' if bf16 else 'fp32'}: {why}")
+        return "bf16" if bf16 else "fp32"
+
+    def _fitting(
+        self, split: "ImageSplit", device: "torch.device", precision: Precision, group: "Group"
+    ) -> TrainConfig:
         """Return the configuration, with batches as large as a GPU's memory if nothing says how large.
 
         A run that is gone on with keeps its own.
@@ -99,8 +115,8 @@ class Request:
         if self.asked.resume != "never" and before.exists():
             batch = resolve(self.model, self.config, before, [])[1].batch_size
         else:
-            precision, parts = self.asked.precision, self.asked.accumulate
-            batch = largest_common_batch(self.model, self.config, split, device, precision, parts, group)  # type: ignore[arg-type]
+            parts = self.asked.accumulate
+            batch = largest_common_batch(self.model, self.config, split, device, precision, parts, group)
         asked = dataclasses.replace(self.asked, batch_size=str(batch))
         return configure(asked, self.place).config
 
@@ -124,6 +140,7 @@ class Request:
             keep=self.asked.keep,
             sample_every_images=self.asked.sample_every,
             show=show_samples,
+            keep_precision=self.asked.precision == AUTO,
         )
 
     def _show(self, output: Output, group: "Group") -> "Callable[[np.ndarray], None]":

@@ -65,7 +65,7 @@ def _start(run: "Run", resume: str, init: ModelChoice | None, output: Output) ->
         if not state.exists():
             raise InputError(f"no saved state {state}", "--resume takes auto, never, or a state.safetensors")
         run.resume(state)
-        output.note(f"resumed at {run.trainer.images:,} images from {state}")
+        output.note(f"resumed at {run.trainer.images:,} images from {state} in {run.trainer.precision}")
         return
     if init is not None:
         _start_from(run, init, output)

@@ -25,7 +25,7 @@ import torch
 
 from famecli import __version__
 from famecli.checkpoint import load_tensors, save_checkpoint, save_tensors
-from famecli.config import ModelConfig, TrainConfig, build, to_dict
+from famecli.config import ModelConfig, Precision, TrainConfig, build, to_dict
 from famecli.errors import InputError
 from famecli.files import remove_leftovers, unwritable, write_atomic
 from famecli.history import PastTraining
@@ -65,6 +65,7 @@ class Progress:
     best_nats: float | None = None
     best_images: int = 0
     best_sha256: str = ""
+    precision: Precision = "fp32"
     init: FirstWeights | None = None
 
 
@@ -90,6 +91,7 @@ class Run:
         keep: How many numbered checkpoints to keep, one of each of the last validations.
         sample_every_images: Images between two grids of samples; None for no grids.
         show: Given each grid's images, bytes `(N, H, W, C)`, by the process that writes.
+        keep_precision: Whether a resumed run goes on in the precision of its last step, not the trainer's.
     """
 
     def __init__(
@@ -103,11 +105,12 @@ class Run:
         keep: int = 0,
         sample_every_images: int | None = None,
         show: Callable[[np.ndarray], None] = lambda images: None,
+        keep_precision: bool = False,
     ) -> None:
         self.trainer, self.folder, self.valid_levels = trainer, folder, valid_levels
         self.save_every_s, self.patience_images = save_every_s, patience_images
         self.keep, self.sample_every_images, self.show = keep, sample_every_images, show
-        self.group = trainer.group
+        self.keep_precision, self.group = keep_precision, trainer.group
         self.progress = Progress()
         self.stopped: Stopped = "done"
         self._window: list[StepRecord] = []
@@ -130,8 +133,10 @@ class Run:
         best = self.folder / "best.safetensors"
         # After a crash it may be of a later step, in another folder it is not there: both come again.
         if not best.is_file() or hashlib.sha256(best.read_bytes()).hexdigest() != progress.best_sha256:
-            progress = Progress(progress.seconds, init=progress.init)
+            progress = Progress(progress.seconds, precision=progress.precision, init=progress.init)
         self.progress = progress
+        if self.keep_precision:
+            self.trainer.precision = progress.precision
         if self.group.first:
             self._remove_leftovers()
             self._drop_later_metrics()
@@ -203,6 +208,7 @@ class Run:
         """Write `state.safetensors` and `last.safetensors`."""
         if not self.group.first:
             return
+        self.progress.precision = self.trainer.precision
         metadata = {
             "schema": STATE_SCHEMA,
             "model": to_dict(self.trainer.model.config),
@@ -227,6 +233,7 @@ class Run:
                 "skipped_steps": trainer.skipped,
                 "seconds": round(self.progress.seconds, 1),
                 "device": trainer.device.type,
+                "precision": trainer.precision,
                 "threads": torch.get_num_threads(),
                 "processes": self.group.size,
                 **({} if init is None else {"init": dataclasses.asdict(init)}),

@@ -77,7 +77,8 @@ class Trainer:
                 f"{len(split.pixels)} training images are fewer than one batch of {config.batch_size}"
             )
         self.config, self.split, self.device = config, split, device
-        self.precision, self.accumulate = precision, accumulate
+        self.precision: Precision = precision
+        self.accumulate = accumulate
         self.group, self.share = group, group.share(config.batch_size)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(
