@@ -45,8 +45,10 @@ class CausalAttention(nn.Module):
 
     def __init__(self, width: int, inner: int, heads: int, grid: tuple[int, int]) -> None:
         super().__init__()
+        self.matrices = {"project.weight": 3}
         self.heads = heads
-        self.position = nn.Parameter(torch.empty(width, *grid))
+        # One row, so that it is no large matrix to an optimizer of such.
+        self.position = nn.Parameter(torch.empty(1, width, *grid))
         nn.init.normal_(self.position, std=0.02)
         self.project = nn.Conv2d(width, 3 * inner, 1)
         self.out = nn.Conv2d(inner, width, 1)

@@ -95,8 +95,10 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(self._layer(index + 1) for index in range(sizes.layers))
         self.head1 = nn.Conv2d(width, self.pixels * width, 1)
         self.head2 = nn.Conv2d(self.pixels * width, self.pixels * outputs, 1, groups=self.pixels)
+        self.matrices = {"head1.weight": self.pixels, "head2.weight": self.pixels}
         if sizes.autoregressive and self.pixels > 1:
             self.earlier = nn.Conv2d(values, self.pixels * width, 1, bias=False)
+            self.matrices["earlier.weight"] = self.pixels
         self.register_buffer("pixel", torch.tensor(range(self.pixels)), persistent=False)
         if sizes.attention:
             rows, columns = map(range, config.grid)

@@ -138,7 +138,7 @@ def _attention(layer: GatedLayer) -> PackedAttention | None:
     block = layer.attention
     if block is None:
         return None
-    return PackedAttention(block.heads, block.position.clone(), _matrix(block.project), _matrix(block.out))
+    return PackedAttention(block.heads, block.position[0].clone(), _matrix(block.project), _matrix(block.out))
 
 
 def _earlier(decoder: Decoder) -> tuple[Tensor, ...]:
