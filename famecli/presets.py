@@ -38,33 +38,71 @@ PRESETS = {
     "vae": Preset("one layer of dense latents, factorized decoder", "dense", False, False),
 }
 
-# From the image upwards; latents of maps are per position, and become a vector of `DENSE` times as many.
-STAGES: dict[Size, tuple[StageConfig, ...]] = {
-    "tiny": (
-        StageConfig(width=16, blocks=0, stride=2),
-        StageConfig(width=24, blocks=1, stride=2, latents=4),
-        StageConfig(width=24, blocks=1, stride=2, latents=4),
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of the presets, by the kind of their decoder.
+
+    Args:
+        ladder: Stages under a PixelCNN, from the image upwards. Latents of maps are per position, and become
+            a vector of `DENSE` times as many.
+        decoder: PixelCNN over latents.
+        alone: PixelCNN without latents.
+        factorized_ladder: Stages under a factorized decoder.
+        factorized: Factorized decoder.
+    """
+
+    ladder: tuple[StageConfig, ...]
+    decoder: DecoderConfig
+    alone: DecoderConfig
+    factorized_ladder: tuple[StageConfig, ...]
+    factorized: DecoderConfig
+
+
+def _equal(ladder: tuple[StageConfig, ...], decoder: DecoderConfig) -> Sizes:
+    """Return sizes of which all presets have the same."""
+    factorized = dataclasses.replace(decoder, autoregressive=False)
+    return Sizes(ladder, decoder, dataclasses.replace(decoder, condition=0), ladder, factorized)
+
+
+# Queries, keys and values are worth their time on binary images; see docs/experiments.md.
+ATTENTION = (2, 5, 8)
+PATCHES = DecoderConfig(autoregressive=True, width=64, layers=8, condition=16, lag=3, patch=2)
+SIZED: dict[Size, Sizes] = {
+    "tiny": _equal(
+        (
+            StageConfig(width=16, blocks=0, stride=2),
+            StageConfig(width=24, blocks=1, stride=2, latents=4),
+            StageConfig(width=24, blocks=1, stride=2, latents=4),
+        ),
+        DecoderConfig(autoregressive=True, width=12, layers=2, condition=12),
     ),
-    "small": (
-        StageConfig(width=48, blocks=1, stride=2),
-        StageConfig(width=64, blocks=1, stride=2, latents=8),
-        StageConfig(width=64, blocks=2, stride=1, latents=8),
-        StageConfig(width=64, blocks=2, stride=2, latents=12),
+    "small": Sizes(
+        ladder=(
+            StageConfig(width=48, blocks=1, stride=2, latents=8),
+            StageConfig(width=96, blocks=1, stride=2, latents=16),
+        ),
+        decoder=PATCHES,
+        alone=dataclasses.replace(PATCHES, width=80, condition=0),
+        factorized_ladder=(
+            StageConfig(width=48, blocks=1, stride=1),
+            StageConfig(width=64, blocks=1, stride=2, latents=8),
+            StageConfig(width=64, blocks=2, stride=1, latents=8),
+            StageConfig(width=64, blocks=2, stride=2, latents=12),
+        ),
+        factorized=DecoderConfig(autoregressive=False, width=48, layers=4, condition=48, patch=2),
     ),
-    "paper": (
-        StageConfig(width=96, blocks=2, stride=2, latents=8),
-        StageConfig(width=128, blocks=2, stride=2, latents=16),
-        StageConfig(width=128, blocks=2, stride=1, latents=16),
-        StageConfig(width=128, blocks=2, stride=2, latents=24),
-        StageConfig(width=128, blocks=2, stride=1, latents=24),
+    "paper": _equal(
+        (
+            StageConfig(width=96, blocks=2, stride=2, latents=8),
+            StageConfig(width=128, blocks=2, stride=2, latents=16),
+            StageConfig(width=128, blocks=2, stride=1, latents=16),
+            StageConfig(width=128, blocks=2, stride=2, latents=24),
+            StageConfig(width=128, blocks=2, stride=1, latents=24),
+        ),
+        DecoderConfig(autoregressive=True, width=96, layers=12, first_kernel=15, condition=64),
     ),
 }
 DENSE: dict[Size, int] = {"tiny": 4, "small": 4, "paper": 4}
-DECODERS: dict[Size, DecoderConfig] = {
-    "tiny": DecoderConfig(autoregressive=True, width=12, layers=2, condition=12),
-    "small": DecoderConfig(autoregressive=True, width=24, layers=6, first_kernel=15, condition=24),
-    "paper": DecoderConfig(autoregressive=True, width=96, layers=12, first_kernel=15, condition=64),
-}
 
 
 def model_config(preset: str, size: Size, shape: tuple[int, int, int], levels: int) -> ModelConfig:
@@ -73,19 +111,17 @@ def model_config(preset: str, size: Size, shape: tuple[int, int, int], levels: i
     Raises:
         UsageError: There is no such preset.
     """
-    row = preset_named(preset)
-    stages: tuple[StageConfig, ...] = ()
-    if row.latents != "none":
-        last = len(STAGES[size]) - 1
-        stages = tuple(
-            _stage(stage, row, DENSE[size], keep=row.ladder or index == last)
-            for index, stage in enumerate(STAGES[size])
-        )
-    decoder = dataclasses.replace(
-        DECODERS[size],
-        autoregressive=row.autoregressive,
-        condition=DECODERS[size].condition if stages else 0,
+    row, sizes = preset_named(preset), SIZED[size]
+    ladder = sizes.ladder if row.autoregressive else sizes.factorized_ladder
+    decoder = sizes.decoder if row.autoregressive else sizes.factorized
+    if row.latents == "none":
+        ladder, decoder = (), sizes.alone
+    stages = tuple(
+        _stage(stage, row, DENSE[size], keep=row.ladder or index == len(ladder) - 1)
+        for index, stage in enumerate(ladder)
     )
+    if decoder.autoregressive and decoder.patch > 1 and levels == 2:
+        decoder = dataclasses.replace(decoder, attention=ATTENTION)
     channels, height, width = shape
     return ModelConfig(
         preset=preset,
@@ -96,6 +132,8 @@ def model_config(preset: str, size: Size, shape: tuple[int, int, int], levels: i
         levels=levels,
         stages=stages,
         decoder=decoder,
+        normalised=True,
+        bounded_latents=True,
     )
 
 
