@@ -1,5 +1,6 @@
 """Streams, bytes, runs and documents stay what they were when the golden files were written."""
 
+import ast
 import hashlib
 import json
 import runpy
@@ -17,7 +18,7 @@ from golden_cases import CASES, FOLDER, REGENERATE, checkpoint_path, recorded
 from golden_commands import (
     COMMANDS,
     DATA,
-    DRAWING,
+    DRY_RUN,
     EVALUATE,
     MODEL,
     RUN,
@@ -43,6 +44,10 @@ from test_cli_train import kill_after
 from famecli.rng import BatchNoise, ImageNoise, image_uniforms, stream
 
 RELATIVE = 1e-4
+STREAMS = {
+    *("ais", "binarize", "bits", "coding", "complete", "costs", "evaluate", "latents", "order"),
+    *("reconstruct", "sample", "simulate", "verify"),
+}
 # Of the lines of the golden run's metrics; each second step has a validation.
 STEPS_BEFORE = [1, 2, 2, STOPPED_AT]
 SHIPPED = ("pixelcnn-mnist", "vae-mnist")
@@ -174,42 +179,12 @@ def run_before(fame: Command, words: Words) -> None:
             Path(name).write_text(outcome.out)
 
 
-def test_commands_ask_for_the_same_streams(place: Path, fame: Command) -> None:
-    named: dict[str, list[Any]] = {}
-    asked: dict[str, set[int]] = {}
-    for name, command in DRAWING.items():
-        if name in COMMANDS:
-            run_before(fame, COMMANDS[name])
-        with streams_asked_for() as found:
-            outcome = fame(*command)
-        assert outcome.code == 0, outcome.err
-        asked[name] = set(found)
-        named[name] = [list(each) for each in sorted(filter(None, found.values()), key=repr)]
-    expected = recorded("streams", {"asked for": named})["asked for"]
-    assert list(asked) == list(expected)
-    for name, keys in asked.items():
-        assert keys == {key_of(tuple(each)) for each in expected[name]}, name
-        assert keys, name
-
-
-def stream_outputs(name: tuple[str | int, ...]) -> list[int]:
-    return [int(each) for each in stream(*name).bit_generator.random_raw(2)]
-
-
-def test_streams_stay() -> None:
-    table = json.loads((FOLDER / "streams.json").read_text())
-    names = {tuple(name) for names in table["asked for"].values() for name in names}
-    found = [[list(name), stream_outputs(name)] for name in sorted(names, key=repr)]
-    expected = recorded("stream-outputs", found)
-    assert len(expected) > 20
-    assert found == expected
-
-
 @pytest.mark.parametrize("name", COMMANDS)
 def test_documents_stay(name: str, place: Path, fame: Command) -> None:
     words = COMMANDS[name]
     run_before(fame, words)
-    loud = fame(*words.command, *words.more, "--json")
+    with streams_asked_for() as asked:
+        loud = fame(*words.command, *words.more, "--json")
     assert loud.code == 0, loud.err
     document = json.loads(loud.out)
     assert (loud.out.count("\n"), loud.out[-2:]) == (1, "}\n")
@@ -224,14 +199,38 @@ def test_documents_stay(name: str, place: Path, fame: Command) -> None:
         "keys": shape_of(document),
         "quiet": sorted(set(kinds)) if len(kinds) > 1 else kinds,
         "notes": loud.err != "",
+        "streams": sorted(asked.values()),
     }
-    assert_same(found, recorded(f"document-{name.replace(' ', '-')}", found))
+    expected = recorded(f"document-{name.replace(' ', '-')}", found)
+    assert set(asked) == {key_of(text) for text in expected["streams"]}
+    assert_same(found | {"streams": expected["streams"]}, expected)
 
 
 def remove(name: str | None) -> None:
     if name is not None:
         path = Path(name)
         shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def test_a_dry_run_asks_for_the_same_streams(place: Path, fame: Command) -> None:
+    with streams_asked_for() as asked:
+        assert fame(*DRY_RUN).code == 0
+    expected = recorded("dry-run", sorted(asked.values()))
+    assert set(asked) == {key_of(text) for text in expected}
+
+
+def stream_outputs(text: str) -> list[int]:
+    return [int(each) for each in stream(*ast.literal_eval(text)).bit_generator.random_raw(2)]
+
+
+def test_streams_stay() -> None:
+    documents = [json.loads(path.read_text()) for path in sorted(FOLDER.glob("document-*.json"))]
+    names = {text for each in documents for text in each["streams"] if text[0] == "("}
+    names |= set(json.loads((FOLDER / "dry-run.json").read_text()))
+    assert {ast.literal_eval(text)[0] for text in names} == STREAMS
+    found = {text: stream_outputs(text) for text in sorted(names)}
+    expected = recorded("streams", found)
+    assert found == expected
 
 
 @pytest.mark.parametrize("name", ["pixelcnn", "vae"])
