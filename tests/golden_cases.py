@@ -1,7 +1,9 @@
 """Golden files: tiny models as files, and what the code that wrote them computed with them.
 
-They show that later code does the same. `FAME_REGENERATE_GOLDEN=1 pytest tests/test_golden*.py` writes them
-anew, which is right only after a change that is meant: `git diff tests/golden` then says what changed.
+They show that later code does the same. `FAME_REGENERATE_GOLDEN=1 pytest tests/test_golden*.py` writes all
+figures anew, which is right only after a change that is meant: `git diff tests/golden` says what changed.
+Checkpoints, coded images and the run stay, for files of before have to be read for good: only those that
+are missing are written.
 """
 
 import dataclasses
@@ -96,7 +98,8 @@ def checkpoint_path(name: str) -> Path:
 def write_all_checkpoints() -> None:
     FOLDER.mkdir(exist_ok=True)
     for seed, (name, case) in enumerate(CASES.items()):
-        write_checkpoint(case.build(seed), checkpoint_path(name))
+        if not checkpoint_path(name).exists():
+            write_checkpoint(case.build(seed), checkpoint_path(name))
 
 
 def write_checkpoint(model: Fame, path: Path) -> None:

@@ -23,14 +23,8 @@ TRAINING = (
     "fame",
     *("--steps", 6, "--threads", 1, "--device", "cpu", "--seed", 3),
     *("--set", "model.decoder.width=4", "--set", "model.decoder.condition=4"),
-    *(
-        "--set",
-        "model.stages.0.width=4",
-        "--set",
-        "model.stages.1.width=6",
-        "--set",
-        "model.stages.2.width=6",
-    ),
+    *("--set", "model.stages.0.width=4", "--set", "model.stages.1.width=6"),
+    *("--set", "model.stages.2.width=6"),
     *("--set", "warmup_images=12", "--set", "rate_warmup_images=12"),
 )
 STOPPED_AT = 3
@@ -83,7 +77,7 @@ COMMANDS = {
         ("report", "run", *DATA, "--samples", "2", "--images", "1", "--evaluate", "-o", "a.html"), "a.html"
     ),
     "train": Words(
-        ("train", *map(str, TRAINING), *DATA, "--batch-size", "6", "--eval-every", "12", "-o", "more"), "more"
+        ("train", *map(str, TRAINING), *DATA, "--batch-size", "6", "--eval-every", "12", "-o", "more")
     ),
 }
 # It draws too, but has no document.
