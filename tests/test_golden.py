@@ -172,7 +172,7 @@ def test_components_may_differ_next_to_their_boundary_only() -> None:
 
 def test_only_pixels_after_a_boundary_escape_the_comparison() -> None:
     drawn = pixel([0.0], [0.5 + 0.9 * TOLERANCE], 0, 2)
-    wide = {
+    wide: dict[str, Any] = {
         key: np.concatenate([getattr(drawn, key), getattr(drawn, key)], axis=3)
         for key in ("levels", "parameters")
     }
