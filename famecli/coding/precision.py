@@ -71,7 +71,9 @@ class Sample:
         places = np.unique(np.linspace(0, len(levels) - 1, most).astype(int))
         # Nobody has to choose again, so single precision does, which takes a fifth of the time.
         self.model, self.all = copy.deepcopy(model).float(), len(levels)
-        self.x = torch.from_numpy(np.ascontiguousarray(levels[places])).to(self.model.device, self.model.dtype)
+        self.x = torch.from_numpy(np.ascontiguousarray(levels[places])).to(
+            self.model.device, self.model.dtype
+        )
         self.features = self.model.bottom_up(scale_levels(self.x, model.config.levels))
         self.noise = ImageNoise([("coding", "precision", int(place)) for place in places])
         self.normals: dict[int, Tensor] = {}

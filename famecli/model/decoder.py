@@ -150,4 +150,6 @@ class Decoder(nn.Module):
             return sums
         # One product for both sums.
         weight = torch.cat([self.head1.weight, self.earlier_weight()[:, :, None, None]], dim=1)
-        return F.conv2d(torch.cat([activations, patches.to(activations.dtype)], dim=1), weight, self.head1.bias)
+        return F.conv2d(
+            torch.cat([activations, patches.to(activations.dtype)], dim=1), weight, self.head1.bias
+        )

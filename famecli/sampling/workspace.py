@@ -49,9 +49,7 @@ class Workspace:
 
     work: int
 
-    def __init__(
-        self, plan: Plan, channels: int, uniforms: int, batch: int, rows: int, like: Tensor
-    ) -> None:
+    def __init__(self, plan: Plan, channels: int, uniforms: int, batch: int, rows: int, like: Tensor) -> None:
         self.plan, self.batch, self.rows = plan, batch, rows
         # Wave by wave: the pixels of a step are adjacent, (channels, pixels, batch).
         places, precise = (len(plan.cells) + rows - 1, batch), uniforms_type(like.dtype)

@@ -89,7 +89,9 @@ def _orders(model: Fame) -> list[Order]:
     config, device = model.config, model.device
     size = config.height, config.width
     if not config.decoder.autoregressive:
-        return [Order("any pixel, latents given", torch.zeros(size, dtype=torch.int64, device=device), own=True)]
+        return [
+            Order("any pixel, latents given", torch.zeros(size, dtype=torch.int64, device=device), own=True)
+        ]
     plan = wavefront_plan(*size, config.decoder.lag, config.decoder.patch)
     times = [step.index for step in plan.steps for _ in range(step.count)]
     t = torch.empty(config.height * config.width, dtype=torch.int64)
