@@ -14,10 +14,10 @@ import sys
 
 import torch
 
-from famecli.config import DecoderConfig
+from famecli.config import DecoderConfig, ModelConfig
 from famecli.model.decoder import Decoder
-from famecli.model.likelihoods import Bernoulli, LogisticMixture
-from famecli.sampling.wavefront import WavefrontSampler
+from famecli.model.likelihoods import make_likelihood
+from famecli.sampling.sampler import Sampler
 
 CASES = ("nothing", "forward", "sampler")
 
@@ -52,15 +52,16 @@ def peak_mib(options: argparse.Namespace) -> float:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     channels, height, width = options.shape
-    likelihood = Bernoulli(1) if channels == 1 else LogisticMixture(channels, 256, 10)
-    levels = 2 if channels == 1 else 256
-    config = DecoderConfig(autoregressive=True, width=options.width, layers=options.layers)
-    decoder = Decoder(config, channels, likelihood.parameters).to(memory_format=torch.channels_last)
+    sizes = DecoderConfig(autoregressive=True, width=options.width, layers=options.layers)
+    name, levels = ("bernoulli", 2) if channels == 1 else ("logistic-mixture", 256)
+    config = ModelConfig("benchmark", name, channels, height, width, levels, decoder=sizes)
+    likelihood = make_likelihood(config)
+    decoder = Decoder(config, likelihood.parameters).to(memory_format=torch.channels_last)
     if options.case == "forward":
         decoder(torch.rand(options.batch, channels, height, width), None)
     elif options.case == "sampler":
         uniforms = torch.rand(options.batch, likelihood.uniforms, height, width)
-        WavefrontSampler(decoder, likelihood, levels, height, width).sample(None, uniforms)
+        Sampler(decoder, likelihood, levels).sample(None, uniforms)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

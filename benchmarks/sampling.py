@@ -33,7 +33,8 @@ from famecli.model.fame import Fame
 from famecli.model.likelihoods import scale_levels
 from famecli.presets import PRESETS, Size, model_config
 from famecli.rng import BatchNoise, stream
-from famecli.sampling.wavefront import WavefrontSampler
+from famecli.sampling.plan import wavefront_plan
+from famecli.sampling.sampler import Sampler
 
 COLUMNS = {
     "batch": ("batch", "{}"),
@@ -138,9 +139,8 @@ def measure(
     noise = BatchNoise(stream("benchmark", batch), model.device)
     condition = model.prior_condition(batch, noise)
     uniforms = torch.rand(batch, likelihood.uniforms, config.height, config.width, device=model.device)
-    size = (config.levels, config.height, config.width)
-    sampler = WavefrontSampler(model.decoder, likelihood, *size)
-    raster = WavefrontSampler(model.decoder, likelihood, *size, lag=config.width)
+    sampler = Sampler(model.decoder, likelihood, config.levels)
+    raster = Sampler(model.decoder, likelihood, config.levels, lag=model.decoder.grid[1])
     x = sampler.sample(condition, uniforms)
     part = options.naive_pixels
     contenders: dict[str, Callable[[], object]] = {
@@ -203,10 +203,12 @@ def jacobi(model: Fame, condition: Tensor | None, uniforms: Tensor) -> Tensor:
 
 def naive_part(model: Fame, condition: Tensor | None, uniforms: Tensor, pixels: int) -> Tensor:
     """The first `pixels` turns of the loop of `famecli.sampling.naive`."""
-    x = uniforms.new_zeros(len(uniforms), *model.config.image_shape)
-    for index in range(pixels):
-        here = slice(None), slice(None), *divmod(index, model.config.width)
-        scaled = scale_levels(x, model.config.levels).to(next(model.decoder.parameters()).dtype)
+    config = model.config
+    x = uniforms.new_zeros(len(uniforms), *config.image_shape)
+    plan = wavefront_plan(config.height, config.width, model.decoder.grid[1], config.decoder.patch)
+    for raster in plan.order[:pixels]:
+        here = slice(None), slice(None), *divmod(raster, config.width)
+        scaled = scale_levels(x, config.levels).to(next(model.decoder.parameters()).dtype)
         x[here] = model.likelihood.sample(model.decoder(scaled, condition)[here].float(), uniforms[here])
     return x
 

@@ -13,11 +13,11 @@ from collections.abc import Callable
 
 import torch
 
-from famecli.config import DecoderConfig
+from famecli.config import DecoderConfig, ModelConfig
 from famecli.model.decoder import Decoder
 from famecli.model.likelihoods import Bernoulli
 from famecli.sampling import skew, threads
-from famecli.sampling.wavefront import WavefrontSampler
+from famecli.sampling.sampler import Sampler
 
 SIDE = 28
 
@@ -25,8 +25,9 @@ SIDE = 28
 def main() -> None:
     options = parse_options()
     torch.manual_seed(0)
-    config = DecoderConfig(autoregressive=True, width=options.width, layers=options.layers)
-    decoder = Decoder(config, 1, 1).requires_grad_(False)
+    sizes = DecoderConfig(autoregressive=True, width=options.width, layers=options.layers)
+    config = ModelConfig("benchmark", "bernoulli", 1, SIDE, SIDE, 2, decoder=sizes)
+    decoder = Decoder(config, 1).requires_grad_(False)
     uniforms = torch.rand(options.batch, 1, SIDE, SIDE)
     cases = variants(decoder, uniforms)
     found: dict[str, list[float]] = {name: [] for name in cases}
@@ -58,7 +59,7 @@ def parse_options() -> argparse.Namespace:
 
 def variants(decoder: Decoder, uniforms: torch.Tensor) -> dict[str, Callable[[], torch.Tensor]]:
     def sampler(slots: int = skew.SLOTS, **changes: int) -> Callable[[], torch.Tensor]:
-        made = WavefrontSampler(decoder, Bernoulli(1), 2, SIDE, SIDE, **changes)
+        made = Sampler(decoder, Bernoulli(1), 2, **changes)
         before, skew.SLOTS = skew.SLOTS, slots
         # Memory is laid out at the first use.
         made.sample(None, uniforms)
@@ -87,7 +88,7 @@ def variants(decoder: Decoder, uniforms: torch.Tensor) -> dict[str, Callable[[],
         "chunks of 128 images": sampler(chunk=128),
         "ring of 4 slots": sampler(slots=4),
         "all slots kept": sampler(slots=SIDE + 2 * (SIDE - 1)),
-        "raster order": sampler(lag=SIDE),
+        "raster order": sampler(lag=decoder.grid[1]),
         "one thread always": with_threads(1),
         "all threads always": with_threads(torch.get_num_threads()),
     }

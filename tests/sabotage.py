@@ -12,7 +12,7 @@ from famecli.model.fame import Fame, Stage
 from famecli.model.latents import Gaussian
 from famecli.model.likelihoods import Bernoulli, LogisticMixture
 from famecli.rng import ImageNoise
-from famecli.sampling import wavefront
+from famecli.sampling import sampler
 from famecli.verification import sampling, subject
 
 # Breaks a model, or the classes that it is made of.
@@ -242,10 +242,10 @@ def floored_levels(model: Fame, patch: pytest.MonkeyPatch) -> None:
 def sampler_with_other_weights(model: Fame, patch: pytest.MonkeyPatch) -> None:
     def pack(original: Callable[..., object], *args: object) -> object:
         weights = original(*args)
-        weights.head2[0, -1] += 0.05
+        weights.head2[0, 0, -1] += 0.05
         return weights
 
-    wrap(patch, wavefront, "pack", pack)
+    wrap(patch, sampler, "pack", pack)
 
 
 def cold_samples(model: Fame, patch: pytest.MonkeyPatch) -> None:

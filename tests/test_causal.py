@@ -3,7 +3,15 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from models import BLIND_PRESETS, CAUSAL_PRESETS, image_noise, preset_model, random_images, randomise
+from models import (
+    BLIND_PRESETS,
+    CAUSAL_PRESETS,
+    image_noise,
+    model_around,
+    preset_model,
+    random_images,
+    randomise,
+)
 from torch import Tensor, nn
 
 from famecli.config import DecoderConfig
@@ -63,14 +71,14 @@ def is_causal(network: Callable[[Tensor], Tensor], channels: int) -> bool:
 
 def random_decoder(channels: int, seed: int = 0, **sizes: int) -> Decoder:
     config = DecoderConfig(autoregressive=True, width=4, **sizes)
-    return randomise(Decoder(config, channels, outputs=3), seed)
+    return randomise(Decoder(model_around(config, (HEIGHT, WIDTH), channels), outputs=3), seed)
 
 
 def conditioned(decoder: Decoder, seed: int = 1) -> Callable[[Tensor], Tensor]:
     """The decoder as a function of the image alone, its condition drawn at random."""
     generator = torch.Generator().manual_seed(seed)
     maps = decoder.config.condition
-    condition = torch.randn(1, maps, HEIGHT, WIDTH, generator=generator, dtype=torch.float64)
+    condition = torch.randn(1, maps, *decoder.grid, generator=generator, dtype=torch.float64)
     return lambda image: decoder(image, condition.expand(len(image), -1, -1, -1) if maps else None)
 
 
@@ -210,7 +218,7 @@ def test_a_factorized_decoder_is_blind_to_the_image_and_sees_the_latents(preset:
 @pytest.mark.parametrize("autoregressive", [False, True])
 def test_every_pixel_reads_the_condition_at_its_own_place(autoregressive: bool) -> None:
     config = DecoderConfig(autoregressive, width=4, layers=1, condition=2)
-    decoder = randomise(Decoder(config, 1, outputs=3))
+    decoder = randomise(Decoder(model_around(config, (HEIGHT, WIDTH)), outputs=3))
     image = random_images(1, (1, HEIGHT, WIDTH)).double()
     depends = dependence(lambda features: decoder(image.expand(len(features), -1, -1, -1), features), 2)
     assert depends.diagonal().all()

@@ -16,7 +16,7 @@ from famecli.evaluation import evaluate
 from famecli.model.fame import Fame
 from famecli.model.likelihoods import LogisticMixture
 from famecli.presets import PRESETS
-from famecli.sampling.wavefront import CHUNK
+from famecli.sampling.sampler import CHUNK
 from famecli.units import NATS_PER_BIT
 
 BITS = (1, 5, 4)

@@ -13,8 +13,8 @@ from famecli.model.likelihoods import Bernoulli, Likelihood, make_likelihood, sc
 from famecli.sampling import threads
 from famecli.sampling.naive import sample_naive
 from famecli.sampling.plan import Plan, Step
-from famecli.sampling.threads import THREADED_WORK, ThreadTrial, threads_for
 from famecli.sampling.sampler import LANES, Sampler
+from famecli.sampling.threads import THREADED_WORK, ThreadTrial, threads_for
 from famecli.sampling.wavefront import WavefrontWorkspace
 
 

@@ -3,12 +3,12 @@ from typing import Any
 
 import pytest
 import torch
+from models import make_decoder, model_around
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
 from famecli.config import DecoderConfig
-from famecli.model.decoder import Decoder
 from famecli.model.likelihoods import Bernoulli, Likelihood, LogisticMixture
 from famecli.sampling import graph as graphs
 from famecli.sampling.graph import GraphRunner
@@ -136,14 +136,14 @@ def sample_on(
     device: str, likelihood: Likelihood, channels: int, dtype: torch.dtype, completing: bool
 ) -> Tensor:
     """All steps of a sampler whose tensors are made on `device`, without graphs."""
-    config = DecoderConfig(autoregressive=True, width=8, layers=2, kernel=5, condition=4)
+    sizes = DecoderConfig(autoregressive=True, width=8, layers=2, kernel=5, condition=4)
     levels = 2 if isinstance(likelihood, Bernoulli) else 256
     torch.set_default_dtype(dtype)
     with torch.device(device):
-        decoder = Decoder(config, channels, likelihood.parameters)
+        decoder = make_decoder(model_around(sizes, (4, 3), channels, levels))
         condition, uniforms = torch.empty(3, 4, 4, 3), torch.empty(3, likelihood.uniforms, 4, 3)
         known, mask = torch.zeros(3, channels, 4, 3), torch.zeros(3, 1, 4, 3, dtype=torch.bool)
-    sampler = WavefrontSampler(decoder, likelihood, levels, 4, 3, graph="off")
+    sampler = Sampler(decoder, likelihood, levels, graph="off")
     if completing:
         return sampler.sample(condition, uniforms, known=known, mask=mask)
     return sampler.sample(condition, uniforms)
@@ -202,11 +202,11 @@ def test_a_real_graph_equals_the_eager_loop(likelihood: Likelihood, dtype: torch
     channels = 3 if likelihood is LIKELIHOODS[2] else 1
     levels = 2 if isinstance(likelihood, Bernoulli) else 256
     torch.manual_seed(0)
-    config = DecoderConfig(autoregressive=True, width=32, layers=3)
-    decoder = Decoder(config, channels, likelihood.parameters).to("cuda", dtype).requires_grad_(False)
+    config = model_around(DecoderConfig(autoregressive=True, width=32, layers=3), (16, 16), channels, levels)
+    decoder = make_decoder(config).to("cuda", dtype).requires_grad_(False)
     uniforms = torch.rand(40, likelihood.uniforms, 16, 16, device="cuda")
-    eager = WavefrontSampler(decoder, likelihood, levels, 16, 16, graph="off").sample(None, uniforms)
-    sampler = WavefrontSampler(decoder, likelihood, levels, 16, 16, graph="on")
+    eager = Sampler(decoder, likelihood, levels, graph="off").sample(None, uniforms)
+    sampler = Sampler(decoder, likelihood, levels, graph="on")
     for _ in range(3):
         assert torch.equal(sampler.sample(None, uniforms), eager)
     assert sampler.verify(eager, uniforms, None) <= (0.01 if dtype == torch.float32 else 0.2) * eager.numel()
