@@ -6,7 +6,7 @@ import dataclasses
 import pytest
 import torch
 from models import make_decoder, model_around, randomise
-from test_sampling import SEEDS, Case, kinds, make_case, pixels
+from test_sampling import Case, kinds, make_case, pixels
 from torch import Tensor
 
 from famecli.config import DecoderConfig
@@ -92,7 +92,7 @@ def test_the_very_bits_depend_neither_on_the_batch_nor_on_threads(monkeypatch: p
     x = (case.uniforms > 0.5).float()
     torch.set_num_threads(1)
     expected = parameters_of(case, sampler, x, 64)
-    cases = [(1, images) for images in (1, 2, 3, 8, 17, 33)] + [(2, images) for images in (1, 8, 33, 64)]
+    cases = [(1, images) for images in (1, 3, 17, 33)] + [(2, images) for images in (2, 8, 64)]
     for threads, images in cases:
         torch.set_num_threads(threads)
         for found, every in zip(parameters_of(case, sampler, x, images), expected, strict=True):
