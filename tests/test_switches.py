@@ -171,6 +171,8 @@ def test_parameters_of_presets_in_patches_are_counted_by_arithmetic(
         ({"patch": 3}, r"decoder\.patch = 3"),
         ({"patch": 5}, r"decoder\.patch = 5"),
         ({"patch": 0}, r"decoder\.patch = 0"),
+        ({"patch": 0, "attention": [1]}, r"decoder\.patch = 0"),
+        ({"patch": -1, "attention": [1]}, r"decoder\.patch = -1"),
         ({"attention": [3]}, r"decoder\.attention = \[3\]"),
         ({"attention": [0]}, r"decoder\.attention = \[0\]"),
         ({"attention": [-1]}, r"decoder\.attention = \[-1\]"),
