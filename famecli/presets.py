@@ -38,6 +38,7 @@ PRESETS = {
     "vae": Preset("one layer of dense latents, factorized decoder", "dense", False, False),
 }
 
+
 @dataclass(frozen=True)
 class Sizes:
     """Sizes of the presets, by the kind of their decoder.

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from famecli.model.fused import EPSILON, gate, normalised_elu
+from famecli.model.pointwise import EPSILON, gate, normalised_elu
 
 Function = Callable[[Tensor], Tensor]
 
