@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from famecli.model.pointwise import EPSILON, gate, normalised_elu
+from famecli.model.pointwise import SMALLEST_SQUARE, gate, normalised_elu
 
 Function = Callable[[Tensor], Tensor]
 
@@ -18,7 +18,7 @@ def plain_gate(both: Tensor) -> Tensor:
 
 def plain_normalised_elu(h: Tensor) -> Tensor:
     wide = h.to(torch.promote_types(h.dtype, torch.float32))
-    return F.elu(wide / (wide.square().mean(1, keepdim=True) + EPSILON).sqrt()).to(h.dtype)
+    return F.elu(wide / (wide.square().mean(1, keepdim=True) + SMALLEST_SQUARE).sqrt()).to(h.dtype)
 
 
 PAIRS = [(gate, plain_gate), (normalised_elu, plain_normalised_elu)]
@@ -117,7 +117,7 @@ def test_the_root_mean_square_is_one_where_there_is_something() -> None:
     for factor in (1e-2, 1.0, 1e3):
         # ELU is the identity of what is positive.
         square = normalised_elu(factor * x).square().mean(1)
-        exact = 1 / (1 + EPSILON / (factor * x).square().mean(1))
+        exact = 1 / (1 + SMALLEST_SQUARE / (factor * x).square().mean(1))
         torch.testing.assert_close(square, exact)
     assert torch.equal(normalised_elu(torch.zeros(1, 3, 2, 2)), torch.zeros(1, 3, 2, 2))
 
