@@ -4,6 +4,7 @@ import dataclasses
 import math
 import types
 import typing
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, TypeVar
 
@@ -217,6 +218,18 @@ def _plain(value: Any) -> Any:  # noqa: ANN401
     if isinstance(value, dict):
         return {key: _plain(entry) for key, entry in value.items()}
     return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+
+def differences(before: Any, now: Any, key: str) -> Iterator[str]:  # noqa: ANN401
+    """Yield where two tables of equal keys differ, as the path of the key and both values."""
+    if isinstance(before, dict):
+        for name, value in before.items():
+            yield from differences(value, now[name], f"{key}.{name}")
+    elif isinstance(before, list) and len(before) == len(now):
+        for index, value in enumerate(before):
+            yield from differences(value, now[index], f"{key}.{index}")
+    elif before != now:
+        yield f"{key} = {before}, now it is {now}"
 
 
 def build(cls: type[T], data: object, where: str) -> T:
