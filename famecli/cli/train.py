@@ -80,7 +80,10 @@ def _act(asked: own.Asked) -> None:
     output = Output(json=asked.json, quiet=asked.quiet)
     request = configure(asked, DataPlace(asked.data, asked.cache_dir, asked.offline, output.note))
     if asked.print_config:
-        typer.echo(to_toml(request.model, request.config), nl=False)
+        config = request.config
+        if request.open_budget_s is not None:
+            config = request.trainer(output, join(output), blank=True).config
+        typer.echo(to_toml(request.model, config), nl=False)
         return
     _check_streams(asked)
     if not asked.dry_run:

@@ -25,7 +25,7 @@ def fit(config: TrainConfig, by_hand: Collection[str] = ()) -> TrainConfig:
     fitting = {
         "warmup_images": images // 8,
         "rate_warmup_images": images // 4,
-        "ema_halflife_images": images // 20,
+        "ema_halflife_images": -(-images // 20),
         "eval_every_images": -(-images // VALIDATIONS),
     }
     changes = {
