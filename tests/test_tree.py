@@ -17,7 +17,7 @@ def statements(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 
 
 def test_statements_are_counted_at_all_depths_and_no_signature() -> None:
-    text = "def f(\n    a=1,\n):\n    if a:\n        for c in b:\n            c()\n    return (\n        a\n    )"
+    text = "def f(\n    a=1,\n):\n    if a:\n        for c in b:\n            c()\n    return (\n        a)"
     (function,) = ast.parse(text).body
     assert isinstance(function, ast.FunctionDef)
     assert statements(function) == 4
