@@ -30,7 +30,8 @@ def model_of(preset: str, shape: tuple[int, int, int] = BITS, levels: int = 2) -
     with torch.no_grad():
         for stage in model.stages:
             if stage.config.latents:
-                # Posteriors wider than their priors reach beyond the outermost bins, which cost too little.
+                # Posteriors that reach beyond the outermost bins of their priors would cost too little.
+                stage.recognition.layer.weight.mul_(0.4)
                 stage.recognition.layer.bias[stage.config.latents :] -= 1.0
     return model
 
