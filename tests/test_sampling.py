@@ -1,5 +1,6 @@
 import dataclasses
 import random
+from collections import Counter
 from dataclasses import dataclass
 
 import pytest
@@ -10,12 +11,12 @@ from torch import Tensor
 from famecli.config import DecoderConfig
 from famecli.model.decoder import Decoder
 from famecli.model.likelihoods import Bernoulli, Likelihood, make_likelihood, scale_levels
-from famecli.sampling import threads
 from famecli.sampling.naive import sample_naive
 from famecli.sampling.plan import Plan, Step
-from famecli.sampling.sampler import LANES, Sampler
-from famecli.sampling.threads import THREADED_WORK, ThreadTrial, threads_for
+from famecli.sampling.sampler import Sampler
 from famecli.sampling.wavefront import WavefrontWorkspace
+
+SEEDS = 60
 
 
 @dataclass(frozen=True)
@@ -63,13 +64,13 @@ def make_case(seed: int, dtype: torch.dtype = torch.float64, batch: int | None =
         first_kernel=pick.choice([3, 5, 7]),
         condition=condition,
         lag=lag,
-        patch=pick.choice([1, 1, 2, 2, 4]),
+        patch=pick.choice([1, 2, 2, 4]),
         attention=tuple(layer + 1 for layer in range(layers) if pick.random() < 0.4),
         heads=pick.choice([1, 2]),
         attention_width=pick.choice([2, 6]),
     )
-    height, width = pick.sample(range(1, 9), 2)
-    batch = batch or pick.randint(1, 4)
+    height, width = pick.sample({1: range(1, 6), 2: range(1, 8), 4: (3, 5, 6, 7, 9)}[sizes.patch], 2)
+    batch = batch or pick.randint(1, 3)
     levels = 2 if pick.random() < 0.5 else pick.choice([5, 256])
     config = dataclasses.replace(
         model_around(sizes, (height, width), channels, levels), normalised=pick.random() < 0.5
@@ -98,8 +99,48 @@ def poison(space: WavefrontWorkspace) -> None:
         tensor.fill_(float("nan"))
 
 
+def kinds(case: Case) -> set[str]:
+    """What a case has of the parts that are told apart elsewhere."""
+    sizes, (height, width), (rows, columns) = case.decoder.config, case.size, case.decoder.grid
+    attention, patch, places = sizes.attention, sizes.patch, rows * columns
+    found = {
+        f"patch {patch}": True,
+        f"patch {patch}, several": min(rows, columns) > 1,
+        f"patch {patch}, attention": bool(attention) and places > 1,
+        "several blocks of attention": len(attention) > 1 and places > 1,
+        "attention after the last layer": sizes.layers in attention and places > 1,
+        "RGB": case.decoder.channels == 3,
+        "RGB in patches": case.decoder.channels == 3 and patch > 1,
+        "normalised": case.decoder.normalised,
+        "padding below": height < rows * patch,
+        "padding right": width < columns * patch,
+        "condition": case.condition is not None,
+        "no layers": sizes.layers == 0,
+        f"lag {min(sizes.lag, 4)}": True,
+    }
+    return {name for name, here in found.items() if here}
+
+
+def test_the_cases_drawn_are_of_every_kind() -> None:
+    counts = Counter(kind for seed in range(SEEDS) for kind in kinds(make_case(seed)))
+    lags = {f"lag {lag}" for lag in range(1, 5)}
+    patches = {f"patch {patch}{kind}" for patch in (1, 2, 4) for kind in ("", ", several", ", attention")}
+    attention = {"several blocks of attention", "attention after the last layer"}
+    others = {
+        "RGB",
+        "RGB in patches",
+        "normalised",
+        "padding below",
+        "padding right",
+        "condition",
+        "no layers",
+    }
+    assert set(counts) == lags | patches | attention | others
+    assert min(counts.values()) >= 4, counts
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("seed", range(100))
+@pytest.mark.parametrize("seed", range(SEEDS))
 def test_wavefront_equals_naive_pixel_by_pixel(seed: int, dtype: torch.dtype) -> None:
     case = make_case(seed, dtype)
     temperature = 0.7 if seed % 2 else 1.0
@@ -136,52 +177,6 @@ def test_reused_and_poisoned_memory_changes_nothing(seed: int) -> None:
         assert isinstance(space, WavefrontWorkspace)
         poison(space)
     assert torch.equal(sampler.sample(case.condition, case.uniforms), fresh)
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("seed", range(6))
-def test_an_image_does_not_depend_on_batch_or_chunk(seed: int, dtype: torch.dtype) -> None:
-    case = make_case(seed, dtype, batch=40)
-    expected = case.sampler().sample(case.condition, case.uniforms)
-    assert torch.equal(case.sampler(chunk=32).sample(case.condition, case.uniforms), expected)
-    sampler = case.sampler()
-    for first, images in ((0, 1), (9, 2), (5, 3), (30, 4), (3, 7), (31, 9), (13, 27)):
-        part = slice(first, first + images)
-        condition = None if case.condition is None else case.condition[part]
-        assert torch.equal(sampler.sample(condition, case.uniforms[part]), expected[part])
-
-
-# Products with two rows are computed otherwise if they have many columns; no model has so few feature maps.
-@pytest.mark.parametrize("seed", [3, 5, 8, 11])
-def test_the_very_bits_of_parameters_do_not_depend_on_the_batch(seed: int) -> None:
-    case = make_case(seed, torch.float32, batch=64)
-    sampler, x = case.sampler(), case.sampler().sample(case.condition, case.uniforms)
-
-    def parameters(images: int) -> list[Tensor]:
-        sampler.begin(None if case.condition is None else case.condition[:images], images)
-        found = []
-        for step in sampler.plan.steps:
-            found.append(sampler.params(step).clone())
-            sampler.push(step, pixels(x[:images], sampler.plan, step))
-        return found
-
-    expected = parameters(64)
-    for images in (1, 2, 3, 5, 7, 8, 9, 16, 17, 31, 33):
-        for found, every in zip(parameters(images), expected, strict=True):
-            assert torch.equal(found, every[:images])
-
-
-@pytest.mark.parametrize("batch", [1, 2, 3, 7, 8, 9, 16, 17, 32, 40])
-def test_matrices_are_whole_and_little_of_them_is_for_nothing(batch: int) -> None:
-    case = make_case(4, batch=batch)
-    sampler = case.sampler()
-    sampler.begin(case.condition, batch)
-    assert isinstance(sampler.space, WavefrontWorkspace)
-    maps, waves = sampler.space.maps, sampler.plan.waves
-    assert {maps.columns(wave) % LANES for wave in waves} == {0}
-    images = sampler.space.batch
-    assert batch <= images < max(2 * batch, batch + LANES)
-    assert all(maps.columns(wave) < wave.count * images + LANES for wave in waves)
 
 
 def test_no_images_are_no_images() -> None:
@@ -300,45 +295,3 @@ def test_a_chunk_that_leaves_columns_over_is_refused() -> None:
     decoder = make_decoder(model_around(DecoderConfig(True, width=4, layers=1), (3, 3)))
     with pytest.raises(ValueError, match="multiple of 32, got 20"):
         Sampler(decoder, Bernoulli(1), 2, chunk=20)
-
-
-@pytest.mark.usefixtures("threads_put_back")
-def test_small_products_take_one_thread_and_leave_the_setting_as_it_was() -> None:
-    torch.set_num_threads(2)
-    for work, expected in ((THREADED_WORK - 1, 1), (THREADED_WORK, 2)):
-        with threads_for(work):
-            assert torch.get_num_threads() == expected
-        assert torch.get_num_threads() == 2
-
-
-@pytest.mark.usefixtures("threads_put_back")
-@pytest.mark.parametrize(
-    ("waits", "expected"),
-    [([], [1] * 2 + [2] * 10), ([5], [1] * 2 + [2] * 4 + [1] * 6), ([8], [1] * 2 + [2] * 7 + [1] * 3)],
-)
-def test_threads_are_given_up_where_they_turn_out_to_be_slower(
-    monkeypatch: pytest.MonkeyPatch, waits: list[int], expected: list[int]
-) -> None:
-    torch.set_num_threads(2)
-    now, used = 0.0, []
-    monkeypatch.setattr(threads.time, "perf_counter", lambda: now)
-    trial = ThreadTrial(24)
-    for index in range(12):
-        with trial.step(3, typical=False):
-            # A small step, and a misleading one.
-            now += 1000 * torch.get_num_threads()
-        pixels = 10 + index
-        with trial.step(pixels, typical=True):
-            used.append(torch.get_num_threads())
-            # The first step with one thread waits as well.
-            now += pixels * {1: 3.0, 2: 2.0}[used[-1]] + 500 * (index == 0 or index in waits)
-    assert used == expected
-
-
-def test_with_one_thread_there_is_nothing_to_try(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    trial = ThreadTrial(24)
-    monkeypatch.setattr(torch, "set_num_threads", lambda number: pytest.fail("threads were set"))
-    for _ in range(12):
-        with trial.step(5, typical=True):
-            pass
