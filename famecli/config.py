@@ -176,10 +176,10 @@ class TrainConfig:
 
     optimizer: Literal["muon", "adamw"] = "muon"
     lr: float = ranged(0.0, 10.0, "learning rate of AdamW (with muon: of what is not a large matrix)", 2e-3)
-    muon_lr: float = ranged(0.0, 10.0, "learning rate of Muon", 1e-2)
+    muon_lr: float = ranged(0.0, 10.0, "learning rate of Muon", 2e-2)
     final_lr: float = ranged(0.0, 1.0, "part of the learning rate that the cosine schedule ends at", 0.02)
     weight_decay: float = ranged(0.0, 10.0, "decoupled weight decay", 0.0)
-    batch_size: int = ranged(1, 65536, "images per step", 32)
+    batch_size: int = ranged(1, 65536, "images per step", 16)
     total_images: int = ranged(1, 10**12, "images seen until the end of the schedule", 500_000)
     warmup_images: int = ranged(0, 10**12, "images until the full learning rate", 6_400)
     rate_warmup_images: int = ranged(0, 10**12, "images until the KL divergence has its full weight", 38_400)

@@ -39,7 +39,7 @@ def test_keys_set_by_hand_stay() -> None:
     assert fitted(10**9, rate_warmup_images=10**8, ema_halflife_images=0)[1:3] == (10**8, 0)
 
 
-@pytest.mark.parametrize("words", [("--images", 20_000), ("--steps", 625), ("--set", "total_images=20000")])
+@pytest.mark.parametrize("words", [("--images", 20_000), ("--steps", 1250), ("--set", "total_images=20000")])
 def test_the_schedule_fits_any_length(fame: Command, data: Path, words: tuple[object, ...]) -> None:
     table = tomllib.loads(fame("train", *words, "--set", "warmup_images=7", "--print-config").out)["train"]
     assert tuple(table[name] for name in FITTED) == (7, 5_000, 1_000, 2_000)
