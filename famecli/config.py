@@ -4,6 +4,7 @@ import dataclasses
 import math
 import types
 import typing
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, TypeVar
 
@@ -176,10 +177,10 @@ class TrainConfig:
 
     optimizer: Literal["muon", "adamw"] = "muon"
     lr: float = ranged(0.0, 10.0, "learning rate of AdamW (with muon: of what is not a large matrix)", 2e-3)
-    muon_lr: float = ranged(0.0, 10.0, "learning rate of Muon", 1e-2)
+    muon_lr: float = ranged(0.0, 10.0, "learning rate of Muon", 2e-2)
     final_lr: float = ranged(0.0, 1.0, "part of the learning rate that the cosine schedule ends at", 0.02)
     weight_decay: float = ranged(0.0, 10.0, "decoupled weight decay", 0.0)
-    batch_size: int = ranged(1, 65536, "images per step", 32)
+    batch_size: int = ranged(1, 65536, "images per step", 16)
     total_images: int = ranged(1, 10**12, "images seen until the end of the schedule", 500_000)
     warmup_images: int = ranged(0, 10**12, "images until the full learning rate", 6_400)
     rate_warmup_images: int = ranged(0, 10**12, "images until the KL divergence has its full weight", 38_400)
@@ -218,6 +219,18 @@ def _plain(value: Any) -> Any:  # noqa: ANN401
     if isinstance(value, dict):
         return {key: _plain(entry) for key, entry in value.items()}
     return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+
+def differences(before: Any, now: Any, key: str) -> Iterator[str]:  # noqa: ANN401
+    """Yield where two tables of equal keys differ, as the path of the key and both values."""
+    if isinstance(before, dict):
+        for name, value in before.items():
+            yield from differences(value, now[name], f"{key}.{name}")
+    elif isinstance(before, list) and len(before) == len(now):
+        for index, value in enumerate(before):
+            yield from differences(value, now[index], f"{key}.{index}")
+    elif before != now:
+        yield f"{key} = {before}, now it is {now}"
 
 
 def build(cls: type[T], data: object, where: str) -> T:

@@ -12,7 +12,7 @@ MOST = 1e15
 
 @dataclass(frozen=True)
 class PastTraining:
-    """One training, as a checkpoint tells of it; no seed is one that is not recorded.
+    """One training, as a checkpoint tells of it; no seed or CPU time is one that is not recorded.
 
     Raises:
         ConfigError: A value is outside its range.
@@ -24,9 +24,13 @@ class PastTraining:
     threads: int = ranged(1, MOST, "threads of each process", 1)
     processes: int = ranged(1, MOST, "processes", 1)
     seed: int | None = None
+    cpu_seconds: float | None = None
 
     def __post_init__(self) -> None:
-        if problems := check_ranges(self, ""):
+        problems = check_ranges(self, "")
+        if self.cpu_seconds is not None and not 0.0 <= self.cpu_seconds <= MOST:
+            problems.append(f"cpu_seconds = {self.cpu_seconds} is outside 0.0 to {MOST}")
+        if problems:
             raise ConfigError("past training: " + "; ".join(problems))
 
     @property
@@ -61,6 +65,12 @@ def before(provenance: Mapping[str, Any]) -> tuple[PastTraining, ...]:
 def thread_hours(past: tuple[PastTraining, ...]) -> float:
     """Return the hours of all trainings together, times threads."""
     return sum(each.thread_hours for each in past)
+
+
+def cpu_hours(past: tuple[PastTraining, ...]) -> float | None:
+    """Return the hours of CPU time of all trainings together; None if one did not record its own."""
+    told = [each.cpu_seconds for each in past if each.cpu_seconds is not None]
+    return sum(told) / 3600 if told and len(told) == len(past) else None
 
 
 def described(past: tuple[PastTraining, ...]) -> str:

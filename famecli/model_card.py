@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from famecli.history import described, seeds, thread_hours, trainings
+from famecli.history import cpu_hours, described, seeds, thread_hours, trainings
 from famecli.presets import PRESETS
 from famecli.weights_claims import FURTHER
 
@@ -91,6 +91,7 @@ def _training(facts: dict[str, Any]) -> str:
     rows = [
         ("images seen", f"{sum(each.images_seen for each in past):,}"),
         ("time", f"{thread_hours(past):.2f} hours of one thread, {provenance.get('device')}"),
+        *((("CPU time", f"{hours:.2f} hours"),) if (hours := cpu_hours(past)) is not None else ()),
         ("seeds", ", ".join(map(str, seeds(past)))),
         ("schedule", schedule),
     ]

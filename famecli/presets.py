@@ -67,7 +67,9 @@ def _equal(ladder: tuple[StageConfig, ...], decoder: DecoderConfig) -> Sizes:
 
 # Queries, keys and values are worth their time on binary images; see docs/experiments.md.
 ATTENTION = (2, 5, 8)
-PATCHES = DecoderConfig(autoregressive=True, width=64, layers=8, condition=16, lag=3, patch=2)
+PATCHES = DecoderConfig(
+    autoregressive=True, width=64, layers=8, condition=16, lag=3, patch=2, heads=2, attention_width=32
+)
 SIZED: dict[Size, Sizes] = {
     "tiny": _equal(
         (

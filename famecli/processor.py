@@ -15,6 +15,8 @@ VARIABLE = "FAME_PRODUCTS"
 CPUINFO = Path("/proc/cpuinfo")
 # From Zen 5 on. Before it, both libraries are equally fast.
 FIRST_SLOW_FAMILY = 26
+# Parts of oneDNN's names of sets of instructions that include products of bfloat16.
+WITH_BF16 = ("BF16", "FP16", "AMX", "AVX10")
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,8 @@ class Processor:
         family: The vendor's number of the design; 0 where the system tells none.
         avx2: Whether there are vectors of 256 bits.
         avx512: Whether there are vectors of 512 bits.
-        avx512_bf16: Whether these multiply bfloat16.
-        amx: Whether there are tiles, which multiply bfloat16, too.
+        avx512_bf16: Whether these multiply bfloat16, and oneDNN may use that.
+        amx: Whether there are tiles, which multiply bfloat16, too, and oneDNN may use them.
         onednn: Whether torch has the library that uses such instructions.
     """
 
@@ -110,7 +112,19 @@ def processor() -> Processor:
         if hasattr(torch.cpu, function)
     }
     facts = {**vars(told), **found, "onednn": bool(torch.backends.mkldnn.is_available())}
+    if not may_use_bf16(os.environ):
+        facts |= {"avx512_bf16": False, "amx": False}
     return Processor(**facts)
+
+
+def may_use_bf16(environment: Mapping[str, str]) -> bool:
+    """Whether oneDNN may use all instructions, or at least those that multiply bfloat16.
+
+    Args:
+        environment: Variables; `ONEDNN_MAX_CPU_ISA` is oneDNN's own.
+    """
+    most = environment.get("ONEDNN_MAX_CPU_ISA", "").upper()
+    return most in ("", "ALL", "DEFAULT") or any(part in most for part in WITH_BF16)
 
 
 def multiplies_bf16(device: str = "cpu") -> bool:

@@ -20,6 +20,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
 
+# Else processors that multiply bfloat16 would round to 8 bits by default, here and in processes started here.
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_VNNI")
+
 no_pickle.watch()
 
 

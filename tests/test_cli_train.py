@@ -93,6 +93,7 @@ def test_json_is_exactly_one_document(train: Command) -> None:
         "valid_bits_per_dim": lowest["bits_per_dim"],
     }
     assert document.pop("seconds") >= 0
+    assert document.pop("cpu_seconds") > 0
     assert document == {
         "schema": "famecli/train/1",
         "run": "run",

@@ -84,46 +84,13 @@ def test_a_mistake_is_one_line_and_a_hint(
 
 
 @pytest.mark.parametrize(
-    "pair", list(itertools.combinations(["--steps", "--epochs", "--images"], 2)), ids="".join
+    "pair", list(itertools.combinations(["--steps", "--epochs", "--images", "--budget"], 2)), ids="".join
 )
 def test_the_length_is_given_once(fame: Command, data: Path, pair: tuple[str, str]) -> None:
     outcome = fame("train", pair[0], 3, pair[1], 3)
     (line,) = error_lines(outcome)
     assert outcome.code == 2
     assert all(name in line for name in pair)
-
-
-def warm_ups(*words: object, fame: Command) -> list[str]:
-    """Return what a dry run warns of warm-ups."""
-    outcome = fame("train", *words, "--batch-size", 2, "--dry-run", "-q")
-    assert (outcome.code, outcome.out.strip().isdecimal()) == (0, True), outcome
-    return [line for line in outcome.err.splitlines() if line.startswith("warning: warm-up takes")]
-
-
-def test_warm_ups_longer_than_half_of_the_training_are_warned_of(fame: Command, data: Path) -> None:
-    (line,) = warm_ups("fame", "--images", 5000, fame=fame)
-    assert "more than half of the 5,000 images" in line
-    assert "train.warmup_images = 6400, train.rate_warmup_images = 38400;" in line
-    # A hundredth of the default length, and of the default warm-ups.
-    words = line.split(" are ")[1].split()
-    assert words == ["--set", "warmup_images=64", "--set", "rate_warmup_images=384"]
-    assert warm_ups("fame", "--images", 5000, *words, fame=fame) == []
-    assert warm_ups("fame", fame=fame) == []
-    half = ("fame", "--images", 5000, "--set", "warmup_images=2500", "--set")
-    assert warm_ups(*half, "rate_warmup_images=2500", fame=fame) == []
-    (line,) = warm_ups(*half, "rate_warmup_images=2501", fame=fame)
-    assert "images: train.rate_warmup_images = 2501;" in line
-    # Without latents there is no divergence to warm up.
-    assert warm_ups("pixelcnn", "--images", 20_000, fame=fame) == []
-    assert fame("train", "--images", 5000, "--print-config").err == ""
-
-
-def test_warm_ups_are_warned_of_before_the_first_step(train: Command) -> None:
-    lines = train("fame", "--steps", 2, "-o", "run").err.splitlines()
-    (place,) = [index for index, line in enumerate(lines) if "warm-up takes" in line]
-    assert place < min(index for index, line in enumerate(lines) if line.startswith("training: "))
-    # Who goes on cannot change the schedule.
-    assert "warm-up takes" not in train("fame", "--steps", 2, "-o", "run").err
 
 
 def test_the_real_command_reports_mistakes_without_torch() -> None:

@@ -15,9 +15,11 @@ import pytest
 from famecli.cli.settings import resolve, to_toml
 from famecli.config import DecoderConfig, ModelConfig, StageConfig, TrainConfig, to_dict
 from famecli.errors import ConfigError, ExitCode, UsageError
-from famecli.presets import DECODERS, PRESETS, SIZES, STAGES, Size, model_config, preset_named
+from famecli.model.size import count_parameters
+from famecli.presets import PRESETS, SIZES, Size, model_config, preset_named
 
 MNIST = (1, 28, 28)
+COLOURS = (3, 32, 32)
 CASES = [(preset, size) for preset in PRESETS for size in SIZES]
 REMOVE = object()
 
@@ -58,23 +60,43 @@ def test_every_preset_survives_json(preset: str, size: Size) -> None:
 
 
 @pytest.mark.parametrize(("preset", "size"), CASES)
-def test_a_preset_is_parts_switched_of_one_model(preset: str, size: Size) -> None:
-    row, whole = PRESETS[preset], model_config("fame", size, MNIST, 2)
-    config = model_config(preset, size, MNIST, 2)
-    kept = {"preset": preset, "decoder": config.decoder, "stages": config.stages}
-    assert config == dataclasses.replace(whole, **kept)
+def test_a_preset_is_what_its_row_says(preset: str, size: Size) -> None:
+    row = PRESETS[preset]
+    for shape, levels in ((MNIST, 2), ((3, 32, 32), 256)):
+        config = model_config(preset, size, shape, levels)
+        assert (config.preset, config.decoder.autoregressive) == (preset, row.autoregressive)
+        layers = [stage for stage in config.stages if stage.latents]
+        assert {stage.dense for stage in layers} <= {row.latents == "dense"}
+        assert bool(config.stages) == (row.latents != "none")
+        assert (len(layers) > 1) == row.ladder
+        # New models are normalised, and their latents bounded.
+        assert config.normalised
+        assert config.bounded_latents
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("size", ["tiny", "paper"])
+def test_these_sizes_have_pixels_without_attention_and_one_ladder_for_all(preset: str, size: Size) -> None:
+    whole, config = model_config("fame", size, MNIST, 2), model_config(preset, size, MNIST, 2)
+    assert (config.decoder.patch, config.decoder.attention) == (1, ())
     condition = whole.decoder.condition if config.stages else 0
     assert config.decoder == dataclasses.replace(
-        whole.decoder, autoregressive=row.autoregressive, condition=condition
+        whole.decoder, autoregressive=PRESETS[preset].autoregressive, condition=condition
     )
     switched = [dataclasses.replace(stage, latents=0, dense=False) for stage in config.stages]
     original = [dataclasses.replace(stage, latents=0) for stage in whole.stages]
-    assert switched == (original if row.latents != "none" else [])
-    layers = [index for index, stage in enumerate(config.stages) if stage.latents]
-    every = [index for index, stage in enumerate(whole.stages) if stage.latents]
-    assert layers == {"none": []}.get(row.latents, every if row.ladder else every[-1:])
-    assert config.stochastic_layers == len(layers)
-    assert all(config.stages[index].dense == (row.latents == "dense") for index in layers)
+    assert switched == (original if config.stages else [])
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_small_models_are_small_and_work_on_patches(preset: str) -> None:
+    binary, coloured = model_config(preset, "small", MNIST, 2), model_config(preset, "small", COLOURS, 256)
+    dense = PRESETS[preset].latents == "dense"
+    for config in (binary, coloured):
+        assert 750_000 <= count_parameters(config) <= (2_800_000 if dense else 1_700_000)
+        assert config.decoder.patch == 2
+    assert bool(binary.decoder.attention) == PRESETS[preset].autoregressive
+    assert not coloured.decoder.attention
 
 
 def test_the_ladder_and_the_pixelcnn_are_told_apart_by_the_rows() -> None:
@@ -82,7 +104,6 @@ def test_the_ladder_and_the_pixelcnn_are_told_apart_by_the_rows() -> None:
     assert len(switches) == len(PRESETS)
     assert PRESETS["fame"].latents == "maps"
     assert PRESETS["pixelcnn"].latents == "none"
-    assert [size for size in SIZES if not (STAGES[size] and DECODERS[size])] == []
 
 
 def test_unknown_presets_are_usage_errors_that_list_the_known() -> None:

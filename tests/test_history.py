@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from famecli.errors import ConfigError
-from famecli.history import PastTraining, before, described, thread_hours, trainings
+from famecli.history import PastTraining, before, cpu_hours, described, thread_hours, trainings
 
 PAST = {"dataset": "mnist", "images_seen": 1280, "seconds": 1800, "threads": 2, "processes": 4, "seed": 3}
 OWN = {"dataset": "mnist-fixed", "images_seen": 640, "steps": 10, "seconds": 3600.0, "threads": 2}
@@ -31,8 +31,23 @@ def test_a_checkpoint_without_provenance_tells_of_none() -> None:
 
 @pytest.mark.parametrize(
     "past",
-    [7, [7], [{"seconds": "long"}], [{"seconds": -1}], [{"seconds": 1e300}], [{"hours": 1}]],
+    [
+        7,
+        [7],
+        [{"seconds": "long"}],
+        [{"seconds": -1}],
+        [{"seconds": 1e300}],
+        [{"hours": 1}],
+        [{"cpu_seconds": -1.0}],
+    ],
 )
 def test_a_past_that_cannot_be_is_refused(past: Any) -> None:
     with pytest.raises(ConfigError, match="past"):
         before({"init": {"past": past}})
+
+
+def test_cpu_hours_are_those_of_all_trainings_or_unknown() -> None:
+    counted = PastTraining(seconds=10.0, cpu_seconds=1800.0)
+    assert cpu_hours((counted, counted)) == 1.0
+    assert cpu_hours((PastTraining(seconds=10.0), counted)) is None
+    assert cpu_hours(()) is None

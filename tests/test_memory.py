@@ -194,7 +194,7 @@ def test_a_batch_of_any_size_is_measured_once_per_run(
 
     def batch(asked: Asked, device: str) -> tuple[int, int]:
         request = configure(asked, DataPlace(data, None, True, print))
-        config = request._fitting(split_of(), torch.device(device), ALONE)
+        config = request._fitting(split_of(), torch.device(device), "fp32", ALONE)
         return config.batch_size, config.total_images
 
     assert [batch(each, "cuda") for each in asked] == [(24, 48), (24, 48), (5, 10), (5, 10)]

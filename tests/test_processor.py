@@ -102,7 +102,31 @@ def test_other_devices_than_cpus_are_told_of_by_torch(monkeypatch: pytest.Monkey
     assert asked == [False]
 
 
+@pytest.mark.parametrize(
+    ("most", "may"),
+    [
+        ("", True),
+        ("default", True),
+        ("ALL", True),
+        ("AVX2", False),
+        ("AVX512_CORE_VNNI", False),
+        ("AVX512_CORE_BF16", True),
+        ("AVX512_CORE_FP16", True),
+        ("AVX512_CORE_AMX", True),
+    ],
+)
+def test_what_onednn_may_not_use_does_not_count(
+    most: str, may: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", most)
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: True, raising=False)
+    here = processor.__wrapped__()
+    assert (here.avx512_bf16, here.amx) == (may, may)
+
+
 def test_torch_is_asked_where_it_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
     for name in ("_is_avx512_supported", "_is_avx512_bf16_supported", "_is_amx_tile_supported"):
         monkeypatch.setattr(torch.cpu, name, lambda: True, raising=False)
     here = processor.__wrapped__()

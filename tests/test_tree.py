@@ -8,15 +8,19 @@ SOURCES = sorted(
     path for folder in ("famecli", "tests", "benchmarks", "weights") for path in (ROOT / folder).rglob("*.py")
 )
 MOST_LINES_OF_A_FILE = 400
-MOST_LINES_OF_A_FUNCTION = 40
+MOST_STATEMENTS_OF_A_FUNCTION = 40
 
 
-def docstring_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    first = function.body[0]
-    if ast.get_docstring(function) is None:
-        return 0
-    assert first.end_lineno is not None
-    return first.end_lineno - first.lineno + 1
+def statements(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Return how many statements a function's body has, those within others and its docstring included."""
+    return sum(isinstance(node, ast.stmt) for part in function.body for node in ast.walk(part))
+
+
+def test_statements_are_counted_at_all_depths_and_no_signature() -> None:
+    text = "def f(\n    a=1,\n):\n    if a:\n        for c in b:\n            c()\n    return (\n        a)"
+    (function,) = ast.parse(text).body
+    assert isinstance(function, ast.FunctionDef)
+    assert statements(function) == 4
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -25,6 +29,5 @@ def test_files_and_functions_are_short(path: Path) -> None:
     assert len(text.splitlines()) <= MOST_LINES_OF_A_FILE
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            assert node.end_lineno is not None
-            lines = node.end_lineno - node.lineno + 1 - docstring_lines(node)
-            assert lines <= MOST_LINES_OF_A_FUNCTION, f"{node.name} has {lines} lines"
+            found = statements(node)
+            assert found <= MOST_STATEMENTS_OF_A_FUNCTION, f"{node.name} has {found} statements"

@@ -21,7 +21,7 @@ from famecli.training.run import STATE_SCHEMA
 from famecli.training.trainer import Trainer
 
 SHAPE = (1, 8, 8)
-TIMES = ("elapsed_s", "images_per_s")
+TIMES = ("elapsed_s", "cpu_s", "images_per_s")
 PLAIN = TrainConfig(
     batch_size=6, total_images=48, warmup_images=0, rate_warmup_images=0, free_nats=0.0, eval_every_images=18
 )

@@ -151,12 +151,17 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         *((("before that", described(past)),) if (past := before(provenance)) else ()),
         (
             "training time",
-            f"{(provenance.get('seconds') or 0) / 60:,.1f} minutes "
+            f"{(provenance.get('seconds') or 0) / 60:,.1f} minutes{_cpu_time(provenance)} "
             f"({provenance.get('device')}, {provenance.get('threads')} threads)",
         ),
         ("claims", _claim(facts["claim"])),
         *(("claims, too", _claim(claim)) for claim in facts[FURTHER]),
     ]
+
+
+def _cpu_time(provenance: dict[str, Any]) -> str:
+    seconds = provenance.get("cpu_seconds")
+    return "" if seconds is None else f", {seconds / 60:,.1f} of CPU time"
 
 
 def _show(facts: dict[str, Any], rows: list[tuple[str, str]], console: Console) -> None:

@@ -102,18 +102,20 @@ SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def seconds(text: str) -> float:
-    """Return the seconds that `text` means: a number with s (if none), m, h or d after it.
+    """Return the seconds that `text` means: a number, or numbers with s, m, h or d after each.
 
     Raises:
         UsageError: It is something else.
 
-    >>> seconds("90"), seconds("1.5h")
-    (90.0, 5400.0)
+    >>> seconds("90"), seconds("1.5h"), seconds("1h30m")
+    (90.0, 5400.0, 5400.0)
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
-    if not match:
+    number = r"\d+(?:\.\d+)?"
+    if re.fullmatch(number, text.strip()):
+        return float(text)
+    if not re.fullmatch(f"(?:{number}[smhd])+", text.strip()):
         raise UsageError(f"{text!r} is not a length of time", "write for example 90s, 10m or 1.5h")
-    return float(match[1]) * SECONDS[match[2] or "s"]
+    return sum(float(value) * SECONDS[unit] for value, unit in re.findall(f"({number})([smhd])", text))
 
 
 def count(text: str, name: str, automatic: int) -> int:

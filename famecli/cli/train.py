@@ -10,7 +10,6 @@ from famecli.cli.sources import DataPlace, ModelChoice
 from famecli.cli.train_request import Request, configure
 from famecli.cli.train_run import follow, prepare
 from famecli.cli.train_track import check_tracker
-from famecli.cli.train_warnings import warn_of_schedule
 from famecli.errors import UsageError
 from famecli.output import Output
 
@@ -18,6 +17,7 @@ STDOUT = "-"
 
 
 def train(
+    context: typer.Context,
     model: own.Model = "fame",
     dataset: options.Dataset = None,
     data: options.Data = None,
@@ -29,6 +29,7 @@ def train(
     images: own.Images = None,
     epochs: own.Epochs = None,
     steps: own.Steps = None,
+    budget: own.Budget = None,
     batch_size: own.TrainBatchSize = "auto",
     accumulate: own.Accumulate = 1,
     lr: own.Lr = None,
@@ -63,6 +64,8 @@ def train(
 
       fame train fame --dataset mnist --size tiny -o run/
 
+      fame train fame --dataset mnist --budget 10m -o run/
+
       fame train pixelcnn --size small --epochs 4 --max-time 1h -o run/
 
       fame train fame --size small --set free_nats=2 --set decoder.layers=8 --dry-run
@@ -77,7 +80,10 @@ def _act(asked: own.Asked) -> None:
     output = Output(json=asked.json, quiet=asked.quiet)
     request = configure(asked, DataPlace(asked.data, asked.cache_dir, asked.offline, output.note))
     if asked.print_config:
-        typer.echo(to_toml(request.model, request.config), nl=False)
+        config = request.config
+        if request.open_budget_s is not None:
+            config = request.trainer(output, join(output), blank=True).config
+        typer.echo(to_toml(request.model, config), nl=False)
         return
     _check_streams(asked)
     if not asked.dry_run:
@@ -86,9 +92,7 @@ def _act(asked: own.Asked) -> None:
     from famecli.cli.dry_run import predict
 
     group = join(output)
-    trainer = request.trainer(output, group, blank=True)
-    warn_of_schedule(trainer, output)
-    predict(trainer, output)
+    predict(request.trainer(output, group, blank=True), output)
 
 
 def _check_streams(asked: own.Asked) -> None:

@@ -41,6 +41,15 @@ Epochs = Annotated[
 Steps = Annotated[
     int | None, typer.Option("--steps", min=1, help="The same, in steps.", rich_help_panel=SCHEDULE)
 ]
+Budget = Annotated[
+    str | None,
+    typer.Option(
+        "--budget",
+        metavar="TIME",
+        help="The same, as time for the steps: measured here, then fixed. Without start and validations.",
+        rich_help_panel=SCHEDULE,
+    ),
+]
 TrainBatchSize = Annotated[
     str,
     typer.Option(
@@ -173,6 +182,7 @@ TrainSeed = Annotated[
 class Asked:
     """What was typed, by the names of the options."""
 
+    context: typer.Context
     model: str
     dataset: str | None
     data: Path | None
@@ -184,6 +194,7 @@ class Asked:
     images: int | None
     epochs: float | None
     steps: int | None
+    budget: str | None
     batch_size: str
     accumulate: int
     lr: float | None
@@ -209,3 +220,8 @@ class Asked:
     cache_dir: Path | None
     json: bool
     quiet: bool
+
+    def typed(self, name: str) -> bool:
+        """Whether an option was typed, or a variable stood for it: no default shows through."""
+        source = self.context.get_parameter_source(name)
+        return source is not None and source.name in ("COMMANDLINE", "ENVIRONMENT")

@@ -1,7 +1,6 @@
 """From the options of `fame train` to data, model and configuration."""
 
 import dataclasses
-import hashlib
 import math
 from dataclasses import dataclass
 from functools import partial
@@ -10,15 +9,18 @@ from typing import TYPE_CHECKING, cast, get_args
 
 from famecli.cli import options
 from famecli.cli.image_output import NO_TERMINAL, show
-from famecli.cli.settings import resolve, to_toml
+from famecli.cli.settings import resolve, typed
 from famecli.cli.sources import DataPlace
+from famecli.cli.train_folder import default_folder
 from famecli.cli.train_options import Asked
+from famecli.cli.train_resume import Begun, begun_with, check_kind, check_shared, check_values, state_of
 from famecli.config import ModelConfig, Precision, TrainConfig
 from famecli.data.info import DatasetInfo
 from famecli.data.registry import FOLDER
 from famecli.errors import UsageError
 from famecli.output import Output
 from famecli.presets import SIZES, model_config
+from famecli.training.schedule import fit
 from famecli.weights import DEFAULT_DATASET
 
 if TYPE_CHECKING:
@@ -48,6 +50,9 @@ class Request:
         open_batch: Whether nothing says how large a batch is.
         folder: Of the run.
         place: Where data sets are.
+        by_hand: Keys of the training that were typed.
+        open_budget_s: Seconds that the number of images is still to be chosen for; None where it is known.
+        begun: Whether there is such a run, whose configuration this is.
     """
 
     asked: Asked
@@ -57,6 +62,9 @@ class Request:
     open_batch: bool
     folder: Path
     place: DataPlace
+    by_hand: frozenset[str]
+    open_budget_s: float | None
+    begun: bool
 
     def trainer(self, output: Output, group: "Group", *, blank: bool = False) -> "Trainer":
         """Load the training images, or with `blank` make up some that are blank, and build the model."""
@@ -70,15 +78,32 @@ class Request:
             split = self._blank() if blank else self.place.split(self.info.name, "train", self.info.levels)
         precision = self._precision(device, group, output)
         config = self._fitting(split, device, precision, group)
-        trainer = Trainer(
-            self.model, config, split, device, precision, asked.accumulate, group, asked.compile
-        )
+
+        def make(config: TrainConfig) -> Trainer:
+            parts, compiled = asked.accumulate, asked.compile
+            return Trainer(self.model, config, split, device, precision, parts, group, compiled)
+
+        if asked.budget is not None:
+            check_shared(group, self.folder, int(self.begun))
+        if self.open_budget_s is not None:
+            config = self._in_time(make(config), self.open_budget_s, output)
+        trainer = make(config)
         output.note(
             f"training {self.model.preset} ({trainer.model.count_parameters():,} parameters) "
             f"on {self.info.name} with {device}{f' in {group.size} processes' if group.size > 1 else ''}: "
             f"{config.total_images:,} images in batches of {config.batch_size}"
         )
         return trainer
+
+    def _in_time(self, trainer: "Trainer", budget_s: float, output: Output) -> TrainConfig:
+        """Return the configuration of `trainer` with the images and the schedule that fit in `budget_s`."""
+        from famecli.training.budget import images_in_time
+        from famecli.training.failures import explain_failed_steps
+
+        with explain_failed_steps(trainer):
+            images, images_per_s = images_in_time(trainer, budget_s)
+        output.note(f"{images_per_s:,.0f} images/s: {images:,} images fit in {budget_s:g} s")
+        return fit(dataclasses.replace(trainer.config, total_images=images), self.by_hand)
 
     def _blank(self) -> "ImageSplit":
         """Return training images for measuring, not more than a large batch needs."""
@@ -131,7 +156,7 @@ class Request:
         with group.one_before_the_others():
             valid = self.place.split(self.info.name, "valid", self.info.levels)
         levels = fixed_levels(valid, seed=0, limit=self.config.valid_images).levels
-        return Run(
+        run = Run(
             trainer,
             self.folder,
             levels,
@@ -142,6 +167,10 @@ class Request:
             show=show_samples,
             keep_precision=self.asked.precision == AUTO,
         )
+        budget = self.asked.budget
+        run.progress.size = self.asked.size
+        run.progress.budget_s = None if budget is None else options.seconds(budget)
+        return run
 
     def _show(self, output: Output, group: "Group") -> "Callable[[np.ndarray], None]":
         """Return what is done with samples beyond being written: they are shown, or not."""
@@ -155,9 +184,12 @@ class Request:
 def configure(asked: Asked, place: DataPlace) -> Request:
     """Return data, model and training as options, `--set`, file, preset and defaults say, by this rank.
 
+    Where there is a run to go on with, what was not typed is as that began.
+
     Raises:
         UsageError: Options are unknown or do not go together.
         ConfigError: A value is impossible.
+        InputError: A run that is there began otherwise.
     """
     # Here, since it needs numpy, which `fame --help` can do without.
     from famecli.data.folder import describe, seen_with
@@ -174,25 +206,65 @@ def configure(asked: Asked, place: DataPlace) -> Request:
         info = seen_with(info, model.levels)
         default = model_config(asked.model, asked.size, info.shape, info.levels)
         model, config = resolve(default, TrainConfig(), asked.config, changes)
-    if length is not None:
-        name, value = length
-        units = {"images": 1, "epochs": info.splits["train"], "steps": config.batch_size}
-        changes.append(f"train.total_images={max(1, round(value * units[name]))}")
-        model, config = resolve(default, TrainConfig(), asked.config, changes)
+    budget_s = length[1] if length is not None and length[0] == "budget" else None
+    lengths = _total_images(length, info, config)
+    model, config = resolve(default, TrainConfig(), asked.config, [*changes, *lengths])
     # Another default shows through only where nothing stands over it.
     other = dataclasses.replace(TrainConfig(), batch_size=1)
     open_batch = resolve(default, other, asked.config, changes)[1].batch_size == 1 != config.batch_size
-    folder = asked.out or _default_folder(model, config, info.name)
-    return Request(asked, info, model, config, open_batch, folder, place)
+    named = typed(model, config, asked.config, [*changes, *lengths])
+    by_hand = frozenset(path[1] for path in named if path[0] == "train" and len(path) > 1)
+    folder = asked.out or default_folder(asked, model, info.name, named, budget_s)
+    config = fit(config, by_hand)
+    request = Request(
+        asked, info, model, config, open_batch, folder, place, by_hand, open_budget_s=budget_s, begun=False
+    )
+    if asked.print_config or asked.dry_run or asked.resume == "never":
+        return request
+    begun = begun_with(state_of(folder, asked.resume))
+    return request if begun is None else _gone_on_with(request, begun, length, changes)
+
+
+def _gone_on_with(
+    request: Request, begun: Begun, length: tuple[str, float] | None, changes: list[str]
+) -> Request:
+    """Return the request with the configuration of a run, after a check that nothing else was typed."""
+    from famecli.data.folder import seen_with
+
+    asked, info = request.asked, request.info
+    check_kind(begun, request.model, asked, info)
+    if info.family == FOLDER:
+        info = seen_with(info, begun.model.levels)
+    _, config = resolve(begun.model, begun.config, asked.config, changes, presets=False)
+    changes = [*changes, *_total_images(length, info, config)]
+    model, config = resolve(begun.model, begun.config, asked.config, changes, presets=False)
+    check_values(
+        begun, dataclasses.replace(begun, model=model, config=config, budget_s=request.open_budget_s)
+    )
+    return dataclasses.replace(
+        request, info=info, model=model, config=config, open_batch=False, open_budget_s=None, begun=True
+    )
+
+
+def _total_images(length: tuple[str, float] | None, info: DatasetInfo, config: TrainConfig) -> list[str]:
+    """Return what an option that says how long to train says of images, as `--set` has it."""
+    if length is None or length[0] == "budget":
+        return []
+    name, value = length
+    units = {"images": 1, "epochs": info.splits["train"], "steps": config.batch_size}
+    return [f"train.total_images={max(1, round(value * units[name]))}"]
 
 
 def _length(asked: Asked) -> tuple[str, float] | None:
-    """Return the one option that says how long to train, and its number."""
-    length = {"images": asked.images, "epochs": asked.epochs, "steps": asked.steps}
+    """Return the one option that says how long to train, and its number, of a budget in seconds."""
+    budget_s = None if asked.budget is None else options.seconds(asked.budget)
+    length = {"images": asked.images, "epochs": asked.epochs, "steps": asked.steps, "budget": budget_s}
     given = [(name, value) for name, value in length.items() if value is not None]
     if len(given) > 1:
         names = " and --".join(name for name, _ in given)
         raise UsageError(f"--{names} say the same thing: give one of them")
+    if budget_s == 0:
+        raise UsageError("--budget 0 leaves no time for a step", "write for example 10m")
     for name, value in given:
         if not math.isfinite(value):
             raise UsageError(f"--{name} {value} is no number of images")
@@ -211,8 +283,3 @@ def _changes(asked: Asked) -> list[str]:
     if asked.batch_size != "auto":
         changes.append(f"train.batch_size={options.count(asked.batch_size, '--batch-size', 0)}")
     return changes
-
-
-def _default_folder(model: ModelConfig, config: TrainConfig, dataset: str) -> Path:
-    digest = hashlib.sha256(to_toml(model, config).encode()).hexdigest()[:8]
-    return Path("runs") / f"{model.preset}-{dataset}-{digest}"

@@ -15,8 +15,9 @@ import typer
 from famecli.cli.info import environment
 from famecli.cli.settings import to_toml
 from famecli.cli.sources import ModelChoice
+from famecli.cli.train_resume import check_shared, state_of
 from famecli.cli.train_track import tracker
-from famecli.cli.train_warnings import record_warnings, warn_of_schedule
+from famecli.cli.train_warnings import record_warnings
 from famecli.errors import ExitCode, InputError
 from famecli.output import Output
 
@@ -33,13 +34,8 @@ def prepare(run: "Run", resume: str, init: ModelChoice | None, output: Output) -
         InputError: There is nothing to resume, the folder cannot be made, or not all processes see it.
     """
     _start(run, resume, init, output)
-    steps, group = run.trainer.step_count, run.trainer.group
-    if group.largest(steps) != -group.largest(-steps):
-        raise InputError(
-            f"the processes do not all see the same files in {run.folder}",
-            "choose an --out on a file system that all machines share",
-        )
-    if group.first:
+    check_shared(run.trainer.group, run.folder, run.trainer.step_count)
+    if run.trainer.group.first:
         _describe_run(run)
 
 
@@ -60,7 +56,7 @@ def _describe_run(run: "Run") -> None:
 
 
 def _start(run: "Run", resume: str, init: ModelChoice | None, output: Output) -> None:
-    state = run.folder / "state.safetensors" if resume in ("auto", "never") else Path(resume)
+    state = state_of(run.folder, resume)
     if resume not in ("auto", "never") or (resume == "auto" and state.exists()):
         if not state.exists():
             raise InputError(f"no saved state {state}", "--resume takes auto, never, or a state.safetensors")
@@ -69,7 +65,6 @@ def _start(run: "Run", resume: str, init: ModelChoice | None, output: Output) ->
         return
     if init is not None:
         _start_from(run, init, output)
-    warn_of_schedule(run.trainer, output)
     run.clear()
 
 
@@ -209,6 +204,7 @@ def _report(run: "Run", output: Output) -> None:
         "images": trainer.images,
         "skipped": trainer.skipped,
         "seconds": round(run.progress.seconds, 1),
+        "cpu_seconds": None if run.progress.cpu_seconds is None else round(run.progress.cpu_seconds, 1),
         "stopped": run.stopped,
     }
     output.result(data, str(path))

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from famecli.model.blocks import normalise
+from famecli.model.pointwise import normalise
 
 
 def sees(row: Tensor, column: Tensor, lag: int) -> Tensor:

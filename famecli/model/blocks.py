@@ -4,16 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-SMALLEST_SQUARE = 1e-6
-
-
-def normalise(h: Tensor, dim: int = 1) -> Tensor:
-    """Return `h` divided by its root mean square over `dim`.
-
-    Source: arXiv:1910.07467, equation 4, without gains.
-    """
-    square = at_least_single(h).square().mean(dim, keepdim=True)
-    return h * torch.rsqrt(square + SMALLEST_SQUARE).to(h.dtype)
+from famecli.model.pointwise import activate
 
 
 class ResidualBlock(nn.Module):
@@ -36,7 +27,7 @@ class ResidualBlock(nn.Module):
         nn.init.zeros_(self.conv2.bias)
 
     def forward(self, h: Tensor) -> Tensor:
-        change: Tensor = self.conv2(F.elu(self.conv1(F.elu(normalise(h) if self.normalised else h))))
+        change: Tensor = self.conv2(F.elu(self.conv1(activate(h, normalised=self.normalised))))
         return h + change
 
 
@@ -46,11 +37,6 @@ def shrink(layer: nn.Linear | nn.Conv2d) -> None:
     if not layer.weight.is_meta:
         with torch.no_grad():
             layer.weight.mul_(0.1)
-
-
-def at_least_single(x: Tensor) -> Tensor:
-    """Return `x` in single precision, if autocast made it less, for what sums or subtracts likelihoods."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class Upsample(nn.Module):
@@ -74,7 +60,7 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
 
     def forward(self, h: Tensor) -> Tensor:
-        h = F.elu(normalise(h) if self.normalised else h)
+        h = activate(h, normalised=self.normalised)
         if h.shape[2:] != self.size:
             h = F.interpolate(h, scale_factor=2.0, mode="nearest")[:, :, : self.size[0], : self.size[1]]
         up: Tensor = self.conv(h)
@@ -110,7 +96,7 @@ class ToLatents(nn.Module):
         nn.init.zeros_(self.layer.bias)
 
     def forward(self, h: Tensor) -> Tensor:
-        h = F.elu(normalise(h) if self.normalised else h)
+        h = activate(h, normalised=self.normalised)
         raw: Tensor = self.layer(h.flatten(1) if self.dense else h)
         return raw
 

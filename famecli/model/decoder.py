@@ -6,9 +6,9 @@ from torch.nn import functional as F
 
 from famecli.config import ModelConfig
 from famecli.model.attention import CausalAttention, sees
-from famecli.model.blocks import normalise
 from famecli.model.causal import CausalConv2d
 from famecli.model.patches import from_patches, to_patches
+from famecli.model.pointwise import activate, gate
 
 
 class GatedLayer(nn.Module):
@@ -44,11 +44,11 @@ class GatedLayer(nn.Module):
         self.attention = attention
 
     def forward(self, h: Tensor, condition: Tensor | None, seen: Tensor | None = None) -> Tensor:
-        both = self.conv(F.elu(normalise(h) if self.normalised else h))
+        both = self.conv(activate(h, normalised=self.normalised))
         if self.condition is not None:
             assert condition is not None
             both = both + self.condition(condition)
-        change: Tensor = self.out(F.glu(both, dim=1))
+        change: Tensor = self.out(gate(both))
         h = h + change
         return h if self.attention is None else self.attention(h, seen)
 
@@ -143,7 +143,7 @@ class Decoder(nn.Module):
         seen = sees(self.places[0], self.places[1], self.config.lag) if self.config.attention else None
         for layer in self.layers:
             h = layer(h, condition, seen)
-        sums = self._head1(F.elu(normalise(h) if self.normalised else h), patches)
+        sums = self._head1(activate(h, normalised=self.normalised), patches)
         return from_patches(self.head2(F.elu(sums)), self.config.patch, *self.size)
 
     def _head1(self, activations: Tensor, patches: Tensor | None) -> Tensor:

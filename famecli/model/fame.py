@@ -26,19 +26,12 @@ import torch
 from torch import Tensor, nn
 
 from famecli.config import ModelConfig
-from famecli.model.blocks import (
-    FromLatents,
-    ResidualBlock,
-    ToLatents,
-    Upsample,
-    at_least_single,
-    normalise,
-    shrink,
-)
+from famecli.model.blocks import FromLatents, ResidualBlock, ToLatents, Upsample, shrink
 from famecli.model.decoder import Decoder
 from famecli.model.latents import Gaussian
 from famecli.model.likelihoods import make_likelihood, scale_levels
 from famecli.model.patches import to_patches
+from famecli.model.pointwise import at_least_single, normalise
 from famecli.rng import Noise
 
 # From a stochastic layer's index, counted from the image upwards, its prior and its posterior to its latents.

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from famecli.model.blocks import at_least_single
+from famecli.model.pointwise import at_least_single
 
 SMALLEST_SCALE = 1e-3
 # Bounds of a layer's distributions before they are merged, with `bounded_latents`.

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from famecli.model.attention import sees
-from famecli.model.blocks import SMALLEST_SQUARE, at_least_single, normalise
 from famecli.model.likelihoods import scale_levels
+from famecli.model.pointwise import SMALLEST_SQUARE, at_least_single, normalise
 from famecli.sampling.packing import PackedAttention, PackedDecoder
 from famecli.sampling.plan import Plan, Wave
 from famecli.sampling.skew import SkewedMaps
@@ -57,7 +57,7 @@ class WaveViews:
         past: Windows of all gated layers, `(layers, taps * width, columns)`.
         layers: Views of each gated layer.
         seen: Added to logits of attention, `(patches, keys)`: 0, or minus infinity for unseen keys.
-        mixed: What attention returns, above a row of ones.
+        mixed: What attention returns, `(columns, inner)`, beside a column of ones.
     """
 
     wave: Wave
@@ -104,22 +104,23 @@ class AttentionMemory:
             return
         patches = slice(wave.offset, wave.offset + views.h.shape[1] // batch)
         views.activations.unflatten(1, (-1, batch)).add_(self.position[:, patches])
-        projected = torch.mm(block.project, views.ones)[:, : wave.count * batch]
-        places = projected.view(3, block.heads, -1, wave.count, batch).permute(0, 4, 1, 3, 2)
-        query, key, value = places.contiguous()
+        # With features last, (patches * batch, 3 * inner), heads are copied whole.
+        projected = torch.mm(views.ones.t(), block.project.t())[: wave.count * batch]
+        places = projected.view(wave.count, batch, 3, block.heads, -1).permute(2, 1, 3, 0, 4)
+        query, key = normalise(places[:2], dim=-1)
         end = wave.offset + wave.count
-        self.cache[0, :, :, wave.offset : end] = normalise(key, dim=-1)
-        self.cache[1, :, :, wave.offset : end] = value
+        self.cache[0, :, :, wave.offset : end] = key
+        self.cache[1, :, :, wave.offset : end] = places[2]
         keys, values = self.cache[:, :, :, :end].flatten(1, 2)
-        query = normalise(query, dim=-1).flatten(0, 1)
+        query = query.reshape(batch * block.heads, wave.count, -1)
         assert views.seen is not None
         logits = torch.baddbmm(
             views.seen.expand(len(query), -1, -1), query, keys.mT, alpha=1.0 / math.sqrt(query.shape[2])
         )
         mixed = torch.bmm(torch.softmax(logits, dim=2), values)  # (batch * heads, patches, features)
-        by_feature = mixed.view(batch, -1, wave.count, query.shape[2]).permute(1, 3, 2, 0)
-        views.mixed[:-1, : wave.count * batch].view(by_feature.shape).copy_(by_feature)
-        views.h.addmm_(block.out, views.mixed)
+        by_patch = mixed.view(batch, block.heads, wave.count, -1).permute(2, 0, 1, 3)
+        views.mixed[: wave.count * batch, :-1].view(by_patch.shape).copy_(by_patch)
+        views.h.addmm_(block.out, views.mixed.t())
 
 
 class WavefrontWorkspace(Workspace):
@@ -159,7 +160,7 @@ class WavefrontWorkspace(Workspace):
             for index, layer in enumerate(weights.layers)
             if layer.attention is not None
         }
-        self.mixed = like.new_ones(blocks[0].out.shape[1] if blocks else 1, widest)
+        self.mixed = like.new_ones(widest, blocks[0].out.shape[1] if blocks else 1)
         self.seen = _seen(plan, weights.seen_lag, like) if blocks else None
         self.waves = tuple(self._wave(wave) for wave in plan.waves)
 
@@ -264,7 +265,7 @@ class WavefrontWorkspace(Workspace):
             past=tuple(self.maps.all_taps(wave, run) for run in weights.past),
             layers=layers,
             seen=None if self.seen is None else self.seen[patches, keys],
-            mixed=self.mixed[:, :columns],
+            mixed=self.mixed[:columns],
         )
 
 

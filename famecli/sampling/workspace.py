@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from famecli.model.blocks import at_least_single
 from famecli.model.decoder import Decoder
+from famecli.model.pointwise import at_least_single
 from famecli.sampling.plan import Plan, Step
 
 

@@ -25,10 +25,11 @@ import torch
 
 from famecli import __version__
 from famecli.checkpoint import load_tensors, save_checkpoint, save_tensors
-from famecli.config import ModelConfig, Precision, TrainConfig, build, to_dict
-from famecli.errors import InputError
+from famecli.config import ModelConfig, Precision, TrainConfig, build, differences, to_dict
+from famecli.errors import ANOTHER_RUN, InputError
 from famecli.files import remove_leftovers, unwritable, write_atomic
 from famecli.history import PastTraining
+from famecli.training.clock import Clock
 from famecli.training.snapshots import SAMPLES_FOLDER, draw_grid, keep_last, numbered_name, remove_later
 from famecli.training.trainer import StepRecord, Trainer
 from famecli.units import NATS_PER_BIT, bits_per_dim
@@ -59,14 +60,28 @@ class FirstWeights:
 
 @dataclass
 class Progress:
-    """What a run has come to; kept in the state file."""
+    """What a run has come to, and how it was asked for; kept in the state file.
+
+    Args:
+        seconds: Wall time of training and validation, without stops, over all starts.
+        cpu_seconds: CPU time of the same in all processes; None in a run that began without counting it.
+        best_nats: The lowest validation NLL.
+        best_images: Images seen by then.
+        best_sha256: Of the checkpoint.
+        init: The first weights, if not random ones.
+        size: As typed after `--size`; None in a run that began without recording it.
+        budget_s: Seconds that its number of images was chosen for, if it was.
+    """
 
     seconds: float = 0.0
+    cpu_seconds: float | None = 0.0
     best_nats: float | None = None
     best_images: int = 0
     best_sha256: str = ""
     precision: Precision = "fp32"
     init: FirstWeights | None = None
+    size: str | None = None
+    budget_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -114,7 +129,10 @@ class Run:
         self.progress = Progress()
         self.stopped: Stopped = "done"
         self._window: list[StepRecord] = []
-        self._last_saved_s = self._window_start_s = time.monotonic()
+        self._clock = Clock()
+        self._last_saved_s = time.monotonic()
+        self._counted_s = self._window_start_s = self._clock.now_s()
+        self._counted_cpu_s = time.process_time()
 
     def resume(self, state: Path) -> None:
         """Go on from a state file.
@@ -126,14 +144,14 @@ class Run:
         try:
             for name, now in (("model", self.trainer.model.config), ("train", self.trainer.config)):
                 _check_same(header.metadata.get(name), to_dict(now), name)
-            progress = build(Progress, header.metadata.get("progress"), "progress")
+            progress = build(Progress, _told_progress(header.metadata.get("progress")), "progress")
             self.trainer.restore(tensors)
         except InputError as error:
             raise InputError(f"{state}: {error}", error.hint) from error
         best = self.folder / "best.safetensors"
         # After a crash it may be of a later step, in another folder it is not there: both come again.
         if not best.is_file() or hashlib.sha256(best.read_bytes()).hexdigest() != progress.best_sha256:
-            progress = Progress(progress.seconds, precision=progress.precision, init=progress.init)
+            progress = dataclasses.replace(progress, best_nats=None, best_images=0, best_sha256="")
         self.progress = progress
         if self.keep_precision:
             self.trainer.precision = progress.precision
@@ -163,12 +181,17 @@ class Run:
         """
         if self.group.first:
             self.folder.mkdir(parents=True, exist_ok=True)
-        started_s = time.monotonic() - self.progress.seconds
-        self._last_saved_s = self._window_start_s = time.monotonic()
+        with self._clock.running():
+            self._last_saved_s = time.monotonic()
+            self._counted_s = self._window_start_s = self._clock.now_s()
+            self._counted_cpu_s = time.process_time()
+            yield from self._records(interrupted)
+
+    def _records(self, interrupted: Callable[[], Stopped | None]) -> Iterator[dict[str, Any]]:
         reason: Stopped | None = None
         while not self.trainer.done and reason is None:
             self._window.append(self.trainer.step())
-            self.progress.seconds = time.monotonic() - started_s
+            self._count_time()
             config = self.trainer.config
             if self._passed(config.eval_every_images) or self.trainer.done:
                 yield self._log(self._train_record())
@@ -179,7 +202,7 @@ class Run:
                 images = draw_grid(self.trainer, self.folder)
                 if self.group.first:
                     self.show(images)
-                self._window_start_s = time.monotonic()
+                self._window_start_s = self._clock.now_s()
             if time.monotonic() - self._last_saved_s > self.save_every_s:
                 self.save()
             reason = self._agreed(interrupted() or self._out_of_patience())
@@ -187,6 +210,15 @@ class Run:
         if self._window:
             yield self._log(self._train_record())
         self.save()
+
+    def _count_time(self) -> None:
+        """Add the time since the last call to that of the run."""
+        now_s, cpu_s = self._clock.now_s(), time.process_time()
+        own = torch.tensor(cpu_s - self._counted_cpu_s, dtype=torch.float64)
+        self.progress.seconds += now_s - self._counted_s
+        if self.progress.cpu_seconds is not None:
+            self.progress.cpu_seconds += float(self.group.sum(own))
+        self._counted_s, self._counted_cpu_s = now_s, cpu_s
 
     def _passed(self, every: int) -> bool:
         """Whether the last step reached or passed a multiple of `every` images."""
@@ -232,6 +264,7 @@ class Run:
                 "steps": trainer.step_count,
                 "skipped_steps": trainer.skipped,
                 "seconds": round(self.progress.seconds, 1),
+                "cpu_seconds": _rounded(self.progress.cpu_seconds),
                 "device": trainer.device.type,
                 "precision": trainer.precision,
                 "threads": torch.get_num_threads(),
@@ -246,6 +279,7 @@ class Run:
 
     def _validate(self) -> dict[str, Any]:
         result = self.trainer.validate(self.valid_levels)
+        self._count_time()
         progress = self.progress
         if progress.best_nats is None or result.mean < progress.best_nats:
             progress.best_nats, progress.best_images = result.mean, self.trainer.images
@@ -254,7 +288,7 @@ class Run:
             self._save_model(numbered_name(self.trainer.images))
             keep_last(self.folder, self.keep)
         # A validation is no training time: the next window's speed starts here.
-        self._window_start_s = time.monotonic()
+        self._window_start_s = self._clock.now_s()
         return {
             **self._measures("valid", result.mean, list(result.rate.mean(0))),
             "stderr_nats": result.stderr,
@@ -263,7 +297,7 @@ class Run:
 
     def _train_record(self) -> dict[str, Any]:
         window, self._window = self._window, []
-        now_s = time.monotonic()
+        now_s = self._clock.now_s()
         speed = len(window) * self.trainer.config.batch_size / max(1e-9, now_s - self._window_start_s)
         self._window_start_s = now_s
         rate = np.mean([record.rate for record in window], axis=0)
@@ -284,6 +318,7 @@ class Run:
             "bits_per_dim": bits_per_dim(nats, self.trainer.model.config.image_shape),
             "kl_bits": [float(each) / NATS_PER_BIT for each in rate],
             "elapsed_s": round(self.progress.seconds, 1),
+            "cpu_s": _rounded(self.progress.cpu_seconds),
         }
 
     def _log(self, record: dict[str, Any]) -> dict[str, Any]:
@@ -319,6 +354,15 @@ def _finite(value: Any) -> Any:  # noqa: ANN401
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 1)
+
+
+def _told_progress(progress: object) -> object:
+    """Return the progress in a state, which tells of no CPU time if it is older than that."""
+    return {"cpu_seconds": None} | progress if isinstance(progress, dict) else progress
+
+
 def record_every_images(config: TrainConfig) -> int:
     """Return how many images a line of training means in metrics.jsonl stands for."""
     return max(config.batch_size, min(config.eval_every_images // 10, config.total_images // 20))
@@ -334,19 +378,5 @@ def _step_of(line: str) -> float:
 
 def _check_same(stored: object, now: dict[str, Any], name: str) -> None:
     cls = ModelConfig if name == "model" else TrainConfig
-    for difference in _differences(to_dict(cls.from_dict(stored)), now, name):
-        raise InputError(
-            f"this run began with {difference}", "choose another --out, or --resume never to start over"
-        )
-
-
-def _differences(before: Any, now: Any, key: str) -> Iterator[str]:  # noqa: ANN401
-    """Yield where two tables differ, as the path of the key and both values."""
-    if isinstance(before, dict):
-        for name, value in before.items():
-            yield from _differences(value, now[name], f"{key}.{name}")
-    elif isinstance(before, list) and len(before) == len(now):
-        for index, value in enumerate(before):
-            yield from _differences(value, now[index], f"{key}.{index}")
-    elif before != now:
-        yield f"{key} = {before}, now it is {now}"
+    for difference in differences(to_dict(cls.from_dict(stored)), now, name):
+        raise InputError(f"this run began with {difference}", ANOTHER_RUN)

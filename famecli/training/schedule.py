@@ -1,10 +1,37 @@
 """What changes in the course of a training, as functions of the images seen."""
 
+import dataclasses
 import math
+from collections.abc import Collection
 
 from famecli.config import TrainConfig
 
 EMA_RAMP = 0.05
+VALIDATIONS = 10
+
+
+def fit(config: TrainConfig, by_hand: Collection[str] = ()) -> TrainConfig:
+    """Return `config` with warm-ups, averages and validations that fit its number of images.
+
+    Each is the default or, in a short training, a part of `config.total_images`: an eighth for the warm-up
+    of learning rates, a quarter for that of the KL divergence, a twentieth for the half-life of averages, a
+    tenth between two validations.
+
+    Args:
+        config: With `total_images` as they are to be.
+        by_hand: Names of keys that somebody chose; these stay as they are.
+    """
+    images, default = config.total_images, TrainConfig()
+    fitting = {
+        "warmup_images": images // 8,
+        "rate_warmup_images": images // 4,
+        "ema_halflife_images": -(-images // 20),
+        "eval_every_images": -(-images // VALIDATIONS),
+    }
+    changes = {
+        name: min(getattr(default, name), value) for name, value in fitting.items() if name not in by_hand
+    }
+    return dataclasses.replace(config, **changes)
 
 
 def learning_rate_factor(config: TrainConfig, images: int) -> float:

@@ -1,0 +1,113 @@
+"""Wall and CPU time of a training, of which a stop of the process is no part."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from test_run import resumed, run_of, train
+from trainers import metrics
+
+from famecli.checkpoint import load_checkpoint, load_tensors, save_tensors
+from famecli.training.clock import Clock
+from famecli.training.run import STATE_SCHEMA
+
+STOP_S = 2.5
+# Busy for as long as stdin is open, so that the only silence is a stop.
+BUSY = """
+import sys, threading, time
+from famecli.training.clock import Clock
+clock, over = Clock(), threading.Event()
+threading.Thread(target=lambda: (sys.stdin.read(), over.set())).start()
+with clock.running():
+    start, whole = clock.now_s(), time.monotonic()
+    print("started", flush=True)
+    while not over.is_set():
+        sum(range(1000))
+    print(clock.now_s() - start, time.monotonic() - whole, flush=True)
+"""
+
+
+def test_a_stopped_process_takes_no_time() -> None:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    with subprocess.Popen([sys.executable, "-c", BUSY], env=environment, **pipes) as child:  # type: ignore[call-overload]
+        assert child.stdout.readline() == "started\n"
+        time.sleep(0.5)
+        child.send_signal(signal.SIGSTOP)
+        time.sleep(STOP_S)
+        child.send_signal(signal.SIGCONT)
+        time.sleep(0.2)
+        counted_s, whole_s = map(float, child.communicate()[0].split())
+    assert whole_s > STOP_S + 0.5
+    assert whole_s - counted_s == pytest.approx(STOP_S, abs=0.6)
+
+
+class Times:
+    """In the place of the module `time`."""
+
+    wall_s = cpu_s = 0.0
+
+    def monotonic(self) -> float:
+        return self.wall_s
+
+    def process_time(self) -> float:
+        return self.cpu_s
+
+
+@pytest.mark.parametrize(
+    ("wall_s", "cpu_s", "counted_s"),
+    [(60.0, 0.0, 0.0), (60.0, 5.9, 0.0), (60.0, 6.1, 60.0), (1.4, 0.0, 1.4), (0.5, 0.5, 0.5)],
+)
+def test_a_long_silence_without_cpu_time_is_a_stop(
+    monkeypatch: pytest.MonkeyPatch, wall_s: float, cpu_s: float, counted_s: float
+) -> None:
+    times = Times()
+    monkeypatch.setattr("famecli.training.clock.time", times)
+    clock = Clock()
+    started_s = clock.now_s()
+    times.wall_s, times.cpu_s = wall_s, cpu_s
+    assert clock.now_s() - started_s == counted_s
+    times.wall_s += 1
+    assert clock.now_s() - started_s == counted_s + 1
+
+
+def test_cpu_seconds_are_recorded_and_go_on(tmp_path: Path) -> None:
+    train(run_of(tmp_path), until=3)
+    before = load_tensors(tmp_path / "state.safetensors", STATE_SCHEMA)[1].metadata["progress"]
+    assert 0 < before["cpu_seconds"] < 60
+    later = resumed(tmp_path)
+    assert later.progress.cpu_seconds == before["cpu_seconds"]
+    later.progress.cpu_seconds += 1000
+    train(later)
+    last = load_checkpoint(tmp_path / "last.safetensors").provenance
+    assert 1000 < last["cpu_seconds"] < 1060
+    found = [record["cpu_s"] for record in metrics(tmp_path)]
+    assert found == sorted(found)
+    assert found[-1] >= 1000 > found[0]
+
+
+def test_a_run_that_began_without_cpu_seconds_never_has_them(tmp_path: Path) -> None:
+    train(run_of(tmp_path), until=3)
+    path = tmp_path / "state.safetensors"
+    tensors, header, _ = load_tensors(path, STATE_SCHEMA)
+    for key in ("cpu_seconds", "size", "budget_s"):
+        del header.metadata["progress"][key]
+    save_tensors(path, tensors, header.metadata)
+    train(resumed(tmp_path))
+    assert metrics(tmp_path)[-1]["cpu_s"] is None
+    assert load_checkpoint(tmp_path / "last.safetensors").provenance["cpu_seconds"] is None
+
+
+def test_cpu_seconds_of_all_processes_are_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_of(tmp_path)
+    monkeypatch.setattr(type(run.group), "sum", lambda group, values: values * 3)
+    times = Times()
+    monkeypatch.setattr("famecli.training.run.time", times)
+    run._counted_cpu_s = times.cpu_s
+    times.cpu_s = 2.0
+    run._count_time()
+    assert run.progress.cpu_seconds == 6.0
