@@ -13,10 +13,10 @@ from torch.nn import functional as F
 
 from famecli.config import MOST_PLACES, ModelConfig, to_dict
 from famecli.errors import ConfigError
-from famecli.model.blocks import normalise
 from famecli.model.fame import Fame
 from famecli.model.latents import Gaussian
 from famecli.model.likelihoods import make_likelihood
+from famecli.model.pointwise import normalise
 from famecli.model.size import count_parameters
 from famecli.presets import PRESETS, SIZES, Size, model_config
 
