@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from famecli.config import DecoderConfig, ModelConfig, StageConfig
 from famecli.errors import UsageError, closest
@@ -65,8 +65,9 @@ def _equal(ladder: tuple[StageConfig, ...], decoder: DecoderConfig) -> Sizes:
     return Sizes(ladder, decoder, dataclasses.replace(decoder, condition=0), ladder, factorized)
 
 
-# Queries, keys and values are worth their time on binary images; see docs/experiments.md.
-ATTENTION = (2, 5, 8)
+# What PixelCNNs over patches are given by the kind of image; see docs/experiments.md.
+BINARY: dict[str, Any] = {"attention": (2, 5, 8)}
+GREY_OR_COLOURED: dict[str, Any] = {"width": 48, "first_kernel": 5}
 PATCHES = DecoderConfig(
     autoregressive=True, width=64, layers=8, condition=16, lag=3, patch=2, heads=2, attention_width=32
 )
@@ -123,8 +124,8 @@ def model_config(preset: str, size: Size, shape: tuple[int, int, int], levels: i
         _stage(stage, row, DENSE[size], keep=row.ladder or index == len(ladder) - 1)
         for index, stage in enumerate(ladder)
     )
-    if decoder.autoregressive and decoder.patch > 1 and levels == 2:
-        decoder = dataclasses.replace(decoder, attention=ATTENTION)
+    if decoder.autoregressive and decoder.patch > 1:
+        decoder = dataclasses.replace(decoder, **(BINARY if levels == 2 else GREY_OR_COLOURED))
     channels, height, width = shape
     return ModelConfig(
         preset=preset,
