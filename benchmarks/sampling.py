@@ -31,7 +31,7 @@ from torch import Tensor
 from famecli.checkpoint import load_checkpoint
 from famecli.model.fame import Fame
 from famecli.model.likelihoods import scale_levels
-from famecli.presets import PRESETS, Size, model_config
+from famecli.preset_table import PRESETS, Size, model_config
 from famecli.rng import BatchNoise, stream
 from famecli.sampling.plan import wavefront_plan
 from famecli.sampling.sampler import Sampler

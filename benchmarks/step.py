@@ -22,7 +22,7 @@ from famecli.cli.settings import resolve
 from famecli.config import TrainConfig
 from famecli.data.dataset import ImageSplit
 from famecli.data.folder import describe
-from famecli.presets import PRESETS, SIZES, model_config
+from famecli.preset_table import PRESETS, SIZES, model_config
 from famecli.training.trainer import Trainer
 
 WARM_UP = 3

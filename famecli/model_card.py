@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from famecli.history import cpu_hours, described, seeds, thread_hours, trainings
-from famecli.presets import PRESETS
+from famecli.preset_table import PRESETS
 from famecli.weights_claims import FURTHER
 
 BOUNDS = {"exact": "exact", "elbo": "-ELBO, one draw of the latents", "iwae": "importance-weighted"}

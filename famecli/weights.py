@@ -14,7 +14,7 @@ from famecli.errors import InputError, UnavailableError, UsageError, closest
 from famecli.files import read_bytes
 from famecli.header import parse_header
 from famecli.history import seeds, thread_hours, trainings
-from famecli.presets import PRESETS, SIZES, model_config, preset_named
+from famecli.preset_table import PRESETS, SIZES, model_config, preset_named
 from famecli.weights_claims import claims_in
 
 SCHEMA = "famecli/weights/1"

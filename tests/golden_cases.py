@@ -24,7 +24,7 @@ from torch import Tensor
 from famecli.checkpoint import load_checkpoint, save_checkpoint
 from famecli.evaluation import evaluate
 from famecli.model.fame import Fame
-from famecli.presets import model_config
+from famecli.preset_table import model_config
 from famecli.reconstruction import Settings, reconstruct
 from famecli.rng import ImageNoise, image_uniforms
 from famecli.sampling.complete import complete_batches

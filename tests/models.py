@@ -12,7 +12,7 @@ from famecli.config import DecoderConfig, ModelConfig, StageConfig
 from famecli.model.decoder import Decoder
 from famecli.model.fame import Fame
 from famecli.model.likelihoods import make_likelihood
-from famecli.presets import PRESETS, Size, model_config
+from famecli.preset_table import PRESETS, Size, model_config
 from famecli.rng import BatchNoise, ImageNoise
 
 M = TypeVar("M", bound=nn.Module)

@@ -39,7 +39,7 @@ from famecli.header import (
     canonical_json,
     parse_header,
 )
-from famecli.presets import PRESETS, model_config
+from famecli.preset_table import PRESETS, model_config
 
 GOLDEN_FILE = (
     b"\x10\x01\x00\x00\x00\x00\x00\x00"

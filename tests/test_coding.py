@@ -15,7 +15,7 @@ from famecli.errors import IntegrityError
 from famecli.evaluation import evaluate
 from famecli.model.fame import Fame
 from famecli.model.likelihoods import LogisticMixture
-from famecli.presets import PRESETS
+from famecli.preset_table import PRESETS
 from famecli.sampling.sampler import CHUNK
 from famecli.units import NATS_PER_BIT
 

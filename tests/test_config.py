@@ -16,7 +16,7 @@ from famecli.cli.settings import resolve, to_toml
 from famecli.config import DecoderConfig, ModelConfig, StageConfig, TrainConfig, to_dict
 from famecli.errors import ConfigError, ExitCode, UsageError
 from famecli.model.size import count_parameters
-from famecli.presets import PRESETS, SIZES, Size, model_config, preset_named
+from famecli.preset_table import PRESETS, SIZES, Size, model_config, preset_named
 
 MNIST = (1, 28, 28)
 COLOURS = (3, 32, 32)
@@ -339,7 +339,8 @@ def test_printed_toml_holds_every_key() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["famecli.config", "famecli.presets", "famecli.header", "famecli.errors", "famecli.cli.app"]
+    "module",
+    ["famecli.config", "famecli.preset_table", "famecli.header", "famecli.errors", "famecli.cli.app"],
 )
 def test_modules_that_need_no_torch_do_not_load_it(module: str) -> None:
     code = f"import sys, {module}; print(*({{'torch', 'pooch', 'PIL'}} & set(sys.modules)))"

@@ -6,7 +6,7 @@ from unittest import mock
 import pytest
 from trainers import PLAIN, assert_same, snapshot, trainer_of
 
-from famecli.presets import PRESETS
+from famecli.preset_table import PRESETS
 from famecli.training import costs as counting
 from famecli.training.costs import Costs, costs
 from famecli.training.trainer import Trainer

@@ -4,7 +4,7 @@ import pytest
 
 from famecli.data.registry import dataset_info
 from famecli.errors import UsageError, closest
-from famecli.presets import preset_named
+from famecli.preset_table import preset_named
 
 NAMES = ["mnist", "mnist-grey", "cifar10"]
 

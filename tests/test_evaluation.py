@@ -8,7 +8,7 @@ from models import LATENT_PRESETS, all_images, preset_model, random_images, two_
 from famecli.errors import NumericsError
 from famecli.evaluation import ImageNlls, evaluate, pixel_bits
 from famecli.model.fame import Fame
-from famecli.presets import PRESETS
+from famecli.preset_table import PRESETS
 from famecli.rng import ImageNoise
 from famecli.units import bits_per_dim
 

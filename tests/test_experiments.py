@@ -23,7 +23,7 @@ from famecli.config import ModelConfig, TrainConfig
 from famecli.errors import InputError, UsageError
 from famecli.model.fame import Fame
 from famecli.model.size import count_parameters
-from famecli.presets import PRESETS, Size, model_config
+from famecli.preset_table import PRESETS, Size, model_config
 
 SHAPE = (1, 28, 28)
 REPEATS = 400

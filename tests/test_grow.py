@@ -13,7 +13,7 @@ from models import preset_model, randomise
 from famecli.config import ModelConfig
 from famecli.errors import InputError
 from famecli.model.fame import Fame
-from famecli.presets import PRESETS
+from famecli.preset_table import PRESETS
 from famecli.rng import BatchNoise, ImageNoise, stream
 from famecli.training.grow import first_weights
 

@@ -20,7 +20,7 @@ from famecli.cli.train_request import configure
 from famecli.distributed import ALONE, Group
 from famecli.errors import OutOfMemoryError
 from famecli.memory import Pieces
-from famecli.presets import model_config
+from famecli.preset_table import model_config
 from famecli.training import memory
 from famecli.training.memory import USED, explain_out_of_memory, largest_batch, peak_on_gpu
 from famecli.training.trainer import Trainer

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from famecli.model.causal import CausalConv2d
 from famecli.model.fame import Draw, Fame
 from famecli.model.likelihoods import LogisticMixture
-from famecli.presets import PRESETS, SIZES, Size, model_config
+from famecli.preset_table import PRESETS, SIZES, Size, model_config
 
 SHAPE = (1, 16, 12)
 TWO_LAYERS = [(dense, autoregressive) for dense in (False, True) for autoregressive in (False, True)]

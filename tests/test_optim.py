@@ -12,7 +12,7 @@ from trainers import SHAPE, assert_same, trainer_of
 
 from famecli.config import TrainConfig
 from famecli.model.fame import Fame
-from famecli.presets import model_config
+from famecli.preset_table import model_config
 from famecli.training import trainer as trainer_module
 from famecli.training.optim import (
     NEWTON_SCHULZ,

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from famecli.model.fame import Fame
-from famecli.presets import model_config
+from famecli.preset_table import model_config
 from famecli.rng import ImageNoise, image_uniforms
 from famecli.sampling.generate import ImageDecoder, generate
 

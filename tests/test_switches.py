@@ -18,7 +18,7 @@ from famecli.model.latents import Gaussian
 from famecli.model.likelihoods import make_likelihood
 from famecli.model.pointwise import normalise
 from famecli.model.size import count_parameters
-from famecli.presets import PRESETS, SIZES, Size, model_config
+from famecli.preset_table import PRESETS, SIZES, Size, model_config
 
 NEW_KEYS = {"normalised", "bounded_latents"}
 NEW_DECODER_KEYS = {"patch", "attention", "heads", "attention_width"}

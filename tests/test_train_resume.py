@@ -16,7 +16,7 @@ from famecli.cli import first_defaults, train_request
 from famecli.cli.first_defaults import DATA_KEYS, first_digest
 from famecli.cli.settings import resolve, to_toml, typed
 from famecli.config import ModelConfig, TrainConfig
-from famecli.presets import model_config
+from famecli.preset_table import model_config
 from famecli.training.run import STATE_SCHEMA
 
 STOP = ("--max-time", "0s")

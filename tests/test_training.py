@@ -16,7 +16,7 @@ from famecli.data.dataset import ImageSplit
 from famecli.data.registry import dataset_info
 from famecli.errors import FameError, InputError, NumericsError
 from famecli.model.fame import Fame
-from famecli.presets import PRESETS, model_config
+from famecli.preset_table import PRESETS, model_config
 from famecli.training.optim import SMALLEST_SIDE, Muon, make_optimizers, optimizer_tensors, orthogonal
 from famecli.training.schedule import EMA_RAMP, ema_decay, learning_rate_factor, rate_weight
 from famecli.training.trainer import Trainer

@@ -16,7 +16,7 @@ from famecli.data.dataset import ImageSplit
 from famecli.data.registry import dataset_info
 from famecli.distributed import ALONE, Group
 from famecli.model.fame import NllTerms
-from famecli.presets import model_config
+from famecli.preset_table import model_config
 from famecli.training.run import STATE_SCHEMA
 from famecli.training.trainer import Trainer
 

@@ -11,7 +11,7 @@ from famecli.cli.sources import RUN_FILES, DataPlace, ModelChoice
 from famecli.config import ModelConfig, TrainConfig
 from famecli.errors import UnavailableError, UsageError
 from famecli.output import Output
-from famecli.presets import model_config
+from famecli.preset_table import model_config
 
 if TYPE_CHECKING:
     import numpy as np

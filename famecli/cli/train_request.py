@@ -19,7 +19,7 @@ from famecli.data.info import DatasetInfo
 from famecli.data.registry import FOLDER
 from famecli.errors import UsageError
 from famecli.output import Output
-from famecli.presets import SIZES, model_config
+from famecli.preset_table import SIZES, model_config
 from famecli.training.schedule import fit
 from famecli.weights import DEFAULT_DATASET
 

@@ -10,7 +10,7 @@ from famecli.config import ModelConfig, TrainConfig, differences, to_dict
 from famecli.data.info import DatasetInfo
 from famecli.data.registry import FOLDER
 from famecli.errors import ANOTHER_RUN, ConfigError, InputError
-from famecli.presets import SIZES, model_config
+from famecli.preset_table import SIZES, model_config
 from famecli.weights_claims import read_header
 
 if TYPE_CHECKING:
