@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from famecli.errors import InputError, UnavailableError, UsageError
+from famecli.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -150,19 +150,11 @@ def use_device(name: str, threads: int | None) -> "torch.device":
     """
     import torch
 
+    from famecli.devices import device_named
+
     if threads is not None:
         torch.set_num_threads(threads)
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
-    kind, _, index = name.partition(":")
-    if kind not in available or (index and not index.isdecimal()):
-        raise UsageError(f"unknown device {name!r}", "choose auto, cpu, cuda, cuda:0 or mps")
-    if not available[kind] or (kind == "cuda" and int(index or 0) >= torch.cuda.device_count()):
-        raise UnavailableError(
-            f"device {name} is not available here", "leave --device out, or choose --device cpu"
-        )
-    return torch.device(name)
+    return device_named(name)
 
 
 def check_absent(force: bool, *paths: Path | None) -> None:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from famecli.checkpoint_source import RUN_FILES
 from famecli.cli import options
 from famecli.cli.evaluate_nll import BITS_SEED, check_fits
 from famecli.cli.image_output import ImageOutput, read_levels
-from famecli.cli.sources import RUN_FILES, DataPlace, ModelChoice
+from famecli.cli.sources import DataPlace, ModelChoice
 from famecli.errors import UsageError
 from famecli.output import Output
 

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from famecli.checkpoint_source import RUN_FILES
 from famecli.cli.evaluate_nll import BITS_SEED, check_fits
 from famecli.cli.settings import resolve
-from famecli.cli.sources import RUN_FILES, DataPlace, ModelChoice
+from famecli.cli.sources import DataPlace, ModelChoice
 from famecli.config import ModelConfig, TrainConfig
 from famecli.errors import UnavailableError, UsageError
 from famecli.output import Output

@@ -6,20 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from famecli.checkpoint_source import checkpoint_file
 from famecli.cli.options import use_device
 from famecli.data.fetch import say_nothing
 from famecli.data.registry import dataset_info
-from famecli.errors import InputError, UsageError
+from famecli.errors import UsageError
 from famecli.files import STDIN
-from famecli.weights import default_weights, unknown_checkpoint
+from famecli.weights import default_weights
 from famecli.weights_store import Store
 
 if TYPE_CHECKING:
     from famecli.checkpoint import Checkpoint
     from famecli.data.dataset import ImageSplit, Split
     from famecli.output import Output
-
-RUN_FILES = ("best.safetensors", "last.safetensors")
 
 
 @dataclass(frozen=True)
@@ -123,16 +122,7 @@ class ModelChoice:
             return store.fetch(default_weights(self.dataset, self.model))
         if self.model is not None:
             raise UsageError("--model picks weights by name: leave it out where a checkpoint is named")
-        path = Path(self.checkpoint)
-        if path.is_dir():
-            return _in_run_folder(path)
-        if path == STDIN or path.exists():
-            return path
-        if (found := store.get(self.checkpoint)) is not None:
-            return found
-        if path.suffix or len(path.parts) > 1:
-            raise InputError(f"cannot read checkpoint {path}: no such file", "fame train writes one")
-        raise unknown_checkpoint(self.checkpoint)
+        return checkpoint_file(self.checkpoint, store)
 
     def load(self, output: "Output") -> "Checkpoint":
         """Return the checkpoint with its model on the device, and say what was loaded.
@@ -181,10 +171,3 @@ class ModelChoice:
         if not isinstance(name, str):
             raise UsageError(f"{checkpoint.source} does not say what it was trained on", "add --dataset NAME")
         return name
-
-
-def _in_run_folder(folder: Path) -> Path:
-    for name in RUN_FILES:
-        if (folder / name).is_file():
-            return folder / name
-    raise InputError(f"no checkpoint in {folder}", f"a run folder holds {' or '.join(RUN_FILES)}")
