@@ -1,4 +1,4 @@
-"""The file of a checkpoint that is named by a path, a run's folder, a name of weights or a URL. No torch here."""
+"""The file of a checkpoint, by its path, the folder of its run, a name or a URL. No torch here."""
 
 from pathlib import Path
 

@@ -52,6 +52,14 @@ class UsageError(FameError):
     exit_code = ExitCode.USAGE
 
 
+class ArgumentError(UsageError, ValueError):
+    """An argument of a call has an impossible value."""
+
+
+class ArgumentTypeError(UsageError, TypeError):
+    """An argument of a call is of the wrong kind."""
+
+
 class InputError(FameError):
     """A checkpoint, image or data file is not what it should be."""
 

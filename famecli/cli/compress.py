@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from famecli.cli import options
-from famecli.cli.evaluate_nll import BITS_SEED, check_fits
 from famecli.cli.image_output import free_name
 from famecli.cli.reconstruct import split_words
 from famecli.cli.sources import DataPlace, ModelChoice
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
     from famecli.checkpoint import Checkpoint
     from famecli.coding.codec import Coded
-    from famecli.coding.container import FileHeader
+    from famecli.coding.container import CodedFile
 
 SCHEMA = "famecli/compress/1"
 SUFFIX = ".fame"
@@ -119,10 +118,10 @@ def compress(
     loaded = choice.load(output)
     images = _load(loaded, choice, place, files, part)
     started_s = time.monotonic()
-    coded = _encode(loaded, images, group, output)
+    file = _encode(loaded, images, group, output)
     seconds = time.monotonic() - started_s
-    size = _write(loaded, images, coded, target)
-    _report(loaded, coded, size, seconds, target, output)
+    size = _write(file, target)
+    _report(loaded, file.coded(), size, seconds, target, output)
 
 
 def _split_words(words: list[str]) -> tuple[str | None, list[str]]:
@@ -158,6 +157,7 @@ def _load(
     """
     from famecli.coding.originals import read_originals
     from famecli.data.dataset import fixed_levels
+    from famecli.scoring import BITS_SEED, check_fits
 
     if files:
         return Images(*read_originals(loaded.model.config, files))
@@ -171,49 +171,31 @@ def _load(
     return Images(None, fixed_levels(found, BITS_SEED, end).levels[start:], start)
 
 
-def _encode(loaded: "Checkpoint", images: Images, group: int, output: Output) -> "Coded":
-    from famecli.coding.codec import Codec
+def _encode(loaded: "Checkpoint", images: Images, group: int, output: Output) -> "CodedFile":
+    from famecli.coding.whole import encode_images
 
     with output.progress("encoding", len(images.levels)) as advance:
-        return Codec(loaded.model.double(), group).encode(
-            images.levels, advance=lambda done: advance(done, "")
+        return encode_images(
+            loaded,
+            images.levels,
+            names=images.names,
+            first=images.first,
+            group=group,
+            advance=lambda done: advance(done, ""),
         )
 
 
-def _write(loaded: "Checkpoint", images: Images, coded: "Coded", target: str) -> int:
+def _write(file: "CodedFile", target: str) -> int:
     """Write the file and return its bytes."""
-    from famecli.coding.container import CodedFile, to_bytes
+    from famecli.coding.container import to_bytes
 
-    content = to_bytes(CodedFile(_header(loaded, images, coded), coded.payload))
+    content = to_bytes(file)
     if target == "-":
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
     else:
         write_atomic(Path(target), content)
     return len(content)
-
-
-def _header(loaded: "Checkpoint", images: Images, coded: "Coded") -> "FileHeader":
-    from famecli.coding.container import SCHEMA as FILE_SCHEMA
-    from famecli.coding.container import FileHeader, hash_levels, run_lengths
-    from famecli.coding.machine import Machine
-
-    config = loaded.model.config
-    return FileHeader(
-        schema=FILE_SCHEMA,
-        name=Path(loaded.source).stem[:100],
-        weights=loaded.weights,
-        weights_sha256=loaded.weights_sha256,
-        shape=config.image_shape,
-        levels=config.levels,
-        names=None if images.names is None else tuple(images.names),
-        first=images.first,
-        levels_sha256=hash_levels(images.levels),
-        initial_bits=coded.initial_bits,
-        bits=coded.bits,
-        groups=run_lengths(coded.groups),
-        machine=Machine.here(),
-    )
 
 
 def _report(

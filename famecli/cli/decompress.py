@@ -9,7 +9,7 @@ import typer
 from famecli.cli import options
 from famecli.cli.image_output import ImageOutput, free_name
 from famecli.cli.sources import ModelChoice
-from famecli.errors import FameError, InputError, IntegrityError, UnavailableError
+from famecli.errors import FameError, InputError, UnavailableError
 from famecli.output import Output
 from famecli.weights import named_weights
 from famecli.weights_store import Store
@@ -59,6 +59,7 @@ def decompress(
       fame decompress images.fame --checkpoint run/ -o images.npz
     """
     from famecli.coding.container import read_file
+    from famecli.coding.whole import check_model
 
     output = Output(json=json, quiet=quiet)
     named = free_name("images", "") if out is None and format in ("auto", "png") else out
@@ -68,7 +69,7 @@ def decompress(
         checkpoint = str(_find(coded.header, Store(cache_dir, offline, output.note)))
     weights = coded.header.weights
     loaded = ModelChoice(checkpoint, None, None, weights, "cpu", None, cache_dir, offline).load(output)
-    _check_model(loaded, coded.header, str(file))
+    check_model(loaded, coded.header, str(file), "name that model: --checkpoint CKPT")
     started_s = time.monotonic()
     levels = _decode(loaded, coded, output)
     seconds = time.monotonic() - started_s
@@ -105,35 +106,11 @@ def _hashes(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _check_model(loaded: "Checkpoint", header: "FileHeader", source: str) -> None:
-    """Check that a file was written with a model.
-
-    Raises:
-        IntegrityError: It was with another one.
-        InputError: It was, and yet is for other images.
-    """
-    if loaded.weights_sha256 != header.weights_sha256:
-        raise IntegrityError(
-            f"{source} was written with weights {header.weights_sha256[:12]} ({header.name}), "
-            f"not with {loaded.weights_sha256[:12]} of {loaded.source}",
-            "name that model: --checkpoint CKPT",
-        )
-    config = loaded.model.config
-    if (config.image_shape, config.levels) != (header.shape, header.levels):
-        raise InputError(f"{source} has images of {header.shape}, its model {config.image_shape}")
-
-
 def _decode(loaded: "Checkpoint", coded: "CodedFile", output: Output) -> "np.ndarray":
-    from famecli.coding.codec import Codec
+    from famecli.coding.whole import decode_images
 
     with output.progress("decoding", coded.header.images) as advance:
-        try:
-            levels = Codec(loaded.model.double()).decode(coded.coded(), lambda done: advance(done, ""))
-        except IntegrityError as error:
-            # Its checksum was right: it is more likely that numbers came out otherwise here.
-            raise IntegrityError(str(error), coded.header.machine.advice()) from error
-    coded.check(levels)
-    return levels
+        return decode_images(loaded, coded, lambda done: advance(done, ""))
 
 
 def _write(levels: "np.ndarray", header: "FileHeader", target: ImageOutput) -> None:

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from famecli.evaluation import ImageNlls
     from famecli.nll_report import NllReport
 
-# The bits of a binarized test set are part of the protocol: they do not follow --seed.
-BITS_SEED = 0
 AUTOMATIC_BATCH = 128
 # Chains, whose gradients take more memory.
 AUTOMATIC_CHAINS = 32
@@ -178,19 +176,18 @@ def measure(
     choice: ModelChoice, place: DataPlace, protocol: Protocol, output: Output, group: "Group | None" = None
 ) -> "NllReport":
     """Return the NLL of a model on a data set, which a group of processes measures together."""
-    from famecli.data.dataset import fixed_levels
     from famecli.distributed import ALONE
-    from famecli.nll_report import NllReport
+    from famecli.scoring import score
 
     group = group or ALONE
     with group.one_before_the_others():
         loaded = choice.load(output)
         images = place.images(choice, loaded, protocol.split)  # type: ignore[arg-type]
-    check_fits(loaded, images.info.shape, images.info.levels, images.info.name)
-    scored = fixed_levels(images, BITS_SEED, protocol.limit)
-    started_s = time.monotonic()
-    nlls = protocol.evaluate(loaded, scored.levels, output, group)
-    return NllReport(loaded, images, scored, BITS_SEED, nlls, protocol.seed, time.monotonic() - started_s)
+
+    def evaluate(levels: "np.ndarray") -> "ImageNlls":
+        return protocol.evaluate(loaded, levels, output, group)
+
+    return score(loaded, images, evaluate, limit=protocol.limit, seed=protocol.seed)
 
 
 def measure_simulated(
@@ -205,6 +202,7 @@ def measure_simulated(
     from famecli.bounds.simulated import as_split, simulate
     from famecli.data.dataset import fixed_levels
     from famecli.nll_report import NllReport
+    from famecli.scoring import BITS_SEED
 
     with group.one_before_the_others():
         loaded = choice.load(output)
@@ -225,17 +223,3 @@ def code(report: "NllReport", output: Output) -> "CodeLength":
     levels = report.scored.levels
     with output.progress("coding and decoding", 2 * len(levels)) as advance:
         return measure_code(report.checkpoint.model, levels, lambda done: advance(done, ""))
-
-
-def check_fits(checkpoint: "Checkpoint", shape: tuple[int, int, int], levels: int, name: str) -> None:
-    """Check that a model is for images such as those of `name`.
-
-    Raises:
-        UsageError: It is not.
-    """
-    config = checkpoint.model.config
-    if (config.image_shape, config.levels) != (shape, levels):
-        raise UsageError(
-            f"{checkpoint.source} is a model of {config.image_shape} images with {config.levels} levels, "
-            f"{name} has {shape} with {levels}"
-        )

@@ -9,7 +9,6 @@ import typer
 
 from famecli.checkpoint_source import RUN_FILES
 from famecli.cli import options
-from famecli.cli.evaluate_nll import BITS_SEED, check_fits
 from famecli.cli.image_output import ImageOutput, read_levels
 from famecli.cli.sources import DataPlace, ModelChoice
 from famecli.errors import UsageError
@@ -144,6 +143,7 @@ class Images:
 
     def _from_dataset(self, loaded: "Checkpoint", choice: ModelChoice, places: list[int] | None) -> Originals:
         from famecli.data.dataset import fixed_levels
+        from famecli.scoring import BITS_SEED, check_fits
 
         images = self.place.images(choice, loaded, self.split)  # type: ignore[arg-type]
         dataset, split = images.info.name, images.split

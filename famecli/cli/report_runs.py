@@ -1,12 +1,10 @@
 """What a report shows of runs: files are read, models loaded, images drawn and scored."""
 
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from famecli.checkpoint_source import RUN_FILES
-from famecli.cli.evaluate_nll import BITS_SEED, check_fits
 from famecli.cli.settings import resolve
 from famecli.cli.sources import DataPlace, ModelChoice
 from famecli.config import ModelConfig, TrainConfig
@@ -109,6 +107,8 @@ class Collector:
 
     def _test_split(self, choice: ModelChoice, loaded: "Checkpoint") -> "tuple[ImageSplit | None, str]":
         """Return the test images, or None and why there are none."""
+        from famecli.scoring import check_fits
+
         levels = loaded.model.config.levels
         try:
             dataset = choice.dataset_of(loaded)
@@ -122,16 +122,17 @@ class Collector:
         return split, ""
 
     def _measure(self, loaded: "Checkpoint", split: "ImageSplit") -> "Nll":
-        from famecli.data.dataset import fixed_levels
-        from famecli.evaluation import evaluate
-        from famecli.nll_report import NllReport
+        from famecli.evaluation import ImageNlls, evaluate
         from famecli.report.nlls import nll_of_claim
+        from famecli.scoring import score
 
-        scored = fixed_levels(split, BITS_SEED, self.wishes.limit)
-        seed, started_s = self.wishes.seed, time.monotonic()
-        with self.output.progress("evaluating", len(scored.levels)) as advance:
-            nlls = evaluate(loaded.model, scored.levels, seed=seed, advance=lambda done: advance(done, ""))
-        found = NllReport(loaded, split, scored, BITS_SEED, nlls, seed, time.monotonic() - started_s)
+        seed = self.wishes.seed
+
+        def measure(levels: "np.ndarray") -> ImageNlls:
+            with self.output.progress("evaluating", len(levels)) as advance:
+                return evaluate(loaded.model, levels, seed=seed, advance=lambda done: advance(done, ""))
+
+        found = score(loaded, split, measure, limit=self.wishes.limit, seed=seed)
         return nll_of_claim(found.claim(), "measured", loaded.source)
 
     def _samples(self, loaded: "Checkpoint") -> "np.ndarray":
@@ -144,6 +145,7 @@ class Collector:
     def _images(self, loaded: "Checkpoint", split: "ImageSplit") -> "TestImages":
         from famecli.data.dataset import fixed_levels
         from famecli.report.pictures import look_at
+        from famecli.scoring import BITS_SEED
 
         return look_at(
             loaded.model, fixed_levels(split, BITS_SEED, self.wishes.images).levels, self.wishes.seed

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from famecli import __version__
 from famecli.cli import options
-from famecli.cli.evaluate_nll import AUTOMATIC_BATCH, BITS_SEED, check_fits
+from famecli.cli.evaluate_nll import AUTOMATIC_BATCH
 from famecli.cli.sources import DataPlace, ModelChoice
 from famecli.cli.weights_verify import Measuring
 from famecli.errors import GateError, InputError, UnavailableError, UsageError, closest
@@ -205,6 +205,7 @@ class _Source:
             UsageError: The model is not for it.
         """
         from famecli.data.dataset import fixed_levels
+        from famecli.scoring import BITS_SEED, check_fits
 
         if self.choice.dataset is None and "dataset" not in loaded.provenance:
             raise UnavailableError(f"{loaded.source} does not say what it was trained on")
