@@ -13,9 +13,9 @@ from forgeries import with_metadata
 from PIL import Image
 from test_report_runs import write_lines
 
-from famecli.cli.settings import to_toml
 from famecli.config import TrainConfig, to_dict
 from famecli.report.metrics import METRICS
+from famecli.settings import to_toml
 
 FEW = ("--samples", "4", "--images", "3")
 HOSTILE = "<script>alert('1')</script><img src=x onerror=alert(2)> | `x` **y** [z](http://z) \"&amp;"

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from famecli.cli.settings import resolve, to_toml
 from famecli.config import DecoderConfig, ModelConfig, StageConfig, TrainConfig, to_dict
 from famecli.errors import ConfigError, ExitCode, UsageError
 from famecli.model.size import count_parameters
 from famecli.preset_table import PRESETS, SIZES, Size, model_config, preset_named
+from famecli.settings import resolve, to_toml
 
 MNIST = (1, 28, 28)
 COLOURS = (3, 32, 32)

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 from outcomes import Command, error_lines
 
+from famecli import first_defaults
 from famecli.checkpoint import load_tensors, save_tensors
-from famecli.cli import first_defaults, train_request
-from famecli.cli.first_defaults import DATA_KEYS, first_digest
-from famecli.cli.settings import resolve, to_toml, typed
+from famecli.cli import train_request
 from famecli.config import ModelConfig, TrainConfig
+from famecli.first_defaults import DATA_KEYS, first_digest
 from famecli.preset_table import model_config
+from famecli.settings import resolve, to_toml, typed
 from famecli.training.run import STATE_SCHEMA
 
 STOP = ("--max-time", "0s")

@@ -1,9 +1,6 @@
 """`fame info`: what a checkpoint says of itself, and without one what this machine has. No torch here."""
 
 import hashlib
-import platform
-import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,17 +11,13 @@ from famecli import __version__
 from famecli.cli import options
 from famecli.cli.machine import show_machine
 from famecli.cli.sources import ModelChoice
-from famecli.data.fetch import cache_root
+from famecli.environment import SCHEMA, environment
 from famecli.errors import ConfigError, InputError, UsageError, brief
 from famecli.header import CHECKPOINT_SCHEMA, Header, parse_header, read_checkpoint
 from famecli.history import before, described
 from famecli.model_card import model_card
 from famecli.output import Output, printable, table
-from famecli.weights import index
 from famecli.weights_claims import FURTHER, protocol
-
-SCHEMA = "famecli/info/1"
-PACKAGES = ("torch", "numpy", "safetensors", "typer", "rich", "pillow", "pooch")
 
 Tensors = Annotated[bool, typer.Option("--tensors", help="List the tensors.")]
 Card = Annotated[bool, typer.Option("--card", help="Print a model card in Markdown.")]
@@ -184,27 +177,6 @@ def _claim(claim: dict[str, Any] | None) -> str:
         f"{claim['nats_per_image']:.3f}{spread} nats/image, {claim['bits_per_dim']:.5f} bits/dim "
         f"({protocol(claim, data)}, data {data['pixels_sha256'][:16]})"
     )
-
-
-def environment() -> dict[str, Any]:
-    """Return versions and folders of this installation."""
-    return {
-        "schema": SCHEMA,
-        "version": __version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": {name: _version(name) for name in PACKAGES},
-        "cache": str(cache_root()),
-        "weights": list(index()),
-        "executable": sys.executable,
-    }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def _show_environment(facts: dict[str, Any], console: Console) -> None:

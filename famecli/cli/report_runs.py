@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from famecli.checkpoint_source import RUN_FILES
-from famecli.cli.settings import resolve
 from famecli.cli.sources import DataPlace, ModelChoice
 from famecli.config import ModelConfig, TrainConfig
 from famecli.errors import UnavailableError, UsageError
 from famecli.output import Output
 from famecli.preset_table import model_config
+from famecli.settings import resolve
 
 if TYPE_CHECKING:
     import numpy as np

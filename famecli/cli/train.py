@@ -5,13 +5,13 @@ import typer
 from famecli.cli import options
 from famecli.cli import train_options as own
 from famecli.cli.processes import join
-from famecli.cli.settings import to_toml
 from famecli.cli.sources import DataPlace, ModelChoice
 from famecli.cli.train_request import Request, configure
 from famecli.cli.train_run import follow, prepare
 from famecli.cli.train_track import check_tracker
 from famecli.errors import UsageError
 from famecli.output import Output
+from famecli.settings import to_toml
 
 STDOUT = "-"
 

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from famecli.cli.first_defaults import DATA_KEYS, first_digest
 from famecli.cli.train_options import Asked
 from famecli.cli.train_resume import STATE
 from famecli.config import ModelConfig
+from famecli.first_defaults import DATA_KEYS, first_digest
 from famecli.header import canonical_json
 
 RUNS = Path("runs")

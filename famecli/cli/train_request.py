@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, cast, get_args
 
 from famecli.cli import options
 from famecli.cli.image_output import NO_TERMINAL, show
-from famecli.cli.settings import resolve, typed
 from famecli.cli.sources import DataPlace
 from famecli.cli.train_folder import default_folder
 from famecli.cli.train_options import Asked
@@ -20,6 +19,7 @@ from famecli.data.registry import FOLDER
 from famecli.errors import UsageError
 from famecli.output import Output
 from famecli.preset_table import SIZES, model_config
+from famecli.settings import resolve, typed
 from famecli.training.schedule import fit
 from famecli.weights import DEFAULT_DATASET
 

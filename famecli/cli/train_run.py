@@ -2,7 +2,6 @@
 
 import json
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -12,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from famecli.cli.info import environment
-from famecli.cli.settings import to_toml
 from famecli.cli.sources import ModelChoice
 from famecli.cli.train_resume import check_shared, state_of
 from famecli.cli.train_track import tracker
@@ -33,26 +30,12 @@ def prepare(run: "Run", resume: str, init: ModelChoice | None, output: Output) -
     Raises:
         InputError: There is nothing to resume, the folder cannot be made, or not all processes see it.
     """
+    from famecli.training.about import describe_run
+
     _start(run, resume, init, output)
     check_shared(run.trainer.group, run.folder, run.trainer.step_count)
     if run.trainer.group.first:
-        _describe_run(run)
-
-
-def _describe_run(run: "Run") -> None:
-    import torch
-
-    from famecli.files import write_atomic
-
-    folder, trainer = run.folder, run.trainer
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make folder {folder}: {error.strerror}", "choose another --out") from error
-    machine = {"device": str(trainer.device), "threads": torch.get_num_threads(), "command": sys.argv}
-    about = environment() | machine | {"processes": trainer.group.size}
-    write_atomic(folder / "env.json", (json.dumps(about, indent=2) + "\n").encode())
-    write_atomic(folder / "config.toml", to_toml(trainer.model.config, trainer.config).encode())
+        describe_run(run)
 
 
 def _start(run: "Run", resume: str, init: ModelChoice | None, output: Output) -> None:

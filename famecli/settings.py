@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from famecli.cli.first_defaults import whole
 from famecli.config import DecoderConfig, ModelConfig, TrainConfig, to_dict
 from famecli.errors import ConfigError, closest
 from famecli.files import read_bytes
+from famecli.first_defaults import whole
 
 KEYS = "known keys"
 
@@ -22,6 +22,7 @@ def resolve(
     assignments: Sequence[str],
     *,
     presets: bool = True,
+    word: str = "--set",
 ) -> tuple[ModelConfig, TrainConfig]:
     """Return the defaults `model` and `train` with what the file and then `key=value` assignments change.
 
@@ -35,6 +36,7 @@ def resolve(
         file: TOML.
         assignments: `key=value`, later ones ranking higher.
         presets: Whether `model` is a preset, rather than that of a run.
+        word: What an assignment is called in errors.
 
     Raises:
         ConfigError: A key is unknown or a value impossible; the message names it.
@@ -48,7 +50,7 @@ def resolve(
         _merge(tables, changes, str(file))
     for assignment in assignments:
         key, text = _split(assignment)
-        _assign(tables, key, _parse(text), f"--set {key}")
+        _assign(tables, key, _parse(text), f"{word} {key}")
     return ModelConfig.from_dict(tables["model"]), TrainConfig.from_dict(tables["train"])
 
 
