@@ -13,6 +13,7 @@ from famecli.bounds.settings import Annealing
 from famecli.config import build
 from famecli.errors import InputError, UsageError, brief
 from famecli.files import read_bytes
+from famecli.notebook import html_table
 from famecli.report.metrics import LARGEST_NUMBER, known_keys
 from famecli.student_t import two_sided_p, two_sided_quantile
 from famecli.units import bits_per_dim
@@ -159,6 +160,22 @@ class Comparison:
             "remark": self.remark(),
         }
 
+    @property
+    def record(self) -> dict[str, Any]:
+        """The document of `to_dict`, which `fame compare --json` prints."""
+        return self.to_dict()
+
+    def _repr_html_(self) -> str:
+        paired = self.paired
+        rows = [
+            (f"{letter}, {scores.checkpoint.name}, {scores.estimator}", f"{scores.nats_per_image:.5g}", "")
+            for letter, scores in (("A", self.a), ("B", self.b))
+        ]
+        low, high = paired.interval
+        rows.append(("A - B", f"{paired.mean:+.5g}", f"{low:+.4g} to {high:+.4g}"))
+        caption = f"{self.a.data.dataset_id}, {self.a.data.images:,} images, p = {paired.p_value:.2g}"
+        return html_table(caption, ["", "nats/image", "95 % interval"], rows)
+
     def _side(self, scores: Scores) -> dict[str, Any]:
         return {
             "checkpoint": {
@@ -188,19 +205,33 @@ def read_scores(path: Path) -> Scores:
         document = json.loads(read_bytes(path, "scores"))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is no JSON document: {brief(error)}", hint) from error
+    return scores_in(document, str(path), hint)
+
+
+def scores_in(document: object, source: str, hint: str = "") -> Scores:
+    """Return the scores in a document of schema `famecli/nll/1` with the key `image_nats`.
+
+    Args:
+        document: The document.
+        source: What it is called in errors.
+        hint: How to make one.
+
+    Raises:
+        InputError: It is no such document.
+    """
     if not isinstance(document, dict) or "image_nats" not in document:
-        raise InputError(f"{path} has no NLL of each image", hint)
+        raise InputError(f"{source} has no NLL of each image", hint)
     kinds = {"checkpoint": Weights, "data": Images, "annealing": Annealing}
     tables = {key: known_keys(kind, document.get(key)) for key, kind in kinds.items()}
     try:
-        scores = build(Scores, known_keys(Scores, document | tables), str(path))
+        scores = build(Scores, known_keys(Scores, document | tables), source)
     except OverflowError as error:
-        raise InputError(f"{path} has a number that is out of range", hint) from error
-    _check(scores, path)
+        raise InputError(f"{source} has a number that is out of range", hint) from error
+    _check(scores, source)
     return scores
 
 
-def _check(scores: Scores, path: Path) -> None:
+def _check(scores: Scores, source: str) -> None:
     """Check that scores agree with themselves.
 
     Raises:
@@ -208,14 +239,14 @@ def _check(scores: Scores, path: Path) -> None:
     """
     nats, data = np.array(scores.image_nats), scores.data
     if len(nats) != data.images:
-        raise InputError(f"{path} is of {data.images} images, but has the NLLs of {len(nats)}")
+        raise InputError(f"{source} is of {data.images} images, but has the NLLs of {len(nats)}")
     if not (np.abs(nats) < LARGEST_NUMBER).all() or not all(1 <= side <= LARGEST_SIDE for side in data.shape):
-        raise InputError(f"{path} has an NLL or a side of its images that is out of range")
+        raise InputError(f"{source} has an NLL or a side of its images that is out of range")
     if len(nats) < 2:
-        raise InputError(f"{path} is of {len(nats)} image: a mean of one has no error", "score more images")
+        raise InputError(f"{source} is of {len(nats)} image: a mean of one has no error", "score more images")
     if not math.isclose(scores.nats_per_image, nats.mean(), rel_tol=1e-9, abs_tol=1e-9):
         raise InputError(
-            f"{path} says {scores.nats_per_image} nats, but the mean of its images is {nats.mean()}"
+            f"{source} says {scores.nats_per_image} nats, but the mean of its images is {nats.mean()}"
         )
 
 

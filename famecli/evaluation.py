@@ -65,6 +65,7 @@ def evaluate(
     importance_samples: int = 1,
     seed: int = 0,
     batch_size: int = 128,
+    first_index: int = 0,
     advance: Callable[[int], None] = lambda images: None,
     group: Group = ALONE,
     report: Callable[[str], None] = lambda text: None,
@@ -78,6 +79,7 @@ def evaluate(
             -log of the mean importance weight, which is tighter. A model without latents is exact.
         seed: Of the latents; image i draws from a stream of its own.
         batch_size: Images, or images times samples, in one forward pass.
+        first_index: Number of the first image, by which it draws its latents; the others follow.
         advance: Called with the number of images just done.
         group: Processes that share the batches; each gets the NLLs of all images.
         report: Told in one line that memory ran out, and that it goes on with less.
@@ -95,7 +97,7 @@ def evaluate(
         batch = torch.from_numpy(levels[start : start + images]).to(model.device)
 
         def columns(rows: slice) -> np.ndarray:
-            place = start + rows.start
+            place = first_index + start + rows.start
             return _columns(*_evaluate_batch(model, batch[rows], place, samples, seed, pieces.size))
 
         return np.concatenate(list(pieces.over(len(batch), columns)))

@@ -18,6 +18,7 @@ from famecli.coding.measure import CodeLength
 from famecli.data.dataset import FixedLevels, ImageSplit
 from famecli.data.registry import FOLDER
 from famecli.evaluation import ImageNlls, stderr_over_images
+from famecli.notebook import html_table
 from famecli.units import bits_per_dim
 from famecli.weights_claims import FIRST_IMAGES, FIRST_KEY, Claim, readable_claims
 
@@ -180,6 +181,18 @@ class NllReport:
     def _precision(self) -> str:
         double = isinstance(self.nlls, AnnealedNlls) and self.checkpoint.model.device.type != "mps"
         return "float64" if double else "float32"
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The document of `to_dict`, which `fame evaluate-nll --json` prints."""
+        return self.to_dict()
+
+    def _repr_html_(self) -> str:
+        nlls, images = self.nlls, f"{len(self.nlls.nats):,} images"
+        caption = f"{self.checkpoint.source}: {self.split.info.name}, {self.split.split}, {images}"
+        figures = (nlls.mean, nlls.stderr, self.bits_per_dim, self.per_dim(nlls.stderr))
+        row = (f"NLL ({self.bound})", *(f"{figure:.5g}" for figure in figures))
+        return html_table(caption, ["", "nats/image", "±", "bits/dim", "±"], [row])
 
     def _importance(self) -> dict[str, Any]:
         """Return what several weights say beyond; nulls and an empty curve for one."""

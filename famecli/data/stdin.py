@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import numpy as np
+
 from famecli.data.arrays import image_shape_of, images_of, read_stream
 from famecli.data.dataset import ImageSplit
 from famecli.data.folder import seen_with
@@ -35,16 +37,28 @@ def read_stdin(shape: tuple[int, int, int], levels: int) -> ImageSplit:
     with open_input(STDIN, "images") as file:
         pixels = images_of(read_stream(file, NAME, accept), NAME)
     found = exact_levels(pixels, levels, lambda index: f"{NAME}: image {index}")
+    return own_images(found, levels, NAME, "Images on stdin")
+
+
+def own_images(pixels: np.ndarray, levels: int, name: str, title: str) -> ImageSplit:
+    """Return images of the user's own as the one split of a data set.
+
+    Args:
+        pixels: Integer levels, uint8, `(N, C, H, W)`.
+        levels: Values that a pixel can take.
+        name: Name of the data set, and of its family.
+        title: Its title.
+    """
     info = dataclasses.replace(
         seen_with(dataset_info(FOLDER), levels),
-        name=NAME,
-        family=NAME,
-        title="Images on stdin",
-        shape=shape,
-        splits={ALL: len(found)},
+        name=name,
+        family=name,
+        title=title,
+        shape=pixels.shape[1:],
+        splits={ALL: len(pixels)},
         rule="all of them",
     )
-    return ImageSplit(info, ALL, found)
+    return ImageSplit(info, ALL, pixels)
 
 
 def _words(shape: tuple[int, int, int]) -> str:

@@ -1,0 +1,17 @@
+"""Results as notebooks show them. Nothing heavy here."""
+
+from collections.abc import Sequence
+from html import escape
+
+
+def html_table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a small table, escaped; the first cell of a row is its heading."""
+    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
+    body = "".join(_row(row) for row in rows)
+    caption = f"<caption>{escape(caption)}</caption>"
+    return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _row(row: Sequence[str]) -> str:
+    heading, *cells = map(escape, row)
+    return f"<tr><th>{heading}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
