@@ -141,6 +141,11 @@ def model_config(preset: str, size: Size, shape: tuple[int, int, int], levels: i
     )
 
 
+def presets() -> dict[str, Preset]:
+    """Return all presets by name, each with the line that describes it: `presets()["fame"].title`."""
+    return dict(PRESETS)
+
+
 def preset_named(name: str) -> Preset:
     """Return the preset called `name`.
 
