@@ -21,7 +21,8 @@ from famecli.data.stdin import own_images
 from famecli.devices import device_named
 from famecli.errors import ArgumentError, ArgumentTypeError
 from famecli.evaluation import evaluate as evaluate_levels
-from famecli.handle import Model, Progress, counted
+from famecli.handle import Model as Model
+from famecli.handle import Progress, counted
 from famecli.nll_report import NllReport
 from famecli.pixels import LARGEST_SEED, Array, choice, levels_of, number, whole
 from famecli.preset_table import SIZES, Size
@@ -84,7 +85,9 @@ def evaluate(
     cache_dir: AnyPath | None = None,
     progress: Progress | None = None,
 ) -> NllReport:
-    """Return the NLL of a model on images, with its protocol; `record` is what `fame evaluate-nll --json` prints.
+    """Return the NLL of a model on images, with its protocol.
+
+    Its `record` is the document that `fame evaluate-nll --json` prints.
 
     Args:
         model: Model, or what `load` takes.
@@ -103,7 +106,7 @@ def evaluate(
         ArgumentError: The model is for other images, or a number is out of range.
         FameError: As `load`, or the data set is unknown, not here, or damaged.
     """
-    handle = model if isinstance(model, Model) else load(model, offline=offline, cache_dir=cache_dir)
+    handle = _model(model, offline, cache_dir)
     draws, own_seed = whole("importance_samples", importance_samples, 1), whole("seed", seed, 0, LARGEST_SEED)
     most = None if limit is None else whole("limit", limit, 1)
     batch = whole("batch_size", batch_size, 1)
@@ -190,13 +193,10 @@ def train(
     every_s = number("save_every_s", save_every_s, 0.0, float("inf"))
     typed = {"total_images": images, "batch_size": batch_size, "lr": lr, "seed": seed}
     changes = {f"train.{key}": value for key, value in typed.items() if value is not None}
-    plan = Plan(
-        preset, size, dataset, {**(settings or {}), **changes}, _path(data), _path(cache_dir), offline
-    )
+    changed = {**(settings or {}), **changes}
+    plan = Plan(preset, size, dataset, changed, _path(data), _path(cache_dir), offline)
     place = device_named(str(device))
-    first = (
-        init if init is None or isinstance(init, Model) else load(init, offline=offline, cache_dir=cache_dir)
-    )
+    first = None if init is None else _model(init, offline, cache_dir)
     with undisturbed():
         run = plan.run(Path(out), place, None if precision == "auto" else precision, every_s)
         begin(run, resume=resume, init=None if first is None else first.checkpoint)
@@ -222,7 +222,7 @@ def compare(a: NllReport | AnyPath, b: NllReport | AnyPath, *, allow: Collection
 
     Source: the paired t test, and the percentile bootstrap; see `famecli.comparison.paired`.
     """
-    waived = frozenset([allow] if isinstance(allow, str) else allow)
+    waived = frozenset(allow)
     for word in waived:
         choice("allow", word, WAIVERS)
     first, second = _scores(a, "a"), _scores(b, "b")
@@ -239,6 +239,10 @@ def _scores(scored: NllReport | AnyPath, name: str) -> Scores:
     if isinstance(scored, str | PathLike):
         return comparison.read_scores(Path(scored))
     raise ArgumentTypeError(f"{name} is of type {type(scored).__name__}, expected what evaluate returns")
+
+
+def _model(model: Model | AnyPath, offline: bool, cache_dir: AnyPath | None) -> Model:
+    return model if isinstance(model, Model) else load(model, offline=offline, cache_dir=cache_dir)
 
 
 def _own(model: Model, x: Array | Tensor) -> ImageSplit:

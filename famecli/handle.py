@@ -1,7 +1,7 @@
 """A model in the hands of a caller.
 
-Pixels are integer levels, 0 to `config.levels - 1`, `(N, C, H, W)`. Numpy arrays and torch tensors go in, and the
-same kind comes out. Nothing is printed, and the settings of torch stay as they are.
+Pixels are integer levels, 0 to `config.levels - 1`, `(N, C, H, W)`. Numpy arrays and torch tensors go in, and
+the same kind comes out. Nothing is printed, and the settings of torch stay as they are.
 """
 
 from collections.abc import Callable, Iterable
@@ -164,8 +164,8 @@ class Model:
     def elbo(self, x: Pixels, *, seed: int = 0, first_index: int = 0) -> Pixels:
         """Return a lower bound of log p(x), `(N,)`, float64, nats; exact without latents.
 
-        One draw of the latents, and KL divergences in closed form: the negative of `nll(x).nats`. Arguments and
-        errors are those of `nll`.
+        One draw of the latents, and KL divergences in closed form: the negative of `nll(x).nats`. Arguments
+        and errors are those of `nll`.
         """
         return like(-self.nll(x, seed=seed, first_index=first_index).nats, x)
 
@@ -180,7 +180,7 @@ class Model:
         """
         if self.config.stochastic_layers:
             raise ArgumentError(
-                f"log p(x) of a {self.config.preset} is an integral over its latents, which log_prob cannot give",
+                f"a {self.config.preset} has latents: log p(x) is an integral that log_prob cannot give",
                 "elbo(x) is a lower bound; nll(x, importance_samples=100) gives a tighter one",
             )
         return like(-self.nll(x).nats, x)
@@ -318,11 +318,11 @@ class Model:
     ) -> list[CheckResult]:
         """Return what checks of the model find, each with its `name`, `verdict` and `finding`.
 
-        They prove that its likelihood is one, with images that it draws itself. `fame verify` takes test images
-        too, and measures claims anew. docs/verification.md says what each check means.
+        They prove that its likelihood is one, with images that it draws itself. `fame verify` takes test
+        images too, and measures claims anew. docs/verification.md says what each check means.
 
         Args:
-            checks: Some of `causality`, `batch`, `normalisation`, `latents`, `sampler` and `code`; None for all.
+            checks: Some of `causality`, `batch`, `normalisation`, `latents`, `sampler`, `code`; None for all.
             seed: Seed of all that is drawn.
             samples: Images drawn for the sampler's check; None for 256, of mixtures 64.
             images: Least number of images of the other checks; None for what each needs.

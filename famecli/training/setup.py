@@ -13,7 +13,7 @@ from famecli.data.dataset import ImageSplit, Split, describe, fixed_levels, load
 from famecli.data.folder import seen_with
 from famecli.data.info import DatasetInfo
 from famecli.data.registry import FOLDER
-from famecli.errors import InputError
+from famecli.errors import ArgumentTypeError, InputError
 from famecli.history import trainings
 from famecli.preset_table import Size, model_config
 from famecli.processor import multiplies_bf16
@@ -56,7 +56,7 @@ class Plan:
         Raises:
             FameError: There is no such preset, data set or key, or a value is impossible.
         """
-        changes = [f"{key}={json.dumps(value)}" for key, value in self.settings.items()]
+        changes = [f"{key}={_text(key, value)}" for key, value in self.settings.items()]
 
         def resolved(info: DatasetInfo) -> tuple[ModelConfig, TrainConfig]:
             default = model_config(self.preset, self.size, info.shape, info.levels)
@@ -101,6 +101,19 @@ class Plan:
         run = Run(trainer, folder, valid, save_every_s=save_every_s, keep_precision=precision is None)
         run.progress.size = self.size
         return run
+
+
+def _text(key: str, value: object) -> str:
+    """Return a value as TOML has it: numbers, texts, truth values and lists are those of JSON.
+
+    Raises:
+        ArgumentTypeError: It is something else.
+    """
+    try:
+        return json.dumps(value)
+    except TypeError as error:
+        found = type(value).__name__
+        raise ArgumentTypeError(f"{key} is of type {found}, expected a number, text or list") from error
 
 
 def begin(run: Run, *, resume: bool, init: Checkpoint | None = None) -> None:
