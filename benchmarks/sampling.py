@@ -138,7 +138,6 @@ def peer_of(model: Fame, folder: Path) -> torch.nn.Module:
 def measure(
     model: Fame, peer: torch.nn.Module | None, batch: int, options: argparse.Namespace
 ) -> dict[str, Any]:
-    config, likelihood = model.config, model.likelihood
     noise = BatchNoise(stream("benchmark", batch), model.device)
     condition, uniforms = inputs_of(model, batch)
     sampler, raster = sampler_of(model), sampler_of(model, lag=model.decoder.grid[1])
