@@ -28,7 +28,7 @@ def looks_ahead(model: Fame, mask: np.ndarray) -> bool:
     decoder = model.config.decoder
     if not decoder.autoregressive:
         return False
-    plan = wavefront_plan(*mask.shape, decoder.lag, decoder.patch)
+    plan = wavefront_plan(model.config.height, model.config.width, decoder.lag, decoder.patch)
     return plan.looks_ahead(mask.ravel().tolist())
 
 
