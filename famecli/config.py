@@ -81,7 +81,7 @@ class DecoderConfig:
             found.append(f"decoder.attention = {list(self.attention)} are not {known}")
         if self.attention and not self.autoregressive:
             found.append("decoder.attention needs decoder.autoregressive = true")
-        if self.attention and self.attention_features % self.heads:
+        if self.attention and self.heads > 0 and self.attention_features % self.heads:
             found.append(f"decoder.heads = {self.heads} does not divide {self.attention_features} features")
         return found
 
@@ -124,7 +124,7 @@ class ModelConfig:
             found.append(f"levels = {self.levels} does not go with likelihood = bernoulli, which has 2")
         if self.channels == 2:
             found.append("channels = 2 is neither grey (1) nor RGB (3)")
-        if decoder.attention and (places := math.prod(self.grid)) > MOST_PLACES:
+        if decoder.attention and decoder.patch > 0 and (places := math.prod(self.grid)) > MOST_PLACES:
             found.append(f"decoder.attention over {places} patches, at most {MOST_PLACES}")
         if not self.stages and not decoder.autoregressive:
             found.append("stages is empty and decoder.autoregressive is false: nothing models the image")
