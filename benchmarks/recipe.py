@@ -45,21 +45,20 @@ QUICK_IMAGES = 1280
 EQUAL_SPEED = 0.1
 # Each is a list of KEY=VALUE for `fame train --set`, after those of the base.
 VARIATIONS: Mapping[str, tuple[str, ...]] = {
-    "batch 16": ("train.batch_size=16",),
+    "batch 32": ("train.batch_size=32",),
     "batch 64": ("train.batch_size=64",),
-    "first kernel 7": ("model.decoder.first_kernel=7",),
-    "lag 3": ("model.decoder.lag=3",),
+    "first kernel 5": ("model.decoder.first_kernel=5",),
+    "lag 2": ("model.decoder.lag=2",),
     "lag 8": ("model.decoder.lag=8",),
     "decoder width 16": ("model.decoder.width=16",),
     "decoder width 32": ("model.decoder.width=32",),
-    "decoder of 4 layers": ("model.decoder.layers=4",),
-    "decoder of 8 layers": ("model.decoder.layers=8",),
-    "a quarter of the latents": tuple(
-        f"model.stages.{n}.latents={maps}" for n, maps in ((1, 2), (2, 2), (3, 3))
-    ),
+    "no attention": ("model.decoder.attention=[]",),
+    "decoder of 4 layers": ("model.decoder.layers=4", "model.decoder.attention=[2, 4]"),
+    "decoder of 12 layers": ("model.decoder.layers=12",),
+    "a quarter of the latents": ("model.stages.0.latents=2", "model.stages.1.latents=4"),
     "AdamW alone": ("train.optimizer=adamw",),
     "Muon rate 0.005": ("train.muon_lr=0.005",),
-    "Muon rate 0.02": ("train.muon_lr=0.02",),
+    "Muon rate 0.01": ("train.muon_lr=0.01",),
     "AdamW rate 0.001": ("train.lr=0.001",),
     "weight decay 0.05": ("train.weight_decay=0.05",),
     "free nats 0": ("train.free_nats=0",),
