@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from famecli.model.pointwise import EPSILON, gate, normalised_elu
+from famecli.model.pointwise import SMALLEST_SQUARE, gate, normalised_elu
 
 SHAPES = ((16, 64, 14, 14), (16, 128, 14, 14), (32, 128, 28, 28))
 Function = Callable[[Tensor], Tensor]
@@ -21,7 +21,7 @@ def glu(both: Tensor) -> Tensor:
 
 def plain_normalised_elu(h: Tensor) -> Tensor:
     wide = h.to(torch.promote_types(h.dtype, torch.float32))
-    return F.elu(wide * (wide.square().mean(1, keepdim=True) + EPSILON).rsqrt()).to(h.dtype)
+    return F.elu(wide * (wide.square().mean(1, keepdim=True) + SMALLEST_SQUARE).rsqrt()).to(h.dtype)
 
 
 PAIRS: tuple[tuple[Function, Function], ...] = (

@@ -81,6 +81,7 @@ class DecoderConfig:
             found.append(f"decoder.attention = {list(self.attention)} are not {known}")
         if self.attention and not self.autoregressive:
             found.append("decoder.attention needs decoder.autoregressive = true")
+        # What is outside its range is told elsewhere.
         if self.attention and self.heads > 0 and self.attention_features % self.heads:
             found.append(f"decoder.heads = {self.heads} does not divide {self.attention_features} features")
         return found

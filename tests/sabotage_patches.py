@@ -12,7 +12,7 @@ from famecli.model import decoder as decoder_module
 from famecli.model.decoder import Decoder
 from famecli.model.fame import Fame
 from famecli.model.likelihoods import scale_levels
-from famecli.sampling import wavefront
+from famecli.sampling import packing, wavefront
 from famecli.sampling.skew import SkewedMaps
 from famecli.sampling.wavefront import AttentionMemory, WavefrontWorkspace, WaveViews
 from famecli.sampling.workspace import StepViews
@@ -152,3 +152,13 @@ def pixels_beyond_the_image(model: Fame, patch: pytest.MonkeyPatch) -> None:
 def slots_of_the_image_before(model: Fame, patch: pytest.MonkeyPatch) -> None:
     """Cells beyond the image keep what an earlier wave left in their slot of the ring."""
     patch.setattr(SkewedMaps, "clear_slot", lambda self, wave: None)
+
+
+def earlier_pixels_forgotten(model: Fame, patch: pytest.MonkeyPatch) -> None:
+    """In the sampler, the first pixel of a patch does not reach the others."""
+
+    def earlier(original: Callable[..., tuple[Tensor, ...]], decoder: Decoder) -> tuple[Tensor, ...]:
+        first, *others = original(decoder)
+        return torch.zeros_like(first), *others
+
+    wrap(patch, packing, "_earlier", earlier)

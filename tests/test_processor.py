@@ -12,7 +12,7 @@ from famecli import processor as module
 from famecli import products
 from famecli.errors import UsageError
 from famecli.processor import Processor, Routine, multiplies_bf16, processor, product_routine
-from famecli.products import has_linear, linear_into, mm_into, product
+from famecli.products import OneDnnProducts, TorchProducts, has_linear
 
 AVX512 = "avx2 avx512f avx512bw avx512dq avx512vl"
 
@@ -72,9 +72,10 @@ def test_what_a_processor_is_chosen_for(
     monkeypatch.setattr(module, "processor", lambda: told)
     monkeypatch.delenv("FAME_PRODUCTS", raising=False)
     assert (multiplies_bf16(), product_routine()) == (bf16, routine)
-    assert product() is (linear_into if routine == "onednn" and has_linear() else mm_into)
+    expected = OneDnnProducts if routine == "onednn" and has_linear() else TorchProducts
+    assert type(products.products()) is expected
     monkeypatch.setattr(products, "has_linear", lambda: False)
-    assert product() is mm_into
+    assert type(products.products()) is TorchProducts
 
 
 def test_an_unknown_routine_names_both(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,11 +155,16 @@ def test_both_routines_agree_to_rounding(size: tuple[int, int, int], dtype: torc
     x = torch.randn(inputs, columns, generator=generator, dtype=dtype)
     exact = weight.double() @ x.double()
     for other in (x, x.mT.contiguous().mT):
-        for into in (mm_into, linear_into):
+        for routine in (TorchProducts(), OneDnnProducts()):
             # With gaps between the rows, as in the sampler's memory.
             out = torch.full((outputs, columns + 3), torch.nan, dtype=dtype)[:, :columns]
-            assert into(weight, other, out) is out
+            routine.write(weight, other, out)
             torch.testing.assert_close(out.double(), exact, rtol=1e-5, atol=1e-4)
+            routine.add(weight, other, out)
+            torch.testing.assert_close(out.double(), 2.0 * exact, rtol=1e-5, atol=1e-4)
+            each = out.expand(2, -1, -1).clone()
+            routine.add_each(torch.stack([weight, -weight]), other.expand(2, -1, -1), each)
+            torch.testing.assert_close(each.double(), torch.stack([3.0 * exact, exact]), rtol=1e-5, atol=1e-4)
 
 
 def test_info_shows_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:

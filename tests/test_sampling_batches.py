@@ -6,7 +6,7 @@ import dataclasses
 import pytest
 import torch
 from models import make_decoder, model_around, randomise
-from test_sampling import Case, kinds, make_case, pixels
+from test_sampling import SEEDS, Case, kinds, make_case, pixels
 from torch import Tensor
 
 from famecli.config import DecoderConfig
@@ -84,7 +84,11 @@ def test_the_very_bits_of_parameters_do_not_depend_on_the_batch(wanted: list[str
 
 
 @pytest.mark.usefixtures("threads_put_back")
-def test_the_very_bits_depend_neither_on_the_batch_nor_on_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("routine", ["mm", "onednn"])
+def test_the_very_bits_depend_neither_on_the_batch_nor_on_threads(
+    routine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAME_PRODUCTS", routine)
     # All products take as many threads as there are.
     monkeypatch.setattr(sampler_module, "threads_for", lambda work: contextlib.nullcontext())
     case = wide_case()

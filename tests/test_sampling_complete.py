@@ -1,13 +1,21 @@
 import numpy as np
 import pytest
 import torch
+from models import all_images, make_decoder, model_around, randomise
+from scipy.stats import chi2
 from test_sampling import make_case
 from test_sampling_generate import PRESETS, make_model
+from torch import Tensor
 
+from famecli.config import DecoderConfig
+from famecli.model.decoder import Decoder
 from famecli.model.likelihoods import Bernoulli, scale_levels
 from famecli.rng import image_uniforms
 from famecli.sampling.complete import complete_batches
 from famecli.sampling.sampler import Sampler
+
+# Of weights: every completion is drawn some times.
+GAIN = 0.8
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -26,8 +34,9 @@ def test_given_pixels_stay_and_the_others_equal_the_naive_loop(seed: int) -> Non
     assert torch.equal(sampler.sample(case.condition, case.uniforms), case.naive())
 
 
-def test_nothing_known_is_a_sample_and_everything_known_the_image() -> None:
-    case = make_case(4)
+@pytest.mark.parametrize("seed", range(10))
+def test_nothing_known_is_a_sample_and_everything_known_the_image(seed: int) -> None:
+    case = make_case(seed)
     known = torch.ones_like(case.naive())
     nothing = torch.zeros(len(known), 1, *known.shape[2:], dtype=torch.bool)
     sampler = case.sampler()
@@ -36,32 +45,78 @@ def test_nothing_known_is_a_sample_and_everything_known_the_image() -> None:
     assert torch.equal(sampler.sample(case.condition, case.uniforms, known=known, mask=~nothing), known)
 
 
-def test_completions_of_first_rows_follow_the_exact_conditional() -> None:
-    case = next(
-        case
-        for case in (make_case(seed, batch=1) for seed in range(200))
-        if case.condition is None
-        and isinstance(case.likelihood, Bernoulli)
-        and case.likelihood.parameters == 1
-    )
-    decoder, draws = case.decoder, 8000
-    every = (
-        torch.tensor([[code >> bit & 1 for bit in range(4)] for code in range(16)]).double().view(16, 1, 2, 2)
-    )
-    log_prob = case.likelihood.log_prob(every, decoder(scale_levels(every, 2), None)).flatten(1).sum(1)
-    row = torch.tensor([1.0, 0.0], dtype=torch.float64)
-    fits = (every[:, 0, 0] == row).all(1)
-    conditional = log_prob.exp() * fits / (log_prob.exp() * fits).sum()
-    uniforms = image_uniforms([("test", k) for k in range(draws)], (1, 2, 2), torch.float64)
-    known = torch.zeros(draws, 1, 2, 2, dtype=torch.float64)
-    known[:, 0, 0] = row
-    mask = torch.zeros(draws, 1, 2, 2, dtype=torch.bool)
-    mask[:, :, 0] = True
-    found = Sampler(decoder, case.likelihood, 2).sample(None, uniforms, known=known, mask=mask)
-    codes = (found.flatten(1) * torch.tensor([1, 2, 4, 8])).sum(1).long()
-    frequency = torch.bincount(codes, minlength=16) / draws
-    sigma = (conditional * (1 - conditional) / draws).sqrt()
-    assert bool(((frequency - conditional).abs() <= 5 * sigma + 1e-12).all())
+def binary_decoder(size: tuple[int, int], **layout: object) -> Decoder:
+    sizes = DecoderConfig(True, **{"width": 4, "layers": 2, "heads": 2, "first_kernel": 5} | layout)  # type: ignore[arg-type]
+    return randomise(make_decoder(model_around(sizes, size)), gain=GAIN).requires_grad_(False)
+
+
+def completions_off_the_conditional(decoder: Decoder, mask: Tensor) -> tuple[float, int]:
+    """Chi-squared of completions of one image against the exact conditional, and degrees of freedom."""
+    (height, width), draws = decoder.size, 8000
+    every = all_images(1, height, width)
+    masses = Bernoulli(1).log_prob(every, decoder(scale_levels(every, 2), None)).flatten(1).sum(1).exp()
+    image = every[0b101101001011 % len(every)]
+    fits = (torch.where(mask, every, image) == image).flatten(1).all(1)
+    expected = draws * masses[fits] / masses[fits].sum()
+    assert float(expected.min()) > 5
+    names = [("test", k) for k in range(draws)]
+    uniforms = image_uniforms(names, (1, height, width), torch.float64)
+    known, given = image.expand(draws, -1, -1, -1), mask.expand(draws, 1, -1, -1)
+    # What is in the place of unknown pixels does not matter.
+    known = torch.where(given, known, 1.0 - known)
+    found = Sampler(decoder, Bernoulli(1), 2).sample(None, uniforms, known=known, mask=given)
+    number = 2 ** torch.arange(height * width - 1, -1, -1)
+    codes = (found.flatten(1) * number).sum(1).long()
+    counts = torch.bincount(codes, minlength=len(every))
+    assert int(counts[~fits].sum()) == 0
+    return float(((counts[fits] - expected) ** 2 / expected).sum()), int(fits.sum()) - 1
+
+
+def rows_given(size: tuple[int, int], rows: int) -> Tensor:
+    mask = torch.zeros(1, *size, dtype=torch.bool)
+    mask[:, :rows] = True
+    return mask
+
+
+# Of first rows that patches divide, no pixel depends on an unknown one.
+@pytest.mark.parametrize(
+    ("size", "rows", "layout"),
+    [
+        ((3, 3), 1, {}),
+        ((3, 3), 2, {"attention": (1, 2)}),
+        ((4, 3), 2, {"patch": 2}),
+        ((4, 3), 2, {"patch": 2, "attention": (1,)}),
+        ((4, 3), 2, {"patch": 2, "attention": (2,), "lag": 1}),
+        ((3, 3), 2, {"patch": 2, "attention": (1, 2), "lag": 3}),
+    ],
+)
+def test_completions_of_first_rows_follow_the_exact_conditional(
+    size: tuple[int, int], rows: int, layout: dict[str, object]
+) -> None:
+    found, freedom = completions_off_the_conditional(binary_decoder(size, **layout), rows_given(size, rows))
+    assert freedom == 2 ** (size[1] * (size[0] - rows)) - 1
+    # Exceeded once in a hundred thousand by chance.
+    assert found < chi2.ppf(1 - 1e-5, freedom)
+
+
+@pytest.mark.parametrize("columns", [3, 4])
+def test_completions_of_a_row_that_cuts_through_patches_do_not(columns: int) -> None:
+    decoder = binary_decoder((2, columns), patch=2, attention=(1,))
+    # Of the patch before, which is not known in whole.
+    decoder.first.weight *= 6
+    found, freedom = completions_off_the_conditional(decoder, rows_given((2, columns), 1))
+    assert found > chi2.ppf(1 - 1e-5, freedom)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_given_rows_of_half_a_patch_stay(seed: int) -> None:
+    case = make_case(seed)
+    known, (height, width) = torch.ones_like(case.naive()) * (case.levels - 1), case.size
+    mask = torch.zeros(len(known), 1, height, width, dtype=torch.bool)
+    mask[:, :, : (height + 1) // 2, : (width + 1) // 2] = True
+    found = case.sampler().sample(case.condition, case.uniforms, known=known, mask=mask)
+    assert torch.equal(found, case.naive(known=known, mask=mask))
+    assert torch.equal(torch.where(mask, found, known), known)
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -1,3 +1,4 @@
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -114,6 +115,10 @@ class Slices(TorchFunctionMode):
             return torch.ops.aten.copy_(self.part(*args[:2]), args[2])
         if func is Tensor.copy_:
             return torch.ops.aten.copy_(*args)
+        if func is Tensor.__iter__:
+            return iter(torch.unbind(*args))
+        if func is Tensor.contiguous:
+            return torch.ops.aten.contiguous(*args)
         return func(*args, **(kwargs or {}))
 
     def part(self, tensor: Tensor, index: Any) -> Tensor:
@@ -133,15 +138,22 @@ class Slices(TorchFunctionMode):
 
 
 def sample_on(
-    device: str, likelihood: Likelihood, channels: int, dtype: torch.dtype, completing: bool
+    device: str,
+    likelihood: Likelihood,
+    channels: int,
+    dtype: torch.dtype,
+    completing: bool,
+    patch: int = 1,
+    attention: tuple[int, ...] = (),
 ) -> Tensor:
     """All steps of a sampler whose tensors are made on `device`, without graphs."""
-    sizes = DecoderConfig(autoregressive=True, width=8, layers=2, kernel=5, condition=4)
+    sizes = DecoderConfig(True, 8, 2, kernel=5, condition=4, patch=patch, attention=attention)
     levels = 2 if isinstance(likelihood, Bernoulli) else 256
     torch.set_default_dtype(dtype)
     with torch.device(device):
-        decoder = make_decoder(model_around(sizes, (4, 3), channels, levels))
-        condition, uniforms = torch.empty(3, 4, 4, 3), torch.empty(3, likelihood.uniforms, 4, 3)
+        config = model_around(sizes, (4, 3), channels, levels)
+        decoder = make_decoder(dataclasses.replace(config, normalised=patch > 1))
+        condition, uniforms = torch.empty(3, 4, *config.grid), torch.empty(3, likelihood.uniforms, 4, 3)
         known, mask = torch.zeros(3, channels, 4, 3), torch.zeros(3, 1, 4, 3, dtype=torch.bool)
     sampler = Sampler(decoder, likelihood, levels, graph="off")
     if completing:
@@ -158,6 +170,7 @@ def no_first_weights(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("no_first_weights")
+@pytest.mark.parametrize(("patch", "attention"), [(1, ()), (1, (1, 2)), (2, ()), (2, (2,))])
 @pytest.mark.parametrize(
     ("channels", "likelihood", "dtype", "completing"),
     [
@@ -168,11 +181,16 @@ def no_first_weights(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     ids=["binary", "grey", "rgb"],
 )
 def test_the_step_loop_runs_on_fake_cuda_tensors(
-    channels: int, likelihood: Likelihood, dtype: torch.dtype, completing: bool
+    channels: int,
+    likelihood: Likelihood,
+    dtype: torch.dtype,
+    completing: bool,
+    patch: int,
+    attention: tuple[int, ...],
 ) -> None:
     # Fake tensors refuse to give their values to the host, and to meet a tensor of another device.
     with FakeTensorMode(), Slices():
-        sampled = sample_on("cuda", likelihood, channels, dtype, completing)
+        sampled = sample_on("cuda", likelihood, channels, dtype, completing, patch, attention)
     assert sampled.shape == (3, channels, 4, 3)
     assert sampled.device.type == "cuda"
     assert sampled.dtype == dtype
@@ -198,11 +216,15 @@ def test_fake_tensors_notice_a_tensor_of_another_device(monkeypatch: pytest.Monk
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=["binary", "grey", "rgb"])
-def test_a_real_graph_equals_the_eager_loop(likelihood: Likelihood, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(("patch", "attention"), [(1, ()), (2, (2,))])
+def test_a_real_graph_equals_the_eager_loop(
+    likelihood: Likelihood, dtype: torch.dtype, patch: int, attention: tuple[int, ...]
+) -> None:
     channels = 3 if likelihood is LIKELIHOODS[2] else 1
     levels = 2 if isinstance(likelihood, Bernoulli) else 256
     torch.manual_seed(0)
-    config = model_around(DecoderConfig(autoregressive=True, width=32, layers=3), (16, 16), channels, levels)
+    sizes = DecoderConfig(True, width=32, layers=3, patch=patch, attention=attention)
+    config = model_around(sizes, (16, 16), channels, levels)
     decoder = make_decoder(config).to("cuda", dtype).requires_grad_(False)
     uniforms = torch.rand(40, likelihood.uniforms, 16, 16, device="cuda")
     eager = Sampler(decoder, likelihood, levels, graph="off").sample(None, uniforms)

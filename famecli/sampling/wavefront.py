@@ -16,6 +16,7 @@ from torch import Tensor
 from famecli.model.attention import sees
 from famecli.model.likelihoods import scale_levels
 from famecli.model.pointwise import SMALLEST_SQUARE, at_least_single, normalise
+from famecli.products import products
 from famecli.sampling.packing import PackedAttention, PackedDecoder
 from famecli.sampling.plan import Plan, Wave
 from famecli.sampling.skew import SkewedMaps
@@ -140,7 +141,7 @@ class WavefrontWorkspace(Workspace):
     ) -> None:
         like, width = weights.start, weights.width
         super().__init__(plan, weights.channels, uniforms, batch, rows, like)
-        self.weights, self.num_levels = weights, levels
+        self.weights, self.num_levels, self.products = weights, levels, products()
         size = (plan.patches[-1][0] + 1, batch, rows)
         values = weights.channels * weights.pixels
         self.image = SkewedMaps(1, values, *size, weights.first_reach, weights.lag, like)
@@ -183,7 +184,7 @@ class WavefrontWorkspace(Workspace):
         if pixel == 0:
             self._features(wave)
         elu(wave.sums[pixel * width : (pixel + 1) * width], out=wave.activations)
-        torch.mm(self.weights.head2[pixel], wave.ones, out=wave.parameters)
+        self.products.write(self.weights.head2[pixel], wave.ones, wave.parameters)
         return wave.parameters
 
     def place(self, views: StepViews, levels: Tensor) -> None:
@@ -193,31 +194,31 @@ class WavefrontWorkspace(Workspace):
         views.levels.copy_(levels)
         own[:, views.pixels].copy_(scale_levels(levels, self.num_levels))
         if pixel + 1 < self.weights.pixels:
-            wave.sums[(pixel + 1) * width :].addmm_(self.weights.earlier[pixel], own)
+            self.products.add(self.weights.earlier[pixel], own, wave.sums[(pixel + 1) * width :])
 
     def _features(self, views: WaveViews) -> None:
         """Compute the sums of the head; every layer first adds its input to its map."""
-        weights, wave, h = self.weights, views.wave, views.h
+        weights, wave, h, multiply = self.weights, views.wave, views.h, self.products
         self.image.open_slot(wave)
         self.maps.open_slot(wave)
         if weights.pixels > 1:
             self.image.clear_slot(wave)
-        torch.mm(weights.start, views.condition, out=views.start)
+        multiply.write(weights.start, views.condition, views.start)
         for run, taps in zip(weights.first, views.taps, strict=True):
-            h.addmm_(run.weight, taps)
+            multiply.add(run.weight, taps, h)
         for run, taps in zip(weights.past, views.past, strict=True):
-            views.gates.baddbmm_(run.weight, taps)
+            multiply.add_each(run.weight, taps, views.gates)
         for index, (layer, memory) in enumerate(zip(weights.layers, views.layers, strict=True)):
             self._activate(views, memory.own)
             for run, taps in zip(layer.present, memory.taps, strict=True):
-                memory.gates.addmm_(run.weight, taps)
+                multiply.add(run.weight, taps, memory.gates)
             glu(memory.gates, 0, out=views.activations)
-            h.addmm_(layer.out, views.ones)
+            multiply.add(layer.out, views.ones, h)
             if index in self.attention:
                 self._normalise(views, views.activations)
                 self.attention[index].attend(views)
         self._activate(views, views.activations)
-        torch.mm(weights.head1, views.ones, out=views.sums)
+        multiply.write(weights.head1, views.ones, views.sums)
         self.maps.close_slot(wave)
 
     def _activate(self, views: WaveViews, out: Tensor) -> None:
@@ -231,7 +232,7 @@ class WavefrontWorkspace(Workspace):
         """Write the features divided by their root mean square."""
         # By a product, whose sums do not depend on the number of columns.
         torch.mm(self.mean_weights, at_least_single(views.h).square(), out=views.mean)
-        torch.mul(views.h, torch.rsqrt(views.mean + SMALLEST_SQUARE).to(out.dtype), out=out)
+        torch.mul(views.h, views.mean.add_(SMALLEST_SQUARE).rsqrt_().to(out.dtype), out=out)
 
     def _wave(self, wave: Wave) -> WaveViews:
         weights, columns, width = self.weights, self.maps.columns(wave), self.weights.width

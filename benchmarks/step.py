@@ -1,0 +1,111 @@
+"""Where the time of a training step goes, and how close the step is to its products alone.
+
+    python -m benchmarks.step --model fame --dataset mnist --steps 20
+
+Images are noise. A step is timed without a profiler; the profiler then says what each kind of operation
+takes. The limit is the time of convolutions, attention and matrix products of the model: what the optimizer
+multiplies is not counted among them.
+"""
+
+import argparse
+import statistics
+import time
+from collections import Counter
+
+import numpy as np
+import torch
+from torch.autograd.profiler_util import FunctionEvent
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.tables import Table, publish
+from famecli.cli.settings import resolve
+from famecli.config import TrainConfig
+from famecli.data.dataset import ImageSplit
+from famecli.data.folder import describe
+from famecli.presets import PRESETS, SIZES, model_config
+from famecli.training.trainer import Trainer
+
+WARM_UP = 3
+# The first that fits a name is its kind.
+KINDS = {
+    "convolutions": ("convolution",),
+    "attention": ("scaled_dot_product",),
+    "matrix products": ("::mm", "::bmm", "::addmm", "::baddbmm", "::linear"),
+    "copies and casts": ("copy", "::clone", "::contiguous", "::fill_", "::zero_", "::cat", "::stack"),
+}
+LIMIT = ("convolutions", "attention", "matrix products")
+POINTWISE, OPTIMIZER, PYTHON = "pointwise and the rest", "optimizer", "between operations"
+
+
+def main() -> None:
+    options = parse_options()
+    torch.set_num_threads(options.threads)
+    trainer = make_trainer(options)
+    for _ in range(WARM_UP):
+        trainer.step()
+    step_ms = statistics.median(timed_ms(trainer) for _ in range(options.steps))
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        started_s = time.perf_counter()
+        for _ in range(options.steps):
+            trainer.step()
+        profiled_ms = 1e3 * (time.perf_counter() - started_s) / options.steps
+    spent = spent_ms(profiled.events() or [], options.steps)
+    spent[PYTHON] = profiled_ms - sum(spent.values())
+    limit_ms = sum(spent[kind] for kind in LIMIT)
+    rows = [(kind, value, value / profiled_ms) for kind, value in spent.most_common()]
+    note = (
+        f"A step of {trainer.config.batch_size} images takes {step_ms:.1f} ms of the processor without the "
+        f"profiler (median), {1e3 * trainer.config.batch_size / step_ms:.1f} images/s. With the profiler it "
+        f"takes {profiled_ms / limit_ms:.2f} times the {limit_ms:.1f} ms of {', '.join(LIMIT)}."
+    )
+    title = f"A training step of `{options.model}`, {options.size}, {options.dataset}, {options.precision}"
+    publish([Table("step", title, ("operations", "ms", "part of the step"), rows, note)], "", {}, None)
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--model", choices=PRESETS, default="fame")
+    parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--dataset", default="mnist")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    return parser.parse_args()
+
+
+def make_trainer(options: argparse.Namespace) -> Trainer:
+    info = describe(options.dataset, None)
+    preset = model_config(options.model, options.size, info.shape, info.levels)
+    model, config = resolve(preset, TrainConfig(), None, options.set)
+    pixels = np.random.default_rng(0).integers(0, 256, (4 * config.batch_size, *info.shape)).astype(np.uint8)
+    split = ImageSplit(info, "train", pixels)
+    return Trainer(model, config, split, torch.device("cpu"), options.precision)
+
+
+def timed_ms(trainer: Trainer) -> float:
+    # Time of the processor: other programs on the machine do not count.
+    started_s = time.process_time()
+    trainer.step()
+    return 1e3 * (time.process_time() - started_s)
+
+
+def spent_ms(events: list[FunctionEvent], steps: int) -> Counter[str]:
+    """Return the milliseconds of a step that each kind of operation takes."""
+    spent: Counter[str] = Counter(dict.fromkeys((*KINDS, POINTWISE, OPTIMIZER), 0.0))
+    for event in events:
+        spent[kind_of(event)] += event.self_cpu_time_total / 1e3 / steps
+    return spent
+
+
+def kind_of(event: FunctionEvent) -> str:
+    parent: FunctionEvent | None = event
+    while parent is not None:
+        if parent.name.startswith("Optimizer."):
+            return OPTIMIZER
+        parent = parent.cpu_parent
+    return next((kind for kind, parts in KINDS.items() if any(p in event.name for p in parts)), POINTWISE)
+
+
+if __name__ == "__main__":
+    main()
