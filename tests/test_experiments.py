@@ -100,10 +100,10 @@ def test_words_for_train_make_any_of_the_models() -> None:
 def test_a_coarser_ladder_has_its_latents_at_half_the_sides() -> None:
     maps = model_config("fame", "small", SHAPE, 2)
     found = coarser(maps)
-    assert maps.resolutions() == [(7, 7), (4, 4)]
-    assert found.resolutions() == [(7, 7), (4, 4), (2, 2)]
-    assert [stage.latents for stage in found.stages] == [0, 16, 32]
-    assert [stage.blocks for stage in found.stages] == [1, 1, 1]
+    assert maps.resolutions() == [(14, 14), (7, 7), (7, 7), (4, 4)]
+    assert found.resolutions() == [(14, 14), (7, 7), (4, 4), (4, 4), (2, 2)]
+    assert [stage.latents for stage in found.stages] == [0, 0, 16, 16, 24]
+    assert [stage.blocks for stage in found.stages] == [1, 1, 1, 2, 2]
 
 
 def test_operations_are_those_of_the_convolutions_of_a_decoder() -> None:
