@@ -4,10 +4,12 @@
     python -m benchmarks.equal_sizes --only pixelcnn vae --seeds 0 1 2
     python -m benchmarks.equal_sizes --only fame-coarser
 
-The decoder of the PixelCNN gets more layers, since it has no ladder, and as many feature maps as bring it to
-the parameters of `fame`; the others keep their decoder, and their ladders get more or fewer feature maps.
-`fame-coarser`, which is no preset, is `fame` with latents at half the height and width. All are trained by
-`fame train` in folders of --out; run again, it goes on where it was broken off. Prints two Markdown tables.
+All have the ladder and the decoder of `fame`, with parts switched on and off. That is not what the presets
+are, which suit each kind of model. The decoder of the PixelCNN gets more layers, since it has no ladder, and
+as many feature maps as bring it to the parameters of `fame`; the others keep their decoder, and their ladders
+get more or fewer feature maps. `fame-coarser`, which is no preset, is `fame` with latents at half the height
+and width. All are trained by `fame train` in folders of --out; run again, it goes on where it was broken off.
+Prints two Markdown tables.
 """
 
 import argparse
@@ -16,7 +18,7 @@ from collections.abc import Sequence
 from typing import get_args
 
 from benchmarks.checkpoints import run
-from benchmarks.matching import assignments, coarser, fitted, flops_per_image
+from benchmarks.matching import assignments, coarser, fitted, flops_per_image, with_parts_of
 from benchmarks.tables import Cell, Table
 from benchmarks.trainings import (
     Runner,
@@ -32,11 +34,11 @@ from benchmarks.trainings import (
     publish_trainings,
     rate_text,
     run_words,
-    schedule,
     seed_deviation,
     set_words,
     shared_words,
     train,
+    validations,
 )
 from famecli.config import ModelConfig
 from famecli.data.info import DatasetInfo
@@ -76,12 +78,11 @@ def preset_of(name: str) -> str:
 
 def equal(name: str, size: Size, shape: tuple[int, int, int], levels: int) -> ModelConfig:
     """Return the model of a size with as many parameters as `fame` of that size, as nearly as can be."""
-    base, config = (model_config(each, size, shape, levels) for each in (BASE, preset_of(name)))
+    base = model_config(BASE, size, shape, levels)
     target = count_parameters(base)
     if name == BASE:
         return base
-    if name == COARSER:
-        config = coarser(config)
+    config = coarser(base) if name == COARSER else with_parts_of(base, name)
     if config.stages:
         return fitted(config, target, "width")
     layers = round(config.decoder.layers * PIXELCNN_DEPTH)
@@ -93,7 +94,7 @@ def changes_of(name: str, info: DatasetInfo, options: argparse.Namespace) -> tup
     """Return the words `KEY=VALUE` that give a model for the images of `info` its size and its schedule."""
     default = model_config(preset_of(name), options.size, info.shape, info.levels)
     sized = assignments(default, equal(name, options.size, info.shape, info.levels))
-    return (*schedule(options.images, VALIDATIONS), *sized)
+    return (validations(options.images, VALIDATIONS), *sized, *options.set)
 
 
 def training_of(name: str, seed: int, options: argparse.Namespace) -> Training:

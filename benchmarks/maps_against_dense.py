@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from benchmarks.checkpoints import run
-from benchmarks.matching import assignments, fitted, flops_per_image
+from benchmarks.matching import assignments, fitted, flops_per_image, with_parts_of
 from benchmarks.tables import Cell, Table
 from benchmarks.trainings import (
     Runner,
@@ -34,11 +34,11 @@ from benchmarks.trainings import (
     publish_trainings,
     rate_text,
     run_words,
-    schedule,
     seed_deviation,
     set_words,
     shared_words,
     train,
+    validations,
 )
 from famecli.config import ModelConfig, TrainConfig
 from famecli.data.registry import dataset_info
@@ -100,13 +100,15 @@ def contenders(
     """Return the ladder with maps, then its rivals, all with the FLOPs of `images` of its images."""
     maps_preset, dense_preset = PAIRS[decoder]
     maps = model_config(maps_preset, size, shape, levels)
-    dense = model_config(dense_preset, size, shape, levels)
+    # Its own preset may have another ladder.
+    dense = with_parts_of(maps, dense_preset)
+    preset = model_config(dense_preset, size, shape, levels)
     few, many = count_parameters(maps), count_parameters(dense)
     models = [
         (maps_preset, maps_preset, maps, maps),
-        (dense_preset, dense_preset, dense, dense),
-        (f"{dense_preset}, fewer maps", dense_preset, dense, fitted(dense, few, "width")),
-        (f"{dense_preset}, fewer latents", dense_preset, dense, fitted(dense, few, "latents")),
+        (dense_preset, dense_preset, preset, dense),
+        (f"{dense_preset}, fewer maps", dense_preset, preset, fitted(dense, few, "width")),
+        (f"{dense_preset}, fewer latents", dense_preset, preset, fitted(dense, few, "latents")),
         (f"{maps_preset}, more maps", maps_preset, maps, fitted(maps, many, "width")),
     ]
     stochastic = [index for index, stage in enumerate(maps.stages) if stage.latents]
@@ -133,9 +135,10 @@ def training_of(contender: Contender, seed: int, options: argparse.Namespace) ->
     """Return the run of a contender with one seed."""
     images = contender.images
     changes = [
-        *schedule(images, VALIDATIONS),
+        validations(images, VALIDATIONS),
         f"train.batch_size={options.batch_size}",
         *assignments(contender.default, contender.config),
+        *options.set,
     ]
     words = (*run_words(contender.preset, images, seed, options), *set_words(changes))
     name = f"{contender.name.replace(',', '').replace(' ', '-')}-{options.size}-{images}-seed{seed}"

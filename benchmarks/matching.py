@@ -6,11 +6,34 @@ from typing import Any, Literal
 
 from famecli.config import ModelConfig, StageConfig, to_dict
 from famecli.model.size import count_parameters
+from famecli.presets import DENSE, PRESETS
 
 Change = Literal["width", "latents", "decoder"]
 # Factors are tried in steps of a 256th, up to 8.
 FINEST = 256
 LARGEST = 8 * FINEST
+
+
+def with_parts_of(config: ModelConfig, preset: str) -> ModelConfig:
+    """Return `config`, a `fame`, with its parts switched to those of another preset, and all sizes its own.
+
+    Presets suit their decoders, so they differ in more than their parts: comparisons must not.
+    """
+    row, stages = PRESETS[preset], list(config.stages)
+    if row.latents == "none":
+        stages = []
+    for index, stage in enumerate(stages):
+        kept = row.ladder or index == len(stages) - 1
+        dense = row.latents == "dense" and kept
+        latents = stage.latents * (DENSE if dense else 1) if kept else 0
+        stages[index] = dataclasses.replace(stage, latents=latents, dense=dense)
+    decoder = dataclasses.replace(
+        config.decoder,
+        autoregressive=row.autoregressive,
+        condition=config.decoder.condition if stages else 0,
+        attention=config.decoder.attention if row.autoregressive else (),
+    )
+    return dataclasses.replace(config, preset=preset, stages=tuple(stages), decoder=decoder)
 
 
 def scaled(config: ModelConfig, change: Change, factor: float) -> ModelConfig:

@@ -29,10 +29,10 @@ from benchmarks.trainings import (
     publish_trainings,
     rate_text,
     run_words,
-    schedule,
     set_words,
     shared_words,
     train,
+    validations,
 )
 from famecli.errors import UsageError, closest
 from famecli.model.size import count_parameters
@@ -43,32 +43,39 @@ VALIDATIONS = 5
 QUICK_IMAGES = 1280
 # Speeds that differ by less are taken for equal: so much they vary with what else a machine does.
 EQUAL_SPEED = 0.1
+LOWER = "{{width=48,blocks=1,stride=2,latents=8}}"
+UPPER = "{{width=64,blocks=1,stride=2,latents=16}}"
 # Each is a list of KEY=VALUE for `fame train --set`, after those of the base.
 VARIATIONS: Mapping[str, tuple[str, ...]] = {
-    "batch 16": ("train.batch_size=16",),
-    "batch 64": ("train.batch_size=64",),
-    "first kernel 7": ("model.decoder.first_kernel=7",),
-    "lag 3": ("model.decoder.lag=3",),
-    "lag 8": ("model.decoder.lag=8",),
-    "decoder width 16": ("model.decoder.width=16",),
-    "decoder width 32": ("model.decoder.width=32",),
-    "decoder of 4 layers": ("model.decoder.layers=4",),
-    "decoder of 8 layers": ("model.decoder.layers=8",),
-    "a quarter of the latents": tuple(
-        f"model.stages.{n}.latents={maps}" for n, maps in ((1, 2), (2, 2), (3, 3))
-    ),
+    "pixels": ("decoder.patch=1", "decoder.first_kernel=15"),
+    "patches of 4": ("decoder.patch=4",),
+    "no attention": ("decoder.attention=[]",),
+    "two blocks of attention": ("decoder.attention=[3,6]",),
+    "four heads, 64 features": ("decoder.heads=4", "decoder.attention_width=64"),
+    "not normalised": ("normalised=false",),
+    "not normalised, Muon rate 0.01": ("normalised=false", "train.muon_lr=0.01"),
+    "latents not bounded": ("bounded_latents=false",),
+    "lag 2": ("decoder.lag=2",),
+    "lag 4": ("decoder.lag=4",),
+    "decoder width 48": ("decoder.width=48",),
+    "decoder width 80": ("decoder.width=80",),
+    "decoder of 6 layers": ("decoder.layers=6", "decoder.attention=[2,4,6]"),
+    "first kernel 5": ("decoder.first_kernel=5",),
+    "three layers of latents": (f"model.stages=[{LOWER},{UPPER},{UPPER}]",),
+    "latents at the top alone": ("stages.0.latents=0",),
+    "a quarter of the latents": ("stages.0.latents=2", "stages.1.latents=4"),
+    "condition of 32 maps": ("decoder.condition=32",),
+    "batch 8": ("train.batch_size=8",),
+    "batch 32": ("train.batch_size=32",),
     "AdamW alone": ("train.optimizer=adamw",),
-    "Muon rate 0.005": ("train.muon_lr=0.005",),
-    "Muon rate 0.02": ("train.muon_lr=0.02",),
-    "AdamW rate 0.001": ("train.lr=0.001",),
+    "Muon rate 0.01": ("train.muon_lr=0.01",),
+    "Muon rate 0.03": ("train.muon_lr=0.03",),
     "weight decay 0.05": ("train.weight_decay=0.05",),
     "free nats 0": ("train.free_nats=0",),
-    "free nats 2": ("train.free_nats=2",),
+    "free nats 0.25": ("train.free_nats=0.25",),
     "beta 0.9": ("train.beta=0.9",),
     "no warm-up of the KL": ("train.rate_warmup_images=0",),
     "long warm-up of the KL": ("train.rate_warmup_images={half}",),
-    "constant rate": ("train.final_lr=1.0",),
-    "longer average": ("train.ema_halflife_images={tenth}",),
 }
 
 
@@ -128,7 +135,7 @@ def training_of(variation: Variation, images: int, seed: int, options: argparse.
     changes = [each.format(half=images // 2, tenth=images // 10) for each in variation.changes]
     words = (
         *run_words(options.model, images, seed, options),
-        *set_words((*schedule(images, VALIDATIONS), *changes)),
+        *set_words((validations(images, VALIDATIONS), *options.set, *changes)),
     )
     name = f"{variation.name.replace(' ', '-')}-{options.size}-{images}-seed{seed}"
     return Training(name, words, options.dataset, "valid", shared_words(options))

@@ -10,7 +10,8 @@ are timed on --naive-pixels pixels, which all cost the same, and extrapolated.
 
 Contenders: `wavefront`, ours; `raster`, the same cached activations in raster order; `jacobi`, the whole
 image again and again until it stays (arXiv:2002.03629); `naive`, one pass per pixel; `peer`, the loop of
-pytorch-generative's own `sample` over its PixelCNN of as many layers and feature maps.
+pytorch-generative's own `sample` over its PixelCNN of as many layers and feature maps; `beside`, ours with
+the weights of --beside.
 """
 
 import argparse
@@ -48,6 +49,7 @@ COLUMNS = {
     "naive": ("naive_s", "{:.1f} s"),
     "naive / wavefront": ("times_faster_than_naive", "{:.0f}"),
     "peer / wavefront": ("times_faster_than_peer", "{:.0f}"),
+    "beside / wavefront": ("times_faster_than_beside", "{:.2f}"),
     "pixels differing": ("pixels_differing", "{}"),
 }
 
@@ -81,6 +83,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--naive-pixels", type=int, default=2, help="pixels timed a round")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="contenders; default: all")
     parser.add_argument("--peer", type=Path, metavar="FOLDER", help="a checkout of pytorch-generative")
+    parser.add_argument("--beside", type=Path, metavar="FILE", help="weights to compare the speed with")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--bf16", action="store_true", help="decoder in half precision")
     parser.add_argument("--threads", type=int, default=0, help="default: torch's own choice")
@@ -135,12 +138,9 @@ def peer_of(model: Fame, folder: Path) -> torch.nn.Module:
 def measure(
     model: Fame, peer: torch.nn.Module | None, batch: int, options: argparse.Namespace
 ) -> dict[str, Any]:
-    config, likelihood = model.config, model.likelihood
     noise = BatchNoise(stream("benchmark", batch), model.device)
-    condition = model.prior_condition(batch, noise)
-    uniforms = torch.rand(batch, likelihood.uniforms, config.height, config.width, device=model.device)
-    sampler = Sampler(model.decoder, likelihood, config.levels)
-    raster = Sampler(model.decoder, likelihood, config.levels, lag=model.decoder.grid[1])
+    condition, uniforms = inputs_of(model, batch)
+    sampler, raster = sampler_of(model), sampler_of(model, lag=model.decoder.grid[1])
     x = sampler.sample(condition, uniforms)
     part = options.naive_pixels
     contenders: dict[str, Callable[[], object]] = {
@@ -153,11 +153,28 @@ def measure(
     }
     if peer is not None:
         contenders["peer"] = lambda: peer_part(peer, x, part)
+    if options.beside is not None:
+        other = load_checkpoint(options.beside).model.on(options.device).eval()
+        others, inputs = (
+            Sampler(other.decoder, other.likelihood, other.config.levels),
+            inputs_of(other, batch),
+        )
+        contenders["beside"] = lambda: others.sample(*inputs)
     wanted = options.only or list(contenders)
     seconds = medians({name: run for name, run in contenders.items() if name in wanted}, options.rounds)
     return row_of(model, seconds, batch, options) | {
         "pixels_differing": sampler.verify(x, uniforms, condition)
     }
+
+
+def sampler_of(model: Fame, lag: int | None = None) -> Sampler:
+    return Sampler(model.decoder, model.likelihood, model.config.levels, lag=lag)
+
+
+def inputs_of(model: Fame, batch: int) -> tuple[Tensor | None, Tensor]:
+    """A condition by the prior, and uniform numbers, for so many images."""
+    condition = model.prior_condition(batch, BatchNoise(stream("benchmark", batch), model.device))
+    return condition, torch.rand(batch, *model.uniforms_shape, device=model.device)
 
 
 def row_of(model: Fame, seconds: dict[str, float], batch: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -185,7 +202,11 @@ def row_of(model: Fame, seconds: dict[str, float], batch: int, options: argparse
         row["images_per_s"] = batch / ours
         for key, name in (("per_decoder_forward", "decoder_forward"), ("per_model_forward", "model_forward")):
             row[key] = ours / seconds[name] if name in seconds else None
-        for key, name in (("times_faster_than_naive", "naive"), ("times_faster_than_peer", "peer")):
+        for key, name in (
+            ("times_faster_than_naive", "naive"),
+            ("times_faster_than_peer", "peer"),
+            ("times_faster_than_beside", "beside"),
+        ):
             row[key] = seconds[name] / ours if name in seconds else None
     return row
 

@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks.checkpoints import versions
 from benchmarks.estimates import Estimate, mean_of
 from benchmarks.tables import Cell, Table, publish
-from famecli.config import ModelConfig, Precision, TrainConfig
+from famecli.config import ModelConfig, Precision
 from famecli.files import write_atomic
 from famecli.header import parse_header, read_checkpoint
 from famecli.output import Output
@@ -62,7 +62,7 @@ class Trained:
     Args:
         nats: -ELBO, or exact NLL, of each image of the split, by the weights of the best validation, `(N,)`.
         rate: Nats of each stochastic layer, from the image upwards.
-        seconds: Of training.
+        seconds: Seconds of the processor spent in training.
         images: Seen in training.
         config: Of the model.
         curve: Its validations.
@@ -120,7 +120,7 @@ def _read(place: Path) -> Trained:
     return Trained(
         nats,
         tuple(summary["nll"]["terms_nats_per_image"]["kl"]),
-        summary["train"]["seconds"],
+        summary["train"]["cpu_seconds"] or summary["train"]["seconds"],
         summary["train"]["images"],
         ModelConfig.from_dict(header.metadata["model"]),
         tuple(_curve(place / "metrics.jsonl")),
@@ -136,13 +136,9 @@ def _curve(path: Path) -> list[Validation]:
     ]
 
 
-def schedule(images: int, validations: int) -> list[str]:
-    """Return the words `KEY=VALUE` that shrink or stretch the default schedule to a training of `images`."""
-    default = TrainConfig()
-    factor = images / default.total_images
-    lengths = ("warmup_images", "rate_warmup_images", "ema_halflife_images")
-    found = [f"train.{name}={round(getattr(default, name) * factor)}" for name in lengths]
-    return [*found, f"train.eval_every_images={math.ceil(images / validations)}"]
+def validations(images: int, count: int) -> str:
+    """Return the words `KEY=VALUE` for so many validations; `fame train` fits the rest of a schedule."""
+    return f"train.eval_every_images={math.ceil(images / count)}"
 
 
 def image_estimate(runs: Sequence[Trained]) -> Estimate:
@@ -205,6 +201,7 @@ def add_training_options(parser: ArgumentParser, folder: str) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="a run of each; default: 0")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU; default: 1")
     parser.add_argument("--precision", choices=get_args(Precision), default="fp32", help="of training")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for every run")
     parser.add_argument("-o", "--out", type=Path, default=Path(folder), help=f"of runs; default: {folder}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="one JSON document in place of Markdown")
     parser.add_argument("--quick", action="store_true", help="tiny models and little training, to see it run")

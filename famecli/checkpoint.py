@@ -192,7 +192,10 @@ def parse_checkpoint(content: bytes, source: str, weights: WeightsKind = "ema") 
 def _check_size(config: ModelConfig, header: Header, source: str) -> None:
     """Check that a file has as many weights as its configuration asks for, before they are allocated."""
     # Of each block and layer, since modules take time and memory of their own.
-    fewest = 8 * sum(stage.blocks for stage in config.stages) + 4 * config.decoder.layers
+    decoder = config.decoder
+    fewest = (
+        8 * sum(stage.blocks for stage in config.stages) + 4 * decoder.layers + 5 * len(decoder.attention)
+    )
     if fewest > len(header.tensors):
         raise InputError(f"{source}: its configuration has more layers than it has tensors")
     for name, info in header.tensors.items():

@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
+SIZE = "tiny"
 # Width, blocks, stride and latents of each stage.
 STAGES = {
     "tiny": ((16, 0, 2, 0), (24, 1, 2, 4), (24, 1, 2, 4)),

@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from famecli.config import DecoderConfig, ModelConfig, StageConfig
 from famecli.errors import UsageError, closest
@@ -65,9 +65,9 @@ def _equal(ladder: tuple[StageConfig, ...], decoder: DecoderConfig) -> Sizes:
     return Sizes(ladder, decoder, dataclasses.replace(decoder, condition=0), ladder, factorized)
 
 
-# What PixelCNNs over patches are given by the kind of image; see docs/experiments.md.
-BINARY: dict[str, Any] = {"attention": (2, 5, 8)}
-GREY_OR_COLOURED: dict[str, Any] = {"width": 48, "first_kernel": 5}
+# PixelCNNs over patches suit the kind of image; see docs/experiments.md. Attention is for binary images.
+ATTENTION = (2, 5, 8)
+OTHER_FIRST_KERNEL, OTHER_WIDTH = 5, 48
 PATCHES = DecoderConfig(
     autoregressive=True, width=64, layers=8, condition=16, lag=3, patch=2, heads=2, attention_width=32
 )
@@ -106,7 +106,8 @@ SIZED: dict[Size, Sizes] = {
         DecoderConfig(autoregressive=True, width=96, layers=12, first_kernel=15, condition=64),
     ),
 }
-DENSE: dict[Size, int] = {"tiny": 4, "small": 4, "paper": 4}
+# Entries of a dense latent for each map of latents.
+DENSE = 4
 
 
 def model_config(preset: str, size: Size, shape: tuple[int, int, int], levels: int) -> ModelConfig:
@@ -121,11 +122,10 @@ def model_config(preset: str, size: Size, shape: tuple[int, int, int], levels: i
     if row.latents == "none":
         ladder, decoder = (), sizes.alone
     stages = tuple(
-        _stage(stage, row, DENSE[size], keep=row.ladder or index == len(ladder) - 1)
-        for index, stage in enumerate(ladder)
+        _stage(stage, row, keep=row.ladder or index == len(ladder) - 1) for index, stage in enumerate(ladder)
     )
     if decoder.autoregressive and decoder.patch > 1:
-        decoder = dataclasses.replace(decoder, **(BINARY if levels == 2 else GREY_OR_COLOURED))
+        decoder = _suited(decoder, levels)
     channels, height, width = shape
     return ModelConfig(
         preset=preset,
@@ -146,6 +146,14 @@ def presets() -> dict[str, Preset]:
     return dict(PRESETS)
 
 
+def _suited(decoder: DecoderConfig, levels: int) -> DecoderConfig:
+    if levels == 2:
+        return dataclasses.replace(decoder, attention=ATTENTION)
+    # Without latents to share the work with, it stays as wide as it is.
+    width = OTHER_WIDTH if decoder.condition else decoder.width
+    return dataclasses.replace(decoder, width=width, first_kernel=OTHER_FIRST_KERNEL)
+
+
 def preset_named(name: str) -> Preset:
     """Return the preset called `name`.
 
@@ -157,8 +165,8 @@ def preset_named(name: str) -> Preset:
     return PRESETS[name]
 
 
-def _stage(stage: StageConfig, row: Preset, factor: int, *, keep: bool) -> StageConfig:
+def _stage(stage: StageConfig, row: Preset, *, keep: bool) -> StageConfig:
     if not keep:
         return dataclasses.replace(stage, latents=0)
     dense = row.latents == "dense"
-    return dataclasses.replace(stage, dense=dense, latents=stage.latents * (factor if dense else 1))
+    return dataclasses.replace(stage, dense=dense, latents=stage.latents * (DENSE if dense else 1))

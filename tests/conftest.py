@@ -78,9 +78,13 @@ def fame(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
 @pytest.fixture
 def train(fame: Command, data: Path) -> Command:
-    """Run `fame train MODEL` on the small data set, in steps of 6 images and with a validation each two."""
+    """Run `fame train MODEL` on the small data set, in steps of 6 images and with a validation each two.
+
+    The model is tiny, unless words say otherwise.
+    """
 
     def run(*words: object) -> Outcome:
-        return fame("train", *words, "--data", data, "--batch-size", 6, "--eval-every", 12)
+        sized = () if {"--size", "--config"} & set(words) else ("--size", "tiny")
+        return fame("train", *words, *sized, "--data", data, "--batch-size", 6, "--eval-every", 12)
 
     return run

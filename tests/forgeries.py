@@ -45,6 +45,25 @@ def ladder() -> ModelConfig:
     )
 
 
+def attending() -> ModelConfig:
+    """A model of patches that are not square in number, with attention, normalised."""
+    decoder = DecoderConfig(
+        True,
+        width=2,
+        layers=1,
+        first_kernel=3,
+        condition=2,
+        patch=2,
+        attention=(1,),
+        heads=1,
+        attention_width=3,
+    )
+    stages = (StageConfig(width=2, blocks=0, latents=1),)
+    return ModelConfig(
+        "fame", "bernoulli", 1, 4, 6, 2, decoder=decoder, stages=stages, normalised=True, bounded_latents=True
+    )
+
+
 def random_weights(config: ModelConfig, seed: int) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return {
@@ -71,10 +90,19 @@ def smallest_file() -> bytes:
 @functools.cache
 def ladder_file() -> bytes:
     """A checkpoint with averaged and raw weights of `ladder`, loaded once: the first load is the slowest."""
-    config = ladder()
+    return _file_of(ladder())
+
+
+@functools.cache
+def attending_file() -> bytes:
+    """The same of `attending`."""
+    return _file_of(attending())
+
+
+def _file_of(config: ModelConfig) -> bytes:
     ema, raw = random_weights(config, 0), random_weights(config, 1)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "ladder"
+        path = Path(folder) / "model"
         save_checkpoint(path, config, ema, raw, {"training": {"lr": 0.1}})
         assert load_checkpoint(path).model.config == config
         return path.read_bytes()

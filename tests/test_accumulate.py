@@ -8,7 +8,7 @@ from unittest import mock
 import pytest
 import torch
 from torch import Tensor, nn
-from trainers import PLAIN, snapshot, split_of, trainer_of
+from trainers import ATTENTION, PLAIN, snapshot, split_of, trainer_of
 
 from famecli.config import Precision, TrainConfig
 from famecli.model.fame import NllTerms
@@ -139,6 +139,18 @@ def test_trainings_in_parts_lead_to_the_same_weights(parts: int) -> None:
         assert found.nats == pytest.approx(expected.nats, rel=TOLERANCE)
         assert found.rate == pytest.approx(expected.rate, rel=TOLERANCE, abs=1e-7)
         assert found.grad_norm == pytest.approx(expected.grad_norm, rel=TOLERANCE)
+    assert farthest(snapshot(split), snapshot(whole)) < 10 * TOLERANCE
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+@pytest.mark.parametrize("preset", ["fame", "pixelcnn"])
+def test_parts_train_patches_and_attention_as_the_whole(preset: str, parts: int) -> None:
+    whole, split = (trainer_of(preset, CONFIG, accumulate=n, decoder=ATTENTION) for n in (1, parts))
+    assert whole.model.config.normalised
+    assert any("attention.project" in name for name in snapshot(whole))
+    for _ in range(4):
+        expected, found = whole.step(), split.step()
+        assert found.nats == pytest.approx(expected.nats, rel=TOLERANCE)
     assert farthest(snapshot(split), snapshot(whole)) < 10 * TOLERANCE
 
 

@@ -50,11 +50,13 @@ GOLDEN_FILE = (
     b"      \x07\x00\x00\x00\x00\x00\x00\x00\x00\x00\x80?\x00\x00\x00@"
 )
 GOLDEN_HEADER = (
-    r'{"__metadata__":{"famecli":"{\"model\":{\"channels\":1,\"decoder\":{\"autoregressive\":true,'
-    r"\"condition\":0,\"first_kernel\":3,\"kernel\":3,\"lag\":2,\"layers\":0,\"width\":1},\"height\":2,\"levels\":2,"
-    r"\"likelihood\":\"bernoulli\",\"mixtures\":10,\"preset\":\"pixelcnn\",\"stages\":[],\"width\":2},"
+    r'{"__metadata__":{"famecli":"{\"model\":{\"bounded_latents\":false,\"channels\":1,'
+    r"\"decoder\":{\"attention\":[],\"attention_width\":0,\"autoregressive\":true,"
+    r"\"condition\":0,\"first_kernel\":3,\"heads\":4,\"kernel\":3,\"lag\":2,\"layers\":0,\"patch\":1,"
+    r"\"width\":1},\"height\":2,\"levels\":2,\"likelihood\":\"bernoulli\",\"mixtures\":10,"
+    r"\"normalised\":false,\"preset\":\"pixelcnn\",\"stages\":[],\"width\":2},"
     r"\"schema\":\"famecli/checkpoint/1\","
-    r"\"sha256\":\"439b377f9b0f01756085f065f70b5e688a51eeb7261acf953f5d5a76fed8aa19\","
+    r"\"sha256\":\"a3075b7b0bce36415e8040f0d58c64a92778b06ce7ecf58d7d92edd1c15a0053\","
     r"\"training\":{\"lr\":0.1},\"weights_sha256\":"
     r'{\"ema\":\"a6ae470339a5d14337c498ccc962182fd9d40f2b26be49827c664362cb4fe6f3\"}}"},'
     r'"decoder.first.bias":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},'

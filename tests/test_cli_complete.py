@@ -1,11 +1,17 @@
 """`fame sample --complete` and `--precision`."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from commands import error_of, fame, save_model
 from PIL import Image
+
+from famecli.checkpoint import save_checkpoint
+from famecli.model.fame import Fame
+from famecli.preset_table import model_config
 
 SIDE = 28
 
@@ -48,6 +54,43 @@ def test_a_mask_keeps_where_it_is_white(tmp_path: Path, digit: Path) -> None:
     with Image.open(digit) as image:
         original = np.asarray(image)
     np.testing.assert_array_equal(drawn(out)[1, :, 7:20, 0], original[:, 7:20])
+
+
+@pytest.mark.parametrize(
+    ("preset", "patch", "rows", "exact", "warned"),
+    [
+        ("pixelcnn", 2, 10, True, False),
+        ("pixelcnn", 2, 28, True, False),
+        ("pixelcnn", 2, 11, False, True),
+        ("pixelcnn", 1, 11, True, False),
+        ("fame", 2, 11, False, True),
+        ("vae", 2, 11, False, False),
+    ],
+)
+def test_whether_completions_are_exact_is_told(
+    tmp_path: Path, digit: Path, preset: str, patch: int, rows: int, exact: bool, warned: bool
+) -> None:
+    config = model_config(preset, "tiny", (1, SIDE, SIDE), 2)
+    model = Fame(replace(config, decoder=replace(config.decoder, patch=patch)))
+    path, out = tmp_path / "a.safetensors", tmp_path / "x.npz"
+    save_checkpoint(path, model.config, model.state_dict(), None, {})
+    done = fame("sample", path, "--complete", digit, "--rows", rows, "-n", 2, "-o", out, "--json")
+    assert done.code == 0
+    assert json.loads(done.text)["exact"] is exact
+    assert ("no exact draws given the known pixels" in done.err) == warned
+    assert ("a multiple of 2 of them" in done.err) == warned
+
+
+def test_a_mask_that_looks_ahead_is_told_also_if_quiet(tmp_path: Path, digit: Path) -> None:
+    model, out = save_model(tmp_path / "a.safetensors", "pixelcnn"), tmp_path / "x.npz"
+    words = ("sample", model, "--complete", digit, "-n", 1, "-o", out, "-q", "--force")
+    for part, warned in (((slice(14), slice(None)), False), ((slice(None), slice(14)), True)):
+        mask = np.zeros((SIDE, SIDE), np.uint8)
+        mask[part] = 255
+        done = fame(*words, "--mask", write_grey(tmp_path / "mask.png", mask))
+        assert done.code == 0
+        assert ("warning: known pixels come after unknown ones" in done.err) == warned
+    assert "exact" not in json.loads(fame("sample", model, "-n", 1, "-o", out, "--force", "--json").text)
 
 
 @pytest.mark.parametrize(

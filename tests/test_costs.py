@@ -1,12 +1,19 @@
 """What a step costs per image: counted as one would by hand, the same at any size of a batch."""
 
 import dataclasses
+import json
+from pathlib import Path
 from unittest import mock
 
 import pytest
+import torch
+from outcomes import Command
+from torch.utils.flop_counter import FlopCounterMode
 from trainers import PLAIN, assert_same, snapshot, trainer_of
 
-from famecli.preset_table import PRESETS
+from famecli.model.fame import Fame
+from famecli.model.size import count_parameters
+from famecli.preset_table import PRESETS, model_config
 from famecli.training import costs as counting
 from famecli.training.costs import Costs, costs
 from famecli.training.trainer import Trainer
@@ -45,6 +52,62 @@ def test_bfloat16_keeps_less() -> None:
     full, half = (costs(each.model, each.autocast) for each in trainers)
     assert half.flops == full.flops
     assert half.activation_bytes < 0.8 * full.activation_bytes
+
+
+def attending(patch: int, attention: tuple[int, ...]) -> Fame:
+    config = model_config("pixelcnn", "tiny", (1, 12, 8), 2)
+    sizes = {"patch": patch, "attention": attention, "heads": 2, "attention_width": 6}
+    return Fame(dataclasses.replace(config, decoder=dataclasses.replace(config.decoder, **sizes)))
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("layers", [(1,), (1, 2)])
+@pytest.mark.parametrize("patch", [1, 2])
+def test_attention_counts_its_projections_and_its_products_of_pairs(
+    patch: int, layers: tuple[int, ...], dtype: torch.dtype, fused: bool
+) -> None:
+    """Forwards queries by keys and weights by values; backwards two each, and where fused the logits anew."""
+    models = [attending(patch, attention).to(dtype) for attention in (layers, ())]
+    # As trained and loaded, features last; else torch has no fused attention on a CPU.
+    more, none = (costs(model.on("cpu") if fused else model).flops for model in models)
+    places, width, inner = 96 // patch**2, 12, 6
+    projections = 2 * places * width * 4 * inner
+    pairs = 2 * places**2 * inner
+    assert more - none == len(layers) * (3 * projections + (2 + 4 + fused) * pairs)
+
+
+def test_attention_counts_the_same_forwards_alone() -> None:
+    flops = []
+    for attention in ((), (2,)):
+        model = attending(2, attention).on("cpu")
+        with FlopCounterMode(display=False, custom_mapping=counting.FORMULAS) as counter, torch.no_grad():
+            model.pixel_parameters(torch.zeros(3, *model.config.image_shape), None)
+        flops.append(counter.get_total_flops())
+    assert flops[1] - flops[0] == 3 * (2 * 24 * 12 * 4 * 6 + 2 * 2 * 24**2 * 6)
+
+
+def test_costs_of_attention_are_per_image() -> None:
+    found = []
+    for counted in ((2, 4), (3, 8)):
+        with mock.patch.object(counting, "COUNTED", counted):
+            found.append(costs(attending(2, (1, 2)).on("cpu")))
+    assert found[0].flops == found[1].flops
+    assert found[0].activation_bytes == pytest.approx(found[1].activation_bytes, rel=0.02)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_dry_run_of_the_small_presets_tells_what_steps_cost(train: Command, preset: str) -> None:
+    done = train(preset, "--size", "small", "--dry-run", "--json", "-o", "run")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    model = Fame(model_config(preset, "small", (1, 28, 28), 2)).on("cpu")
+    expected = costs(model)
+    assert found["parameters"] == model.count_parameters() == count_parameters(model.config)
+    assert found["gflops_per_image"] == expected.flops / 1e9
+    assert found["activation_mib_per_image"] == expected.activation_bytes / 2**20
+    assert min(found["images_per_s"], found["predicted_memory_mib"], found["state_mib"]) > 0
+    assert not Path("run").exists()
 
 
 @pytest.mark.parametrize("preset", PRESETS)

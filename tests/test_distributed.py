@@ -20,7 +20,7 @@ from commands import check_error, fame, save_model
 from test_accumulate import TOLERANCE, Gradients, configured, farthest
 from torch import Tensor
 from torch.distributed import HashStore
-from trainers import assert_equal_runs, metrics, snapshot, timeless, trainer_of
+from trainers import ATTENTION, assert_equal_runs, metrics, snapshot, timeless, trainer_of
 from two_processes import SCHEMA, STEPS
 
 from famecli.checkpoint import load_checkpoint, load_tensors
@@ -33,9 +33,10 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 # Free nats that a layer is above in the batch, but below in the half of one of the processes.
 CONFIG = configured("fame", 2)
 TRAININGS = {
-    "plain": {"precision": "fp32", "accumulate": 1},
-    "parts": {"precision": "fp32", "accumulate": 2},
-    "bf16": {"precision": "bf16", "accumulate": 2},
+    "plain": {"precision": "fp32", "accumulate": 1, "attention": False},
+    "parts": {"precision": "fp32", "accumulate": 2, "attention": False},
+    "bf16": {"precision": "bf16", "accumulate": 2, "attention": False},
+    "attention": {"precision": "fp32", "accumulate": 2, "attention": True},
 }
 # Slow enough to be killed in its middle, and with something to go on from by then.
 LONG = ["--images", "720", "--eval-every", "240", "--save-every", "0.05s"]
@@ -130,8 +131,9 @@ def pair(folder: Path) -> Pair:
 
 @pytest.mark.parametrize("name", TRAININGS)
 def test_two_processes_train_as_one(pair: Pair, name: str) -> None:
+    decoder = ATTENTION if TRAININGS[name]["attention"] else None
     with Gradients() as gradients:
-        trainer = trainer_of("fame", CONFIG, TRAININGS[name]["precision"])  # type: ignore[arg-type]
+        trainer = trainer_of("fame", CONFIG, TRAININGS[name]["precision"], decoder=decoder)  # type: ignore[arg-type]
         records = [trainer.step() for _ in range(STEPS)]
     tolerance = TOLERANCE if name != "bf16" else 0.05
     assert farthest(pair.tensors(f"{name}.gradient"), gradients.first) < tolerance

@@ -18,8 +18,8 @@ from benchmarks.checkpoints import load_models, reference_of
 from benchmarks.estimates import Estimate, area_of, difference_of, mean_of, over_repeats, ratio_of, share_of
 from benchmarks.matching import assignments, coarser, fitted, flops_per_image, scaled
 from benchmarks.tables import Table, publish
-from benchmarks.trainings import Trained, Training, paired_difference, schedule, train
-from famecli.config import ModelConfig, TrainConfig
+from benchmarks.trainings import Trained, Training, paired_difference, train, validations
+from famecli.config import ModelConfig
 from famecli.errors import InputError, UsageError
 from famecli.model.fame import Fame
 from famecli.model.size import count_parameters
@@ -170,12 +170,9 @@ def test_a_training_is_done_once_and_read_afterwards(tmp_path: Path, monkeypatch
         assert len(list(csv.DictReader(file))) == 7
 
 
-def test_the_schedule_is_the_default_one_scaled() -> None:
-    default = TrainConfig()
-    assert f"train.warmup_images={default.warmup_images}" in schedule(default.total_images, 10)
-    half = dict(word.split("=") for word in schedule(default.total_images // 2, 4))
-    assert int(half["train.rate_warmup_images"]) == round(default.rate_warmup_images / 2)
-    assert int(half["train.eval_every_images"]) == math.ceil(default.total_images / 8)
+def test_validations_are_as_many_as_are_asked_for() -> None:
+    assert validations(1000, 5) == "train.eval_every_images=200"
+    assert validations(1001, 5) == "train.eval_every_images=201"
 
 
 def outcome(nats: Sequence[float], seconds: float = 10.0, images: int = 1000) -> Trained:
@@ -235,10 +232,8 @@ def test_equal_sizes_prints_a_row_for_each_preset_against_fame(
         "-o",
         str(tmp_path),
     ]
-    monkeypatch.setattr("sys.argv", [*words, "--precision", "bf16"])
-    monkeypatch.setattr(
-        equal_sizes, "schedule", lambda *_: ["train.batch_size=2", "train.eval_every_images=2"]
-    )
+    settings = ["--set", "train.batch_size=2", "--set", "train.eval_every_images=2"]
+    monkeypatch.setattr("sys.argv", [*words, "--precision", "bf16", *settings])
     calls: list[list[str]] = []
     options = equal_sizes.parse_options()
     table, curves = equal_sizes.compare(options, fake_run(calls))
@@ -274,8 +269,8 @@ def test_moved_digits_compares_within_each_range_of_moves(
 ) -> None:
     use_small_mnist(tmp_path / "data", monkeypatch)
     words = ["moved_digits", "--size", "tiny", "--images", "4", "--moves", "3", "0", "--only", "vae", "-o"]
-    monkeypatch.setattr("sys.argv", [*words, str(tmp_path)])
-    monkeypatch.setattr(equal_sizes, "schedule", lambda *_: ["train.batch_size=2", "train.valid_images=1"])
+    settings = ["--set", "train.batch_size=2", "--set", "train.valid_images=1"]
+    monkeypatch.setattr("sys.argv", [*words, str(tmp_path), *settings])
     calls: list[list[str]] = []
     options = moved_digits.parse_options()
     table = moved_digits.compare(options, fake_run(calls))

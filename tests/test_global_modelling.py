@@ -1,11 +1,13 @@
 """What the latents know: each measurement finds what was put in, and nothing where nothing is."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from commands import random_model, save_model, use_small_mnist
+from models import randomise
 
 from benchmarks.checkpoints import NamedModel, load_models
 from benchmarks.global_modelling import completions, halves, maps, probe
@@ -16,6 +18,7 @@ from famecli.checkpoint import load_checkpoint
 from famecli.data.dataset import load_split
 from famecli.errors import InputError, UsageError
 from famecli.evaluation import evaluate
+from famecli.model.fame import Fame
 
 SHAPE = (1, 28, 28)
 
@@ -158,6 +161,27 @@ def test_maps_of_bits_add_up_to_the_nll() -> None:
     (found,) = maps.measure([NamedModel("fame", checkpoint)], levels)
     bits = found.bands().sum(1) + found.latents.sum(1)
     assert bits * np.log(2) == pytest.approx(evaluate(model, levels).nats, rel=1e-5)
+
+
+@pytest.mark.parametrize("patch", [1, 2])
+def test_bits_of_rows_compare_between_equal_patches_alone(patch: int) -> None:
+    levels, named = digits(4)[0], []
+    for name, preset, side in (("fame", "fame", patch), ("alone", "pixelcnn", 1)):
+        config = random_model(preset, SHAPE, 2, 0).config
+        model = randomise(
+            Fame(replace(config, decoder=replace(config.decoder, patch=side))), 1, torch.float32
+        )
+        named.append(NamedModel(name, type("Checkpoint", (), {"model": model})()))
+    found = maps.measure(named, levels)
+    bits, less, _ = maps.tables(found)
+    ((name, latents, *rows, whole),) = less.rows
+    assert name == "fame"
+    kl = found[0].latents.sum(1)
+    assert latents.value == pytest.approx(kl.mean(), rel=1e-5)
+    less_bits = (found[0].pixels - found[1].pixels).sum((1, 2), dtype=np.float64)
+    assert whole.value == pytest.approx((less_bits + kl).mean(), rel=1e-4)
+    assert [cell is None for cell in rows] == [patch != 1] * maps.BANDS
+    assert ("their rows do not compare" in bits.note) == (patch != 1)
 
 
 def test_all_measurements_run_and_compare_with_the_pixelcnn(

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,20 +21,49 @@ from famecli.training.grow import first_weights
 SHAPES = [((1, 6, 5), 2), ((3, 4, 4), 256)]
 
 
-def larger(config: ModelConfig, **sizes: int) -> ModelConfig:
-    """Return `config` with every size that may grow larger, or those of the decoder that are named."""
-    if sizes:
-        return dataclasses.replace(config, decoder=dataclasses.replace(config.decoder, **sizes))
-    stages = tuple(dataclasses.replace(s, width=s.width + 5, blocks=s.blocks + 1) for s in config.stages)
+def with_decoder(config: ModelConfig, **values: Any) -> ModelConfig:
+    """Return `config` with other values of its decoder."""
+    return dataclasses.replace(config, decoder=dataclasses.replace(config.decoder, **values))
+
+
+def changed(model: Fame, *, normalised: bool, **values: Any) -> Fame:
+    """Return a model of random weights as `model`, with other values of its decoder."""
+    config = dataclasses.replace(with_decoder(model.config, **values), normalised=normalised)
+    return randomise(Fame(config))
+
+
+def larger(config: ModelConfig) -> ModelConfig:
+    """Return `config` with every size that may grow larger: widths do not where they are normalised over."""
+    more = 0 if config.normalised else 5
+    stages = tuple(dataclasses.replace(s, width=s.width + more, blocks=s.blocks + 1) for s in config.stages)
     decoder = dataclasses.replace(
         config.decoder,
-        width=config.decoder.width + 7,
+        width=config.decoder.width + (0 if config.normalised or config.decoder.attention else 7),
         layers=config.decoder.layers + 2,
         first_kernel=config.decoder.first_kernel + 4,
         condition=config.decoder.condition + 3 if config.stages else 0,
-        lag=config.decoder.lag + 1,
+        lag=config.decoder.lag + (0 if config.decoder.attention else 1),
     )
     return dataclasses.replace(config, decoder=decoder, stages=stages)
+
+
+def like_fresh(model: Fame) -> Fame:
+    """Return a model with the zeros of fresh ones in its residual blocks."""
+    for block in [b for s in model.stages for b in (*s.up_blocks, *s.down_blocks)]:
+        torch.nn.init.zeros_(block.conv2.weight)
+        torch.nn.init.zeros_(block.conv2.bias)
+    return model
+
+
+def assert_grows(source: Fame, config: ModelConfig) -> Fame:
+    """Check that every image costs the same under a larger model with the first weights of `source`."""
+    target = like_fresh(randomise(Fame(config), 1))
+    images = images_of(source.config)
+    before = costs(source, images)
+    assert not torch.allclose(costs(target, images), before, rtol=1e-3)
+    target.load_state_dict(first_weights(source, target))
+    assert costs(target, images).detach().numpy() == pytest.approx(before.detach().numpy(), rel=1e-10)
+    return target
 
 
 def costs(model: Fame, images: torch.Tensor) -> torch.Tensor:
@@ -50,24 +80,63 @@ def images_of(config: ModelConfig) -> torch.Tensor:
 @pytest.mark.parametrize(("shape", "levels"), SHAPES)
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_grown_model_is_the_same_function(preset: str, shape: tuple[int, int, int], levels: int) -> None:
-    source = preset_model(preset, shape, levels)
-    target = randomise(Fame(larger(source.config)), 1)
-    for block in [b for s in target.stages for b in (*s.up_blocks, *s.down_blocks)]:
-        # As fresh models have it.
-        torch.nn.init.zeros_(block.conv2.weight)
-        torch.nn.init.zeros_(block.conv2.bias)
-    images = images_of(source.config)
-    before = costs(source, images)
-    assert not torch.allclose(costs(target, images), before, rtol=1e-3)
-    target.load_state_dict(first_weights(source, target))
-    assert costs(target, images).detach().numpy() == pytest.approx(before.detach().numpy(), rel=1e-10)
+    source = changed(preset_model(preset, shape, levels), normalised=False)
+    target = assert_grows(source, larger(source.config))
     assert target.count_parameters() > 1.5 * source.count_parameters()
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_normalised_model_grows_in_all_but_widths(preset: str) -> None:
+    source = preset_model(preset, (1, 6, 5), 2)
+    assert source.config.normalised
+    target = assert_grows(source, larger(source.config))
+    assert target.count_parameters() > 1.2 * source.count_parameters()
+
+
+@pytest.mark.parametrize("patch", [2, 4])
+@pytest.mark.parametrize("preset", ["fame", "pixelcnn", "lvae"])
+def test_patches_grow_pixel_by_pixel(preset: str, patch: int) -> None:
+    source = changed(preset_model(preset, (3, 6, 5), 256), normalised=False, patch=patch)
+    target = assert_grows(source, larger(source.config))
+    width, old = target.config.decoder.width, source.config.decoder.width
+    for name in ("head1", "earlier") if source.config.decoder.autoregressive else ("head1",):
+        before, after = (getattr(model.decoder, name).weight for model in (source, target))
+        for pixel in range(patch**2):
+            kept = after[pixel * width : pixel * width + old, : before.shape[1]]
+            assert torch.equal(kept, before[pixel * old : (pixel + 1) * old]), (name, pixel)
+
+
+ATTENTION = {"attention": (2,), "heads": 2, "attention_width": 8}
+
+
+@pytest.mark.parametrize("patch", [1, 2])
+@pytest.mark.parametrize("preset", ["fame", "pixelcnn"])
+@pytest.mark.parametrize("normalised", [False, True])
+@pytest.mark.parametrize("more", [(2,), (1, 2), (2, 3, 4)])
+def test_attention_grows_as_the_identity(
+    preset: str, patch: int, normalised: bool, more: tuple[int, ...]
+) -> None:
+    source = changed(preset_model(preset, (1, 6, 5), 2), normalised=normalised, patch=patch, **ATTENTION)
+    target = assert_grows(source, with_decoder(larger(source.config), attention=more))
+    for number in more:
+        block = target.decoder.layers[number - 1].attention
+        assert bool((block.out.weight == 0).all()) == (number != 2)
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+@pytest.mark.parametrize("preset", ["fame", "pixelcnn"])
+def test_a_model_without_attention_grows_one(preset: str, normalised: bool) -> None:
+    source = changed(preset_model(preset, (1, 6, 5), 2), normalised=normalised, heads=4, patch=2)
+    config = larger(source.config)
+    assert config.decoder.lag > source.config.decoder.lag
+    assert (config.decoder.width > source.config.decoder.width) is not normalised
+    assert_grows(source, with_decoder(config, attention=(1, 4), heads=2, attention_width=6))
 
 
 @pytest.mark.parametrize("preset", ["fame", "pixelcnn", "lvae"])
 def test_training_reaches_all_that_is_new(preset: str) -> None:
     """One step makes the new maps matter: after it, every tap that may be seen has a gradient."""
-    source = preset_model(preset, (1, 8, 8), 2)
+    source = changed(preset_model(preset, (1, 8, 8), 2), normalised=False)
     target = Fame(larger(source.config)).double()
     target.load_state_dict(first_weights(source, target))
     images = images_of(source.config)
@@ -94,35 +163,114 @@ def test_equal_models_get_the_weights_as_they_are() -> None:
     assert all(torch.equal(found[name], value) for name, value in source.state_dict().items())
 
 
+@pytest.mark.parametrize("preset", ["fame", "pixelcnn"])
+def test_training_reaches_new_attention(preset: str) -> None:
+    """Its output is zero at first: one step later all of it has a gradient."""
+    source = changed(preset_model(preset, (1, 8, 8), 2), normalised=True, patch=2)
+    config = with_decoder(larger(source.config), attention=(1, 3), heads=2, attention_width=6)
+    target = Fame(config).double()
+    target.load_state_dict(first_weights(source, target))
+    images = images_of(source.config)
+    for _ in range(3):
+        target.zero_grad()
+        target(images, BatchNoise(stream("grow"))).negative_elbo.sum().backward()
+        with torch.no_grad():
+            for weight in target.parameters():
+                assert weight.grad is not None
+                weight -= 1e-3 * weight.grad
+    for number in (1, 3):
+        for name, weight in target.decoder.layers[number - 1].attention.named_parameters():
+            assert weight.grad is not None
+            assert weight.grad.abs().max() > 0, name
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: larger(c, width=c.decoder.width - 1), "decoder.width would shrink"),
-        (lambda c: larger(c, layers=0, first_kernel=5), "decoder.layers, decoder.first_kernel would shrink"),
-        (lambda c: larger(c, kernel=5), "differ in more than sizes"),
-        (lambda c: larger(c, lag=1), "decoder.lag would shrink"),
+        (lambda c: with_decoder(c, width=c.decoder.width - 1), "decoder.width would shrink"),
+        (
+            lambda c: with_decoder(c, layers=0, first_kernel=5),
+            "decoder.layers, decoder.first_kernel would shrink",
+        ),
+        (lambda c: with_decoder(c, kernel=5), "differ in more than sizes"),
+        (lambda c: with_decoder(c, lag=1), "decoder.lag would shrink"),
+        (lambda c: dataclasses.replace(c, normalised=True), "differ in more than sizes"),
+        (lambda c: dataclasses.replace(c, bounded_latents=False), "differ in more than sizes"),
         (lambda c: dataclasses.replace(c, stages=c.stages[:1] + c.stages[2:]), "differ in more than sizes"),
         (lambda c: dataclasses.replace(c, height=4), "differ in more than sizes"),
         (lambda c: dataclasses.replace(c, preset="other"), "differ in more than sizes"),
     ],
 )
 def test_what_cannot_grow_is_refused(change: Callable[[ModelConfig], ModelConfig], message: str) -> None:
-    source = preset_model("fame")
+    source = changed(preset_model("fame"), normalised=False)
     with pytest.raises(InputError, match=message):
         first_weights(source, Fame(change(source.config)))
+
+
+def wider_stage(config: ModelConfig) -> ModelConfig:
+    stages = (*config.stages[:1], dataclasses.replace(config.stages[1], width=30), *config.stages[2:])
+    return dataclasses.replace(config, stages=stages)
+
+
+OTHERS: dict[str, tuple[bool, Callable[[ModelConfig], ModelConfig], str]] = {
+    "patch": (False, lambda c: with_decoder(c, patch=4), "decoder.patch is 2 in the first weights and 4"),
+    "no patch": (False, lambda c: with_decoder(c, patch=1), "decoder.patch is 2 in the first weights and 1"),
+    "less": (False, lambda c: with_decoder(c, attention=()), r"decoder.attention lacks layers of \[2\]"),
+    "other": (False, lambda c: with_decoder(c, attention=(1,)), r"decoder.attention lacks layers of \[2\]"),
+    "lag": (False, lambda c: with_decoder(c, lag=3), "decoder.lag is 2 in the first weights"),
+    "heads": (False, lambda c: with_decoder(c, heads=4), "decoder.heads is 2 in the first weights and 4"),
+    "features": (
+        False,
+        lambda c: with_decoder(c, attention_width=16),
+        "decoder.attention has 8 features .* and 16 here; decoder.attention_width sets them",
+    ),
+    "features of the width": (
+        False,
+        lambda c: with_decoder(c, attention_width=0),
+        "8 features .* and 12 here",
+    ),
+    "width under attention": (
+        False,
+        lambda c: with_decoder(c, width=14),
+        "decoder.width is 12 in the first weights and 14 here, which decoder.attention forbids",
+    ),
+    "width": (True, lambda c: with_decoder(c, width=14), "decoder.width is 12 .* normalised = true forbids"),
+    "width of a stage": (True, wider_stage, "stages.1.width is 24 .* and 30 here, which normalised = true"),
+}
+
+
+@pytest.mark.parametrize(("normalised", "change", "message"), OTHERS.values(), ids=OTHERS)
+def test_what_would_be_another_function_is_refused_by_its_key(
+    normalised: bool, change: Callable[[ModelConfig], ModelConfig], message: str
+) -> None:
+    source = changed(preset_model("fame"), normalised=normalised, patch=2, **ATTENTION)
+    with pytest.raises(InputError, match=message):
+        first_weights(source, Fame(change(source.config)))
+
+
+def test_a_stage_may_be_wider_under_attention_if_nothing_is_normalised() -> None:
+    source = changed(preset_model("fame", (1, 6, 5)), normalised=False, patch=2, **ATTENTION)
+    assert_grows(source, wider_stage(source.config))
 
 
 def test_train_starts_from_a_smaller_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_small_mnist(tmp_path / "data", monkeypatch)
     monkeypatch.chdir(tmp_path)
     common = ("--dataset", "mnist", "--images", "6", "--batch-size", "6", "--eval-every", "6")
-    result_of("train", "pixelcnn", *common, "-o", "small")
-    sizes = ("--set", "decoder.width=14", "--set", "decoder.first_kernel=9", "--set", "train.lr=0")
-    grown = ("--init", "small", *sizes, "--set", "train.muon_lr=0")
-    result_of("train", "pixelcnn", *common, *grown, "-o", "large")
+    patches = ("--set", "decoder.patch=2", "--set", "decoder.heads=2")
+    result_of("train", "pixelcnn", "--size", "tiny", *common, *patches, "-o", "small")
+    sizes = ("--set", "decoder.layers=3", "--set", "decoder.first_kernel=9", "--set", "train.lr=0")
+    grown = ("--init", "small", *patches, *sizes, "--set", "train.muon_lr=0")
+    attends = ("--set", "decoder.attention=[1, 3]")
+    result_of("train", "pixelcnn", "--size", "tiny", *common, *grown, *attends, "-o", "large")
     nats = [
         result_of("evaluate-nll", run, "--dataset", "mnist")["nats_per_image"] for run in ("small", "large")
     ]
     assert nats[0] == pytest.approx(nats[1], rel=1e-5)
-    refused = error_of(3, "train", "pixelcnn", *common, "--init", "large", "-o", "again")
-    assert "decoder.width, decoder.first_kernel would shrink" in refused
+    again = ("train", "pixelcnn", "--size", "tiny", *common, *patches, "--init", "large", "-o", "again")
+    assert "decoder.attention lacks layers of [1, 3]" in error_of(3, *again)
+    shrunk = error_of(3, *again, *attends, "--set", "decoder.layers=3")
+    assert "decoder.first_kernel would shrink" in shrunk
+    wider = (*attends, *sizes, "--set", "decoder.width=14", "--set", "decoder.attention_width=12")
+    assert "decoder.width is 12 in the first weights and 14 here" in error_of(3, *again, *wider)
+    assert not Path("again").exists()

@@ -16,12 +16,23 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from commands import error_of
-from forgeries import CODES, ROOM_BYTES, file_bytes, ladder, ladder_file, parts, with_metadata
+from forgeries import (
+    CODES,
+    ROOM_BYTES,
+    attending_file,
+    file_bytes,
+    ladder,
+    ladder_file,
+    parts,
+    with_metadata,
+)
 from mutants import judge, memory_limit
 
+from famecli import checkpoint
 from famecli.checkpoint import load_checkpoint, parse_checkpoint
 from famecli.errors import FameError, InputError
 from famecli.header import LARGEST_HEADER_BYTES, METADATA_KEY, SEAL_KEY, parse_header
@@ -108,6 +119,7 @@ def padded(content: bytes, header_bytes: int) -> bytes:
 
 
 HUGE_STAGE = {"width": 4096, "blocks": 0, "stride": 1, "latents": 4096, "dense": True}
+WIDE = {"decoder__width": 4096}
 HAND_MADE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "nothing": (lambda content: b"", "not a safetensors file"),
     "one byte": (lambda content: b"{", "not a safetensors file"),
@@ -221,6 +233,76 @@ HAND_MADE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "dense latents that are not": (model_with(stage__dense=True), "weights, it has 481"),
     "another likelihood": (model_with(likelihood="logistic-mixture"), "weights, it has 481"),
 }
+
+
+EVERY_LAYER = list(range(1, 257))
+MISSES = "weights, it has 401"
+# Of a model with attention over 2 by 3 patches.
+ATTENTION: dict[str, tuple[dict[str, Any], str]] = {
+    "over 4,194,304 places": ({"height": 1024, "width": 1024, "decoder__patch": 1}, "over 1048576 patches"),
+    "over 65,536 patches": ({"height": 1024, "width": 1024, "decoder__patch": 4}, "over 65536 patches"),
+    "over one patch too many": (
+        {"height": 2 * 4097, "width": 1, "decoder__patch": 2},
+        "height = 8194 is out",
+    ),
+    "over 4,097 places": (
+        {"height": 241, "width": 17, "decoder__patch": 1},
+        "over 4097 patches, at most 4096",
+    ),
+    "over 4,096 patches": ({"height": 128, "width": 128}, MISSES),
+    "over 4,096 patches of 4,096 maps": ({"height": 256, "width": 256, "decoder__patch": 4} | WIDE, MISSES),
+    "patch of 4 under 4,096 maps": ({"decoder__patch": 4} | WIDE, MISSES),
+    "patch of 4": ({"decoder__patch": 4}, MISSES),
+    "patch of 3": ({"decoder__patch": 3}, "decoder.patch = 3 is none of 1, 2, 4"),
+    "patch of 0": ({"decoder__patch": 0}, "decoder.patch = 0 is outside 1 to 4"),
+    "patch of 8": ({"decoder__patch": 8}, "decoder.patch = 8 is outside 1 to 4"),
+    "256 layers": ({"decoder__layers": 256, "decoder__attention": EVERY_LAYER}, "more layers than it has"),
+    "2 layers": ({"decoder__layers": 2, "decoder__attention": [1, 2]}, MISSES),
+    "layers that are not there": (
+        {"decoder__attention": [2]},
+        "are not increasing numbers of layers, 1 to 1",
+    ),
+    "layer 0": ({"decoder__attention": [0]}, "are not increasing numbers of layers, 1 to 1"),
+    "a layer 100,000 times": ({"decoder__attention": [1] * 100_000}, "decoder.attention = [1, 1"),
+    "a layer of 10**40": ({"decoder__attention": [10**40]}, "are not increasing numbers of layers"),
+    "layers nested": ({"decoder__attention": [[1]]}, "attention[0]: expected int"),
+    "layers that are text": ({"decoder__attention": "1"}, "attention: expected a list"),
+    "4,096 features": ({"decoder__attention_width": 4096}, MISSES),
+    "features in 64 heads": ({"decoder__attention_width": 4096, "decoder__heads": 64}, MISSES),
+    "2 heads of 3 features": ({"decoder__heads": 2}, "decoder.heads = 2 does not divide 3 features"),
+    "no heads": ({"decoder__heads": 0}, "decoder.heads = 0 is outside 1 to 64"),
+    "65 heads": ({"decoder__heads": 65}, "decoder.heads = 65 is outside"),
+    "no attention": ({"decoder__attention": []}, MISSES),
+    "no causality": ({"decoder__autoregressive": False}, "decoder.attention needs decoder.autoregressive"),
+    "normalised that is a number": ({"normalised": 1}, "normalised: expected bool"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), ATTENTION.values(), ids=ATTENTION)
+def test_attention_and_patches_are_refused_before_anything_is_built(
+    changes: dict[str, Any], message: str
+) -> None:
+    content = model_with(**changes)(attending_file())
+    built = mock.patch.object(checkpoint, "Fame", side_effect=AssertionError("a model was built"))
+    with built, memory_limit(ROOM_BYTES):
+        error = judge(lambda: parse_checkpoint(content, "FILE"), message, "FILE", CODES, within_s=1.0).error
+    assert error is not None
+    assert message in str(error)
+
+
+@pytest.mark.parametrize(
+    ("height", "width"), [(6, 4), (3, 6), (4, 5)], ids=["turned round", "a row less", "a column less"]
+)
+def test_a_grid_of_as_many_patches_is_told_by_the_places(height: int, width: int) -> None:
+    """Of images of 4 by 6 pixels: those that need as many patches are loaded, if in as many rows."""
+    content = model_with(height=height, width=width)(attending_file())
+    if (height, width) == (6, 4):
+        with pytest.raises(
+            InputError, match=r"attention.position is \(1, 2, 2, 3\), expected \(1, 2, 3, 2\)"
+        ):
+            parse_checkpoint(content, "x")
+    else:
+        assert parse_checkpoint(content, "x").model.config.grid == (2, 3)
 
 
 @pytest.mark.parametrize(("make", "message"), HAND_MADE.values(), ids=HAND_MADE)

@@ -12,6 +12,8 @@ from commands import fame
 from forgeries import (
     CODES,
     ROOM_BYTES,
+    attending,
+    attending_file,
     file_bytes,
     ladder,
     ladder_file,
@@ -22,7 +24,7 @@ from forgeries import (
 from mutants import BYTE_MUTATIONS, EDGES, Mutation, Source, edit_json, judge, memory_limit, mutant
 
 from famecli.checkpoint import Checkpoint, parse_checkpoint
-from famecli.config import to_dict
+from famecli.config import ModelConfig, to_dict
 from famecli.errors import ExitCode
 from famecli.header import parse_header
 
@@ -108,9 +110,10 @@ def test_random_damage_is_refused_or_did_no_harm(small: bytes) -> None:
 
 
 def test_forged_files_are_refused_or_have_the_weights_that_they_say(small: bytes, good: bytes) -> None:
-    """5,000 mutants of two models that are right up to one place."""
-    assert attack(small, 2, 4000, STRUCTURAL, exact=False) > 100
+    """5,000 mutants of three models that are right up to one place."""
+    assert attack(small, 2, 3000, STRUCTURAL, exact=False) > 100
     assert attack(good, 3, 1000, STRUCTURAL, exact=False) > 20
+    assert attack(attending_file(), 8, 1000, STRUCTURAL, exact=False) > 20
 
 
 @pytest.mark.slow
@@ -120,14 +123,16 @@ def test_a_hundred_thousand_mutants(small: bytes, good: bytes) -> None:
     assert attack(good, 6, 10_000, STRUCTURAL, exact=False)
 
 
-def test_configurations_are_refused_before_anything_is_allocated(good: bytes) -> None:
-    """2,000 mutated configurations against one file, half of them made as large as ranges allow."""
+@pytest.mark.parametrize("config", [ladder(), attending()], ids=["ladder", "attention"])
+def test_configurations_are_refused_before_anything_is_allocated(config: ModelConfig) -> None:
+    """1,000 mutated configurations against one file, half of them made as large as ranges allow."""
+    good = ladder_file() if config == ladder() else attending_file()
     header = parse_header(good, len(good), "x")
     accepted = 0
     with memory_limit(ROOM_BYTES):
-        for number in range(2000):
+        for number in range(1000):
             source = np.random.default_rng([7, number])
-            table = to_dict(ladder())
+            table = to_dict(config)
             if number % 2:
                 enlarge(table, source)
             else:
@@ -136,7 +141,7 @@ def test_configurations_are_refused_before_anything_is_allocated(good: bytes) ->
             found = judge(lambda: parse_checkpoint(changed, "FILE"), f"configuration {number}", "FILE", CODES)  # noqa: B023
             accepted += found.error is None
     assert header.parameters < 1000
-    assert 20 < accepted < 1000
+    assert 20 < accepted < 500
 
 
 def enlarge(table: dict[str, Any], source: Source) -> None:
@@ -152,9 +157,18 @@ def enlarge(table: dict[str, Any], source: Source) -> None:
             ("layers", 2),
             ("latents", 4096),
             ("condition", 4096),
+            ("attention_width", 4096),
         ):
             if name in part and source.random() < 0.3:
                 part[name] = int(source.integers(1, most + 1))
+    if source.random() < 0.5:
+        decoder, heads = table["decoder"], int(source.integers(1, 65))
+        decoder |= {
+            "patch": 2 ** int(source.integers(3)),
+            "heads": heads,
+            "attention_width": 64 // heads * heads,
+        }
+        decoder["attention"] = list(range(1, decoder["layers"] + 1))
     if source.random() < 0.3:
         table["stages"] = [*table["stages"], table["stages"][0] | {"latents": 4096, "dense": True}]
 

@@ -198,7 +198,7 @@ def test_a_batch_of_any_size_is_measured_once_per_run(
         return config.batch_size, config.total_images
 
     assert [batch(each, "cuda") for each in asked] == [(24, 48), (24, 48), (5, 10), (5, 10)]
-    assert batch(asked[0], "cpu") == (32, 64)
+    assert batch(asked[0], "cpu") == (16, 32)
     assert len(measured) == 2
     run.mkdir()
     (run / "config.toml").write_text("[train]\nbatch_size = 16\n")

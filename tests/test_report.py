@@ -1,22 +1,26 @@
 """`fame report`: what is on the page, down to the bytes of its images."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from commands import PROVENANCE, error_of, fame, random_model, real_mnist, result_of
 from markdown_it import MarkdownIt
+from models import randomise
 from PIL import Image
 from reports import FEW, HOSTILE, TAGS, Page, change_metadata, make_place, make_run, page_of
 from test_cli_info import CLAIM
 from test_report_runs import LINE
 
-from famecli.checkpoint import load_checkpoint
+from famecli.checkpoint import load_checkpoint, save_checkpoint
 from famecli.config import TrainConfig, to_dict
 from famecli.data.dataset import fixed_levels, load_split
 from famecli.evaluation import pixel_bits
 from famecli.images import grid, levels_to_bytes
+from famecli.model.fame import Fame
 from famecli.reconstruction import Settings, reconstruct
 from famecli.report.document import Code, Document, Paragraph, Section
 from famecli.report.markdown_page import plain, to_markdown
@@ -92,6 +96,46 @@ def test_images_are_the_models_own(run: Path) -> None:
     (maps,) = page.images("Test images, below each how many bits")
     np.testing.assert_array_equal(maps, grid(np.concatenate([before, coloured(bits, shown_bits([bits]))]), 3))
     assert ", ".join(f"{each.sum():,.0f}" for each in bits) in page.text
+
+
+DIFFER = "The bits of a pixel do not compare between models of different decoder.patch"
+
+
+@pytest.mark.parametrize("patches", [(1, 1), (1, 2), (2, 2, 1), (4,)])
+def test_maps_have_one_scale_where_patches_are_equal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patches: tuple[int, ...]
+) -> None:
+    make_place(tmp_path, monkeypatch)
+    runs = [Path(f"run{number}") for number in range(len(patches))]
+    bits, levels = [], fixed_levels(load_split("mnist", "test"), 0, 3).levels
+    for number, (folder, patch) in enumerate(zip(runs, patches, strict=True)):
+        config = random_model("fame", (1, 28, 28), 2, 0).config
+        # Their bits differ in size, so that one scale would be seen.
+        sized = replace(config, decoder=replace(config.decoder, patch=patch))
+        model = randomise(Fame(sized), number, torch.float32, gain=1 + number)
+        folder.mkdir()
+        save_checkpoint(
+            folder / "best.safetensors", model.config, model.state_dict(), None, {"provenance": PROVENANCE}
+        )
+        bits.append(next(pixel_bits(model.on("cpu"), levels, 0))[1])
+    page = page_of(*runs)
+    before = np.repeat(levels_to_bytes(levels, 2), 3, axis=3)
+    order = sorted(range(len(patches)), key=lambda number: patches.index(patches[number]))
+    highs = [
+        shown_bits([each for each, other in zip(bits, patches, strict=True) if other == own])
+        for own in patches
+    ]
+    assert len(set(highs)) == len(set(patches))
+    found = page.images("Test images, below each how many bits")
+    for number, picture in zip(order, found, strict=True):
+        expected = np.concatenate([before, coloured(bits[number], highs[number])])
+        np.testing.assert_array_equal(picture, grid(expected, 3))
+    assert page.text.count(DIFFER) == int(len(set(patches)) > 1)
+    titles = {title for title in page.words if title.startswith("Colours of the maps")}
+    if len(set(patches)) > 1:
+        assert titles == {f"Colours of the maps, decoder.patch = {patch}" for patch in patches}
+    else:
+        assert titles == {"Colours of the maps"}
 
 
 def test_equal_seeds_make_equal_pages(run: Path) -> None:

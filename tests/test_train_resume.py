@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 from outcomes import Command, error_lines
 
 from famecli import first_defaults
 from famecli.checkpoint import load_tensors, save_tensors
 from famecli.cli import train_request
-from famecli.config import ModelConfig, TrainConfig
+from famecli.config import ModelConfig, TrainConfig, to_dict
 from famecli.first_defaults import DATA_KEYS, first_digest
 from famecli.preset_table import model_config
 from famecli.settings import resolve, to_toml, typed
@@ -133,7 +134,7 @@ def test_a_key_that_is_younger_than_a_run_has_the_default_of_its_class(train: Co
 def test_a_whole_file_that_lacks_younger_keys_is_not_filled_by_presets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file, preset = tmp_path / "config.toml", model_config("fame", "small", (1, 28, 28), 2)
+    file, preset = tmp_path / "config.toml", model_config("fame", "paper", (1, 28, 28), 2)
     text = to_toml(preset, TrainConfig())
     assert "first_kernel = 15\n" in text
     file.write_text(text.replace("first_kernel = 15\n", ""))
@@ -147,8 +148,11 @@ def test_a_whole_file_that_lacks_younger_keys_is_not_filled_by_presets(
 
 
 def digest_of(model: ModelConfig, train: TrainConfig) -> str:
-    """As folders were named once."""
-    return hashlib.sha256(to_toml(model, train).encode()).hexdigest()[:8]
+    """As folders were named once, by the keys of then."""
+    table = {key: value for key, value in to_dict(model).items() if key in first_defaults.MODEL_KEYS}
+    table["decoder"] = {key: table["decoder"][key] for key in first_defaults.DECODER_KEYS}
+    text = tomli_w.dumps({"model": table, "train": to_dict(train)})
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def test_first_digests_are_frozen() -> None:
@@ -164,7 +168,8 @@ def test_first_digests_are_frozen() -> None:
 def test_a_run_in_a_folder_of_the_first_kind_is_found(train: Command) -> None:
     words = ("vae", "--steps", 3, "--set", "decoder.lag=3")
     assert train(*words, "-o", "run", *STOP).code == 75
-    wanted = {"batch_size": 6, "total_images": 18, "eval_every_images": 12, "seed": 0}
+    # Of then, too, is the rate of Muon.
+    wanted = {"batch_size": 6, "total_images": 18, "eval_every_images": 12, "seed": 0, "muon_lr": 0.01}
     model = resolve(model_config("vae", "tiny", (1, 28, 28), 2), TrainConfig(), None, ["decoder.lag=3"])[0]
     first = Path(f"runs/vae-mnist-{digest_of(model, TrainConfig(**wanted))}")  # type: ignore[arg-type]
     first.parent.mkdir()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from famecli.training.run import STATE_SCHEMA
 from famecli.training.trainer import Trainer
 
 SHAPE = (1, 8, 8)
+# Of a decoder: patches, and attention after each of its layers.
+ATTENTION = {"patch": 2, "attention": (1, 2), "heads": 2}
 TIMES = ("elapsed_s", "cpu_s", "images_per_s")
 PLAIN = TrainConfig(
     batch_size=6, total_images=48, warmup_images=0, rate_warmup_images=0, free_nats=0.0, eval_every_images=18
@@ -40,8 +43,11 @@ def trainer_of(
     shape: tuple[int, int, int] = SHAPE,
     group: Group = ALONE,
     compiled: bool = False,
+    decoder: Mapping[str, Any] | None = None,
 ) -> Trainer:
+    """Return the trainer of a tiny model, with other values of its decoder if some are given."""
     model = model_config(preset, "tiny", shape, 2)
+    model = dataclasses.replace(model, decoder=dataclasses.replace(model.decoder, **(decoder or {})))
     split, device = split_of(shape=shape), torch.device("cpu")
     return Trainer(model, config, split, device, precision, accumulate, group, compiled)
 

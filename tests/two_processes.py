@@ -22,7 +22,7 @@ from unittest import mock
 
 import torch
 from test_accumulate import Gradients
-from trainers import trainer_of
+from trainers import ATTENTION, trainer_of
 
 from famecli.checkpoint import hash_weights, save_tensors
 from famecli.cli.app import main
@@ -39,7 +39,10 @@ def training(group: Group, out: Path, name: str, what: dict[str, Any]) -> dict[s
     """Train some steps; the first process saves gradient and state, each returns records and a hash."""
     config = TrainConfig.from_dict(what["config"])
     with Gradients() as gradients:
-        trainer = trainer_of("fame", config, what["precision"], what["accumulate"], group=group)
+        decoder = ATTENTION if what["attention"] else None
+        trainer = trainer_of(
+            "fame", config, what["precision"], what["accumulate"], group=group, decoder=decoder
+        )
         records = [dataclasses.asdict(trainer.step()) for _ in range(STEPS)]
     state = trainer.state_tensors()
     if group.first:

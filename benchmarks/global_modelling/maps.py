@@ -69,6 +69,8 @@ def tables(found: Sequence[Bits]) -> list[Table]:
         "latents. Bits of a row are those of its pixels given the latents and all earlier pixels; the shares "
         f"are of all pixels' bits. Differences are to {reference.name}, on the same images."
     )
+    if any(_patch(each) != _patch(base) for each in found):
+        note += " Models of another decoder.patch draw pixels in another order: their rows do not compare."
     columns = ("model", "latents", *spans, "all", "first half of the rows, %")
     differences = [_difference(each, base) for each in found if each is not base]
     result = [Table("bits", "Bits of an image", columns, [_bits(each) for each in found], note)]
@@ -91,13 +93,19 @@ def _bits(each: Bits) -> tuple[Cell, ...]:
     )
 
 
+def _patch(each: Bits) -> int:
+    return each.model.model.config.decoder.patch
+
+
 def _difference(each: Bits, base: Bits) -> tuple[Cell, ...]:
+    """Return the differences of two models' bits; without those of rows where these do not compare."""
     bands, others = each.bands(), base.bands()
+    rows = [mean_of(band) for band in (bands - others).T] if _patch(each) == _patch(base) else [None] * BANDS
     latents = each.latents.sum(1) - base.latents.sum(1)
     return (
         each.model.name,
         mean_of(latents),
-        *(mean_of(band) for band in (bands - others).T),
+        *rows,
         mean_of((bands - others).sum(1) + latents),
     )
 

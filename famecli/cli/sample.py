@@ -88,6 +88,22 @@ class Request:
         elif self.precision == "fp64":
             self.loaded.model.double()
 
+    def completion(self, output: Output) -> dict[str, bool]:
+        """Return whether completions are exact draws, and say so if known pixels follow unknown ones."""
+        from famecli.sampling.complete import is_exact, looks_ahead
+
+        if self.known is None:
+            return {}
+        model, mask = self.loaded.model, self.known.mask
+        if looks_ahead(model, mask):
+            patch = model.config.decoder.patch
+            rows = f"first rows, a multiple of {patch} of them," if patch > 1 else "first rows"
+            output.warn(
+                "known pixels come after unknown ones, which are drawn without regard to them: the "
+                f"completions are no exact draws given the known pixels; {rows} come before all others"
+            )
+        return {"exact": is_exact(model, mask)}
+
     def facts(self) -> dict[str, str | int | float]:
         """Return what, with its seed, makes an image again: stored in each file."""
         part = {} if self.known is None else {"completes": self.known.source}
@@ -161,6 +177,9 @@ def sample(
     Image k depends on --seed + k alone, whatever -n, --batch-size and --threads are. -o takes grid.png,
     a folder, x.npz (arr_0, uint8, NHWC), x.npy, x.zip, or - for an npy stream on stdout.
 
+    With --complete, a model without latents draws exactly given the known pixels if none of them follows an
+    unknown one: first rows do not, if they are a multiple of decoder.patch. A warning says where some do.
+
     Examples:
 
       fame sample --dataset mnist -n 64 -o grid.png
@@ -211,6 +230,7 @@ def _write(request: Request, target: ImageOutput, output: Output) -> None:
     from famecli.images import levels_to_bytes
 
     seed, levels = request.seeds[0], request.loaded.model.config.levels
+    completion = request.completion(output)
     started_s = time.monotonic()
     with (
         target.open(len(request.seeds)) as writer,
@@ -222,10 +242,12 @@ def _write(request: Request, target: ImageOutput, output: Output) -> None:
             target.show(images)
             seed += len(images)
             advance(len(images), "")
-    _report(output, request, target.target, time.monotonic() - started_s)
+    _report(output, request, target.target, completion, time.monotonic() - started_s)
 
 
-def _report(output: Output, request: Request, target: str, seconds: float) -> None:
+def _report(
+    output: Output, request: Request, target: str, completion: dict[str, bool], seconds: float
+) -> None:
     loaded, seeds = request.loaded, request.seeds
     data = {
         "schema": SCHEMA,
@@ -235,6 +257,7 @@ def _report(output: Output, request: Request, target: str, seconds: float) -> No
         "shape": list(loaded.model.config.image_shape),
         "seeds": [seeds[0], seeds[-1]],
         **request.facts(),
+        **completion,
         "device": loaded.model.device.type,
         "seconds": round(seconds, 3),
         "images_per_s": round(len(seeds) / max(seconds, 1e-9), 2),

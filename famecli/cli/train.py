@@ -21,7 +21,7 @@ def train(
     model: own.Model = "fame",
     dataset: options.Dataset = None,
     data: options.Data = None,
-    size: own.ModelSize = "tiny",
+    size: own.ModelSize = "small",
     config: own.Config = None,
     assignments: own.Assignments = None,
     print_config: own.PrintConfig = False,

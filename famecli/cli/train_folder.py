@@ -8,7 +8,7 @@ from typing import Any
 from famecli.cli.train_options import Asked
 from famecli.cli.train_resume import STATE
 from famecli.config import ModelConfig
-from famecli.first_defaults import DATA_KEYS, first_digest
+from famecli.first_defaults import DATA_KEYS, SIZE, first_digest
 from famecli.header import canonical_json
 
 RUNS = Path("runs")
@@ -38,7 +38,8 @@ def default_folder(
     images = [*model.image_shape, model.levels]
     told = canonical_json({"size": asked.size, "images": images, "keys": keys, "budget_s": budget_s})
     folder = _folder(model.preset, dataset, hashlib.sha256(told.encode()).hexdigest()[:8])
-    first = None if budget_s is not None else first_digest(asked.model, asked.size, data, typed)
+    size = asked.size if asked.typed("size") else SIZE
+    first = None if budget_s is not None else first_digest(asked.model, size, data, typed)
     if first is None or (folder / STATE).exists():
         return folder
     before = _folder(model.preset, dataset, first)

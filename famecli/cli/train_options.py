@@ -55,7 +55,7 @@ TrainBatchSize = Annotated[
     typer.Option(
         "--batch-size",
         metavar="IMAGES|auto",
-        help="Images per step, over all processes; auto: 32 on the CPU, on GPUs what fits in memory.",
+        help="Images per step, over all processes; auto: 16 on the CPU, on GPUs what fits in memory.",
         envvar="FAME_BATCH_SIZE",
     ),
 ]

@@ -57,20 +57,37 @@ def _reconstructions(runs: Sequence[RunReport]) -> Iterator[Block]:
 
 
 def _bits(runs: Sequence[RunReport]) -> Iterator[Block]:
-    """Yield the maps of each run, with one scale for runs on the same images."""
+    """Yield the maps of each run, with one scale for runs on the same images and patches of the same side."""
     for run in runs:
         if run.no_data:
             yield Paragraph(f"{run.name}: no maps without test images: {run.no_data}")
-    for number, group in enumerate(comparable(runs), 1):
-        seen = [(run, run.images) for run in group if run.images is not None]
-        if not seen:
-            continue
-        high = shown_bits([images.bits for _, images in seen])
-        for place, (run, images) in enumerate(seen, 1):
-            yield from _head(runs, run)
-            yield _map(f"bits-{number}-{place}", run, images, high)
-        bar = ColourBar(f"scale-{number}", "Colours of the maps", "bits per pixel", high)
-        yield Figures([bar], "The decoder's part, -log2 p(pixel | latents, earlier pixels), channels summed.")
+    number = 0
+    for group in comparable(runs):
+        patches = _by_patch(group)
+        if len(patches) > 1:
+            yield Paragraph(
+                "The bits of a pixel do not compare between models of different decoder.patch, which follow "
+                "another order of pixels: each of these groups has a scale of its own."
+            )
+        for patch, seen in patches.items():
+            number += 1
+            high = shown_bits([images.bits for _, images in seen])
+            for place, (run, images) in enumerate(seen, 1):
+                yield from _head(runs, run)
+                yield _map(f"bits-{number}-{place}", run, images, high)
+            title = "Colours of the maps" + (f", decoder.patch = {patch}" if len(patches) > 1 else "")
+            bar = ColourBar(f"scale-{number}", title, "bits per pixel", high)
+            told = "The decoder's part, -log2 p(pixel | latents, earlier pixels), channels summed."
+            yield Figures([bar], told)
+
+
+def _by_patch(runs: Sequence[RunReport]) -> dict[int, list[tuple[RunReport, TestImages]]]:
+    """Return runs that have maps, by the side of the decoder's patches."""
+    found: dict[int, list[tuple[RunReport, TestImages]]] = {}
+    for run in runs:
+        if run.images is not None:
+            found.setdefault(run.facts.model.decoder.patch, []).append((run, run.images))
+    return found
 
 
 def _map(name: str, run: RunReport, images: TestImages, high: float) -> Figures:

@@ -9,9 +9,32 @@ from torch import Tensor
 from famecli.model.fame import Fame
 from famecli.rng import ImageNoise, image_uniforms
 from famecli.sampling.generate import ImageDecoder, pad
+from famecli.sampling.plan import wavefront_plan
 from famecli.sampling.sampler import CHUNK, padded_batch
 
 SWEEPS = 20
+
+
+def looks_ahead(model: Fame, mask: np.ndarray) -> bool:
+    """Return whether a known pixel may depend on an unknown one, the latents apart.
+
+    None does where the first rows of patches are known, or the whole image. A mask that cuts through a patch
+    makes known pixels depend on unknown ones, unless the known ones of the patch come first.
+
+    Args:
+        model: Any.
+        mask: True where a pixel is known, `(H, W)`.
+    """
+    decoder = model.config.decoder
+    if not decoder.autoregressive:
+        return False
+    plan = wavefront_plan(model.config.height, model.config.width, decoder.lag, decoder.patch)
+    return plan.looks_ahead(mask.ravel().tolist())
+
+
+def is_exact(model: Fame, mask: np.ndarray) -> bool:
+    """Return whether completions are exact draws: there are no latents, and no known pixel looks ahead."""
+    return not model.config.stochastic_layers and not looks_ahead(model, mask)
 
 
 @torch.no_grad()
@@ -27,10 +50,9 @@ def complete_batches(
 ) -> Iterator[np.ndarray]:
     """Yield one completion of the image per seed in batches, `(n, C, H, W)`, uint8 levels.
 
-    Without latents a completion is an exact draw where no known pixel depends on an unknown one, as with the
-    first rows; other known pixels are kept but not looked ahead at. With latents, latents given the image and
-    unknown pixels given the latents are drawn in turn, from a start by the prior: a Markov chain that takes
-    the approximate posterior for the exact one.
+    Without latents a completion is an exact draw where `is_exact` says so; other known pixels are kept but
+    not looked ahead at. With latents, latents given the image and unknown pixels given the latents are drawn
+    in turn, from a start by the prior: a Markov chain that takes the approximate posterior for the exact one.
 
     Args:
         model: Any.

@@ -1,5 +1,6 @@
 """The order in which samplers and coders visit the pixels of an image. No torch here."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -99,6 +100,30 @@ class Plan:
     def patch_order(self, columns: int) -> tuple[int, ...]:
         """Return the raster index of each patch, wave by wave, in a grid of so many columns."""
         return tuple(row * columns + column for row, column in self.patches)
+
+    def looks_ahead(self, known: Sequence[bool]) -> bool:
+        """Return whether a known pixel may depend on an unknown one, in a causal decoder of this plan.
+
+        A pixel may depend on the earlier pixels of its patch, and on patches that are of an earlier wave and
+        in no lower row. Without such a known pixel a completion is an exact draw, given the latents.
+
+        Args:
+            known: Of each pixel, by raster index.
+        """
+        # Topmost row of patches that has an unknown pixel in an earlier wave.
+        top = self.height
+        for wave in self.waves:
+            found = top
+            for place in range(wave.count):
+                row, unknown = self.patches[wave.offset + place][0], False
+                for pixel in range(self.pixels):
+                    cell = self.cells[self.first_cell(wave, pixel) + place]
+                    if cell >= 0 and known[cell] and (unknown or top <= row):
+                        return True
+                    unknown = unknown or (cell >= 0 and not known[cell])
+                found = min(found, row) if unknown else found
+            top = found
+        return False
 
     @cached_property
     def largest(self) -> int:

@@ -39,7 +39,8 @@ def first_weights(source: Fame, target: Fame) -> dict[str, Tensor]:
         InputError: They differ in something that cannot grow.
 
     Source: arXiv:1511.05641, section 2.
-    Differs: new feature maps are read with weights of zero, in place of copies that share their weights.
+    Differs: new feature maps are read with weights of zero, in place of copies that share their weights. So
+    a width cannot grow where features are divided by their root mean square.
     """
     _check(source.config, target.config)
     old = source.state_dict()
@@ -111,14 +112,25 @@ def _other_function(source: ModelConfig, target: ModelConfig) -> str:
     if not set(old.attention) <= set(new.attention):
         return f"decoder.attention lacks layers of {list(old.attention)}, which the first weights have"
     if old.attention and old.lag != new.lag:
-        return f"decoder.lag is {old.lag} in the first weights, and attention sees by it"
-    if old.attention and (old.heads, old.attention_features) != (new.heads, new.attention_features):
-        return "decoder.heads or the features of attention differ from those of the first weights"
-    widths = [(old.width, new.width)] + [
-        (one.width, two.width) for one, two in zip(source.stages, target.stages, strict=False)
-    ]
-    if source.normalised and any(one != two for one, two in widths):
-        return "with normalised = true, a root mean square over more feature maps is another one"
+        return f"decoder.lag is {old.lag} in the first weights, and decoder.attention sees by it"
+    if old.attention and old.heads != new.heads:
+        return f"decoder.heads is {old.heads} in the first weights and {new.heads} here"
+    if old.attention and old.attention_features != new.attention_features:
+        features = f"{old.attention_features} features in the first weights and {new.attention_features} here"
+        return f"decoder.attention has {features}; decoder.attention_width sets them"
+    return _other_mean_square(source, target)
+
+
+def _other_mean_square(source: ModelConfig, target: ModelConfig) -> str:
+    """Return why a root mean square over feature maps would be another one; empty if it is not."""
+    widths = [("decoder", source.decoder.width, target.decoder.width)]
+    stages = enumerate(zip(source.stages, target.stages, strict=False))
+    widths += [(f"stages.{index}", old.width, new.width) for index, (old, new) in stages]
+    for key, old, new in widths:
+        attends = key == "decoder" and source.decoder.attention
+        if old != new and (source.normalised or attends):
+            cause = "normalised = true" if source.normalised else "decoder.attention"
+            return f"{key}.width is {old} in the first weights and {new} here, which {cause} forbids"
     return ""
 
 
