@@ -7,7 +7,7 @@ import torch
 
 from famecli.model.fame import Fame
 from famecli.model.size import count_parameters
-from famecli.presets import PRESETS, model_config
+from famecli.preset_table import PRESETS, model_config
 
 
 @pytest.mark.parametrize("preset", PRESETS)
