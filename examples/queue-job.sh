@@ -9,7 +9,7 @@ set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-until fame train pixelcnn --dataset mnist --images "${IMAGES:-32}" --batch-size 16 --set valid_images=16 \
+until fame train pixelcnn --size tiny --dataset mnist --images "${IMAGES:-32}" --batch-size 16 --set valid_images=16 \
     --max-time "${MAX_TIME:-0s}" -o "${RUN:-$work/run}" -q; do
     code=$?
     [[ $code == 75 ]] || exit "$code"

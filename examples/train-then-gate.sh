@@ -9,6 +9,6 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 report=${REPORT:-$work/nll.json}
 
-best=$(fame train pixelcnn --dataset mnist --images "${IMAGES:-64}" --batch-size 16 --set valid_images=16 -o "$work/run" -q)
+best=$(fame train pixelcnn --size tiny --dataset mnist --images "${IMAGES:-64}" --batch-size 16 --set valid_images=16 -o "$work/run" -q)
 fame evaluate-nll "$best" --limit "${SCORED:-32}" --fail-above "${LIMIT:-1.2}" --json > "$report"
 python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["bits_per_dim"])' "$report"

@@ -3,7 +3,6 @@
 The public names are loaded when they are first used: importing the package costs no torch and no numpy.
 """
 
-from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -19,22 +18,22 @@ if TYPE_CHECKING:
 __version__ = version("famecli")
 __all__ = ["FameError", "Model", "compare", "evaluate", "load", "presets", "train"]
 
-# No module of the package is called like any of these: its import would take the name's place.
-_HOMES = {
-    "FameError": "famecli.errors",
-    "Model": "famecli.api",
-    "compare": "famecli.api",
-    "evaluate": "famecli.api",
-    "load": "famecli.api",
-    "presets": "famecli.preset_table",
-    "train": "famecli.api",
-}
-
 
 def __getattr__(name: str) -> object:
-    if name not in _HOMES:
+    # No module of the package is called like a public name: its import would take the name's place.
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    if name == "FameError":
+        from famecli.errors import FameError
+
+        return FameError
+    if name == "presets":
+        from famecli.preset_table import presets
+
+        return presets
+    from famecli import api
+
+    return getattr(api, name)
 
 
 def __dir__() -> list[str]:

@@ -20,7 +20,7 @@ DATA = ("--data", "../data")
 EVALUATE = ("evaluate-nll", MODEL, *DATA)
 # A tiny fame with few features: its folder has to be small.
 TRAINING = (
-    "fame",
+    *("fame", "--size", "tiny"),
     *("--steps", 6, "--threads", 1, "--device", "cpu", "--seed", 3),
     *("--set", "model.decoder.width=4", "--set", "model.decoder.condition=4"),
     *("--set", "model.stages.0.width=4", "--set", "model.stages.1.width=6"),

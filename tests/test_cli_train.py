@@ -145,7 +145,18 @@ def test_a_real_process_saves_what_it_has_when_signalled(
     train: Command, monkeypatch: pytest.MonkeyPatch, data: Path, number: int, code: int
 ) -> None:
     info = json.dumps(dataclasses.asdict(DATASETS["mnist"]))
-    words = ["train", "pixelcnn", "--steps", "100000", "--data", str(data), "--batch-size", "6"]
+    words = [
+        "train",
+        "pixelcnn",
+        "--size",
+        "tiny",
+        "--steps",
+        "100000",
+        "--data",
+        str(data),
+        "--batch-size",
+        "6",
+    ]
     words += ["--eval-every", "12", "-o", "run", "-q"]
     with subprocess.Popen(
         [sys.executable, "-c", LAUNCHER, info, *words],

@@ -98,7 +98,7 @@ def test_words_for_train_make_any_of_the_models() -> None:
 
 
 def test_a_coarser_ladder_has_its_latents_at_half_the_sides() -> None:
-    maps = model_config("fame", "small", SHAPE, 2)
+    maps = model_config("fame-no-concat", "small", SHAPE, 2)
     found = coarser(maps)
     assert maps.resolutions() == [(14, 14), (7, 7), (7, 7), (4, 4)]
     assert found.resolutions() == [(14, 14), (7, 7), (4, 4), (4, 4), (2, 2)]
