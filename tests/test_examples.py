@@ -25,7 +25,7 @@ PRINTED = {
     "queue-job.sh": r"(.*/run/)best\.safetensors\n\1best\.safetensors\n",
     "reconstruct-files.sh": rf"(.*/photos/[0-3]/digit\.png\t{NUMBER}\n){{4}}",
     "score-samples.sh": r"[1-9]\.\d+\n",
-    "surprising-images.sh": rf"(\d+,[0-9a-f]{{8}},0\.\d+(,{NUMBER}){{5}}\n){{5}}",
+    "surprising-images.sh": rf"(\d+,[0-9a-f]{{8}},0\.\d+(,{NUMBER}){{4}}\n){{5}}",
     "train-then-gate.sh": r"0\.9[67]\d+\n",
 }
 
