@@ -24,7 +24,7 @@ class Processor:
     """A processor, and what torch can make of it.
 
     Args:
-        name: Of the model; the architecture where the system tells no model.
+        name: Model name; the architecture where the system tells none.
         vendor: `GenuineIntel`, `AuthenticAMD` or another one's name; empty where the system tells none.
         family: The vendor's number of the design; 0 where the system tells none.
         avx2: Whether there are vectors of 256 bits.

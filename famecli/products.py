@@ -89,7 +89,7 @@ def has_linear() -> bool:
 
 
 def products() -> Products:
-    """Return the products for this processor, which are those of `torch.mm` where torch lacks the others.
+    """Return the products for this processor; those of `torch.mm` where torch lacks oneDNN.
 
     Raises:
         UsageError: The variable that chooses them is neither `mm` nor `onednn`.

@@ -130,7 +130,7 @@ class Request:
     ) -> TrainConfig:
         """Return the configuration, with batches as large as a GPU's memory if nothing says how large.
 
-        A run that is gone on with keeps its own.
+        A resumed run keeps its own.
         """
         from famecli.training.memory import largest_common_batch
 

@@ -23,14 +23,14 @@ STATE_SCHEMA = "famecli/state/1"
 
 @dataclass(frozen=True)
 class Begun:
-    """A run that is to be gone on with.
+    """A run to resume.
 
     Args:
         state: Its file.
         model: Its model.
         config: How it is trained.
         size: As typed when it began; None where that is not recorded.
-        budget_s: Likewise its budget of time; None without one.
+        budget_s: Budget of time in seconds, as typed when it began; None without one.
     """
 
     state: Path
@@ -95,7 +95,7 @@ def check_values(begun: Begun, now: Begun) -> None:
 
     Args:
         begun: The run.
-        now: The same with what was typed in its place.
+        now: Configuration of the run with the typed values in place of its own.
 
     Raises:
         InputError: A value differs; the message names the key and both values.

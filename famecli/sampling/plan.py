@@ -108,7 +108,7 @@ class Plan:
         in no lower row. Without such a known pixel a completion is an exact draw, given the latents.
 
         Args:
-            known: Of each pixel, by raster index.
+            known: Whether each pixel is known, by raster index.
         """
         # Topmost row of patches that has an unknown pixel in an earlier wave.
         top = self.height

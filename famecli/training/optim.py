@@ -115,8 +115,8 @@ def orthogonal(matrices: Tensor, steps: int, dtype: torch.dtype | None = None) -
     """Return each of `(N, m, n)` matrices with its singular values moved near 1.
 
     Args:
-        matrices: Of any scale.
-        steps: Of the iteration.
+        matrices: Matrices of any scale, `(N, m, n)`.
+        steps: Number of Newton-Schulz steps.
         dtype: What products are taken in; None for that of `matrices`, which the result has.
 
     Source: the quintic Newton-Schulz iteration of kellerjordan.github.io/posts/muon.
