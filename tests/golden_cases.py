@@ -55,9 +55,9 @@ class Case:
     """A tiny model with random weights.
 
     Args:
-        preset: Of the model.
-        shape: Of an image.
-        levels: Of a pixel.
+        preset: Name of the preset.
+        shape: Channels, height and width of an image.
+        levels: Values that a channel of a pixel can take.
         half: Whether its weights are rounded to half precision, in which they are then stored.
         lag: Of the decoder; None for the preset's.
     """
