@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from famecli import __version__
-from famecli.checkpoint import Checkpoint
+from famecli.checkpoints.checkpoint import Checkpoint
 from famecli.cli.sources import DataPlace, ModelChoice
 from famecli.errors import ExitCode, FameError, InputError, UsageError
 from famecli.model.fame import Fame

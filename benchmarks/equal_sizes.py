@@ -40,11 +40,11 @@ from benchmarks.trainings import (
     train,
     validations,
 )
-from famecli.config import ModelConfig
+from famecli.config.presets import PRESETS, Size, model_config
+from famecli.config.schema import ModelConfig
 from famecli.data.info import DatasetInfo
 from famecli.data.registry import dataset_info
 from famecli.model.size import count_parameters
-from famecli.preset_table import PRESETS, Size, model_config
 
 SCHEMA = "famecli/equal-sizes/1"
 BASE = "fame"

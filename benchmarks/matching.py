@@ -4,9 +4,9 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from famecli.config import ModelConfig, StageConfig, to_dict
+from famecli.config.presets import DENSE, PRESETS
+from famecli.config.schema import ModelConfig, StageConfig, to_dict
 from famecli.model.size import count_parameters
-from famecli.preset_table import DENSE, PRESETS
 
 Change = Literal["width", "latents", "decoder"]
 # Factors are tried in steps of a 256th, up to 8.

@@ -14,7 +14,7 @@ import sys
 
 import torch
 
-from famecli.config import DecoderConfig, ModelConfig
+from famecli.config.schema import DecoderConfig, ModelConfig
 from famecli.model.decoder import Decoder
 from famecli.model.likelihoods import make_likelihood
 from famecli.sampling.sampler import Sampler

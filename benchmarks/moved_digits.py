@@ -34,9 +34,9 @@ from benchmarks.trainings import (
     shared_words,
     train,
 )
+from famecli.config.presets import PRESETS, Size
 from famecli.data.registry import FOLDER, dataset_info
 from famecli.model.size import count_parameters
-from famecli.preset_table import PRESETS, Size
 from famecli.rng import stream
 
 SCHEMA = "famecli/moved-digits/1"

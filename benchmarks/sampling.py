@@ -29,10 +29,10 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from famecli.checkpoint import load_checkpoint
+from famecli.checkpoints.checkpoint import load_checkpoint
+from famecli.config.presets import PRESETS, Size, model_config
 from famecli.model.fame import Fame
 from famecli.model.likelihoods import scale_levels
-from famecli.preset_table import PRESETS, Size, model_config
 from famecli.rng import BatchNoise, stream
 from famecli.sampling.plan import wavefront_plan
 from famecli.sampling.sampler import Sampler

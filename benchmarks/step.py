@@ -18,11 +18,11 @@ from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.tables import Table, publish
-from famecli.config import TrainConfig
+from famecli.config.presets import PRESETS, SIZES, model_config
+from famecli.config.resolve import resolve
+from famecli.config.schema import TrainConfig
 from famecli.data.dataset import ImageSplit
 from famecli.data.folder import describe
-from famecli.preset_table import PRESETS, SIZES, model_config
-from famecli.settings import resolve
 from famecli.training.trainer import Trainer
 
 WARM_UP = 3

@@ -16,9 +16,9 @@ import numpy as np
 from benchmarks.checkpoints import versions
 from benchmarks.estimates import Estimate, mean_of
 from benchmarks.tables import Cell, Table, publish
-from famecli.config import ModelConfig, Precision
+from famecli.checkpoints.header import parse_header, read_checkpoint
+from famecli.config.schema import ModelConfig, Precision
 from famecli.files import write_atomic
-from famecli.header import parse_header, read_checkpoint
 from famecli.output import Output
 
 # Takes the words after `fame`; returns what they print.

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import torch
 
-from famecli.config import DecoderConfig, ModelConfig
+from famecli.config.schema import DecoderConfig, ModelConfig
 from famecli.model.decoder import Decoder
 from famecli.model.likelihoods import Bernoulli
 from famecli.sampling import skew, threads

@@ -7,13 +7,13 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from famecli.api import Model as Model
-    from famecli.api import compare as compare
-    from famecli.api import evaluate as evaluate
-    from famecli.api import load as load
-    from famecli.api import train as train
+    from famecli.api.verbs import Model as Model
+    from famecli.api.verbs import compare as compare
+    from famecli.api.verbs import evaluate as evaluate
+    from famecli.api.verbs import load as load
+    from famecli.api.verbs import train as train
+    from famecli.config.presets import presets as presets
     from famecli.errors import FameError as FameError
-    from famecli.preset_table import presets as presets
 
 __version__ = version("famecli")
 __all__ = ["FameError", "Model", "compare", "evaluate", "load", "presets", "train"]
@@ -28,12 +28,12 @@ def __getattr__(name: str) -> object:
 
         return FameError
     if name == "presets":
-        from famecli.preset_table import presets
+        from famecli.config.presets import presets
 
         return presets
-    from famecli import api
+    from famecli.api import verbs
 
-    return getattr(api, name)
+    return getattr(verbs, name)
 
 
 def __dir__() -> list[str]:

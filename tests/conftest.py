@@ -5,12 +5,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import no_pickle
 import pytest
 import torch
-from outcomes import Command, Outcome
+from support import no_pickle
+from support.outcomes import Command, Outcome
+from support.victims import Victims, victims
 from test_data import small_mnist
-from victims import Victims, victims
 
 from famecli.cli.app import main
 from famecli.data.registry import DATASETS

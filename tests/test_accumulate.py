@@ -7,10 +7,10 @@ from unittest import mock
 
 import pytest
 import torch
+from support.trainers import ATTENTION, PLAIN, snapshot, split_of, trainer_of
 from torch import Tensor, nn
-from trainers import ATTENTION, PLAIN, snapshot, split_of, trainer_of
 
-from famecli.config import Precision, TrainConfig
+from famecli.config.schema import Precision, TrainConfig
 from famecli.model.fame import NllTerms
 from famecli.rng import BatchNoise, PartNoise, stream
 from famecli.training.trainer import Trainer

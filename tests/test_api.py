@@ -12,12 +12,12 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from commands import ROOT, fame, result_of, save_model, use_small_mnist
-from outcomes import Command
 from PIL import Image
+from support.commands import ROOT, fame, result_of, save_model, use_small_mnist
+from support.outcomes import Command
 
 import famecli
-from famecli.checkpoint import load_checkpoint
+from famecli.checkpoints.checkpoint import load_checkpoint
 from famecli.errors import ArgumentError, ArgumentTypeError, FameError
 from famecli.images import to_uint8
 
@@ -369,7 +369,7 @@ def test_training_is_that_of_the_command(train: Command, data: Path, tmp_path: P
 
 def test_types_of_a_consumer_are_checked() -> None:
     pytest.importorskip("mypy")
-    command = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "tests/consumer.py"]
+    command = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "tests/support/consumer.py"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600)
     assert (done.returncode, done.stdout) == (0, "")
 

@@ -7,11 +7,11 @@ import sys
 import numpy as np
 import pytest
 import torch
-from commands import ROOT
-from integrals import EVERY, exact_nats, two_latents
+from support.commands import ROOT
+from support.integrals import EVERY, exact_nats, two_latents
 
-from famecli.bounds.importance import block_sizes, weigh
-from famecli.evaluation import ImageNlls, evaluate, stderr_over_images
+from famecli.nll.evaluate import ImageNlls, evaluate, stderr_over_images
+from famecli.nll.importance import block_sizes, weigh
 
 COPIES = 1000
 # The largest deviation from a mean, in standard errors, that is put down to chance.
@@ -144,8 +144,8 @@ MEMORY = """
 import resource, sys
 import torch
 torch.set_num_threads(1)
-from models import preset_model, random_images
-from famecli.evaluation import evaluate
+from support.models import preset_model, random_images
+from famecli.nll.evaluate import evaluate
 model = preset_model("fame", (1, 8, 8), dtype=torch.float32)
 images = random_images(1, (1, 8, 8)).numpy()
 for samples in map(int, sys.argv[1:]):

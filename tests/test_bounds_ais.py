@@ -5,18 +5,18 @@ import math
 import numpy as np
 import pytest
 import torch
-from integrals import EVERY, LinearSpace, exact_nats, two_latents
-from models import preset_model, random_images
+from famecli.bounds import ais
+from support.integrals import EVERY, LinearSpace, exact_nats, two_latents
+from support.models import preset_model, random_images
 from torch import Tensor
 
-from famecli.bounds import ais
-from famecli.bounds.ais import AnnealedNlls, double, evaluate_ais, inverse_temperatures
-from famecli.bounds.hmc import ChainNoise, Chains, accepted, find_steps, longest_step
-from famecli.bounds.latents import GivenNoise, LatentSpace
-from famecli.bounds.settings import Annealing, Start
-from famecli.bounds.simulated import simulate
 from famecli.errors import NumericsError
-from famecli.evaluation import evaluate, stderr_over_images
+from famecli.nll.ais import AnnealedNlls, double, evaluate_ais, inverse_temperatures
+from famecli.nll.evaluate import evaluate, stderr_over_images
+from famecli.nll.hmc import ChainNoise, Chains, accepted, find_steps, longest_step
+from famecli.nll.latents import GivenNoise, LatentSpace
+from famecli.nll.settings import Annealing, Start
+from famecli.nll.simulated import simulate
 from famecli.rng import ImageNoise
 
 # The largest deviation from a mean, in standard errors, that is put down to chance.

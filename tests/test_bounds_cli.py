@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commands import error_of, fame, result_of, save_model
+from support.commands import error_of, fame, result_of, save_model
 
-from famecli.bounds.ais import double, evaluate_ais
-from famecli.bounds.settings import Annealing
-from famecli.bounds.simulated import simulate
-from famecli.checkpoint import load_checkpoint
-from famecli.evaluation import evaluate
+from famecli.checkpoints.checkpoint import load_checkpoint
+from famecli.nll.ais import double, evaluate_ais
+from famecli.nll.evaluate import evaluate
+from famecli.nll.settings import Annealing
+from famecli.nll.simulated import simulate
 
 SHAPE = (1, 6, 6)
 BITS = math.log(2) * 36

@@ -5,14 +5,14 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from outcomes import Command, error_lines
+from support.outcomes import Command, error_lines
+from support.trainers import trainer_of
 from test_clock import Times
 from torch import Tensor
-from trainers import trainer_of
 
 from famecli.cli.options import seconds
-from famecli.config import TrainConfig
-from famecli.distributed import Group
+from famecli.config.schema import TrainConfig
+from famecli.runtime.distributed import Group
 from famecli.training import budget
 from famecli.training.budget import WARM_UP_STEPS, images_in_time
 from famecli.training.schedule import fit

@@ -3,7 +3,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
-from models import (
+from support.models import (
     BLIND_PRESETS,
     CAUSAL_PRESETS,
     image_noise,
@@ -14,7 +14,7 @@ from models import (
 )
 from torch import Tensor, nn
 
-from famecli.config import DecoderConfig
+from famecli.config.schema import DecoderConfig
 from famecli.model.causal import CausalConv2d
 from famecli.model.decoder import Decoder, GatedLayer
 

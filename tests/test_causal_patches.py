@@ -3,14 +3,14 @@
 import itertools
 
 import pytest
-import sabotage_patches as broken
 import torch
-from models import model_around, randomise
-from sabotage import Sabotage, centre_tap
+from support import sabotage_patches as broken
+from support.models import model_around, randomise
+from support.sabotage import Sabotage, centre_tap
 from test_causal import conditioned, dependence, promised
 from torch import Tensor
 
-from famecli.config import DecoderConfig, ModelConfig
+from famecli.config.schema import DecoderConfig, ModelConfig
 from famecli.model.attention import CausalAttention, sees
 from famecli.model.decoder import Decoder
 from famecli.model.fame import Fame

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from forgeries import file_bytes, parts, random_weights, save_smallest, smallest, with_metadata
+from support.forgeries import file_bytes, parts, random_weights, save_smallest, smallest, with_metadata
 
-from famecli.checkpoint import (
+from famecli.checkpoints.checkpoint import (
     RAW,
     hash_weights,
     load_checkpoint,
@@ -20,7 +20,17 @@ from famecli.checkpoint import (
     save_checkpoint,
     save_tensors,
 )
-from famecli.config import to_dict
+from famecli.checkpoints.header import (
+    CHECKPOINT_SCHEMA,
+    LARGEST_HEADER_BYTES,
+    METADATA_KEY,
+    SEAL_KEY,
+    TensorInfo,
+    canonical_json,
+    parse_header,
+)
+from famecli.config.presets import PRESETS, model_config
+from famecli.config.schema import to_dict
 from famecli.errors import (
     ConfigError,
     ExitCode,
@@ -30,16 +40,6 @@ from famecli.errors import (
     NumericsError,
     UsageError,
 )
-from famecli.header import (
-    CHECKPOINT_SCHEMA,
-    LARGEST_HEADER_BYTES,
-    METADATA_KEY,
-    SEAL_KEY,
-    TensorInfo,
-    canonical_json,
-    parse_header,
-)
-from famecli.preset_table import PRESETS, model_config
 
 GOLDEN_FILE = (
     b"\x10\x01\x00\x00\x00\x00\x00\x00"

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import error_of, fame, save_model
 from PIL import Image
+from support.commands import error_of, fame, save_model
 
-from famecli.checkpoint import save_checkpoint
+from famecli.checkpoints.checkpoint import save_checkpoint
+from famecli.config.presets import model_config
 from famecli.model.fame import Fame
-from famecli.preset_table import model_config
 
 SIDE = 28
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import error_of, fame, process, result_of, save_model
-from commands import use_small_mnist as small
 from PIL import Image
+from support.commands import error_of, fame, process, result_of, save_model
+from support.commands import use_small_mnist as small
 from test_coding_container import sealed, set_to
 
+from famecli.checkpoints.index import default_weights, weights_folder
 from famecli.data.dataset import fixed_levels, load_split
 from famecli.images import to_uint8
-from famecli.weights import default_weights, weights_folder
 
 ODD_NAMES = ("0.png", "a b.png", "é 数字.png", "b.c.png", "#'%&;.png")
 

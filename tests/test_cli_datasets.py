@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from outcomes import Command, error_lines
+from support.outcomes import Command, error_lines
 from test_fetch import Server, server
 from test_folder import IMAGES, write_images
 from test_readers import amat

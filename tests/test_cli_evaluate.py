@@ -11,13 +11,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from commands import PROVENANCE, check_error, error_of, fame, process, real_mnist, result_of, save_model
-from commands import use_small_mnist as small
 from PIL import Image
+from support.commands import (
+    PROVENANCE,
+    check_error,
+    error_of,
+    fame,
+    process,
+    real_mnist,
+    result_of,
+    save_model,
+)
+from support.commands import use_small_mnist as small
 
-from famecli.checkpoint import load_checkpoint, save_checkpoint
+from famecli.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from famecli.data.dataset import fixed_levels, load_split
-from famecli.evaluation import evaluate
+from famecli.nll.evaluate import evaluate
 
 KEYS = {
     "schema": set(),

@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commands import PROVENANCE, error_of, fame, result_of, save_model
-from commands import use_small_mnist as small
-from forgeries import with_metadata
+from support.commands import PROVENANCE, error_of, fame, result_of, save_model
+from support.commands import use_small_mnist as small
+from support.forgeries import with_metadata
 
-from famecli.checkpoint import RAW
-from famecli.header import parse_header
+from famecli.checkpoints.checkpoint import RAW
+from famecli.checkpoints.header import parse_header
 
 ROW = "claimed by the checkpoint"
 LINE = "the checkpoint claims, not comparable: "

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from commands import PROVENANCE, ROOT, check_error, error_of, fame, process, result_of, save_model
-from forgeries import file_bytes, parts, with_metadata
+from support.commands import PROVENANCE, ROOT, check_error, error_of, fame, process, result_of, save_model
+from support.forgeries import file_bytes, parts, with_metadata
 
 from famecli import __version__
-from famecli.checkpoint import RAW, load_checkpoint, save_tensors
-from famecli.config import to_dict
+from famecli.checkpoints.checkpoint import RAW, load_checkpoint, save_tensors
+from famecli.checkpoints.index import weights_folder
+from famecli.config.schema import to_dict
 from famecli.errors import ExitCode
-from famecli.weights import weights_folder
 
 CLAIM = {
     "data": {

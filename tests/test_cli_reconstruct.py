@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from commands import error_of, fame, result_of, save_model
-from commands import use_small_mnist as small
 from PIL import Image
+from support.commands import error_of, fame, result_of, save_model
+from support.commands import use_small_mnist as small
 
-from famecli.checkpoint import load_checkpoint, load_tensors, save_checkpoint
+from famecli.checkpoints.checkpoint import load_checkpoint, load_tensors, save_checkpoint
+from famecli.checkpoints.header import parse_header
 from famecli.data.dataset import fixed_levels, load_split
-from famecli.header import parse_header
 from famecli.images import MANIFEST, grid, to_uint8
-from famecli.reconstruction import Settings
-from famecli.reconstruction import reconstruct as rebuild
 from famecli.rng import ImageNoise
+from famecli.sampling.reconstruction import Settings
+from famecli.sampling.reconstruction import reconstruct as rebuild
 
 KEYS = ["index", "source", "psnr", "mse", "nats", "bits_per_dim", "kl_bits"]
 LAYERS = 2

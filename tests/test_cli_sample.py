@@ -13,11 +13,11 @@ from typing import Any, NoReturn
 
 import numpy as np
 import pytest
-from commands import ENVIRONMENT, error_of, fame, process, result_of, save_model
 from PIL import Image
+from support.commands import ENVIRONMENT, error_of, fame, process, result_of, save_model
 
 from famecli import __version__
-from famecli.checkpoint import load_checkpoint
+from famecli.checkpoints.checkpoint import load_checkpoint
 from famecli.images import MANIFEST, grid, to_uint8
 from famecli.sampling.generate import generate
 

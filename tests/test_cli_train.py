@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from outcomes import Command, error_lines
-from trainers import assert_equal_runs, metrics
+from support.outcomes import Command, error_lines
+from support.trainers import assert_equal_runs, metrics
 
-from famecli.checkpoint import load_checkpoint
+from famecli.checkpoints.checkpoint import load_checkpoint
 from famecli.data import mnist
 from famecli.data.dataset import ImageSplit, fixed_levels, load_split
 from famecli.data.idx import read_idx

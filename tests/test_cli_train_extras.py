@@ -9,15 +9,15 @@ from typing import Self
 
 import numpy as np
 import pytest
-from outcomes import Command, error_lines
 from PIL import Image
 from rich.console import Console
-from trainers import metrics
+from support.outcomes import Command, error_lines
+from support.trainers import metrics
 
-from famecli.checkpoint import load_checkpoint
+from famecli.checkpoints.checkpoint import load_checkpoint
+from famecli.cli.preview import preview
 from famecli.images import grid
 from famecli.output import Output
-from famecli.preview import preview
 from famecli.sampling.generate import generate
 from famecli.training.trainer import StepRecord, Trainer
 

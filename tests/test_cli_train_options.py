@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from outcomes import Command, error_lines
+from support.outcomes import Command, error_lines
 
 
 def test_print_config_reads_back_through_config(fame: Command, data: Path, tmp_path: Path) -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sabotage as broken
-from commands import Done, error_of, fame, random_model, result_of, save_model, use_small_mnist
+from support import sabotage as broken
+from support.commands import Done, error_of, fame, random_model, result_of, save_model, use_small_mnist
 
-from famecli.checkpoint import load_checkpoint, save_checkpoint
+from famecli.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from famecli.cli.verify import CHECKS
 from famecli.model.likelihoods import Bernoulli
 

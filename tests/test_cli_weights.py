@@ -11,17 +11,17 @@ from typing import Any, NoReturn
 
 import numpy as np
 import pytest
-from commands import PROVENANCE, error_of, fame, real_mnist, result_of, save_model
-from commands import use_small_mnist as small
-from loopback import FaultServer
+from support.commands import PROVENANCE, error_of, fame, real_mnist, result_of, save_model
+from support.commands import use_small_mnist as small
+from support.loopback import FaultServer
 from test_cli_info import IMPORTS
 from test_weights_store import far, server  # noqa: F401
 
-from famecli.checkpoint import load_checkpoint, save_checkpoint
+from famecli.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from famecli.checkpoints.claims import FIRST_KEY, with_claim
+from famecli.checkpoints.header import parse_header
+from famecli.checkpoints.index import default_weights, describe, index, weights_folder
 from famecli.errors import InputError
-from famecli.header import parse_header
-from famecli.weights import default_weights, describe, index, weights_folder
-from famecli.weights_claims import FIRST_KEY, with_claim
 
 SHIPPED = "fame-mnist"
 
@@ -282,7 +282,7 @@ def test_a_claim_about_other_pixels_is_code_5(claiming: Path) -> None:
 
 def test_the_first_images_of_a_long_claim(claiming: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if 3 images were recorded beside the mean of all 7."""
-    for module in ("famecli.weights_claims", "famecli.nll_report", "famecli.cli.weights_verify"):
+    for module in ("famecli.checkpoints.claims", "famecli.nll.report", "famecli.cli.weights_verify"):
         monkeypatch.setattr(f"{module}.FIRST_IMAGES", 3)
     target = claiming.with_name("again.safetensors")
     result_of("evaluate-nll", claiming, "--record", target)

@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
+from support.trainers import metrics
 from test_run import resumed, run_of, train
-from trainers import metrics
 
-from famecli.checkpoint import load_checkpoint, load_tensors, save_tensors
+from famecli.checkpoints.checkpoint import load_checkpoint, load_tensors, save_tensors
 from famecli.training.clock import Clock
 from famecli.training.run import STATE_SCHEMA
 

@@ -6,18 +6,18 @@ import math
 import numpy as np
 import pytest
 import torch
-from models import LATENT_PRESETS, preset_model, random_images, two_layer_model
+from support.models import LATENT_PRESETS, preset_model, random_images, two_layer_model
 
 from famecli.coding.codec import Codec, Coded
 from famecli.coding.pixels import code_pixels
 from famecli.coding.stack import STATE_WORDS, WORD_BITS, Stack, Writer
+from famecli.config.presets import PRESETS
 from famecli.errors import IntegrityError
-from famecli.evaluation import evaluate
 from famecli.model.fame import Fame
 from famecli.model.likelihoods import LogisticMixture
-from famecli.preset_table import PRESETS
+from famecli.nll.evaluate import evaluate
+from famecli.nll.units import NATS_PER_BIT
 from famecli.sampling.sampler import CHUNK
-from famecli.units import NATS_PER_BIT
 
 BITS = (1, 5, 4)
 COLOURS = (3, 2, 3)

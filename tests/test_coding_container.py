@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from mutants import judge, mutant
+from support.mutants import judge, mutant
 
+from famecli.checkpoints.header import canonical_json
 from famecli.coding import container
 from famecli.coding.codec import Coded
 from famecli.coding.container import (
@@ -24,7 +25,6 @@ from famecli.coding.container import (
 )
 from famecli.coding.machine import Machine
 from famecli.errors import ExitCode, FameError, InputError, IntegrityError
-from famecli.header import canonical_json
 
 LEVELS = np.arange(5 * 12, dtype=np.uint8).reshape(5, 1, 3, 4) % 2
 REFUSALS = (ExitCode.BAD_INPUT, ExitCode.INTEGRITY)

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import fame, result_of, save_model, use_small_mnist
-from models import preset_model, random_images
 from PIL import Image
+from support.commands import fame, result_of, save_model, use_small_mnist
+from support.models import preset_model, random_images
 
 from famecli.coding.codec import Codec
 from famecli.coding.measure import file_bits, measure_code

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from models import randomise
+from support.models import randomise
 from test_coding import FINE, again, all_bits, bound_bits, images_of
 from test_patches import config_of
 

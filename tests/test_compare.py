@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commands import error_of, fame, result_of, save_model
-from commands import use_small_mnist as small
 from scipy import stats
+from support.commands import error_of, fame, result_of, save_model
+from support.commands import use_small_mnist as small
 
-from famecli.comparison import paired
-from famecli.student_t import two_sided_p, two_sided_quantile
+from famecli.nll.comparison import paired
+from famecli.nll.student_t import two_sided_p, two_sided_quantile
 
 IMAGES = 40
 KEYS = {
@@ -126,7 +126,7 @@ def test_the_bootstrap_supposes_no_distribution_and_repeats_itself() -> None:
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("famecli.comparison.RESAMPLES", 1)
+    monkeypatch.setattr("famecli.nll.comparison.RESAMPLES", 1)
     generator, held = np.random.default_rng(3), 0
     for _ in range(400):
         low, high = paired(generator.normal(0.3, 1.0, 8)).interval

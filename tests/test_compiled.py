@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import process
+from support.commands import process
+from support.trainers import snapshot, trainer_of
 from test_accumulate import CONFIG, TOLERANCE, Gradients, farthest
 from torch import Tensor, nn
-from trainers import snapshot, trainer_of
 
 from famecli.errors import ExitCode
 from famecli.training.trainer import StepRecord

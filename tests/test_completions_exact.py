@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from models import all_images, make_decoder, model_around, randomise
+from support.models import all_images, make_decoder, model_around, randomise
 from torch import Tensor
 
-from famecli.config import DecoderConfig
+from famecli.config.presets import model_config
+from famecli.config.schema import DecoderConfig
 from famecli.model.decoder import Decoder
 from famecli.model.fame import Fame
-from famecli.preset_table import model_config
 from famecli.sampling.complete import complete_batches, is_exact, looks_ahead
 from famecli.sampling.plan import Plan, parallel_plan, wavefront_plan
 

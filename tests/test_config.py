@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from famecli.config import DecoderConfig, ModelConfig, StageConfig, TrainConfig, to_dict
+from famecli.config.presets import PRESETS, SIZES, Size, model_config, preset_named
+from famecli.config.resolve import resolve, to_toml
+from famecli.config.schema import DecoderConfig, ModelConfig, StageConfig, TrainConfig, to_dict
 from famecli.errors import ConfigError, ExitCode, UsageError
 from famecli.model.size import count_parameters
-from famecli.preset_table import PRESETS, SIZES, Size, model_config, preset_named
-from famecli.settings import resolve, to_toml
 
 MNIST = (1, 28, 28)
 COLOURS = (3, 32, 32)
@@ -340,7 +340,14 @@ def test_printed_toml_holds_every_key() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["famecli.config", "famecli.preset_table", "famecli.header", "famecli.errors", "famecli.cli.app"],
+    [
+        "famecli.config.schema",
+        "famecli.config.presets",
+        "famecli.checkpoints.header",
+        "famecli.errors",
+        "famecli.cli.app",
+    ],
+    "famecli.config.presets",
 )
 def test_modules_that_need_no_torch_do_not_load_it(module: str) -> None:
     code = f"import sys, {module}; print(*({{'torch', 'pooch', 'PIL'}} & set(sys.modules)))"

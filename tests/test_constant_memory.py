@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import save_model
-from victims import Victims
+from support.commands import save_model
+from support.victims import Victims
 
 SHAPE = (3, 32, 32)
 IMAGE_KIB = 3
@@ -52,9 +52,9 @@ def peaks_of_evaluations(fork: Victims, model: Path, folder: Path, counts: tuple
 
 
 def test_a_stream_of_samples_needs_no_more_memory_when_it_is_longer(fork: Victims, model: Path) -> None:
-    few, many = peaks_of_streams(fork, model, (500, 4000))
+    few, many = peaks_of_streams(fork, model, (500, 8000))
     # Less than the images themselves would take; the lowest of few runs still differ by one run's noise.
-    assert many - few < 2 * NOISE_KIB < 3500 * IMAGE_KIB
+    assert many - few < 4 * NOISE_KIB < 7500 * IMAGE_KIB
 
 
 @pytest.mark.slow

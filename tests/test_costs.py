@@ -7,13 +7,13 @@ from unittest import mock
 
 import pytest
 import torch
-from outcomes import Command
+from support.outcomes import Command
+from support.trainers import PLAIN, assert_same, snapshot, trainer_of
 from torch.utils.flop_counter import FlopCounterMode
-from trainers import PLAIN, assert_same, snapshot, trainer_of
 
+from famecli.config.presets import PRESETS, model_config
 from famecli.model.fame import Fame
 from famecli.model.size import count_parameters
-from famecli.preset_table import PRESETS, model_config
 from famecli.training import costs as counting
 from famecli.training.costs import Costs, costs
 from famecli.training.trainer import Trainer

@@ -16,17 +16,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from commands import check_error, fame, save_model
+from support.commands import check_error, fame, save_model
+from support.trainers import ATTENTION, assert_equal_runs, metrics, snapshot, timeless, trainer_of
+from support.two_processes import SCHEMA, STEPS
 from test_accumulate import TOLERANCE, Gradients, configured, farthest
 from torch import Tensor
 from torch.distributed import HashStore
-from trainers import ATTENTION, assert_equal_runs, metrics, snapshot, timeless, trainer_of
-from two_processes import SCHEMA, STEPS
 
-from famecli.checkpoint import load_checkpoint, load_tensors
-from famecli.config import TrainConfig, to_dict
-from famecli.distributed import ALONE, Group, join, store_of_this_round
+from famecli.checkpoints.checkpoint import load_checkpoint, load_tensors
+from famecli.config.schema import TrainConfig, to_dict
 from famecli.errors import UsageError
+from famecli.runtime.distributed import ALONE, Group, join, store_of_this_round
 
 ROOT = Path(__file__).parents[1]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -51,7 +51,7 @@ def train_words(data: Path, out: Path, *words: str) -> list[str]:
 def environment() -> dict[str, str]:
     """Without what would let workers take another device, more threads, or another's place."""
     own = {key: value for key, value in os.environ.items() if not key.startswith("FAME_")}
-    return own | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return own | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests")))}
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def pair(folder: Path) -> Pair:
     trainings = {name: what | {"config": to_dict(CONFIG)} for name, what in TRAININGS.items()}
     plan = folder / "plan.json"
     plan.write_text(json.dumps({"out": str(out), "trainings": trainings, "commands": told}))
-    script = str(Path(__file__).with_name("two_processes.py"))
+    script = str(ROOT / "tests" / "support" / "two_processes.py")
     done = subprocess.run(
         [*TORCHRUN, script, str(plan)], env=environment(), capture_output=True, text=True, timeout=240
     )

@@ -2,9 +2,9 @@
 
 import pytest
 
+from famecli.config.presets import preset_named
 from famecli.data.registry import dataset_info
 from famecli.errors import UsageError, closest
-from famecli.preset_table import preset_named
 
 NAMES = ["mnist", "mnist-grey", "cifar10"]
 

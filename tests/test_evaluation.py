@@ -3,14 +3,14 @@ import math
 import numpy as np
 import pytest
 import torch
-from models import LATENT_PRESETS, all_images, preset_model, random_images, two_layer_model
+from support.models import LATENT_PRESETS, all_images, preset_model, random_images, two_layer_model
 
+from famecli.config.presets import PRESETS
 from famecli.errors import NumericsError
-from famecli.evaluation import ImageNlls, evaluate, pixel_bits
 from famecli.model.fame import Fame
-from famecli.preset_table import PRESETS
+from famecli.nll.evaluate import ImageNlls, evaluate, pixel_bits
+from famecli.nll.units import bits_per_dim
 from famecli.rng import ImageNoise
-from famecli.units import bits_per_dim
 
 SHAPE = (1, 10, 8)
 

@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import ROOT, real_mnist, save_model
 from PIL import Image
+from support.commands import ROOT, real_mnist, save_model
 
+from famecli.checkpoints.index import weights_folder
 from famecli.data.dataset import load_split
-from famecli.weights import weights_folder
 
 # tests/test_api_docs.py runs the notebook.
 SCRIPTS = sorted(path for path in (ROOT / "examples").iterdir() if path.suffix != ".ipynb")

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import fame as fame_here
-from commands import result_of, save_model, use_small_mnist
+from support.commands import fame as fame_here
+from support.commands import result_of, save_model, use_small_mnist
 
 from benchmarks import equal_sizes, maps_against_dense, moved_digits, recipe
 from benchmarks.checkpoints import load_models, reference_of
@@ -19,11 +19,11 @@ from benchmarks.estimates import Estimate, area_of, difference_of, mean_of, over
 from benchmarks.matching import assignments, coarser, fitted, flops_per_image, scaled
 from benchmarks.tables import Table, publish
 from benchmarks.trainings import Trained, Training, paired_difference, train, validations
-from famecli.config import ModelConfig
+from famecli.config.presets import PRESETS, Size, model_config
+from famecli.config.schema import ModelConfig
 from famecli.errors import InputError, UsageError
 from famecli.model.fame import Fame
 from famecli.model.size import count_parameters
-from famecli.preset_table import PRESETS, Size, model_config
 
 SHAPE = (1, 28, 28)
 REPEATS = 400

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from outcomes import Command, error_lines
 from PIL import Image
+from support.outcomes import Command, error_lines
 
 from famecli.data.dataset import describe, fixed_levels, load_split
 from famecli.errors import InputError, UnavailableError, UsageError

@@ -6,19 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import random_model, save_model, use_small_mnist
-from models import randomise
+from support.commands import random_model, save_model, use_small_mnist
+from support.models import randomise
 
 from benchmarks.checkpoints import NamedModel, load_models
 from benchmarks.global_modelling import completions, halves, maps, probe
 from benchmarks.global_modelling.__main__ import QUICK, Digits, measure
 from benchmarks.global_modelling.classifier import judge, train
 from benchmarks.global_modelling.features import model_features, pixel_features
-from famecli.checkpoint import load_checkpoint
+from famecli.checkpoints.checkpoint import load_checkpoint
 from famecli.data.dataset import load_split
 from famecli.errors import InputError, UsageError
-from famecli.evaluation import evaluate
 from famecli.model.fame import Fame
+from famecli.nll.evaluate import evaluate
 
 SHAPE = (1, 28, 28)
 

@@ -5,12 +5,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import golden_cases as golden
 import numpy as np
 import pytest
-from golden_cases import CASES, FOLDER, checkpoint_path, from_hex, recorded, to_hex
-from golden_samples import TOLERANCE, Drawn, sigmoid
-from outcomes import Command
+from support import golden_cases as golden
+from support.golden_cases import CASES, FOLDER, checkpoint_path, from_hex, recorded, to_hex
+from support.golden_samples import TOLERANCE, Drawn, sigmoid
+from support.outcomes import Command
 
 EXACT, SINGLE, IMPORTANCE_NATS = 1e-12, 1e-5, 0.01
 # Of the four images that are drawn in one way.

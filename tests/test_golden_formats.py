@@ -10,13 +10,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-import golden_cases as golden
 import numpy as np
 import pytest
-from commands import ROOT
-from forgeries import with_metadata
-from golden_cases import CASES, FOLDER, REGENERATE, checkpoint_path, recorded
-from golden_commands import (
+from support import golden_cases as golden
+from support.commands import ROOT
+from support.forgeries import with_metadata
+from support.golden_cases import CASES, FOLDER, REGENERATE, checkpoint_path, recorded
+from support.golden_commands import (
     COMMANDS,
     DATA,
     DRY_RUN,
@@ -39,8 +39,8 @@ from golden_commands import (
     streams_asked_for,
     tensors_in,
 )
-from models import batch_noise
-from outcomes import Command, error_lines
+from support.models import batch_noise
+from support.outcomes import Command, error_lines
 from test_cli_train import kill_after
 
 from famecli.rng import BatchNoise, ImageNoise, image_uniforms, stream

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from commands import error_of, result_of, use_small_mnist
-from models import preset_model, randomise
+from support.commands import error_of, result_of, use_small_mnist
+from support.models import preset_model, randomise
 
-from famecli.config import ModelConfig
+from famecli.config.presets import PRESETS
+from famecli.config.schema import ModelConfig
 from famecli.errors import InputError
 from famecli.model.fame import Fame
-from famecli.preset_table import PRESETS
 from famecli.rng import BatchNoise, ImageNoise, stream
 from famecli.training.grow import first_weights
 

@@ -2,8 +2,8 @@ from typing import Any
 
 import pytest
 
+from famecli.checkpoints.history import PastTraining, before, cpu_hours, described, thread_hours, trainings
 from famecli.errors import ConfigError
-from famecli.history import PastTraining, before, cpu_hours, described, thread_hours, trainings
 
 PAST = {"dataset": "mnist", "images_seen": 1280, "seconds": 1800, "threads": 2, "processes": 4, "seed": 3}
 OWN = {"dataset": "mnist-fixed", "images_seen": 640, "steps": 10, "seconds": 3600.0, "threads": 2}

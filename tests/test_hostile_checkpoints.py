@@ -19,8 +19,8 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from commands import error_of
-from forgeries import (
+from support.commands import error_of
+from support.forgeries import (
     CODES,
     ROOM_BYTES,
     attending_file,
@@ -30,12 +30,12 @@ from forgeries import (
     parts,
     with_metadata,
 )
-from mutants import judge, memory_limit
+from support.mutants import judge, memory_limit
 
-from famecli import checkpoint
-from famecli.checkpoint import load_checkpoint, parse_checkpoint
+from famecli.checkpoints import checkpoint
+from famecli.checkpoints.checkpoint import load_checkpoint, parse_checkpoint
+from famecli.checkpoints.header import LARGEST_HEADER_BYTES, METADATA_KEY, SEAL_KEY, parse_header
 from famecli.errors import FameError, InputError
-from famecli.header import LARGEST_HEADER_BYTES, METADATA_KEY, SEAL_KEY, parse_header
 
 FIRST, DEEP = "decoder.first.bias", "stages.1.recognition.layer.weight"
 

@@ -19,20 +19,20 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import scipy.io
-from mutants import BYTE_MUTATIONS, judge, memory_limit, mutant
 from PIL import Image, PngImagePlugin
+from support.mutants import BYTE_MUTATIONS, judge, memory_limit, mutant
 from test_archive import npy_bytes, read_tar, read_zip, tar_bytes, zip_bytes
 from test_images import image_bytes, png_claiming, random_images
 from test_mat import COMPRESSED, HEADER, element, matrix
 from test_readers import amat
 
+from famecli.checkpoints.bundle import arrivals
 from famecli.data.amat import parse_amat
 from famecli.data.arrays import read_array
 from famecli.data.idx import idx_header, read_idx
 from famecli.data.image_files import image_shape, read_images
 from famecli.data.mat import read_mat
 from famecli.errors import ExitCode, FameError
-from famecli.weights_bundle import arrivals
 
 MIB = 1 << 20
 ROOM_BYTES = 64 * MIB

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commands import fame
-from forgeries import (
+from support.commands import fame
+from support.forgeries import (
     CODES,
     ROOM_BYTES,
     attending,
@@ -21,12 +21,12 @@ from forgeries import (
     smallest_file,
     with_metadata,
 )
-from mutants import BYTE_MUTATIONS, EDGES, Mutation, Source, edit_json, judge, memory_limit, mutant
+from support.mutants import BYTE_MUTATIONS, EDGES, Mutation, Source, edit_json, judge, memory_limit, mutant
 
-from famecli.checkpoint import Checkpoint, parse_checkpoint
-from famecli.config import ModelConfig, to_dict
+from famecli.checkpoints.checkpoint import Checkpoint, parse_checkpoint
+from famecli.checkpoints.header import parse_header
+from famecli.config.schema import ModelConfig, to_dict
 from famecli.errors import ExitCode
-from famecli.header import parse_header
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from famecli.cli.preview import preview
 from famecli.data.image_files import LARGEST_SIDE
 from famecli.errors import FameError, InputError, UsageError
 from famecli.images import (
@@ -32,7 +33,6 @@ from famecli.images import (
     write_images,
     write_png,
 )
-from famecli.preview import preview
 
 NAMES: dict[Format, str] = {"grid": "a.png", "png": "a", "npz": "a.npz", "npy": "a.npy", "zip": "a.zip"}
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from trainers import assert_equal_runs, metrics
-from victims import Victims
+from support.trainers import assert_equal_runs, metrics
+from support.victims import Victims
 
-from famecli.checkpoint import load_checkpoint, load_tensors
+from famecli.checkpoints.checkpoint import load_checkpoint, load_tensors
 from famecli.training.run import STATE_SCHEMA
 
 STEPS = 12

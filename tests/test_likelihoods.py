@@ -3,10 +3,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from models import all_images
+from support.models import all_images
 from torch import Tensor
 
-from famecli.config import DecoderConfig, ModelConfig
+from famecli.config.schema import DecoderConfig, ModelConfig
 from famecli.model.likelihoods import (
     SMALLEST_LOG_SCALE,
     Bernoulli,

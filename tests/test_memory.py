@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import check_error, save_model
-from commands import fame as fame_here
-from outcomes import Command, error_lines
-from trainers import split_of, trainer_of
+from support.commands import check_error, save_model
+from support.commands import fame as fame_here
+from support.outcomes import Command, error_lines
+from support.trainers import split_of, trainer_of
 
 from famecli.cli.sources import DataPlace
 from famecli.cli.train_options import Asked
 from famecli.cli.train_request import configure
-from famecli.distributed import ALONE, Group
+from famecli.config.presets import model_config
 from famecli.errors import OutOfMemoryError
 from famecli.memory import Pieces
-from famecli.preset_table import model_config
+from famecli.runtime.distributed import ALONE, Group
 from famecli.training import memory
 from famecli.training.memory import USED, explain_out_of_memory, largest_batch, peak_on_gpu
 from famecli.training.trainer import Trainer
@@ -35,7 +35,7 @@ FULL = [
 LIMITED = """
 import re, resource, sys
 import torch
-import famecli.evaluation, famecli.training.run
+import famecli.nll.evaluate, famecli.training.run
 from famecli.cli.app import main
 used = int(re.search(r"VmSize:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 2**10
 most = used + int(sys.argv.pop(1)) * 2**20

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from models import (
+from support.models import (
     BLIND_PRESETS,
     CAUSAL_PRESETS,
     LATENT_PRESETS,
@@ -18,10 +18,10 @@ from models import (
 )
 from torch import Tensor, nn
 
+from famecli.config.presets import PRESETS, SIZES, Size, model_config
 from famecli.model.causal import CausalConv2d
 from famecli.model.fame import Draw, Fame
 from famecli.model.likelihoods import LogisticMixture
-from famecli.preset_table import PRESETS, SIZES, Size, model_config
 
 SHAPE = (1, 16, 12)
 TWO_LAYERS = [(dense, autoregressive) for dense in (False, True) for autoregressive in (False, True)]

@@ -7,9 +7,9 @@ import types
 from pathlib import Path
 from typing import Any
 
-import no_pickle
 import numpy as np
 import pytest
+from support import no_pickle
 
 ROOT = Path(__file__).parents[1]
 MODULES = {"pickle", "_pickle", "cPickle", "dill", "joblib", "cloudpickle", "shelve", "marshal", "jsonpickle"}

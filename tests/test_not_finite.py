@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from support.trainers import PLAIN, assert_same, metrics, snapshot, spoil, trainer_of
 from test_run import run_of
 from torch import Tensor
-from trainers import PLAIN, assert_same, metrics, snapshot, spoil, trainer_of
 
-from famecli.checkpoint import load_checkpoint, load_tensors
+from famecli.checkpoints.checkpoint import load_checkpoint, load_tensors
 from famecli.errors import ExitCode, NumericsError
 from famecli.training.run import STATE_SCHEMA
 from famecli.training.trainer import Trainer

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from support.trainers import SHAPE, assert_same, trainer_of
 from torch import Tensor, nn
 from torch.nn import functional as F
-from trainers import SHAPE, assert_same, trainer_of
 
-from famecli.config import TrainConfig
+from famecli.config.presets import model_config
+from famecli.config.schema import TrainConfig
 from famecli.model.fame import Fame
-from famecli.preset_table import model_config
 from famecli.training import trainer as trainer_module
 from famecli.training.optim import (
     NEWTON_SCHULZ,
@@ -215,7 +215,7 @@ def test_a_trainer_takes_bfloat16_where_all_processes_multiply_it(
     own: bool, others: int, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trainer_module, "multiplies_bf16", lambda device: own)
-    monkeypatch.setattr("famecli.distributed.Group.largest", lambda self, value: max(value, -others))
+    monkeypatch.setattr("famecli.runtime.distributed.Group.largest", lambda self, value: max(value, -others))
     trainer = trainer_of("fame")
     found: list[Any] = [group["bf16"] for group in trainer.optimizers[1].param_groups]
     assert set(found) == {expected}

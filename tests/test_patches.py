@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from models import all_images, batch_noise, image_noise, model_around, random_images, randomise
+from support.models import all_images, batch_noise, image_noise, model_around, random_images, randomise
 from torch import Tensor
 
-from famecli.config import DecoderConfig, ModelConfig
+from famecli.config.schema import DecoderConfig, ModelConfig
 from famecli.model.decoder import Decoder
 from famecli.model.fame import Fame
 from famecli.model.patches import from_patches, grid_of, to_patches

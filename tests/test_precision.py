@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from outcomes import Command, error_lines
+from support.outcomes import Command, error_lines
 
-from famecli.checkpoint import load_checkpoint, load_tensors, save_tensors
-from famecli.config import Precision
-from famecli.distributed import Group
+from famecli.checkpoints.checkpoint import load_checkpoint, load_tensors, save_tensors
+from famecli.config.schema import Precision
+from famecli.runtime.distributed import Group
 from famecli.training.run import STATE_SCHEMA
 from famecli.training.trainer import Trainer
 
@@ -19,7 +19,7 @@ COMMAND = ("pixelcnn", "--steps", 3, "-o", "run")
 def let_hardware_multiply_bf16(monkeypatch: pytest.MonkeyPatch, does: bool) -> None:
     """Let the answer of `multiplies_bf16` be `does` for CPUs, and wrong for all else."""
     monkeypatch.setattr(
-        "famecli.processor.multiplies_bf16", lambda device: does if device == "cpu" else not does
+        "famecli.runtime.processor.multiplies_bf16", lambda device: does if device == "cpu" else not does
     )
 
 

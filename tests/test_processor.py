@@ -6,13 +6,13 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from commands import error_of, fame, result_of, save_model
+from support.commands import error_of, fame, result_of, save_model
 
-from famecli import processor as module
-from famecli import products
 from famecli.errors import UsageError
-from famecli.processor import Processor, Routine, multiplies_bf16, processor, product_routine
-from famecli.products import OneDnnProducts, TorchProducts, has_linear
+from famecli.runtime import processor as module
+from famecli.runtime import products
+from famecli.runtime.processor import Processor, Routine, multiplies_bf16, processor, product_routine
+from famecli.runtime.products import OneDnnProducts, TorchProducts, has_linear
 
 AVX512 = "avx2 avx512f avx512bw avx512dq avx512vl"
 
@@ -139,7 +139,7 @@ def test_torch_is_asked_where_it_knows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_module_imports_no_torch() -> None:
-    code = "import sys, famecli.processor; print('torch' in sys.modules)"
+    code = "import sys, famecli.runtime.processor; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"False\n"
 
 

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from models import LATENT_PRESETS, preset_model, random_images
+from support.models import LATENT_PRESETS, preset_model, random_images
 
 from famecli.errors import UsageError
 from famecli.model.fame import Fame
-from famecli.reconstruction import CHUNK, Settings, interpolate, posteriors, reconstruct
 from famecli.rng import ImageNoise, image_uniforms
 from famecli.sampling.naive import sample_naive
+from famecli.sampling.reconstruction import CHUNK, Settings, interpolate, posteriors, reconstruct
 
 SHAPE = (1, 8, 8)
 

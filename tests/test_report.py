@@ -7,26 +7,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import PROVENANCE, error_of, fame, random_model, real_mnist, result_of
 from markdown_it import MarkdownIt
-from models import randomise
 from PIL import Image
-from reports import FEW, HOSTILE, TAGS, Page, change_metadata, make_place, make_run, page_of
+from support.commands import PROVENANCE, error_of, fame, random_model, real_mnist, result_of
+from support.models import randomise
+from support.reports import FEW, HOSTILE, TAGS, Page, change_metadata, make_place, make_run, page_of
 from test_cli_info import CLAIM
 from test_report_runs import LINE
 
-from famecli.checkpoint import load_checkpoint, save_checkpoint
-from famecli.config import TrainConfig, to_dict
+from famecli.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from famecli.checkpoints.index import weights_folder
+from famecli.config.schema import TrainConfig, to_dict
 from famecli.data.dataset import fixed_levels, load_split
-from famecli.evaluation import pixel_bits
 from famecli.images import grid, levels_to_bytes
 from famecli.model.fame import Fame
-from famecli.reconstruction import Settings, reconstruct
+from famecli.nll.evaluate import pixel_bits
 from famecli.report.document import Code, Document, Paragraph, Section
 from famecli.report.markdown_page import plain, to_markdown
 from famecli.report.pictures import coloured, shown_bits
 from famecli.sampling.generate import generate
-from famecli.weights import weights_folder
+from famecli.sampling.reconstruction import Settings, reconstruct
 
 
 @pytest.fixture

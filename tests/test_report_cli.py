@@ -4,8 +4,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from commands import error_of, fame
-from reports import FEW, Page, change_metadata, make_place, make_run, page_of
+from support.commands import error_of, fame
+from support.reports import FEW, Page, change_metadata, make_place, make_run, page_of
 
 from famecli.data.dataset import load_split
 from famecli.report.metrics import METRICS

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import PROVENANCE, save_model
+from support.commands import PROVENANCE, save_model
 from test_cli_info import CLAIM
 
-from famecli.config import TrainConfig
+from famecli.config.presets import model_config
+from famecli.config.schema import TrainConfig
 from famecli.errors import ConfigError, InputError
-from famecli.preset_table import model_config
 from famecli.report.metrics import read_metrics
 from famecli.report.nlls import nll_of_claim, nll_of_validation
 from famecli.report.runs import RunFacts, differences, read_run, with_own_names

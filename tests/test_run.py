@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from trainers import PLAIN, SHAPE, assert_equal_runs, metrics, snapshot, split_of, spoil, trainer_of
+from support.trainers import PLAIN, SHAPE, assert_equal_runs, metrics, snapshot, split_of, spoil, trainer_of
 
-from famecli.checkpoint import load_checkpoint, load_tensors, save_tensors
-from famecli.config import TrainConfig
+from famecli.checkpoints.checkpoint import load_checkpoint, load_tensors, save_tensors
+from famecli.checkpoints.header import METADATA_KEY
+from famecli.config.schema import TrainConfig
 from famecli.errors import InputError
-from famecli.evaluation import ImageNlls
-from famecli.header import METADATA_KEY
+from famecli.nll.evaluate import ImageNlls
+from famecli.nll.units import NATS_PER_BIT
 from famecli.training.run import STATE_SCHEMA, Run, Stopped, record_every_images
 from famecli.training.trainer import Trainer
-from famecli.units import NATS_PER_BIT
 
 STEPS = PLAIN.total_steps
 FILES = ["best.safetensors", "last.safetensors", "metrics.jsonl", "state.safetensors"]

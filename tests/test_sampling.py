@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from models import make_decoder, model_around, randomise
+from support.models import make_decoder, model_around, randomise
 from torch import Tensor
 
-from famecli.config import DecoderConfig
+from famecli.config.schema import DecoderConfig
 from famecli.model.decoder import Decoder
 from famecli.model.likelihoods import Bernoulli, Likelihood, make_likelihood, scale_levels
 from famecli.sampling.naive import sample_naive

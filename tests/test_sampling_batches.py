@@ -5,11 +5,11 @@ import dataclasses
 
 import pytest
 import torch
-from models import make_decoder, model_around, randomise
+from support.models import make_decoder, model_around, randomise
 from test_sampling import SEEDS, Case, kinds, make_case, pixels
 from torch import Tensor
 
-from famecli.config import DecoderConfig
+from famecli.config.schema import DecoderConfig
 from famecli.model.likelihoods import Bernoulli
 from famecli.sampling import sampler as sampler_module
 from famecli.sampling.sampler import LANES, Sampler

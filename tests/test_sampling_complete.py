@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 import torch
-from models import all_images, make_decoder, model_around, randomise
 from scipy.stats import chi2
+from support.models import all_images, make_decoder, model_around, randomise
 from test_sampling import make_case
 from test_sampling_generate import PRESETS, make_model
 from torch import Tensor
 
-from famecli.config import DecoderConfig
+from famecli.config.schema import DecoderConfig
 from famecli.model.decoder import Decoder
 from famecli.model.likelihoods import Bernoulli, scale_levels
 from famecli.rng import image_uniforms

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
+from famecli.config.presets import model_config
 from famecli.model.fame import Fame
-from famecli.preset_table import model_config
 from famecli.rng import ImageNoise, image_uniforms
 from famecli.sampling.generate import ImageDecoder, generate
 

@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 import torch
-from models import make_decoder, model_around
+from support.models import make_decoder, model_around
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
-from famecli.config import DecoderConfig
+from famecli.config.schema import DecoderConfig
 from famecli.model.likelihoods import Bernoulli, Likelihood, LogisticMixture
 from famecli.sampling import graph as graphs
 from famecli.sampling.graph import GraphRunner

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from commands import check_error, process, save_model
-from loopback import FaultServer, fault_server
+from support.commands import check_error, process, save_model
+from support.loopback import FaultServer, fault_server
 
 from famecli.data.fetch import fetch_file
 from famecli.errors import ExitCode

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from famecli.config.presets import PRESETS, model_config
 from famecli.model.fame import Fame
 from famecli.model.size import count_parameters
-from famecli.preset_table import PRESETS, model_config
 
 
 @pytest.mark.parametrize("preset", PRESETS)

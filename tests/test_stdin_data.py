@@ -10,15 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import error_of, fame, process, result_of, save_model
-from commands import use_small_mnist as small
+from support.commands import error_of, fame, process, result_of, save_model
+from support.commands import use_small_mnist as small
 
-from famecli.checkpoint import load_checkpoint
+from famecli.checkpoints.checkpoint import load_checkpoint
 from famecli.data.arrays import image_shape_of, images_of, read_stream
 from famecli.data.levels import exact_levels
 from famecli.errors import InputError
-from famecli.evaluation import evaluate
 from famecli.images import to_uint8
+from famecli.nll.evaluate import evaluate
 
 BITS, GREYS = (1, 6, 5), (3, 4, 4)
 

@@ -13,8 +13,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from commands import check_error, process, save_model
-from victims import Victims
+from support.commands import check_error, process, save_model
+from support.victims import Victims
 
 from famecli.errors import ExitCode
 

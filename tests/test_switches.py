@@ -6,19 +6,19 @@ from typing import Any
 
 import pytest
 import torch
-from models import batch_noise, image_noise, preset_model, random_images, randomise
+from support.models import batch_noise, image_noise, preset_model, random_images, randomise
 from test_patches import config_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from famecli.config import MOST_PLACES, ModelConfig, to_dict
+from famecli.config.presets import PRESETS, SIZES, Size, model_config
+from famecli.config.schema import MOST_PLACES, ModelConfig, to_dict
 from famecli.errors import ConfigError
 from famecli.model.fame import Fame
 from famecli.model.latents import Gaussian
 from famecli.model.likelihoods import make_likelihood
 from famecli.model.pointwise import normalise
 from famecli.model.size import count_parameters
-from famecli.preset_table import PRESETS, SIZES, Size, model_config
 
 NEW_KEYS = {"normalised", "bounded_latents"}
 NEW_DECODER_KEYS = {"patch", "attention", "heads", "attention_width"}

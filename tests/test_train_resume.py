@@ -10,15 +10,14 @@ from typing import Any
 
 import pytest
 import tomli_w
-from outcomes import Command, error_lines
+from support.outcomes import Command, error_lines
 
-from famecli import first_defaults
-from famecli.checkpoint import load_tensors, save_tensors
+from famecli.checkpoints.checkpoint import load_tensors, save_tensors
 from famecli.cli import train_request
-from famecli.config import ModelConfig, TrainConfig, to_dict
-from famecli.first_defaults import DATA_KEYS, first_digest
-from famecli.preset_table import model_config
-from famecli.settings import resolve, to_toml, typed
+from famecli.config.first_defaults import DATA_KEYS, first_digest
+from famecli.config.presets import model_config
+from famecli.config.resolve import resolve, to_toml, typed
+from famecli.config.schema import ModelConfig, TrainConfig, first_defaults, to_dict
 from famecli.training.run import STATE_SCHEMA
 
 STOP = ("--max-time", "0s")

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.trainers import PLAIN, SHAPE, assert_same, snapshot, split_of, spoil, trainer_of
 from torch import nn
-from trainers import PLAIN, SHAPE, assert_same, snapshot, split_of, spoil, trainer_of
 
-from famecli.config import ModelConfig, TrainConfig
+from famecli.config.presets import PRESETS, model_config
+from famecli.config.schema import ModelConfig, TrainConfig
 from famecli.data.dataset import ImageSplit
 from famecli.data.registry import dataset_info
 from famecli.errors import FameError, InputError, NumericsError
 from famecli.model.fame import Fame
-from famecli.preset_table import PRESETS, model_config
 from famecli.training.optim import SMALLEST_SIDE, Muon, make_optimizers, optimizer_tensors, orthogonal
 from famecli.training.schedule import EMA_RAMP, ema_decay, learning_rate_factor, rate_weight
 from famecli.training.trainer import Trainer

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from loopback import FaultServer, fault_server
+from support.loopback import FaultServer, fault_server
 
 from famecli.data import transfer as module
 from famecli.data.fetch import fetch_file

@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
-from models import preset_model, randomise
+from support.models import preset_model, randomise
 
-from famecli.config import DecoderConfig, ModelConfig
+from famecli.config.presets import PRESETS
+from famecli.config.schema import DecoderConfig, ModelConfig
 from famecli.errors import NumericsError, UnavailableError
 from famecli.model.fame import Fame
-from famecli.preset_table import PRESETS
 from famecli.verification.causality import check_causality
 from famecli.verification.findings import Finding, Measurement
 from famecli.verification.runner import MODEL_CHECKS, run_checks

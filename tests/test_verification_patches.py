@@ -4,14 +4,14 @@ import dataclasses
 import itertools
 
 import pytest
-import sabotage_patches as broken
 import torch
-from models import randomise
-from sabotage import Sabotage, centre_tap, leak_of
+from support import sabotage_patches as broken
+from support.models import randomise
+from support.sabotage import Sabotage, centre_tap, leak_of
 from test_patches import config_of
 from test_verification_sabotage import failures
 
-from famecli.config import StageConfig
+from famecli.config.schema import StageConfig
 from famecli.model.fame import Fame
 from famecli.verification.causality import check_causality
 from famecli.verification.runner import MODEL_CHECKS, run_checks

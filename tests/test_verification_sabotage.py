@@ -4,13 +4,13 @@ import copy
 import itertools
 
 import pytest
-import sabotage as broken
 import torch
-from models import randomise
-from sabotage import Sabotage, leak_of
+from support import sabotage as broken
+from support.models import randomise
+from support.sabotage import Sabotage, leak_of
 from test_verification import BITS, COLOURS, model_of
 
-from famecli.config import DecoderConfig, ModelConfig
+from famecli.config.schema import DecoderConfig, ModelConfig
 from famecli.model.fame import Fame
 from famecli.verification.causality import check_causality
 from famecli.verification.code_length import check_code

@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from commands import PROVENANCE, save_model
+from support.commands import PROVENANCE, save_model
 
-from famecli.checkpoint import load_checkpoint
-from famecli.errors import ConfigError, InputError, UnavailableError, UsageError
-from famecli.history import thread_hours, trainings
-from famecli.weights import (
+from famecli.checkpoints.checkpoint import load_checkpoint
+from famecli.checkpoints.history import thread_hours, trainings
+from famecli.checkpoints.index import (
     INDEX,
     SCHEMA,
     WeightsEntry,
@@ -23,6 +22,7 @@ from famecli.weights import (
     unknown_checkpoint,
     weights_folder,
 )
+from famecli.errors import ConfigError, InputError, UnavailableError, UsageError
 
 LARGEST_BYTES = 6_000_000
 LARGEST_TOTAL_BYTES = 40_000_000
@@ -39,7 +39,7 @@ CLAIM = {
 @pytest.fixture
 def other_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder that is looked in instead of the package's."""
-    monkeypatch.setattr("famecli.weights.weights_folder", lambda: tmp_path)
+    monkeypatch.setattr("famecli.checkpoints.index.weights_folder", lambda: tmp_path)
     index.cache_clear()
     yield tmp_path
     index.cache_clear()

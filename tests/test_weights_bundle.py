@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import save_model
+from support.commands import save_model
 
-from famecli import weights_bundle
+from famecli.checkpoints import bundle as weights_bundle
+from famecli.checkpoints.bundle import check_all, read_members, store_all, write_bundle
+from famecli.checkpoints.index import index, weights_folder
+from famecli.checkpoints.store import Store
 from famecli.errors import FameError, InputError, IntegrityError
-from famecli.weights import index, weights_folder
-from famecli.weights_bundle import check_all, read_members, store_all, write_bundle
-from famecli.weights_store import Store
 
 SHAPE = (1, 8, 8)
 
@@ -86,7 +86,7 @@ def test_files_of_the_index_go_where_fetched_ones_do(
     copy = tmp_path / "any name.safetensors"
     copy.write_bytes(packaged.read_bytes())
     assert bring(store, copy) == {entry.name: packaged}
-    monkeypatch.setattr("famecli.weights_store.weights_folder", lambda: tmp_path / "empty")
+    monkeypatch.setattr("famecli.checkpoints.store.weights_folder", lambda: tmp_path / "empty")
     (path,) = bring(store, copy).values()
     assert path == store.find(entry) == store.get(entry.name) == store.cached(entry.name, entry.sha256)
     assert path.read_bytes() == packaged.read_bytes()

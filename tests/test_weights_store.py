@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from commands import PROVENANCE, save_model
-from loopback import FaultServer, fault_server
+from support.commands import PROVENANCE, save_model
+from support.loopback import FaultServer, fault_server
 
+from famecli.checkpoints.index import INDEX, SCHEMA, describe, index
+from famecli.checkpoints.store import Imported, Store
+from famecli.checkpoints.urls import addresses, parse_url
 from famecli.errors import InputError, IntegrityError, UnavailableError, UsageError
-from famecli.weights import INDEX, SCHEMA, describe, index
-from famecli.weights_store import Imported, Store
-from famecli.weights_urls import addresses, parse_url
 
 CLAIM = {
     "nats_per_image": 90.5,
@@ -54,8 +54,8 @@ def far(server: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     path = save_model(tmp_path / "far-model.safetensors", shape=(1, 8, 8), facts=facts)
     entry = dataclasses.asdict(describe(path, [server.url + "mirror/"]))
     (folder / INDEX).write_text(json.dumps({"schema": SCHEMA, "weights": [entry]}))
-    monkeypatch.setattr("famecli.weights.weights_folder", lambda: folder)
-    monkeypatch.setattr("famecli.weights_store.weights_folder", lambda: folder)
+    monkeypatch.setattr("famecli.checkpoints.index.weights_folder", lambda: folder)
+    monkeypatch.setattr("famecli.checkpoints.store.weights_folder", lambda: folder)
     index.cache_clear()
     server.files["mirror/far-model.safetensors"] = path.read_bytes()
     yield "far-model"

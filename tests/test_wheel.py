@@ -7,9 +7,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from commands import ROOT
+from support.commands import ROOT
 
-from famecli.weights import INDEX, index
+from famecli.checkpoints.index import INDEX, index
 
 HATCHLING = importlib.util.find_spec("hatchling") is not None
 
@@ -33,7 +33,10 @@ def test_a_wheel_holds_index_and_weights(tmp_path: Path) -> None:
         for name in inside:
             assert wheel.read(name) == (ROOT / "weights" / Path(name).name).read_bytes()
         wheel.extractall(tmp_path / "site")
-    program = "import famecli.weights as w; print(w.weights_folder() / w.default_weights(None, None).file)"
+    program = (
+        "from famecli.checkpoints.index import default_weights, weights_folder;"
+        "print(weights_folder() / default_weights(None, None).file)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path / "site", capture_output=True, text=True, check=True
     )

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from famecli.checkpoints.card import model_card
+from famecli.checkpoints.header import parse_header, read_checkpoint
+from famecli.checkpoints.index import INDEX, index_text
 from famecli.cli.info import header_facts
-from famecli.header import parse_header, read_checkpoint
-from famecli.model_card import model_card
-from famecli.weights import INDEX, index_text
 
 
 def card_text(path: Path) -> str:

@@ -24,7 +24,7 @@ from benchmarks.estimates import (
 from benchmarks.tables import Cell, Table
 from famecli.data.dataset import ImageSplit, fixed_levels
 from famecli.errors import InputError
-from famecli.evaluation import evaluate
+from famecli.nll.evaluate import evaluate
 from famecli.output import Output
 from famecli.rng import stream
 

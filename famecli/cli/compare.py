@@ -12,7 +12,7 @@ from famecli.files import STDIN
 from famecli.output import Output, printable, table
 
 if TYPE_CHECKING:
-    from famecli.comparison import Comparison, Waiver
+    from famecli.nll.comparison import Comparison, Waiver
 
 A = Annotated[
     Path, typer.Argument(metavar="A.json|-", help="What evaluate-nll --json --with-images printed.")
@@ -46,7 +46,7 @@ def compare(
 
       fame compare exact.json bound.json --allow estimator
     """
-    from famecli import comparison as library
+    from famecli.nll import comparison as library
 
     output = Output(json=json, quiet=quiet)
     if unknown := [word for word in allow or () if word not in library.WAIVERS]:

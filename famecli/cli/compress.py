@@ -19,7 +19,7 @@ from famecli.output import Output
 if TYPE_CHECKING:
     import numpy as np
 
-    from famecli.checkpoint import Checkpoint
+    from famecli.checkpoints.checkpoint import Checkpoint
     from famecli.coding.codec import Coded
     from famecli.coding.container import CodedFile
 
@@ -157,7 +157,7 @@ def _load(
     """
     from famecli.coding.originals import read_originals
     from famecli.data.dataset import fixed_levels
-    from famecli.scoring import BITS_SEED, check_fits
+    from famecli.nll.score import BITS_SEED, check_fits
 
     if files:
         return Images(*read_originals(loaded.model.config, files))

@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from famecli.checkpoints.index import named_weights
+from famecli.checkpoints.store import Store
 from famecli.cli import options
 from famecli.cli.image_output import ImageOutput, free_name
 from famecli.cli.sources import ModelChoice
 from famecli.errors import FameError, InputError, UnavailableError
 from famecli.output import Output
-from famecli.weights import named_weights
-from famecli.weights_store import Store
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from famecli.checkpoint import Checkpoint
+    from famecli.checkpoints.checkpoint import Checkpoint
     from famecli.coding.container import CodedFile, FileHeader
 
 SCHEMA = "famecli/decompress/1"
@@ -96,7 +96,7 @@ def _find(header: "FileHeader", store: Store) -> Path:
 
 def _hashes(path: Path) -> dict[str, Any]:
     """Return the hashes of the weights in a checkpoint, as it says itself; none if it cannot be read."""
-    from famecli.header import parse_header, read_checkpoint
+    from famecli.checkpoints.header import parse_header, read_checkpoint
 
     try:
         content = read_checkpoint(path)

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from famecli.bounds.settings import Annealing
-    from famecli.checkpoint import Checkpoint
+    from famecli.checkpoints.checkpoint import Checkpoint
     from famecli.coding.measure import CodeLength
-    from famecli.distributed import Group
-    from famecli.evaluation import ImageNlls
-    from famecli.nll_report import NllReport
+    from famecli.nll.evaluate import ImageNlls
+    from famecli.nll.report import NllReport
+    from famecli.nll.settings import Annealing
+    from famecli.runtime.distributed import Group
 
 AUTOMATIC_BATCH = 128
 # Chains, whose gradients take more memory.
@@ -63,9 +63,9 @@ class Protocol:
 
         Of a model without latents there is nothing to draw or to anneal; then it is said what was in vain.
         """
-        from famecli.bounds.ais import evaluate_ais
-        from famecli.distributed import explain_lost_processes
-        from famecli.evaluation import evaluate
+        from famecli.nll.ais import evaluate_ais
+        from famecli.nll.evaluate import evaluate
+        from famecli.runtime.distributed import explain_lost_processes
 
         model = checkpoint.model
         exact = not model.config.stochastic_layers
@@ -176,8 +176,8 @@ def measure(
     choice: ModelChoice, place: DataPlace, protocol: Protocol, output: Output, group: "Group | None" = None
 ) -> "NllReport":
     """Return the NLL of a model on a data set, which a group of processes measures together."""
-    from famecli.distributed import ALONE
-    from famecli.scoring import score
+    from famecli.nll.score import score
+    from famecli.runtime.distributed import ALONE
 
     group = group or ALONE
     with group.one_before_the_others():
@@ -198,11 +198,11 @@ def measure_simulated(
     Raises:
         UsageError: It has no latents, so that its NLL is exact.
     """
-    from famecli.bounds.ais import double
-    from famecli.bounds.simulated import as_split, simulate
     from famecli.data.dataset import fixed_levels
-    from famecli.nll_report import NllReport
-    from famecli.scoring import BITS_SEED
+    from famecli.nll.ais import double
+    from famecli.nll.report import NllReport
+    from famecli.nll.score import BITS_SEED
+    from famecli.nll.simulated import as_split, simulate
 
     with group.one_before_the_others():
         loaded = choice.load(output)

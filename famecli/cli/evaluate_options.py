@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from famecli.bounds.settings import STARTS, Annealing
 from famecli.cli import options
 from famecli.errors import UsageError
 from famecli.files import STDIN
+from famecli.nll.settings import STARTS, Annealing
 
 ANNEALING = "Annealed importance sampling"
 

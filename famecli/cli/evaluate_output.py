@@ -12,8 +12,8 @@ from famecli.files import STDIN, write_atomic
 from famecli.output import Output, printable, table
 
 if TYPE_CHECKING:
-    from famecli.nll_report import NllReport
-    from famecli.weights_claims import Claim
+    from famecli.checkpoints.claims import Claim
+    from famecli.nll.report import NllReport
 
 Row = tuple[str, ...]
 
@@ -105,7 +105,7 @@ def _write_files(report: "NllReport", asked: Asked) -> None:
 
 
 def _write_per_image(report: "NllReport", target: Path) -> None:
-    from famecli.nll_report import per_image_text
+    from famecli.nll.report import per_image_text
 
     text = per_image_text(report, lines=target.suffix == ".jsonl")
     if target == STDIN:
@@ -116,8 +116,8 @@ def _write_per_image(report: "NllReport", target: Path) -> None:
 
 
 def _write_heatmaps(report: "NllReport", folder: Path) -> None:
-    from famecli.evaluation import pixel_bits
     from famecli.images import bits_to_uint8, open_writer
+    from famecli.nll.evaluate import pixel_bits
 
     channels = report.split.info.shape[0]
     with open_writer(folder, len(report.nlls.nats), format="png", force=True) as writer:
@@ -127,8 +127,8 @@ def _write_heatmaps(report: "NllReport", folder: Path) -> None:
 
 
 def _record(report: "NllReport", path: Path) -> None:
-    from famecli.checkpoint import save_checkpoint
-    from famecli.weights_claims import with_claim
+    from famecli.checkpoints.checkpoint import save_checkpoint
+    from famecli.checkpoints.claims import with_claim
 
     checkpoint = report.checkpoint
     facts = {key: checkpoint.metadata.get(key) for key in ("training", "provenance")}

@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from famecli.config import ModelConfig
+from famecli.config.schema import ModelConfig
 from famecli.errors import UsageError
 from famecli.output import Output
 
@@ -80,7 +80,7 @@ class ImageOutput:
 
 def show(images: "np.ndarray", output: Output) -> None:
     """Preview the first of `images` `(n, H, W, C)` on stderr, which is a terminal."""
-    from famecli.preview import preview
+    from famecli.cli.preview import preview
 
     output.errors.out(preview(images[:MOST_PREVIEWED], output.errors.width), highlight=False)
 

@@ -8,16 +8,16 @@ import typer
 from rich.console import Console
 
 from famecli import __version__
+from famecli.checkpoints.card import model_card
+from famecli.checkpoints.claims import FURTHER, protocol
+from famecli.checkpoints.header import CHECKPOINT_SCHEMA, Header, parse_header, read_checkpoint
+from famecli.checkpoints.history import before, described
 from famecli.cli import options
 from famecli.cli.machine import show_machine
 from famecli.cli.sources import ModelChoice
-from famecli.environment import SCHEMA, environment
 from famecli.errors import ConfigError, InputError, UsageError, brief
-from famecli.header import CHECKPOINT_SCHEMA, Header, parse_header, read_checkpoint
-from famecli.history import before, described
-from famecli.model_card import model_card
 from famecli.output import Output, printable, table
-from famecli.weights_claims import FURTHER, protocol
+from famecli.runtime.environment import SCHEMA, environment
 
 Tensors = Annotated[bool, typer.Option("--tensors", help="List the tensors.")]
 Card = Annotated[bool, typer.Option("--card", help="Print a model card in Markdown.")]

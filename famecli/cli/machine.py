@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 
 from famecli.output import Output, table
-from famecli.processor import cores, processor
+from famecli.runtime.processor import cores, processor
 
 SCHEMA = "famecli/machine/1"
 

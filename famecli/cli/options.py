@@ -150,7 +150,7 @@ def use_device(name: str, threads: int | None) -> "torch.device":
     """
     import torch
 
-    from famecli.devices import device_named
+    from famecli.runtime.devices import device_named
 
     if threads is not None:
         torch.set_num_threads(threads)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from famecli.output import Output
 
 if TYPE_CHECKING:
-    from famecli.distributed import Group
+    from famecli.runtime.distributed import Group
 
 
 def join(output: Output) -> "Group":
@@ -13,7 +13,7 @@ def join(output: Output) -> "Group":
 
     Outputs are to be checked before it: it waits for all processes, so none sees what the first one writes.
     """
-    from famecli import distributed
+    from famecli.runtime import distributed
 
     group = distributed.join()
     output.quiet = output.quiet or not group.first

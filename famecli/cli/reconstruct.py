@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from famecli.checkpoint_source import RUN_FILES
+from famecli.checkpoints.source import RUN_FILES
 from famecli.cli import options
 from famecli.cli.image_output import ImageOutput, read_levels
 from famecli.cli.sources import DataPlace, ModelChoice
@@ -17,7 +17,7 @@ from famecli.output import Output
 if TYPE_CHECKING:
     import numpy as np
 
-    from famecli.checkpoint import Checkpoint
+    from famecli.checkpoints.checkpoint import Checkpoint
 
 SCHEMA = "famecli/reconstruct/1"
 LATENTS_SCHEMA = "famecli/latents/1"
@@ -143,7 +143,7 @@ class Images:
 
     def _from_dataset(self, loaded: "Checkpoint", choice: ModelChoice, places: list[int] | None) -> Originals:
         from famecli.data.dataset import fixed_levels
-        from famecli.scoring import BITS_SEED, check_fits
+        from famecli.nll.score import BITS_SEED, check_fits
 
         images = self.place.images(choice, loaded, self.split)  # type: ignore[arg-type]
         dataset, split = images.info.name, images.split
@@ -245,8 +245,8 @@ def split_words(words: list[str]) -> tuple[str | None, list[str]]:
 
 def _run(loaded: "Checkpoint", originals: Originals, request: Request, output: Output) -> "np.ndarray":
     """Return images as bytes, `(N, samples, H, W, C)`, or of an interpolation `(samples, steps, H, W, C)`."""
-    from famecli import reconstruction
     from famecli.images import levels_to_bytes
+    from famecli.sampling import reconstruction
 
     settings = reconstruction.Settings(*request.settings)  # type: ignore[arg-type]
     with output.progress("reconstructing", len(originals.levels)) as advance:
@@ -289,8 +289,8 @@ def _write(
 
 
 def _write_latents(loaded: "Checkpoint", originals: Originals, seed: int, path: Path) -> None:
-    from famecli.checkpoint import save_tensors
-    from famecli.reconstruction import posteriors
+    from famecli.checkpoints.checkpoint import save_tensors
+    from famecli.sampling.reconstruction import posteriors
 
     facts = {"schema": LATENTS_SCHEMA, "weights_sha256": loaded.weights_sha256, "sources": originals.sources}
     save_tensors(path, posteriors(loaded.model, originals.levels, seed), facts)
@@ -316,9 +316,9 @@ def _measures(
     loaded: "Checkpoint", originals: Originals, results: "np.ndarray", seed: int
 ) -> list[dict[str, Any]]:
     """Return a row per image; error and PSNR are of the first reconstruction."""
-    from famecli.evaluation import evaluate
     from famecli.images import levels_to_bytes, mean_square, psnr
-    from famecli.units import NATS_PER_BIT, bits_per_dim
+    from famecli.nll.evaluate import evaluate
+    from famecli.nll.units import NATS_PER_BIT, bits_per_dim
 
     config = loaded.model.config
     before = levels_to_bytes(originals.levels, config.levels)

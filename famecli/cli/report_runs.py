@@ -4,18 +4,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from famecli.checkpoint_source import RUN_FILES
+from famecli.checkpoints.source import RUN_FILES
 from famecli.cli.sources import DataPlace, ModelChoice
-from famecli.config import ModelConfig, TrainConfig
+from famecli.config.presets import model_config
+from famecli.config.resolve import resolve
+from famecli.config.schema import ModelConfig, TrainConfig
 from famecli.errors import UnavailableError, UsageError
 from famecli.output import Output
-from famecli.preset_table import model_config
-from famecli.settings import resolve
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from famecli.checkpoint import Checkpoint
+    from famecli.checkpoints.checkpoint import Checkpoint
     from famecli.data.dataset import ImageSplit
     from famecli.report.nlls import Nll
     from famecli.report.pictures import TestImages
@@ -107,7 +107,7 @@ class Collector:
 
     def _test_split(self, choice: ModelChoice, loaded: "Checkpoint") -> "tuple[ImageSplit | None, str]":
         """Return the test images, or None and why there are none."""
-        from famecli.scoring import check_fits
+        from famecli.nll.score import check_fits
 
         levels = loaded.model.config.levels
         try:
@@ -122,9 +122,9 @@ class Collector:
         return split, ""
 
     def _measure(self, loaded: "Checkpoint", split: "ImageSplit") -> "Nll":
-        from famecli.evaluation import ImageNlls, evaluate
+        from famecli.nll.evaluate import ImageNlls, evaluate
+        from famecli.nll.score import score
         from famecli.report.nlls import nll_of_claim
-        from famecli.scoring import score
 
         seed = self.wishes.seed
 
@@ -144,8 +144,8 @@ class Collector:
 
     def _images(self, loaded: "Checkpoint", split: "ImageSplit") -> "TestImages":
         from famecli.data.dataset import fixed_levels
+        from famecli.nll.score import BITS_SEED
         from famecli.report.pictures import look_at
-        from famecli.scoring import BITS_SEED
 
         return look_at(
             loaded.model, fixed_levels(split, BITS_SEED, self.wishes.images).levels, self.wishes.seed

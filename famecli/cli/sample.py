@@ -19,8 +19,8 @@ from famecli.output import Output
 if TYPE_CHECKING:
     import numpy as np
 
-    from famecli.checkpoint import Checkpoint
-    from famecli.distributed import Group
+    from famecli.checkpoints.checkpoint import Checkpoint
+    from famecli.runtime.distributed import Group
 
 SCHEMA = "famecli/sample/1"
 AUTOMATIC_BATCH = 64
@@ -215,7 +215,7 @@ def _load(choice: ModelChoice, context: typer.Context, output: Output) -> "tuple
 
 def _run(request: Request, target: ImageOutput, output: Output) -> None:
     """Draw and write all images, and report; of several processes each draws, and the first writes."""
-    from famecli.distributed import explain_lost_processes
+    from famecli.runtime.distributed import explain_lost_processes
 
     request.prepare()
     with explain_lost_processes():

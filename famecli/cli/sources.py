@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from famecli.checkpoint_source import checkpoint_file
+from famecli.checkpoints.index import default_weights
+from famecli.checkpoints.source import checkpoint_file
+from famecli.checkpoints.store import Store
 from famecli.cli.options import use_device
 from famecli.data.fetch import say_nothing
 from famecli.data.registry import dataset_info
 from famecli.errors import UsageError
 from famecli.files import STDIN
-from famecli.weights import default_weights
-from famecli.weights_store import Store
 
 if TYPE_CHECKING:
-    from famecli.checkpoint import Checkpoint
+    from famecli.checkpoints.checkpoint import Checkpoint
     from famecli.data.dataset import ImageSplit, Split
     from famecli.output import Output
 
@@ -128,9 +128,9 @@ class ModelChoice:
         """Return the checkpoint with its model on the device, and say what was loaded.
 
         Raises:
-            FameError: As `path`, `famecli.checkpoint.load_checkpoint` and `use_device` do.
+            FameError: As `path`, `famecli.checkpoints.checkpoint.load_checkpoint` and `use_device` do.
         """
-        from famecli.checkpoint import load_checkpoint, rounded
+        from famecli.checkpoints.checkpoint import load_checkpoint, rounded
 
         path = self.path(output.note)
         if self.weights not in ("ema", "raw"):

@@ -9,9 +9,9 @@ from famecli.cli.sources import DataPlace, ModelChoice
 from famecli.cli.train_request import Request, configure
 from famecli.cli.train_run import follow, prepare
 from famecli.cli.train_track import check_tracker
+from famecli.config.resolve import to_toml
 from famecli.errors import UsageError
 from famecli.output import Output
-from famecli.settings import to_toml
 
 STDOUT = "-"
 

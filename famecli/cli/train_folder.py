@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from famecli.checkpoints.header import canonical_json
 from famecli.cli.train_options import Asked
 from famecli.cli.train_resume import STATE
-from famecli.config import ModelConfig
-from famecli.first_defaults import DATA_KEYS, SIZE, first_digest
-from famecli.header import canonical_json
+from famecli.config.first_defaults import DATA_KEYS, SIZE, first_digest
+from famecli.config.schema import ModelConfig
 
 RUNS = Path("runs")
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from famecli.preset_table import PRESETS, SIZES
+from famecli.config.presets import PRESETS, SIZES
 
 RUN = "Run"
 SCHEDULE = "Schedule"

@@ -7,21 +7,21 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast, get_args
 
+from famecli.checkpoints.index import DEFAULT_DATASET
 from famecli.cli import options
 from famecli.cli.image_output import NO_TERMINAL, show
 from famecli.cli.sources import DataPlace
 from famecli.cli.train_folder import default_folder
 from famecli.cli.train_options import Asked
 from famecli.cli.train_resume import Begun, begun_with, check_kind, check_shared, check_values, state_of
-from famecli.config import ModelConfig, Precision, TrainConfig
+from famecli.config.presets import SIZES, model_config
+from famecli.config.resolve import resolve, typed
+from famecli.config.schema import ModelConfig, Precision, TrainConfig
 from famecli.data.info import DatasetInfo
 from famecli.data.registry import FOLDER
 from famecli.errors import UsageError
 from famecli.output import Output
-from famecli.preset_table import SIZES, model_config
-from famecli.settings import resolve, typed
 from famecli.training.schedule import fit
-from famecli.weights import DEFAULT_DATASET
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import torch
 
     from famecli.data.dataset import ImageSplit
-    from famecli.distributed import Group
+    from famecli.runtime.distributed import Group
     from famecli.training.run import Run
     from famecli.training.trainer import Trainer
 
@@ -116,7 +116,7 @@ class Request:
 
     def _precision(self, device: "torch.device", group: "Group", output: Output) -> Precision:
         """Return the precision typed, or for `auto` that which the hardware of all processes multiplies."""
-        from famecli.processor import multiplies_bf16
+        from famecli.runtime.processor import multiplies_bf16
 
         if self.asked.precision != AUTO:
             return cast(Precision, self.asked.precision)

@@ -5,16 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from famecli.checkpoints.claims import read_header
 from famecli.cli.train_options import Asked
-from famecli.config import ModelConfig, TrainConfig, differences, to_dict
+from famecli.config.presets import SIZES, model_config
+from famecli.config.schema import ModelConfig, TrainConfig, differences, to_dict
 from famecli.data.info import DatasetInfo
 from famecli.data.registry import FOLDER
 from famecli.errors import ANOTHER_RUN, ConfigError, InputError
-from famecli.preset_table import SIZES, model_config
-from famecli.weights_claims import read_header
 
 if TYPE_CHECKING:
-    from famecli.distributed import Group
+    from famecli.runtime.distributed import Group
 
 STATE = "state.safetensors"
 # As `famecli.training.run` has it, which needs torch.

@@ -53,8 +53,8 @@ def _start(run: "Run", resume: str, init: ModelChoice | None, output: Output) ->
 
 def _start_from(run: "Run", init: ModelChoice, output: Output) -> None:
     """Give `run` its first weights, and let its checkpoints tell which."""
-    from famecli.checkpoint import load_checkpoint
-    from famecli.history import trainings
+    from famecli.checkpoints.checkpoint import load_checkpoint
+    from famecli.checkpoints.history import trainings
     from famecli.training.grow import first_weights
     from famecli.training.run import FirstWeights
 
@@ -84,7 +84,7 @@ def follow(
         stream: Whether stdout gets the lines of metrics.jsonl, in place of the result.
         track: Whether TensorBoard gets them, too.
     """
-    from famecli.distributed import explain_lost_processes
+    from famecli.runtime.distributed import explain_lost_processes
     from famecli.training.failures import explain_failed_steps
 
     deadline_s = None if max_time_s is None else time.monotonic() + max_time_s
@@ -165,7 +165,7 @@ def _describe(record: dict[str, Any]) -> str:
 
 
 def _report(run: "Run", output: Output) -> None:
-    from famecli.units import bits_per_dim
+    from famecli.nll.units import bits_per_dim
 
     best = run.best()
     trainer = run.trainer
@@ -187,7 +187,7 @@ def _report(run: "Run", output: Output) -> None:
         "images": trainer.images,
         "skipped": trainer.skipped,
         "seconds": round(run.progress.seconds, 1),
-        "cpu_seconds": None if run.progress.cpu_seconds is None else round(run.progress.cpu_seconds, 1),
+        "cpu_seconds": None if run.progress.cpu_seconds is None else round(run.progress.cpu_seconds, 3),
         "stopped": run.stopped,
     }
     output.result(data, str(path))

@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from famecli import __version__
+from famecli.checkpoints.claims import FIRST_IMAGES, TOLERANCE_NATS
 from famecli.cli import options
 from famecli.cli.evaluate_nll import AUTOMATIC_BATCH
 from famecli.cli.sources import DataPlace, ModelChoice
@@ -16,12 +17,11 @@ from famecli.errors import GateError, InputError, UnavailableError, UsageError, 
 from famecli.files import STDIN
 from famecli.output import Output, table
 from famecli.verification.findings import CheckResult, Finding, Measurement
-from famecli.weights_claims import FIRST_IMAGES, TOLERANCE_NATS
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from famecli.checkpoint import Checkpoint
+    from famecli.checkpoints.checkpoint import Checkpoint
     from famecli.verification.subject import Subject
 
 SCHEMA = "famecli/verify/1"
@@ -205,7 +205,7 @@ class _Source:
             UsageError: The model is not for it.
         """
         from famecli.data.dataset import fixed_levels
-        from famecli.scoring import BITS_SEED, check_fits
+        from famecli.nll.score import BITS_SEED, check_fits
 
         if self.choice.dataset is None and "dataset" not in loaded.provenance:
             raise UnavailableError(f"{loaded.source} does not say what it was trained on")

@@ -8,14 +8,14 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from famecli import weights_bundle
+from famecli.checkpoints import bundle as weights_bundle
+from famecli.checkpoints.index import WeightsEntry, describe, index, unknown_checkpoint, weights_folder
+from famecli.checkpoints.store import Imported, Store, check_hash
+from famecli.checkpoints.urls import addresses
 from famecli.cli import options
 from famecli.cli.weights_verify import verify
 from famecli.errors import FameError, UsageError
 from famecli.output import Output, table
-from famecli.weights import WeightsEntry, describe, index, unknown_checkpoint, weights_folder
-from famecli.weights_store import Imported, Store, check_hash
-from famecli.weights_urls import addresses
 
 app = typer.Typer(no_args_is_help=True)
 app.command("verify")(verify)

@@ -7,15 +7,15 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from famecli.checkpoints.claims import FIRST_IMAGES, Claim, read_claims
+from famecli.checkpoints.index import index, unknown_checkpoint
+from famecli.checkpoints.store import Store, check_hash
 from famecli.cli import options
 from famecli.cli.evaluate_nll import AUTOMATIC_BATCH, Protocol, measure
 from famecli.cli.sources import DataPlace, ModelChoice
 from famecli.errors import ExitCode, FameError, UnavailableError, UsageError
 from famecli.files import STDIN
 from famecli.output import Output, table
-from famecli.weights import index, unknown_checkpoint
-from famecli.weights_claims import FIRST_IMAGES, Claim, read_claims
-from famecli.weights_store import Store, check_hash
 
 SCHEMA = "famecli/weights-verify/1"
 # A wrong hash says more than a wrong claim, and that more than one that could not be measured.

@@ -11,15 +11,15 @@ from typing import Literal
 
 import numpy as np
 
+from famecli.checkpoints.header import canonical_json
 from famecli.coding.codec import Coded
 from famecli.coding.latents import MOST_BITS
 from famecli.coding.machine import Machine
 from famecli.coding.names import problem
 from famecli.coding.stack import WORD_BITS
-from famecli.config import build
+from famecli.config.schema import build
 from famecli.errors import InputError, IntegrityError, brief
 from famecli.files import open_input, read_up_to
-from famecli.header import canonical_json
 
 MAGIC = b"\x89fame\r\n\x1a"
 VERSION = 1
@@ -45,7 +45,7 @@ class FileHeader:
         schema: Of this header.
         name: Of the weights, for people.
         weights: Which of a checkpoint's weights.
-        weights_sha256: Theirs, as `famecli.checkpoint.hash_weights` makes it.
+        weights_sha256: Theirs, as `famecli.checkpoints.checkpoint.hash_weights` makes it.
         shape: Of an image: channels, height, width.
         levels: Values that a channel can take.
         names: Of the images' files; None where they are numbered.

@@ -13,7 +13,7 @@ from famecli.coding.codec import Codec
 from famecli.errors import IntegrityError
 from famecli.images import to_uint8
 from famecli.model.fame import Fame
-from famecli.units import NATS_PER_BIT
+from famecli.nll.units import NATS_PER_BIT
 
 if TYPE_CHECKING:
     from PIL.Image import Image

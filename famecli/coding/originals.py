@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from famecli.coding.names import png_name, problem
-from famecli.config import ModelConfig
+from famecli.config.schema import ModelConfig
 from famecli.data.arrays import images_of, read_array
 from famecli.data.folder import ARRAY_SUFFIXES
 from famecli.data.image_files import READABLE, read_images

@@ -17,8 +17,8 @@ from famecli.coding.latents import MOST_BITS, Bins
 from famecli.model.fame import Fame
 from famecli.model.latents import Gaussian
 from famecli.model.likelihoods import scale_levels
+from famecli.nll.units import NATS_PER_BIT
 from famecli.rng import ImageNoise
-from famecli.units import NATS_PER_BIT
 
 Bits = tuple[tuple[int, ...], ...]
 MOST_IMAGES = 32

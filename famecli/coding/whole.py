@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from famecli.checkpoint import Checkpoint
+from famecli.checkpoints.checkpoint import Checkpoint
 from famecli.coding.codec import Codec
 from famecli.coding.container import SCHEMA, CodedFile, FileHeader, hash_levels, run_lengths
 from famecli.coding.machine import Machine

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from famecli.config import ModelConfig
+from famecli.config.schema import ModelConfig
 from famecli.model.attention import CausalAttention, sees
 from famecli.model.causal import CausalConv2d
 from famecli.model.patches import from_patches, to_patches

@@ -25,7 +25,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from famecli.config import ModelConfig
+from famecli.config.schema import ModelConfig
 from famecli.model.blocks import FromLatents, ResidualBlock, ToLatents, Upsample, shrink
 from famecli.model.decoder import Decoder
 from famecli.model.latents import Gaussian

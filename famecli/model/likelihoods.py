@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from famecli.config import ModelConfig
+from famecli.config.schema import ModelConfig
 
 SMALLEST_LOG_SCALE = -7.0
 # From about 86 on, gradients and then masses are no longer finite in single precision.

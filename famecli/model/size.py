@@ -2,7 +2,7 @@
 
 import math
 
-from famecli.config import DecoderConfig, ModelConfig, StageConfig
+from famecli.config.schema import DecoderConfig, ModelConfig, StageConfig
 from famecli.model.likelihoods import make_likelihood
 
 

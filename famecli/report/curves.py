@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
+from famecli.nll.units import NATS_PER_BIT
 from famecli.report.charts import Curve, LineChart
 from famecli.report.document import Block, Figures, Heading, Paragraph, Table
 from famecli.report.metrics import METRICS, Record
 from famecli.report.report import RunReport, comparable
 from famecli.report.runs import RunFacts
 from famecli.report.told import images_of, source_of
-from famecli.units import NATS_PER_BIT
 
 Abscissa = tuple[str, str, Callable[[Record], float]]
 OVER: Sequence[Abscissa] = (

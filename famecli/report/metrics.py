@@ -5,10 +5,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from famecli.config import build
+from famecli.config.schema import build
 from famecli.errors import ConfigError, InputError, brief
 from famecli.files import read_bytes
-from famecli.units import NATS_PER_BIT
+from famecli.nll.units import NATS_PER_BIT
 
 METRICS = "metrics.jsonl"
 # Beyond it axes would overflow.

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from famecli.config import ModelConfig, TrainConfig, build
+from famecli.config.schema import ModelConfig, TrainConfig, build
 from famecli.data.registry import DATASETS
 from famecli.errors import ConfigError
-from famecli.evaluation import Bound
+from famecli.nll.evaluate import Bound
+from famecli.nll.units import bits_per_dim
 from famecli.report.metrics import LARGEST_NUMBER, Record, known_keys
-from famecli.units import bits_per_dim
 
 Origin = Literal["measured", "claim", "validation"]
 # Of validation bits, whatever the seed of the training is.
@@ -88,7 +88,7 @@ class Nll:
 
 
 def nll_of_claim(claim: dict[str, Any], origin: Origin, where: str) -> Nll:
-    """Return the NLL in what `famecli.nll_report.NllReport.claim` returned, or a checkpoint says it did.
+    """Return the NLL in what `famecli.nll.report.NllReport.claim` returned, or a checkpoint says it did.
 
     Raises:
         ConfigError: It is not of that form; the message begins with `where`.

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from famecli.errors import NumericsError
-from famecli.evaluation import pixel_bits
 from famecli.images import grid, levels_to_bytes
 from famecli.model.fame import Fame
-from famecli.reconstruction import Settings, reconstruct
+from famecli.nll.evaluate import pixel_bits
 from famecli.report.charts import VIRIDIS
 from famecli.report.document import Picture
 from famecli.sampling.generate import generate_batches
+from famecli.sampling.reconstruction import Settings, reconstruct
 
 COLUMNS = 8
 # Of the screen, that an image is wide at least.

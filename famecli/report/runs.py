@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from famecli.config import ModelConfig, TrainConfig, to_dict
+from famecli.checkpoints.claims import claims_in, read_header
+from famecli.checkpoints.header import CHECKPOINT_SCHEMA, Header
+from famecli.checkpoints.history import PastTraining, before
+from famecli.config.schema import ModelConfig, TrainConfig, to_dict
 from famecli.errors import ConfigError, InputError, brief
-from famecli.header import CHECKPOINT_SCHEMA, Header
-from famecli.history import PastTraining, before
 from famecli.output import printable
 from famecli.report.metrics import LARGEST_NUMBER, METRICS, Metrics, read_metrics
 from famecli.report.nlls import Nll, nll_of_claim, nll_of_validation
-from famecli.weights_claims import claims_in, read_header
 
 MOST_OF_A_NAME = 60
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import tomli_w
 
-from famecli.history import described
+from famecli.checkpoints.history import described
 from famecli.report.document import Block, Code, Fold, Paragraph, Table
 from famecli.report.metrics import LARGEST_NUMBER
 from famecli.report.nlls import Nll

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from famecli.distributed import ALONE, Group
 from famecli.memory import Pieces
 from famecli.model.fame import Fame
 from famecli.rng import ImageNoise, image_uniforms
+from famecli.runtime.distributed import ALONE, Group
 from famecli.sampling.naive import sample_naive
 from famecli.sampling.sampler import CHUNK, LANES, Sampler, padded_batch
 from famecli.sampling.workspace import uniforms_type

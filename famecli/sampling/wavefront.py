@@ -16,7 +16,7 @@ from torch import Tensor
 from famecli.model.attention import sees
 from famecli.model.likelihoods import scale_levels
 from famecli.model.pointwise import SMALLEST_SQUARE, at_least_single, normalise
-from famecli.products import products
+from famecli.runtime.products import products
 from famecli.sampling.packing import PackedAttention, PackedDecoder
 from famecli.sampling.plan import Plan, Wave
 from famecli.sampling.skew import SkewedMaps

@@ -5,10 +5,10 @@ import sys
 
 import torch
 
-from famecli.environment import environment
+from famecli.config.resolve import to_toml
 from famecli.errors import InputError
 from famecli.files import write_atomic
-from famecli.settings import to_toml
+from famecli.runtime.environment import environment
 from famecli.training.run import Run
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from famecli.config import ModelConfig, to_dict
+from famecli.config.schema import ModelConfig, to_dict
 from famecli.errors import InputError
 from famecli.model.causal import CausalConv2d
 from famecli.model.fame import Fame

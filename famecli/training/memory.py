@@ -6,11 +6,11 @@ from contextlib import contextmanager
 
 import torch
 
-from famecli.config import ModelConfig, Precision, TrainConfig
+from famecli.config.schema import ModelConfig, Precision, TrainConfig
 from famecli.data.dataset import ImageSplit
-from famecli.distributed import Group
 from famecli.errors import OutOfMemoryError
 from famecli.memory import is_out_of_memory, release
+from famecli.runtime.distributed import Group
 from famecli.training.trainer import Trainer
 
 # Of what is free; the rest is for validation, samples and fragmentation.

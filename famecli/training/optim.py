@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from famecli.config import TrainConfig
+from famecli.config.schema import TrainConfig
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 SMALLEST_SIDE = 16

@@ -24,15 +24,15 @@ import numpy as np
 import torch
 
 from famecli import __version__
-from famecli.checkpoint import load_tensors, save_checkpoint, save_tensors
-from famecli.config import ModelConfig, Precision, TrainConfig, build, differences, to_dict
+from famecli.checkpoints.checkpoint import load_tensors, save_checkpoint, save_tensors
+from famecli.checkpoints.history import PastTraining
+from famecli.config.schema import ModelConfig, Precision, TrainConfig, build, differences, to_dict
 from famecli.errors import ANOTHER_RUN, InputError
 from famecli.files import remove_leftovers, unwritable, write_atomic
-from famecli.history import PastTraining
+from famecli.nll.units import NATS_PER_BIT, bits_per_dim
 from famecli.training.clock import Clock
 from famecli.training.snapshots import SAMPLES_FOLDER, draw_grid, keep_last, numbered_name, remove_later
 from famecli.training.trainer import StepRecord, Trainer
-from famecli.units import NATS_PER_BIT, bits_per_dim
 
 RUN_FILES = ("metrics.jsonl", "last.safetensors", "best.safetensors", "state.safetensors")
 STATE_SCHEMA = "famecli/state/1"

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Collection
 
-from famecli.config import TrainConfig
+from famecli.config.schema import TrainConfig
 
 EMA_RAMP = 0.05
 VALIDATIONS = 10

@@ -7,18 +7,18 @@ from pathlib import Path
 
 import torch
 
-from famecli.checkpoint import Checkpoint
-from famecli.config import ModelConfig, Precision, TrainConfig
+from famecli.checkpoints.checkpoint import Checkpoint
+from famecli.checkpoints.history import trainings
+from famecli.config.presets import Size, model_config
+from famecli.config.resolve import resolve, typed
+from famecli.config.schema import ModelConfig, Precision, TrainConfig
 from famecli.data.dataset import ImageSplit, Split, describe, fixed_levels, load_split
 from famecli.data.folder import seen_with
 from famecli.data.info import DatasetInfo
 from famecli.data.registry import FOLDER
 from famecli.errors import ArgumentTypeError, InputError
-from famecli.history import trainings
-from famecli.preset_table import Size, model_config
-from famecli.processor import multiplies_bf16
-from famecli.scoring import BITS_SEED
-from famecli.settings import resolve, typed
+from famecli.nll.score import BITS_SEED
+from famecli.runtime.processor import multiplies_bf16
 from famecli.training.about import describe_run
 from famecli.training.grow import first_weights
 from famecli.training.run import FirstWeights, Run

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from famecli.config import ModelConfig, Precision, TrainConfig
+from famecli.config.schema import ModelConfig, Precision, TrainConfig
 from famecli.data.dataset import ImageSplit, epoch_order, training_levels
-from famecli.distributed import ALONE, Group, apart
 from famecli.errors import InputError, NumericsError
-from famecli.evaluation import ImageNlls, evaluate
 from famecli.model.fame import Fame, NllTerms
-from famecli.processor import multiplies_bf16
+from famecli.nll.evaluate import ImageNlls, evaluate
 from famecli.rng import BatchNoise, PartNoise, stream
+from famecli.runtime.distributed import ALONE, Group, apart
+from famecli.runtime.processor import multiplies_bf16
 from famecli.training.optim import check_tensors, make_optimizers, optimizer_tensors, restore_optimizers
 from famecli.training.schedule import ema_decay, learning_rate_factor, rate_weight
 

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from famecli.evaluation import evaluate
 from famecli.model.fame import Fame, NllTerms
+from famecli.nll.evaluate import evaluate
 from famecli.verification.findings import Finding, Measurement
 from famecli.verification.subject import Subject
 

@@ -7,10 +7,10 @@ import torch
 
 from famecli.coding.codec import Codec
 from famecli.coding.stack import STATE_WORDS, WORD_BITS
-from famecli.evaluation import evaluate
 from famecli.model.fame import Fame
+from famecli.nll.evaluate import evaluate
+from famecli.nll.units import NATS_PER_BIT
 from famecli.rng import ImageNoise
-from famecli.units import NATS_PER_BIT
 from famecli.verification.findings import Finding, Measurement
 
 EXACT_LIMIT = 0.01

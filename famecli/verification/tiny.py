@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from famecli.config import ModelConfig, StageConfig
+from famecli.config.schema import ModelConfig, StageConfig
 from famecli.model.fame import Fame
 from famecli.rng import stream, uniforms
 

@@ -1,0 +1,1 @@
+"""The model handle and the four verbs: load, evaluate, train, compare."""

@@ -1,0 +1,363 @@
+"""A model in the hands of a caller.
+
+Pixels are integer levels, 0 to `config.levels - 1`, `(N, C, H, W)`. Numpy arrays and torch tensors go in, and
+the same kind comes out. Nothing is printed, and the settings of torch stay as they are.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, get_args
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from famecli.api.pixels import LARGEST_SEED, Array, Pixels, choice, levels_of, like, mask_of, number, whole
+from famecli.checkpoints.checkpoint import Checkpoint
+from famecli.checkpoints.claims import Claim, readable_claims
+from famecli.coding.container import from_bytes, to_bytes
+from famecli.coding.whole import check_model, decode_images, encode_images
+from famecli.config.schema import ModelConfig
+from famecli.errors import ArgumentError, ArgumentTypeError, closest
+from famecli.nll.evaluate import ImageNlls, evaluate
+from famecli.nll.score import AUTOMATIC_BATCH
+from famecli.runtime.undisturbed import undisturbed
+from famecli.sampling.complete import SWEEPS, complete_batches
+from famecli.sampling.generate import DecoderOutput, generate_batches
+from famecli.sampling.reconstruction import Settings, reconstruct
+from famecli.sampling.sampler import CHUNK
+from famecli.verification.code_length import check_code
+from famecli.verification.findings import CheckResult
+from famecli.verification.runner import MODEL_CHECKS, run_checks
+from famecli.verification.subject import Subject
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+# Told the images that are done and those that there are.
+Progress = Callable[[int, int], None]
+OUTPUTS = get_args(DecoderOutput)
+
+
+def counted(progress: Progress | None, total: int) -> Callable[[int], None]:
+    """Return a function that is told the images just done, and tells `progress` the sum."""
+    done = 0
+
+    def advance(images: int) -> None:
+        nonlocal done
+        done += images
+        if progress is not None:
+            progress(done, total)
+
+    return advance
+
+
+class Model:
+    """A model with its weights, made by `load` and `train`.
+
+    Args:
+        checkpoint: What a checkpoint file holds, with the model on its device.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+
+    def __repr__(self) -> str:
+        config = self.config
+        return f"<{config.preset} from {self.name}: {config.image_shape} images of {config.levels} levels>"
+
+    @property
+    def name(self) -> str:
+        """File of the checkpoint."""
+        return self.checkpoint.source
+
+    @property
+    def config(self) -> ModelConfig:
+        """Shape and levels of images, stages of latents, decoder."""
+        return self.checkpoint.model.config
+
+    @property
+    def claims(self) -> list[Claim]:
+        """NLLs that the checkpoint records of itself, that of most images first."""
+        return readable_claims(self.checkpoint.metadata)
+
+    def sample(
+        self,
+        n: int,
+        *,
+        seed: int = 0,
+        temperature: float = 1.0,
+        latent_temperature: float = 1.0,
+        batch_size: int = CHUNK,
+        progress: Progress | None = None,
+    ) -> npt.NDArray[np.uint8]:
+        """Return `n` images, levels `(n, C, H, W)`. Image `k` depends on `seed + k` alone.
+
+        Args:
+            n: Number of images.
+            seed: Seed of the first image.
+            temperature: Spread of each pixel, 0.01 to 100; 1 is the model's own.
+            latent_temperature: Factor on the standard deviations of the priors, 0 to 100.
+            batch_size: Images drawn at once.
+            progress: Called with the images done and `n`.
+
+        Raises:
+            ArgumentError: A number is out of range.
+        """
+        first = whole("seed", seed, 0, LARGEST_SEED)
+        seeds, batch = range(first, first + whole("n", n, 0)), whole("batch_size", batch_size, 1)
+        pixels = number("temperature", temperature, 0.01, 100.0)
+        latents = number("latent_temperature", latent_temperature, 0.0, 100.0)
+        advance, parts = counted(progress, n), [np.zeros((0, *self.config.image_shape), np.uint8)]
+        with undisturbed():
+            for part in generate_batches(
+                self.checkpoint.model,
+                seeds,
+                batch_size=batch,
+                temperature=pixels,
+                latent_temperature=latents,
+            ):
+                parts.append(part)
+                advance(len(part))
+        return np.concatenate(parts)
+
+    def nll(
+        self,
+        x: Array | Tensor,
+        *,
+        importance_samples: int = 1,
+        seed: int = 0,
+        first_index: int = 0,
+        batch_size: int = AUTOMATIC_BATCH,
+        progress: Progress | None = None,
+    ) -> ImageNlls:
+        """Return what each image costs, float64 numpy arrays, nats: exact without latents, else a bound.
+
+        `nats` and `distortion` are `(N,)`, `rate` is `(N, layers)`, `bound` is `exact`, `elbo` or `iwae`.
+
+        Args:
+            x: Levels `(N, C, H, W)`.
+            importance_samples: Draws of the latents per image: 1 for the ELBO, more for a tighter bound.
+            seed: Seed of the latents.
+            first_index: Number of the first image: image `i` draws from stream `first_index + i` of the seed.
+            batch_size: Images times samples in one forward pass.
+            progress: Called with the images done and `N`.
+
+        Raises:
+            ArgumentError: `x` has another shape or other levels, or a number is out of range.
+            ArgumentTypeError: `x` is no array or tensor of integers.
+            NumericsError: An NLL is not finite.
+
+        Source: arXiv:1509.00519 (importance weighting).
+        """
+        levels = levels_of(x, self.config)
+        with undisturbed():
+            return evaluate(
+                self.checkpoint.model,
+                levels,
+                importance_samples=whole("importance_samples", importance_samples, 1),
+                seed=whole("seed", seed, 0, LARGEST_SEED),
+                batch_size=whole("batch_size", batch_size, 1),
+                first_index=whole("first_index", first_index, 0, LARGEST_SEED),
+                advance=counted(progress, len(levels)),
+            )
+
+    def elbo(self, x: Pixels, *, seed: int = 0, first_index: int = 0) -> Pixels:
+        """Return a lower bound of log p(x), `(N,)`, float64, nats; exact without latents.
+
+        One draw of the latents, and KL divergences in closed form: the negative of `nll(x).nats`. Arguments
+        and errors are those of `nll`.
+        """
+        return like(-self.nll(x, seed=seed, first_index=first_index).nats, x)
+
+    def log_prob(self, x: Pixels) -> Pixels:
+        """Return log p(x), `(N,)`, float64, nats. Only for models without latents, whose likelihood is exact.
+
+        Args:
+            x: Levels `(N, C, H, W)`.
+
+        Raises:
+            ArgumentError: The model has latents; or as `nll`.
+        """
+        if self.config.stochastic_layers:
+            raise ArgumentError(
+                f"a {self.config.preset} has latents: log p(x) is an integral that log_prob cannot give",
+                "elbo(x) is a lower bound; nll(x, importance_samples=100) gives a tighter one",
+            )
+        return like(-self.nll(x).nats, x)
+
+    def reconstruct(
+        self,
+        x: Pixels,
+        *,
+        keep_layers: int | None = None,
+        samples: int | None = None,
+        decoder_output: DecoderOutput = "sample",
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> Pixels:
+        """Return images decoded from the latents of `x`, levels `(N, C, H, W)`, uint8.
+
+        Args:
+            x: Levels `(N, C, H, W)`.
+            keep_layers: Stochastic layers, from the top, that follow the posterior; None for all.
+            samples: Reconstructions per image, for a result of `(N, samples, C, H, W)`; None for one.
+            decoder_output: `sample` for drawn pixels, `mean` for expected levels, float32.
+            seed: Seed of latents and pixels.
+            progress: Called with the images done and `N`.
+
+        Raises:
+            ArgumentError: The model has no latents; or as `nll`.
+        """
+        layers = self.config.stochastic_layers
+        if not layers:
+            raise ArgumentError(
+                f"a {self.config.preset} has no latents to reconstruct from", "complete draws missing pixels"
+            )
+        choice("decoder_output", decoder_output, OUTPUTS)
+        levels = levels_of(x, self.config)
+        kept = None if keep_layers is None else whole("keep_layers", keep_layers, 0, layers)
+        count = 1 if samples is None else whole("samples", samples, 1)
+        settings = Settings(whole("seed", seed, 0, LARGEST_SEED), kept, count, decoder_output)
+        with undisturbed():
+            found = reconstruct(self.checkpoint.model, levels, settings, counted(progress, len(levels)))
+        found = found.astype(np.uint8 if decoder_output == "sample" else np.float32)
+        return like(found[:, 0] if samples is None else found, x)
+
+    def complete(
+        self,
+        x: Pixels,
+        mask: Array | Tensor,
+        *,
+        n: int | None = None,
+        seed: int = 0,
+        sweeps: int = SWEEPS,
+        temperature: float = 1.0,
+        progress: Progress | None = None,
+    ) -> Pixels:
+        """Return images with their unknown pixels drawn given the known ones, levels `(N, C, H, W)`, uint8.
+
+        Completion `j` of image `i` is that of `seed + i * n + j`. It is an exact draw where the model has no
+        latents and the first rows are known, else one of a Markov chain.
+
+        Args:
+            x: Levels `(N, C, H, W)`; those of unknown pixels do not matter.
+            mask: True where a pixel is known, `(H, W)`.
+            n: Completions per image, for a result of `(N, n, C, H, W)`; None for one.
+            seed: Seed of the first completion.
+            sweeps: Steps of the chain.
+            temperature: Spread of each pixel, 0.01 to 100.
+            progress: Called with the completions done and those in all.
+
+        Raises:
+            ArgumentError: As `nll`; or `mask` has another shape.
+            ArgumentTypeError: As `nll`; or `mask` is no array or tensor of booleans.
+
+        Source: the chain: arXiv:1401.4082, section 6.4 and appendix F.
+        """
+        levels, known = levels_of(x, self.config), mask_of(mask, self.config)
+        count = 1 if n is None else whole("n", n, 1)
+        first, total = whole("seed", seed, 0, LARGEST_SEED), count * len(levels)
+        steps = whole("sweeps", sweeps, 0)
+        spread = number("temperature", temperature, 0.01, 100.0)
+        advance, parts = counted(progress, total), []
+        with undisturbed():
+            for part in complete_batches(
+                self.checkpoint.model,
+                levels.repeat(count, axis=0),
+                known,
+                range(first, first + total),
+                sweeps=steps,
+                temperature=spread,
+            ):
+                parts.append(part)
+                advance(len(part))
+        found = np.concatenate(parts)
+        return like(found if n is None else found.reshape(len(levels), count, *found.shape[1:]), x)
+
+    def compress(self, x: Array | Tensor, *, progress: Progress | None = None) -> bytes:
+        """Return images as the content of a file of `fame compress`, without loss; computed on the CPU.
+
+        Args:
+            x: Levels `(N, C, H, W)`.
+            progress: Called with the images done and `N`.
+
+        Raises:
+            ArgumentError: As `nll`.
+        """
+        levels = levels_of(x, self.config)
+        with undisturbed():
+            file = encode_images(self.checkpoint, levels, advance=counted(progress, len(levels)))
+            return to_bytes(file)
+
+    def decompress(self, blob: bytes, *, progress: Progress | None = None) -> npt.NDArray[np.uint8]:
+        """Return the levels of the images in `blob`, `(N, C, H, W)`, checked against their hash.
+
+        Args:
+            blob: What `compress` returned, or the content of a file of `fame compress`.
+            progress: Called with the images done and `N`.
+
+        Raises:
+            InputError: It is no such file.
+            IntegrityError: It is damaged, or was written with another model.
+        """
+        if not isinstance(blob, bytes | bytearray | memoryview):
+            raise ArgumentTypeError(f"blob is of type {type(blob).__name__}, expected bytes")
+        file = from_bytes(bytes(blob), "blob")
+        check_model(self.checkpoint, file.header, "blob", "load that model, and call its decompress")
+        with undisturbed():
+            return decode_images(self.checkpoint, file, counted(progress, file.header.images))
+
+    def verify(
+        self,
+        checks: Iterable[str] | None = None,
+        *,
+        seed: int = 0,
+        samples: int | None = None,
+        images: int | None = None,
+        limit: int = 64,
+    ) -> list[CheckResult]:
+        """Return what checks of the model find, each with its `name`, `verdict` and `finding`.
+
+        They prove that its likelihood is one, with images that it draws itself. `fame verify` takes test
+        images too, and measures claims anew. docs/verification.md says what each check means.
+
+        Args:
+            checks: Some of `causality`, `batch`, `normalisation`, `latents`, `sampler`, `code`; None for all.
+            seed: Seed of all that is drawn.
+            samples: Images drawn for the sampler's check; None for 256, of mixtures 64.
+            images: Least number of images of the other checks; None for what each needs.
+            limit: Images that are coded.
+
+        Raises:
+            ArgumentError: A check is unknown, or a number is out of range.
+        """
+        most = whole("limit", limit, 1)
+        every = MODEL_CHECKS | {
+            "code": lambda subject: check_code(subject.model, subject.drawn[:most], "samples of the model")
+        }
+        names = list(every) if checks is None else list(checks)
+        for name in names:
+            if name not in every:
+                raise ArgumentError(f"unknown check {name!r}", closest(name, every, "checks"))
+        drawn = None if samples is None else whole("samples", samples, 2)
+        least = None if images is None else whole("images", images, 1)
+        with undisturbed():
+            subject = Subject(self.checkpoint.model, whole("seed", seed, 0, LARGEST_SEED), drawn, least)
+            return list(run_checks(subject, {name: every[name] for name in every if name in names}))
+
+    def grid(self, x: Array | Tensor, *, columns: int | None = None) -> "Image":
+        """Return images side by side as one PIL image, which a notebook shows.
+
+        Args:
+            x: Levels `(N, C, H, W)`, or expected levels, which are floats.
+            columns: Images in a row; None for a square.
+        """
+        from PIL import Image
+
+        from famecli.images import grid, levels_to_bytes
+
+        array = x.detach().cpu().numpy() if isinstance(x, Tensor) else x
+        if array.dtype.kind != "f":
+            array = levels_of(x, self.config)
+        found = grid(levels_to_bytes(array, self.config.levels), columns)
+        return Image.fromarray(found[:, :, 0] if found.shape[2] == 1 else found)

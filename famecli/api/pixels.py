@@ -1,0 +1,120 @@
+"""Pixels of callers: numpy arrays or torch tensors of integer levels, checked before a model sees them."""
+
+import operator
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from famecli.config.schema import ModelConfig
+from famecli.errors import ArgumentError, ArgumentTypeError, brief
+
+LARGEST_SEED = 2**63 - 1
+
+Array = npt.NDArray[Any]
+# What goes in comes out: arrays for arrays, tensors for tensors.
+Pixels = TypeVar("Pixels", npt.NDArray[Any], Tensor)
+
+
+def levels_of(x: Array | Tensor, config: ModelConfig) -> npt.NDArray[np.uint8]:
+    """Return images as models take them, `(N, C, H, W)`, uint8.
+
+    Args:
+        x: Integer levels of that shape, or booleans where a pixel has two levels.
+        config: The model's.
+
+    Raises:
+        ArgumentTypeError: `x` is no array or tensor of integers.
+        ArgumentError: It has another shape, no image, or a level that the model does not have.
+    """
+    _check_kind(x, config.levels)
+    shape = tuple(x.shape)
+    if len(shape) != 4 or shape[1:] != config.image_shape:
+        expected = ", ".join(map(str, config.image_shape))
+        raise ArgumentError(f"x has shape {shape}, expected (N, {expected})")
+    if not shape[0]:
+        raise ArgumentError(f"x has shape {shape}, expected at least one image")
+    found: Array = x.detach().cpu().numpy() if isinstance(x, Tensor) else x
+    least, most = int(found.min()), int(found.max())
+    if least < 0 or most >= config.levels:
+        bad = least if least < 0 else most
+        raise ArgumentError(f"x has a level of {bad}, expected 0 to {config.levels - 1}")
+    return np.ascontiguousarray(found, dtype=np.uint8)
+
+
+def _check_kind(x: object, levels: int) -> None:
+    expected = f"integer levels 0 to {levels - 1}" + (", or booleans" if levels == 2 else "")
+    if isinstance(x, Tensor):
+        boolean = x.dtype == torch.bool
+        integer = not (boolean or x.is_floating_point() or x.is_complex())
+    elif isinstance(x, np.ndarray):
+        boolean, integer = x.dtype.kind == "b", x.dtype.kind in "iu"
+    else:
+        raise ArgumentTypeError(
+            f"x is of type {type(x).__name__}, expected a numpy array or a torch tensor of {expected}"
+        )
+    if not (integer or (boolean and levels == 2)):
+        raise ArgumentTypeError(f"x has dtype {x.dtype}, expected {expected}")
+
+
+def like(found: Array, x: Pixels) -> Pixels:
+    """Return an array as it is, or as a tensor on the device of `x` if `x` is one."""
+    if isinstance(x, Tensor):
+        tensor = torch.from_numpy(found)
+        # It has no double precision.
+        return tensor if x.device.type == "mps" and found.dtype == np.float64 else tensor.to(x.device)
+    return found
+
+
+def mask_of(mask: Array | Tensor, config: ModelConfig) -> npt.NDArray[np.bool_]:
+    """Return a mask of the pixels of an image, `(H, W)`.
+
+    Raises:
+        ArgumentTypeError: It is no array or tensor of booleans.
+        ArgumentError: It has another shape.
+    """
+    if not isinstance(mask, Tensor | np.ndarray) or mask.dtype not in (torch.bool, np.dtype(bool)):
+        found = getattr(mask, "dtype", type(mask).__name__)
+        raise ArgumentTypeError(f"mask is of type {found}, expected booleans, True where a pixel is known")
+    if tuple(mask.shape) != (config.height, config.width):
+        expected = (config.height, config.width)
+        raise ArgumentError(f"mask has shape {tuple(mask.shape)}, expected {expected}")
+    return np.ascontiguousarray(mask.cpu().numpy() if isinstance(mask, Tensor) else mask)
+
+
+def whole(name: str, value: object, least: int, most: int | None = None) -> int:
+    """Return a whole number, the argument `name` of a call.
+
+    Raises:
+        ArgumentTypeError: It is none.
+        ArgumentError: It is out of range.
+    """
+    try:
+        found = operator.index(value)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise ArgumentTypeError(f"{name} is {brief(repr(value))}, expected a whole number") from error
+    if found < least or (most is not None and found > most):
+        bounds = f"at least {least}" if most is None else f"{least} to {most}"
+        raise ArgumentError(f"{name} is {found}, expected {bounds}")
+    return found
+
+
+def number(name: str, value: object, least: float, most: float) -> float:
+    """Return a number, the argument `name` of a call; errors are those of `whole`."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.floating | np.integer):
+        raise ArgumentTypeError(f"{name} is {brief(repr(value))}, expected a number")
+    if not least <= value <= most:
+        raise ArgumentError(f"{name} is {value}, expected {least:g} to {most:g}")
+    return float(value)
+
+
+def choice(name: str, value: object, words: tuple[str, ...]) -> None:
+    """Check the argument `name` of a call, which is one of some words.
+
+    Raises:
+        ArgumentError: It is not.
+    """
+    if value not in words:
+        raise ArgumentError(f"{name} is {brief(repr(value))}, expected {' or '.join(map(repr, words))}")

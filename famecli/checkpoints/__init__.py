@@ -1,0 +1,1 @@
+"""Checkpoint files: header, provenance, claims, cards, index and cache of named weights."""

@@ -1,0 +1,1 @@
+"""Configurations: keys, presets, files and overrides."""

@@ -1,0 +1,191 @@
+"""The negative log-likelihood of images: exact, by the ELBO, or importance-weighted."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from famecli.errors import NumericsError
+from famecli.memory import Pieces
+from famecli.model.fame import Fame
+from famecli.nll.importance import Importance, block_sizes, log_mean, weigh
+from famecli.nll.units import NATS_PER_BIT
+from famecli.rng import ImageNoise
+from famecli.runtime.distributed import ALONE, Group
+
+# What `evaluate` measures, which is what a checkpoint may claim.
+Bound = Literal["exact", "elbo", "iwae"]
+
+
+@dataclass(frozen=True)
+class ImageNlls:
+    """Nats of each image, float64.
+
+    Args:
+        nats: The estimate of -log p(x), `(N,)`.
+        distortion: -log p(x | z) of the ELBO, `(N,)`.
+        rate: KL divergence per stochastic layer, from the image upwards, `(N, layers)`.
+        bound: What `nats` is: exact, or an upper bound in expectation.
+        importance_samples: Draws of the latents per image; for `ais` its chains.
+        importance: What the weights of several draws say beyond; None for one draw.
+    """
+
+    nats: np.ndarray
+    distortion: np.ndarray
+    rate: np.ndarray
+    bound: Bound | Literal["ais"]
+    importance_samples: int
+    importance: Importance | None = None
+
+    @property
+    def mean(self) -> float:
+        """Nats per image."""
+        return float(self.nats.mean())
+
+    @property
+    def stderr(self) -> float:
+        """Standard error of `mean` over images, nats."""
+        return stderr_over_images(self.nats)
+
+
+def stderr_over_images(nats: np.ndarray) -> float:
+    """Return the standard error of the mean of `nats` `(N,)`; NaN for one image."""
+    return float(nats.std(ddof=1) / math.sqrt(len(nats))) if len(nats) > 1 else math.nan
+
+
+@torch.no_grad()
+def evaluate(
+    model: Fame,
+    levels: np.ndarray,
+    *,
+    importance_samples: int = 1,
+    seed: int = 0,
+    batch_size: int = 128,
+    first_index: int = 0,
+    advance: Callable[[int], None] = lambda images: None,
+    group: Group = ALONE,
+    report: Callable[[str], None] = lambda text: None,
+) -> ImageNlls:
+    """Return the NLL of each image; the same for any batch size.
+
+    Args:
+        model: On its device.
+        levels: Images, integer levels, `(N, C, H, W)`.
+        importance_samples: 1 for the ELBO with the KL divergence in closed form; more for
+            -log of the mean importance weight, which is tighter. A model without latents is exact.
+        seed: Of the latents; image i draws from a stream of its own.
+        batch_size: Images, or images times samples, in one forward pass.
+        first_index: Number of the first image, by which it draws its latents; the others follow.
+        advance: Called with the number of images just done.
+        group: Processes that share the batches; each gets the NLLs of all images.
+        report: Told in one line that memory ran out, and that it goes on with less.
+
+    Raises:
+        NumericsError: An image's NLL is not finite.
+
+    Source: arXiv:1509.00519, equation 8 (importance weighting).
+    """
+    samples = importance_samples if model.config.stochastic_layers else 1
+    images = max(1, batch_size // samples)
+    pieces = Pieces(batch_size, report=report)
+
+    def table_from(start: int) -> np.ndarray:
+        batch = torch.from_numpy(levels[start : start + images]).to(model.device)
+
+        def columns(rows: slice) -> np.ndarray:
+            place = first_index + start + rows.start
+            return _columns(*_evaluate_batch(model, batch[rows], place, samples, seed, pieces.size))
+
+        return np.concatenate(list(pieces.over(len(batch), columns)))
+
+    tables = []
+    for table in group.in_turn(range(0, len(levels), images), table_from):
+        tables.append(table)
+        advance(len(table))
+    layers = model.config.stochastic_layers
+    nats, distortion, rate, importance = _from_columns(np.concatenate(tables), layers, samples)
+    bound: Bound = "exact" if not layers else "elbo" if samples == 1 else "iwae"
+    return ImageNlls(check_nats(nats), distortion, rate, bound, samples, importance)
+
+
+def _columns(
+    nats: np.ndarray, distortion: np.ndarray, rate: np.ndarray, importance: Importance | None
+) -> np.ndarray:
+    """Return what a batch came to as one array, a row per image, such as processes send each other."""
+    columns = [nats[:, None], distortion[:, None], rate]
+    if importance is not None:
+        columns += [importance.curve, importance.stderr, importance.effective[:, None]]
+    return np.concatenate(columns, axis=1)
+
+
+def _from_columns(
+    table: np.ndarray, layers: int, samples: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, Importance | None]:
+    """Return the arguments of `_columns`."""
+    nats, distortion, rate, rest = np.split(table, [1, 2, 2 + layers], axis=1)
+    importance = None
+    if samples > 1:
+        sizes = block_sizes(samples)
+        curve, stderr, effective = np.split(rest, [len(sizes), -1], axis=1)
+        importance = Importance(sizes, curve, stderr, effective[:, 0])
+    return nats[:, 0], distortion[:, 0], rate, importance
+
+
+def check_nats(nats: np.ndarray) -> np.ndarray:
+    """Return the NLLs of images as they are.
+
+    Raises:
+        NumericsError: One is not finite.
+    """
+    if not np.isfinite(nats).all():
+        bad = int(np.flatnonzero(~np.isfinite(nats))[0])
+        raise NumericsError(f"the NLL of image {bad} is {nats[bad]}: no mean can be given")
+    return nats
+
+
+def _evaluate_batch(
+    model: Fame, batch: Tensor, start: int, samples: int, seed: int, rows: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, Importance | None]:
+    """Return nats, distortion, rate and importance of a batch, about `rows` images times samples at once."""
+    noise = ImageNoise(_noise_names(seed, start, len(batch)), device=model.device)
+    parts: list[Tensor] = []
+    layers = model.config.stochastic_layers
+    distortion = torch.zeros(len(batch), dtype=torch.float64)
+    rate = torch.zeros(len(batch), layers, dtype=torch.float64)
+    done = 0
+    while done < samples:
+        noise.samples = min(samples - done, max(1, rows // len(batch)))
+        terms = model(batch.repeat_interleave(noise.samples, dim=0), noise)
+        parts.append(terms.log_weight.cpu().double().view(len(batch), -1))
+        distortion += terms.distortion.cpu().double().view(len(batch), -1).sum(1)
+        rate += terms.rate.cpu().double().view(len(batch), noise.samples, layers).sum(1)
+        done += noise.samples
+    distortion, rate = distortion / samples, rate / samples
+    if samples == 1:
+        return (distortion + rate.sum(1)).numpy(), distortion.numpy(), rate.numpy(), None
+    log_weights = torch.cat(parts, dim=1)
+    return -log_mean(log_weights).numpy(), distortion.numpy(), rate.numpy(), weigh(log_weights)
+
+
+def _noise_names(seed: int, start: int, images: int) -> list[tuple[str | int, ...]]:
+    """Return the names of the latents' streams of images `start` and following."""
+    return [("evaluate", seed, start + offset) for offset in range(images)]
+
+
+@torch.no_grad()
+def pixel_bits(
+    model: Fame, levels: np.ndarray, seed: int = 0, batch_size: int = 128
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the index of a batch's first image, and `-log2 p(pixel | z, earlier pixels)` as `(B, H, W)`.
+
+    Latents are those of `evaluate` with one sample and the same seed; channels are summed.
+    """
+    for start in range(0, len(levels), batch_size):
+        batch = torch.from_numpy(levels[start : start + batch_size]).to(model.device)
+        noise = ImageNoise(_noise_names(seed, start, len(batch)), device=model.device)
+        condition, _ = model.infer(batch, noise)
+        yield start, (-model.log_prob(batch, condition) / NATS_PER_BIT).cpu().numpy()

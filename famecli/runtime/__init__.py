@@ -1,0 +1,1 @@
+"""Devices, processes, processors and matrix products."""

@@ -1,0 +1,231 @@
+"""Golden files: tiny models as files, and what the code that wrote them computed with them.
+
+They show that later code does the same. `FAME_REGENERATE_GOLDEN=1 pytest tests/test_golden*.py` writes all
+figures anew, which is right only after a change that is meant: `git diff tests/golden` says what changed.
+Checkpoints, coded images and the run stay, for files of before have to be read for good: only those that
+are missing are written.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from famecli.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from famecli.config.presets import model_config
+from famecli.model.fame import Fame
+from famecli.nll.evaluate import evaluate
+from famecli.rng import ImageNoise, image_uniforms
+from famecli.sampling.complete import complete_batches
+from famecli.sampling.generate import generate
+from famecli.sampling.reconstruction import Settings, reconstruct
+from support.golden_samples import Drawn
+from support.models import random_images, randomise
+
+# Read before fixtures remove such variables.
+REGENERATE = os.environ.get("FAME_REGENERATE_GOLDEN") == "1"
+FOLDER = Path(__file__).parents[1] / "golden"
+FACTS = {
+    "training": {"lr": 0.5, "batch_size": 6},
+    "provenance": {
+        "dataset": "golden",
+        "images_seen": 640,
+        "steps": 10,
+        "seconds": 1.5,
+        "device": "cpu",
+        "versions": {"famecli": "0", "torch": "0"},
+    },
+    "claim": None,
+}
+IMAGES = 4
+SEEDS = range(4)
+SAMPLES = 5
+
+
+@dataclass(frozen=True)
+class Case:
+    """A tiny model with random weights.
+
+    Args:
+        preset: Name of the preset.
+        shape: Channels, height and width of an image.
+        levels: Values that a channel of a pixel can take.
+        half: Whether its weights are rounded to half precision, in which they are then stored.
+        lag: Of the decoder; None for the preset's.
+    """
+
+    preset: str
+    shape: tuple[int, int, int]
+    levels: int = 2
+    half: bool = True
+    lag: int | None = None
+
+    def build(self, seed: int) -> Fame:
+        config = model_config(self.preset, "tiny", self.shape, self.levels)
+        if self.lag is not None:
+            config = dataclasses.replace(config, decoder=dataclasses.replace(config.decoder, lag=self.lag))
+        model = randomise(Fame(config), seed, torch.float32)
+        return model.half().float() if self.half else model
+
+
+CASES = {
+    "fame": Case("fame", (1, 12, 12), half=False),
+    "fame-rgb-lag4": Case("fame", (3, 8, 8), 256, lag=4),
+    "fame-no-concat": Case("fame-no-concat", (1, 12, 12)),
+    "fame-dense": Case("fame-dense", (1, 8, 8)),
+    "lvae": Case("lvae", (1, 8, 8)),
+    "pixelvae": Case("pixelvae", (1, 8, 8)),
+    "vae": Case("vae", (1, 8, 8)),
+    "pixelcnn": Case("pixelcnn", (1, 12, 12), half=False),
+    "pixelcnn-rgb": Case("pixelcnn", (3, 8, 8), 256, half=False),
+    "pixelcnn-odd": Case("pixelcnn", (1, 7, 9), half=False),
+}
+
+
+def checkpoint_path(name: str) -> Path:
+    return FOLDER / f"{name}.safetensors"
+
+
+@functools.cache
+def write_all_checkpoints() -> None:
+    FOLDER.mkdir(exist_ok=True)
+    for seed, (name, case) in enumerate(CASES.items()):
+        if not checkpoint_path(name).exists():
+            write_checkpoint(case.build(seed), checkpoint_path(name))
+
+
+def write_checkpoint(model: Fame, path: Path) -> None:
+    save_checkpoint(path, model.config, model.state_dict(), None, FACTS)
+
+
+def load(name: str) -> Fame:
+    """Return the golden model in single precision; of its own, as it may be changed."""
+    return load_checkpoint(checkpoint_path(name)).model
+
+
+def recorded(name: str, found: Any) -> Any:
+    """Return what is recorded under a name, after `found` was recorded if that is asked for."""
+    path = FOLDER / f"{name}.json"
+    if REGENERATE:
+        path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def to_hex(images: np.ndarray) -> list[str]:
+    return [np.ascontiguousarray(image, np.uint8).tobytes().hex() for image in images]
+
+
+def from_hex(texts: list[str], shape: tuple[int, int, int]) -> np.ndarray:
+    return np.stack([np.frombuffer(bytes.fromhex(text), np.uint8).reshape(shape) for text in texts])
+
+
+def images_of(name: str) -> np.ndarray:
+    """Return the images that a case is measured on, uint8, `(4, C, H, W)`."""
+    case, place = CASES[name], FOLDER / "images.json"
+    if REGENERATE:
+        every = {
+            each: to_hex(random_images(IMAGES, row.shape, row.levels, seed=seed).numpy())
+            for seed, (each, row) in enumerate(CASES.items())
+        }
+        return from_hex(recorded("images", every)[name], case.shape)
+    return from_hex(json.loads(place.read_text(encoding="utf-8"))[name], case.shape)
+
+
+def known_rows(shape: tuple[int, int, int]) -> np.ndarray:
+    """Return the mask of an image whose upper half is known, `(H, W)`."""
+    mask = np.zeros(shape[1:], bool)
+    mask[: shape[1] // 2] = True
+    return mask
+
+
+def measure_nll(model: Fame, images: np.ndarray) -> dict[str, Any]:
+    """Return -ELBO or exact NLL of each image and its terms, nats, with the noise of `fame evaluate-nll`."""
+    found = evaluate(model, images)
+    return {
+        "bound": found.bound,
+        "nats": found.nats.tolist(),
+        "distortion": found.distortion.tolist(),
+        "rate": found.rate.tolist(),
+    }
+
+
+def measure(name: str) -> dict[str, Any]:
+    """Return all figures of a case."""
+    model, images = load(name), images_of(name)
+    single = measure_nll(model, images)
+    importance = evaluate(model, images, importance_samples=SAMPLES).nats.tolist()
+    return {
+        "shapes": {key: list(value.shape) for key, value in model.state_dict().items()},
+        "float32": single,
+        "importance": importance,
+        "float64": measure_nll(load(name).double(), images),
+    }
+
+
+def draw_all(name: str) -> dict[str, np.ndarray]:
+    """Return all images that a case draws, by how they are drawn; each `(4, C, H, W)`, uint8."""
+    model, images = load(name), images_of(name)
+    mask, latents = known_rows(CASES[name].shape), model.config.stochastic_layers
+    found = {"samples": generate(model, SEEDS)}
+    for sweeps in (0, 1) if latents else (0,):
+        batches = complete_batches(model, images, mask, SEEDS, sweeps=sweeps)
+        found[f"completions {sweeps}"] = np.concatenate(list(batches))
+    if latents:
+        found["reconstructions"] = reconstruct(model, images, Settings())[:, 0].astype(np.uint8)
+    return found
+
+
+def drawn_by(name: str, stored: dict[str, np.ndarray]) -> Iterator[tuple[str, Drawn]]:
+    """Yield how `stored` images of a case were drawn: the parameters of each pixel, in float64."""
+    model, images = load(name).double(), images_of(name)
+    known = known_rows(CASES[name].shape)
+    for kind, levels in stored.items():
+        names, source = _streams(kind), _source(kind, images, stored)
+        yield kind, _drawn(model, levels, names, source, known if "completions" in kind else None)
+
+
+def _streams(kind: str) -> list[tuple[str | int, ...]]:
+    if kind == "samples":
+        return [("sample", seed) for seed in SEEDS]
+    if kind == "reconstructions":
+        return [("reconstruct", 0, 0, index) for index in range(IMAGES)]
+    return [("complete", seed, int(kind.split()[1])) for seed in SEEDS]
+
+
+def _source(kind: str, images: np.ndarray, stored: dict[str, np.ndarray]) -> np.ndarray | None:
+    """Return the images that latents are inferred from; None where they come from the prior."""
+    return {"reconstructions": images, "completions 1": stored["completions 0"]}.get(kind)
+
+
+@torch.no_grad()
+def _drawn(
+    model: Fame,
+    levels: np.ndarray,
+    names: list[tuple[str | int, ...]],
+    source: np.ndarray | None,
+    known: np.ndarray | None,
+) -> Drawn:
+    noise, condition = ImageNoise(names), None
+    if source is None:
+        condition = model.prior_condition(len(names), noise)
+    else:
+        condition = model.infer(_tensor(source), noise)[0]
+    parameters = model.pixel_parameters(_tensor(levels), condition)
+    uniforms = image_uniforms(names, model.uniforms_shape).double()
+    config = model.config
+    free = np.ones((config.height, config.width), bool) if known is None else ~known
+    return Drawn(
+        levels, parameters.numpy(), uniforms.numpy(), free, config.levels, config.decoder.autoregressive
+    )
+
+
+def _tensor(images: np.ndarray) -> Tensor:
+    return torch.from_numpy(images.copy()).double()

@@ -1,0 +1,89 @@
+"""Models whose likelihood can be computed: two latents that are integrated on a grid, and a linear one."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from famecli.config.schema import DecoderConfig, ModelConfig, StageConfig
+from famecli.model.fame import Fame
+from famecli.nll.latents import GivenNoise, LatentSpace
+from support.models import all_images, randomise
+
+EVERY = all_images(1, 2, 2)
+
+
+def two_latents() -> Fame:
+    """A ladder of two layers with one latent each, under a PixelCNN of 2x2 bits; float64.
+
+    What is drawn depends on the latents, by 0.37 nats. Recognition is made a little wide, so that weights
+    have a small variance in both directions of annealing: else a thousand could not tell their mean from
+    another.
+    """
+    config = ModelConfig(
+        "test",
+        "bernoulli",
+        1,
+        2,
+        2,
+        2,
+        decoder=DecoderConfig(True, width=4, layers=1, first_kernel=3, condition=3),
+        stages=(
+            StageConfig(width=4, blocks=0, stride=1, latents=1, dense=True),
+            StageConfig(width=4, blocks=1, stride=2, latents=1, dense=True),
+        ),
+    )
+    model = randomise(Fame(config), seed=7, gain=0.8)
+    with torch.no_grad():
+        for stage in model.stages:
+            stage.recognition.layer.bias[1:] += 0.4  # type: ignore[union-attr]
+            stage.expand.layer.weight *= 2.0  # type: ignore[union-attr,operator]
+        model.decoder.layers[0].condition.weight *= 6.0  # type: ignore[union-attr,operator]
+    return model.requires_grad_(False)
+
+
+def exact_nats(model: Fame) -> np.ndarray:
+    """Return -log p(x) of `EVERY` image, `(16,)`, by the trapezoidal rule over both latents' normals."""
+    line = torch.linspace(-7.0, 7.0, 71, dtype=torch.float64)
+    normals = torch.cartesian_prod(line, line)
+    log_mass = -0.5 * normals.square().sum(1) - math.log(2 * math.pi) + 2 * math.log(float(line[1] - line[0]))
+    condition = model.prior_condition(len(normals), GivenNoise(normals, ((1,), (1,))))
+    nats = []
+    for image in EVERY:
+        log_px = model.log_prob(image.expand(len(normals), -1, -1, -1), condition).flatten(1).sum(1)
+        nats.append(-(log_px + log_mass).logsumexp(0))
+    return torch.stack(nats).numpy()
+
+
+class LinearSpace(LatentSpace):
+    """In place of a model's latents: a pixel y has density N(y; SLOPE * e, NOISE^2) given its own normal e.
+
+    So y is N(0, SLOPE^2 + NOISE^2), and e given y is a Gaussian too.
+    """
+
+    SLOPE, NOISE = 1.5, 1.2
+
+    def __init__(self, model: Fame | None, x: Tensor, start: str) -> None:
+        self.x = x
+        self.size = x[0].numel()
+
+    def log_weight(self, normals: Tensor) -> Tensor:
+        return self._gaussian(self.x.flatten(1) - self.SLOPE * normals, self.NOISE)
+
+    def exact(self) -> Tensor:
+        """Return log p(y), `(B,)`."""
+        return self._gaussian(self.x.flatten(1), math.hypot(self.SLOPE, self.NOISE))
+
+    def posterior(self, power: float = 1.0) -> tuple[Tensor, float]:
+        """Return mean `(B, size)` and deviation of N(e; 0, 1) * weight^power."""
+        precision = 1.0 + power * (self.SLOPE / self.NOISE) ** 2
+        return power * self.SLOPE / self.NOISE**2 / precision * self.x.flatten(1), precision**-0.5
+
+    def normals_of(self, latents: Sequence[Tensor]) -> Tensor:
+        return latents[0]
+
+    @staticmethod
+    def _gaussian(values: Tensor, scale: float) -> Tensor:
+        return (-0.5 * (values / scale).square() - math.log(scale) - 0.5 * math.log(2 * math.pi)).sum(1)

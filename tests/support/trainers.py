@@ -1,0 +1,97 @@
+"""Trainings of tiny models on small images, for tests of steps, runs and the command line."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from famecli.checkpoints.checkpoint import load_checkpoint, load_tensors
+from famecli.config.presets import model_config
+from famecli.config.schema import Precision, TrainConfig
+from famecli.data.dataset import ImageSplit
+from famecli.data.registry import dataset_info
+from famecli.model.fame import NllTerms
+from famecli.runtime.distributed import ALONE, Group
+from famecli.training.run import STATE_SCHEMA
+from famecli.training.trainer import Trainer
+
+SHAPE = (1, 8, 8)
+# Of a decoder: patches, and attention after each of its layers.
+ATTENTION = {"patch": 2, "attention": (1, 2), "heads": 2}
+TIMES = ("elapsed_s", "cpu_s", "images_per_s")
+PLAIN = TrainConfig(
+    batch_size=6, total_images=48, warmup_images=0, rate_warmup_images=0, free_nats=0.0, eval_every_images=18
+)
+
+
+def split_of(count: int = 20, shape: tuple[int, int, int] = SHAPE) -> ImageSplit:
+    pixels = np.random.default_rng(0).integers(0, 256, (count, *shape), np.uint8)
+    return ImageSplit(dataclasses.replace(dataset_info("mnist"), shape=shape), "train", pixels)
+
+
+def trainer_of(
+    preset: str = "fame",
+    config: TrainConfig = PLAIN,
+    precision: Precision = "fp32",
+    accumulate: int = 1,
+    shape: tuple[int, int, int] = SHAPE,
+    group: Group = ALONE,
+    compiled: bool = False,
+    decoder: Mapping[str, Any] | None = None,
+) -> Trainer:
+    """Return the trainer of a tiny model, with other values of its decoder if some are given."""
+    model = model_config(preset, "tiny", shape, 2)
+    model = dataclasses.replace(model, decoder=dataclasses.replace(model.decoder, **(decoder or {})))
+    split, device = split_of(shape=shape), torch.device("cpu")
+    return Trainer(model, config, split, device, precision, accumulate, group, compiled)
+
+
+def snapshot(trainer: Trainer) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in trainer.state_tensors().items()}
+
+
+def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+def spoil(trainer: Trainer, monkeypatch: pytest.MonkeyPatch, bad_steps: set[int], value: float) -> None:
+    """Let the loss of the steps `bad_steps` be no number, or infinite."""
+    loss = trainer._loss
+
+    def spoiled(terms: NllTerms, mean_rate: Tensor) -> Tensor:
+        return loss(terms, mean_rate) * (value if trainer.step_count in bad_steps else 1.0)
+
+    monkeypatch.setattr(trainer, "_loss", spoiled)
+
+
+def no_constant(name: str) -> float:
+    raise AssertionError(f"{name} is not JSON")
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line, parse_constant=no_constant) for line in lines]
+
+
+def timeless(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in record.items() if key not in TIMES} for record in records]
+
+
+def assert_equal_runs(one: Path, other: Path) -> None:
+    """Check weights, averages, optimizers' state, counters and metrics, bit for bit but for times."""
+    states = [load_tensors(folder / "state.safetensors", STATE_SCHEMA)[0] for folder in (one, other)]
+    assert states[0].keys() == states[1].keys()
+    assert [name for name in states[0] if not torch.equal(states[0][name], states[1][name])] == []
+    assert timeless(metrics(one)) == timeless(metrics(other))
+    for name in ("best.safetensors", "last.safetensors"):
+        for kind in ("ema", "raw"):
+            models = [load_checkpoint(folder / name, kind) for folder in (one, other)]  # type: ignore[arg-type]
+            assert models[0].weights_sha256 == models[1].weights_sha256
+            assert models[0].provenance["steps"] == models[1].provenance["steps"]
