@@ -1,10 +1,11 @@
 """Where the time of a training step goes, and how close the step is to its products alone.
 
-    python -m benchmarks.step --model fame --dataset mnist --steps 20
+    python -m benchmarks.step --model fame --dataset mnist --steps 20 --compile
 
 Images are noise. A step is timed without a profiler; the profiler then says what each kind of operation
 takes. The limit is the time of convolutions, attention and matrix products of the model: what the optimizer
-multiplies is not counted among them.
+multiplies is not counted among them. With `--compile` a compiled step is timed as well. It is held against
+the same limit: the products of the step that is not compiled.
 """
 
 import argparse
@@ -41,9 +42,7 @@ def main() -> None:
     options = parse_options()
     torch.set_num_threads(options.threads)
     trainer = make_trainer(options)
-    for _ in range(WARM_UP):
-        trainer.step()
-    step_ms = statistics.median(timed_ms(trainer) for _ in range(options.steps))
+    step_ms = median_ms(trainer, options.steps)
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         started_s = time.perf_counter()
         for _ in range(options.steps):
@@ -58,6 +57,12 @@ def main() -> None:
         f"profiler (median), {1e3 * trainer.config.batch_size / step_ms:.1f} images/s. With the profiler it "
         f"takes {profiled_ms / limit_ms:.2f} times the {limit_ms:.1f} ms of {', '.join(LIMIT)}."
     )
+    if options.compile:
+        compiled_ms = median_ms(make_trainer(options, compiled=True), options.steps)
+        note += (
+            f" Compiled it takes {compiled_ms:.1f} ms, {1e3 * trainer.config.batch_size / compiled_ms:.1f} "
+            f"images/s, {compiled_ms / limit_ms:.2f} times as long as these."
+        )
     title = f"A training step of `{options.model}`, {options.size}, {options.dataset}, {options.precision}"
     publish([Table("step", title, ("operations", "ms", "part of the step"), rows, note)], "", {}, None)
 
@@ -70,17 +75,24 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     return parser.parse_args()
 
 
-def make_trainer(options: argparse.Namespace) -> Trainer:
+def make_trainer(options: argparse.Namespace, *, compiled: bool = False) -> Trainer:
     info = describe(options.dataset, None)
     preset = model_config(options.model, options.size, info.shape, info.levels)
     model, config = resolve(preset, TrainConfig(), None, options.set)
     pixels = np.random.default_rng(0).integers(0, 256, (4 * config.batch_size, *info.shape)).astype(np.uint8)
     split = ImageSplit(info, "train", pixels)
-    return Trainer(model, config, split, torch.device("cpu"), options.precision)
+    return Trainer(model, config, split, torch.device("cpu"), options.precision, compiled=compiled)
+
+
+def median_ms(trainer: Trainer, steps: int) -> float:
+    for _ in range(WARM_UP):
+        trainer.step()
+    return statistics.median(timed_ms(trainer) for _ in range(steps))
 
 
 def timed_ms(trainer: Trainer) -> float:
