@@ -347,7 +347,6 @@ def test_printed_toml_holds_every_key() -> None:
         "famecli.errors",
         "famecli.cli.app",
     ],
-    "famecli.config.presets",
 )
 def test_modules_that_need_no_torch_do_not_load_it(module: str) -> None:
     code = f"import sys, {module}; print(*({{'torch', 'pooch', 'PIL'}} & set(sys.modules)))"
