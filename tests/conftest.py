@@ -1,5 +1,7 @@
 """Fixtures of tests of commands: a small data set in place of MNIST, and the command line in this process."""
 
+import dataclasses
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -8,10 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from support import no_pickle
+from support.commands import CLAIM, PROVENANCE, save_model
+from support.data import small_mnist
+from support.loopback import FaultServer, fault_server
 from support.outcomes import Command, Outcome
 from support.victims import Victims, victims
-from test_data import small_mnist
 
+from famecli.checkpoints.index import INDEX, SCHEMA, describe, index
 from famecli.cli.app import main
 from famecli.data.registry import DATASETS
 
@@ -46,6 +51,37 @@ def fork(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victims]:
     """The process from which whole commands are forked."""
     with victims(tmp_path_factory.mktemp("victims")) as found:
         yield found
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FaultServer]:
+    """A server on this machine; the cache is an empty folder, and no variable names another place."""
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "127.0.0.1")
+    for name in ("FAME_DATA", "FAME_OFFLINE", "HF_HUB_OFFLINE", "FAME_WEIGHTS_URL", "HF_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+    # Never the user's own, whatever else a test sets.
+    monkeypatch.setenv("FAME_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("famecli.data.transfer.FIRST_PAUSE_S", 0.001)
+    with fault_server() as server:
+        yield server
+
+
+@pytest.fixture
+def far(server: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The name of weights that are in the index, and on `server`, but not in the package."""
+    folder = tmp_path / "package"
+    folder.mkdir()
+    facts = {"provenance": PROVENANCE, "claim": CLAIM}
+    path = save_model(tmp_path / "far-model.safetensors", shape=(1, 8, 8), facts=facts)
+    entry = dataclasses.asdict(describe(path, [server.url + "mirror/"]))
+    (folder / INDEX).write_text(json.dumps({"schema": SCHEMA, "weights": [entry]}))
+    monkeypatch.setattr("famecli.checkpoints.index.weights_folder", lambda: folder)
+    monkeypatch.setattr("famecli.checkpoints.store.weights_folder", lambda: folder)
+    index.cache_clear()
+    server.files["mirror/far-model.safetensors"] = path.read_bytes()
+    yield "far-model"
+    index.cache_clear()
 
 
 @pytest.fixture

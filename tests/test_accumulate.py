@@ -1,68 +1,30 @@
 """A step in parts is the step of the whole batch: its noise, its gradient, the weights that it leads to."""
 
 import dataclasses
-from collections.abc import Iterable
-from typing import Self
-from unittest import mock
 
 import pytest
 import torch
-from support.trainers import ATTENTION, PLAIN, snapshot, split_of, trainer_of
-from torch import Tensor, nn
+from support.trainers import (
+    ATTENTION,
+    BATCH,
+    IN_PARTS,
+    STEP_TOLERANCE,
+    Gradients,
+    configured,
+    farthest,
+    rates,
+    snapshot,
+    split_of,
+    trainer_of,
+)
+from torch import Tensor
 
-from famecli.config.schema import Precision, TrainConfig
+from famecli.config.schema import Precision
 from famecli.model.fame import NllTerms
 from famecli.rng import BatchNoise, PartNoise, stream
 from famecli.training.trainer import Trainer
 
-BATCH = 8
-CONFIG = dataclasses.replace(PLAIN, batch_size=BATCH, total_images=64)
-# In float32, of a step's gradient and of weights after a few steps, by norm.
-TOLERANCE = 1e-5
 LADDERS = ["fame", "lvae"]
-
-
-def rates(trainer: Trainer, rows: slice = slice(None)) -> Tensor:
-    """Each image's rate in the first step, `(images, layers)`."""
-    levels, noise = trainer._batch()
-    noise.rows = rows
-    with torch.no_grad():
-        return trainer.model(torch.from_numpy(levels[rows]), noise).rate
-
-
-def divided_free_nats(preset: str, parts: int) -> float:
-    """Free nats that some layer's rate is above in the whole batch, but below in one of its parts."""
-    each = rates(trainer_of(preset, CONFIG))[:, 0]
-    lowest = float(torch.stack([part.mean() for part in each.chunk(parts)]).min())
-    assert lowest < each.mean()
-    return (lowest + float(each.mean())) / 2
-
-
-def configured(preset: str, parts: int) -> TrainConfig:
-    return dataclasses.replace(CONFIG, free_nats=divided_free_nats(preset, parts))
-
-
-class Gradients:
-    """Remembers the gradient of the first step that is taken within, before it is clipped."""
-
-    def __init__(self) -> None:
-        self.first: dict[str, Tensor] = {}
-        clip = nn.utils.clip_grad_norm_
-
-        def remember(weights: Iterable[nn.Parameter], norm: float) -> Tensor:
-            kept = list(weights)
-            if not self.first:
-                self.first = {str(i): w.grad.clone() for i, w in enumerate(kept) if w.grad is not None}
-            return clip(kept, norm)
-
-        self.patch = mock.patch.object(nn.utils, "clip_grad_norm_", remember)
-
-    def __enter__(self) -> Self:
-        self.patch.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.patch.stop()
 
 
 def gradient(trainer: Trainer) -> dict[str, Tensor]:
@@ -70,13 +32,6 @@ def gradient(trainer: Trainer) -> dict[str, Tensor]:
         trainer.step()
     assert len(gradients.first) == len(list(trainer.model.parameters()))
     return gradients.first
-
-
-def farthest(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
-    """The largest difference of two tables of tensors, relative to the norm of each tensor."""
-    assert found.keys() == expected.keys()
-    pairs = [(found[name].double(), value.double()) for name, value in expected.items()]
-    return max(float((a - b).norm() / b.norm().clamp(min=1e-6)) for a, b in pairs)
 
 
 @pytest.mark.parametrize("preset", LADDERS)
@@ -101,7 +56,7 @@ def test_parts_have_the_gradient_of_the_whole(preset: str, parts: int) -> None:
     config = configured(preset, parts)
     expected = gradient(trainer_of(preset, config))
     found = gradient(trainer_of(preset, config, accumulate=parts))
-    assert farthest(found, expected) < TOLERANCE
+    assert farthest(found, expected) < STEP_TOLERANCE
 
 
 @pytest.mark.parametrize("preset", LADDERS)
@@ -116,18 +71,18 @@ def test_free_nats_that_each_part_decides_for_itself_would_be_noticed(
 
     monkeypatch.setattr(Trainer, "_loss", own)
     assert farthest(gradient(trainer_of(preset, config)), expected) == 0
-    assert farthest(gradient(trainer_of(preset, config, accumulate=2)), expected) > 1000 * TOLERANCE
+    assert farthest(gradient(trainer_of(preset, config, accumulate=2)), expected) > 1000 * STEP_TOLERANCE
 
 
 def test_rates_that_are_all_free_leave_the_gradient_of_the_distortion() -> None:
-    unweighted = dataclasses.replace(CONFIG, rate_warmup_images=100)
+    unweighted = dataclasses.replace(IN_PARTS, rate_warmup_images=100)
     expected = gradient(trainer_of("fame", unweighted))
-    weightless = dataclasses.replace(CONFIG, beta=0.0)
+    weightless = dataclasses.replace(IN_PARTS, beta=0.0)
     for parts in (1, 4):
-        assert farthest(gradient(trainer_of("fame", weightless, accumulate=parts)), expected) < TOLERANCE
-        free = dataclasses.replace(CONFIG, free_nats=1e3)
-        assert farthest(gradient(trainer_of("fame", free, accumulate=parts)), expected) < TOLERANCE
-    assert farthest(gradient(trainer_of("fame", CONFIG)), expected) > 0.01
+        assert farthest(gradient(trainer_of("fame", weightless, accumulate=parts)), expected) < STEP_TOLERANCE
+        free = dataclasses.replace(IN_PARTS, free_nats=1e3)
+        assert farthest(gradient(trainer_of("fame", free, accumulate=parts)), expected) < STEP_TOLERANCE
+    assert farthest(gradient(trainer_of("fame", IN_PARTS)), expected) > 0.01
 
 
 @pytest.mark.parametrize("parts", [2, 4])
@@ -136,27 +91,27 @@ def test_trainings_in_parts_lead_to_the_same_weights(parts: int) -> None:
     whole, split = trainer_of("fame", config), trainer_of("fame", config, accumulate=parts)
     for _ in range(4):
         expected, found = whole.step(), split.step()
-        assert found.nats == pytest.approx(expected.nats, rel=TOLERANCE)
-        assert found.rate == pytest.approx(expected.rate, rel=TOLERANCE, abs=1e-7)
-        assert found.grad_norm == pytest.approx(expected.grad_norm, rel=TOLERANCE)
-    assert farthest(snapshot(split), snapshot(whole)) < 10 * TOLERANCE
+        assert found.nats == pytest.approx(expected.nats, rel=STEP_TOLERANCE)
+        assert found.rate == pytest.approx(expected.rate, rel=STEP_TOLERANCE, abs=1e-7)
+        assert found.grad_norm == pytest.approx(expected.grad_norm, rel=STEP_TOLERANCE)
+    assert farthest(snapshot(split), snapshot(whole)) < 10 * STEP_TOLERANCE
 
 
 @pytest.mark.parametrize("parts", [2, 3])
 @pytest.mark.parametrize("preset", ["fame", "pixelcnn"])
 def test_parts_train_patches_and_attention_as_the_whole(preset: str, parts: int) -> None:
-    whole, split = (trainer_of(preset, CONFIG, accumulate=n, decoder=ATTENTION) for n in (1, parts))
+    whole, split = (trainer_of(preset, IN_PARTS, accumulate=n, decoder=ATTENTION) for n in (1, parts))
     assert whole.model.config.normalised
     assert any("attention.project" in name for name in snapshot(whole))
     for _ in range(4):
         expected, found = whole.step(), split.step()
-        assert found.nats == pytest.approx(expected.nats, rel=TOLERANCE)
-    assert farthest(snapshot(split), snapshot(whole)) < 10 * TOLERANCE
+        assert found.nats == pytest.approx(expected.nats, rel=STEP_TOLERANCE)
+    assert farthest(snapshot(split), snapshot(whole)) < 10 * STEP_TOLERANCE
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_rate_known_before_the_first_part_is_that_of_the_batch(precision: Precision) -> None:
-    trainer = trainer_of("fame", CONFIG, precision, accumulate=4)
+    trainer = trainer_of("fame", IN_PARTS, precision, accumulate=4)
     early = trainer._mean_rate(trainer._batch(), trainer._parts())
     with trainer.autocast():
         expected = rates(trainer).mean(0)
@@ -164,9 +119,9 @@ def test_the_rate_known_before_the_first_part_is_that_of_the_batch(precision: Pr
 
 
 def test_bfloat16_goes_with_parts() -> None:
-    expected = gradient(trainer_of("fame", CONFIG, "bf16"))
-    found = gradient(trainer_of("fame", CONFIG, "bf16", accumulate=2))
-    exact = gradient(trainer_of("fame", CONFIG))
+    expected = gradient(trainer_of("fame", IN_PARTS, "bf16"))
+    found = gradient(trainer_of("fame", IN_PARTS, "bf16", accumulate=2))
+    exact = gradient(trainer_of("fame", IN_PARTS))
     assert farthest(expected, exact) > 1e-4
     assert farthest(found, expected) < farthest(expected, exact)
 
@@ -188,7 +143,7 @@ def test_parts_see_their_rows_of_one_draw() -> None:
     ("accumulate", "sizes"), [(1, [8]), (2, [4, 4]), (3, [3, 3, 2]), (5, [2, 2, 2, 2]), (99, [1] * 8)]
 )
 def test_a_batch_is_split_into_as_many_parts_at_most(accumulate: int, sizes: list[int]) -> None:
-    trainer = trainer_of("vae", CONFIG, accumulate=accumulate)
+    trainer = trainer_of("vae", IN_PARTS, accumulate=accumulate)
     parts = trainer._parts()
     assert [rows.stop - rows.start for rows in parts] == sizes
     assert [row for rows in parts for row in range(rows.start, rows.stop)] == list(range(BATCH))

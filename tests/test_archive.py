@@ -12,47 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.archives import MIB, npy_bytes, read_tar, read_zip, tar_bytes, zip_bytes
 
 from famecli.data.archive import LARGEST_DEFLATE_RATIO, opened, read_file, tar_members, zip_members
 from famecli.data.arrays import npz_arrays, read_array, read_npy
 from famecli.errors import FameError, InputError
 
 FILES = {f"folder/{number:03}.bin": bytes([number]) * (100 + 512 * (number % 3)) for number in range(40)}
-MIB = 1 << 20
-
-
-def tar_bytes(files: dict[str, bytes], mode: str = "w") -> bytes:
-    target = io.BytesIO()
-    with tarfile.open(fileobj=target, mode=mode) as archive:  # type: ignore[call-overload]
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    return target.getvalue()
-
-
-def zip_bytes(files: dict[str, bytes]) -> bytes:
-    target = io.BytesIO()
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return target.getvalue()
-
-
-def read_tar(path: Path, **limits: int) -> dict[str, bytes]:
-    return dict(tar_members(path, ".bin", **({"largest_bytes": MIB, "limit_bytes": 4 * MIB} | limits)))
-
-
-def read_zip(path: Path, largest_bytes: int = MIB) -> dict[str, bytes]:
-    with opened(path) as file:
-        members = zip_members(file, str(path), ".bin", largest_bytes)
-        return {name: content.read() for name, _, content in members}
-
-
-def npy_bytes(array: np.ndarray, *, pickled: bool = False) -> bytes:
-    target = io.BytesIO()
-    np.save(target, array, allow_pickle=pickled)
-    return target.getvalue()
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz"])

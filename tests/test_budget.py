@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 from support.outcomes import Command, error_lines
-from support.trainers import trainer_of
-from test_clock import Times
+from support.trainers import Times, trainer_of
 from torch import Tensor
 
 from famecli.cli.options import seconds

@@ -5,9 +5,9 @@ import itertools
 import pytest
 import torch
 from support import sabotage_patches as broken
+from support.causality import conditioned, dependence, promised
 from support.models import model_around, randomise
 from support.sabotage import Sabotage, centre_tap
-from test_causal import conditioned, dependence, promised
 from torch import Tensor
 
 from famecli.config.schema import DecoderConfig, ModelConfig

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.codes import sealed, set_to
 from support.commands import error_of, fame, process, result_of, save_model
 from support.commands import use_small_mnist as small
-from test_coding_container import sealed, set_to
 
 from famecli.checkpoints.index import default_weights, weights_folder
 from famecli.data.dataset import fixed_levels, load_split

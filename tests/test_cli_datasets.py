@@ -8,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.data import FOLDER_IMAGES, amat, write_images
+from support.loopback import FaultServer
 from support.outcomes import Command, error_lines
-from test_fetch import Server, server
-from test_folder import IMAGES, write_images
-from test_readers import amat
 
 from famecli.data.check import git_blob
 from famecli.data.dataset import fixed_levels, load_split
@@ -20,20 +19,17 @@ from famecli.data.info import DataFile, DatasetInfo
 from famecli.data.registry import DATASETS, dataset_info
 from famecli.errors import IntegrityError
 
-__all__ = ["server"]
-
 SPLITS = {"train": 3, "valid": 2, "test": 4}
 
 
 @pytest.fixture
-def static(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DatasetInfo:
+def static(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> DatasetInfo:
     """A small mnist-static that only `server` has, and an empty cache in `tmp_path / "cache"`."""
-    monkeypatch.setenv("FAME_CACHE", str(tmp_path / "cache"))
     files = {}
     for split, count in SPLITS.items():
         content = amat(np.random.default_rng(count).integers(0, 2, (count, 784), np.uint8))
         name = f"binarized_mnist_{split}.amat"
-        server.pages[name] = content
+        server.files[name] = content
         files[name] = DataFile(hashlib.sha256(content).hexdigest(), len(content), splits=(split,))
     changes = {"files": files, "splits": SPLITS, "mirrors": (server.url,), "pixels_sha256": None}
     info = dataclasses.replace(dataset_info("mnist-static"), **changes)  # type: ignore[arg-type]
@@ -64,11 +60,11 @@ def test_list_names_all_and_says_which_are_here(
 
 
 def test_pull_fetches_once_and_path_says_where(
-    fame: Command, static: DatasetInfo, server: Server, tmp_path: Path
+    fame: Command, static: DatasetInfo, server: FaultServer, tmp_path: Path
 ) -> None:
     folder = tmp_path / "cache" / "datasets" / "mnist-static"
     planned = fame("datasets", "pull", "mnist-static", "-n", "--json")
-    size = sum(len(page) for page in server.pages.values())
+    size = sum(len(page) for page in server.files.values())
     expected = {"name": "mnist-static", "path": None, "downloads": list(static.files), "bytes": size}
     assert rows(planned.out) == {"mnist-static": expected}
     assert not server.asked
@@ -81,7 +77,7 @@ def test_pull_fetches_once_and_path_says_where(
 
 
 def test_a_split_is_all_that_is_downloaded_for_it(
-    static: DatasetInfo, server: Server, tmp_path: Path
+    static: DatasetInfo, server: FaultServer, tmp_path: Path
 ) -> None:
     assert len(load_split("mnist-static", "test").pixels) == 4
     assert server.asked == ["binarized_mnist_test.amat"]
@@ -93,7 +89,7 @@ def test_a_split_is_all_that_is_downloaded_for_it(
 
 
 def test_verify_prints_files_and_the_pixels_that_are_scored(
-    fame: Command, static: DatasetInfo, server: Server, monkeypatch: pytest.MonkeyPatch
+    fame: Command, static: DatasetInfo, server: FaultServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     missing = fame("datasets", "verify", "mnist-static")
     assert (missing.code, server.asked) == (4, [])
@@ -147,23 +143,23 @@ def test_unpacked_files_of_unknown_hash_are_called_unverified(
 
 
 def test_own_images_are_verified_but_not_fetched(fame: Command, tmp_path: Path) -> None:
-    folder = write_images(tmp_path / "images", IMAGES)
+    folder = write_images(tmp_path / "images", FOLDER_IMAGES)
     row = rows(fame("datasets", "verify", "folder", "--data", folder, "--json").out)["folder"]
-    expected = np.ascontiguousarray(IMAGES[[9, 19]].transpose(0, 3, 1, 2))
+    expected = np.ascontiguousarray(FOLDER_IMAGES[[9, 19]].transpose(0, 3, 1, 2))
     assert row["test_pixels_sha256"] == hashlib.sha256(expected.tobytes()).hexdigest()
     for words in (["pull", "folder"], ["path", "folder"], ["verify", "folder"], ["pull", "mnits"], ["path"]):
         assert fame("datasets", *words).code == 2
 
 
-def test_a_file_may_be_known_by_its_git_name_alone(server: Server, tmp_path: Path) -> None:
+def test_a_file_may_be_known_by_its_git_name_alone(server: FaultServer, tmp_path: Path) -> None:
     content = bytes(range(256)) * 9
-    server.pages["file"] = content
+    server.files["file"] = content
     # As `git hash-object` says.
     name = hashlib.sha1(b"blob 2304\0" + content).hexdigest()
     target = fetch_file([server.url + "file"], None, tmp_path / "file", blob=name)
     assert git_blob(target) == name
     target.unlink()
-    server.pages["file"] = content[:-1] + b"x"
+    server.files["file"] = content[:-1] + b"x"
     with pytest.raises(IntegrityError, match="git blob"):
         fetch_file([server.url + "file"], None, target, blob=name)
     assert not target.exists()

@@ -14,7 +14,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.commands import PROVENANCE, ROOT, check_error, error_of, fame, process, result_of, save_model
+from support.commands import (
+    CLAIM,
+    IMPORTS,
+    PROVENANCE,
+    ROOT,
+    check_error,
+    error_of,
+    fame,
+    process,
+    result_of,
+    save_model,
+)
 from support.forgeries import file_bytes, parts, with_metadata
 
 from famecli import __version__
@@ -23,23 +34,6 @@ from famecli.checkpoints.index import weights_folder
 from famecli.config.schema import to_dict
 from famecli.errors import ExitCode
 
-CLAIM = {
-    "data": {
-        "dataset_id": "mnist",
-        "split": "test",
-        "images": 10_000,
-        "binarization": "dynamic, bits of seed 0",
-        "pixels_sha256": "ab" * 32,
-    },
-    "bound": "iwae",
-    "importance_samples": 100,
-    "nats_per_image": 81.25,
-    "stderr_nats_per_image": 0.5,
-    "bits_per_dim": 0.14951,
-    "terms_nats_per_image": {"decoder": 75.0, "kl": [4.5, 1.75]},
-    "seed": 3,
-    "weights_sha256": "cd" * 32,
-}
 KEYS = {
     "schema",
     "path",
@@ -54,12 +48,6 @@ KEYS = {
     "claim",
     "further_claims",
 }
-LARGE = {"torch", "numpy", "PIL", "pooch", "requests"}
-IMPORTS = (
-    "import sys; from famecli.cli.app import main\n"
-    "try: main()\n"
-    f"except SystemExit as stop: print(stop.code, *({LARGE} & set(sys.modules)))"
-)
 
 
 @pytest.fixture

@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.outcomes import Command, error_lines
-from support.trainers import assert_equal_runs, metrics
+from support.trainers import assert_equal_runs, kill_after, metrics
 
 from famecli.checkpoints.checkpoint import load_checkpoint
 from famecli.data import mnist
 from famecli.data.dataset import ImageSplit, fixed_levels, load_split
 from famecli.data.idx import read_idx
 from famecli.data.registry import DATASETS
-from famecli.training.trainer import StepRecord, Trainer
+from famecli.training.trainer import Trainer
 
 SIBLING = Path(__file__).resolve().parents[2] / "shared" / "data"
 FILES = [
@@ -50,19 +50,6 @@ def real_mnist() -> Path:
     if not (folder / "mnist").is_dir() and not list(folder.glob("train-images*")):
         pytest.skip(f"no MNIST: FAME_DATA is not set and {SIBLING} holds none")
     return folder
-
-
-def kill_after(monkeypatch: pytest.MonkeyPatch, step: int, number: int) -> None:
-    """Send this process a signal in the middle of a training, once."""
-    whole_step = Trainer.step
-
-    def spoiled(trainer: Trainer) -> StepRecord:
-        record = whole_step(trainer)
-        if trainer.step_count == step:
-            os.kill(os.getpid(), number)
-        return record
-
-    monkeypatch.setattr(Trainer, "step", spoiled)
 
 
 def test_training_prints_the_path_of_the_best_checkpoint_and_nothing_else(train: Command) -> None:

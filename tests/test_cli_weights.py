@@ -11,11 +11,9 @@ from typing import Any, NoReturn
 
 import numpy as np
 import pytest
-from support.commands import PROVENANCE, error_of, fame, real_mnist, result_of, save_model
+from support.commands import IMPORTS, PROVENANCE, error_of, fame, real_mnist, result_of, save_model
 from support.commands import use_small_mnist as small
 from support.loopback import FaultServer
-from test_cli_info import IMPORTS
-from test_weights_store import far, server  # noqa: F401
 
 from famecli.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from famecli.checkpoints.claims import FIRST_KEY, with_claim
@@ -87,7 +85,7 @@ def test_a_model_without_a_claim_is_listed(tmp_path: Path) -> None:
     assert "silent" in fame("weights", "list").text
 
 
-def test_installed_leaves_out_what_is_elsewhere(far: str) -> None:  # noqa: F811
+def test_installed_leaves_out_what_is_elsewhere(far: str) -> None:
     assert result_of("weights", "list")["weights"][0]["path"] is None
     assert "not here" in fame("weights", "list").text
     assert result_of("weights", "list", "--installed")["weights"] == []
@@ -95,7 +93,7 @@ def test_installed_leaves_out_what_is_elsewhere(far: str) -> None:  # noqa: F811
     assert result_of("weights", "list", "--installed")["weights"][0]["where"] == "cache"
 
 
-def test_pull_and_path_fetch_once(far: str, server: FaultServer, cache: Path) -> None:  # noqa: F811
+def test_pull_and_path_fetch_once(far: str, server: FaultServer, cache: Path) -> None:
     planned = result_of("weights", "pull", "--all", "-n")
     assert planned["weights"][0]["urls"] == [f"{server.url}mirror/far-model.safetensors"]
     assert not server.asked
@@ -126,7 +124,7 @@ def test_pull_wants_names_or_all() -> None:
         assert f"did you mean {SHIPPED}?" in error_of(2, "weights", command, "fame-mnits")
 
 
-def test_failures_have_their_codes(far: str, server: FaultServer) -> None:  # noqa: F811
+def test_failures_have_their_codes(far: str, server: FaultServer) -> None:
     assert "downloads are off" in error_of(4, "weights", "pull", far, "--offline")
     assert "downloads are off" in error_of(4, "weights", "path", far, "--offline")
     assert "weights pull" in error_of(4, "weights", "verify", far)
@@ -139,8 +137,8 @@ def test_failures_have_their_codes(far: str, server: FaultServer) -> None:  # no
 
 
 def test_names_and_urls_take_the_place_of_a_checkpoint(
-    far: str,  # noqa: F811
-    server: FaultServer,  # noqa: F811
+    far: str,
+    server: FaultServer,
     cache: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -172,8 +170,8 @@ def test_names_and_urls_take_the_place_of_a_checkpoint(
 
 
 def test_packing_and_importing_needs_no_network(
-    far: str,  # noqa: F811
-    server: FaultServer,  # noqa: F811
+    far: str,
+    server: FaultServer,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

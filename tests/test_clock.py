@@ -8,8 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.trainers import metrics
-from test_run import resumed, run_of, train
+from support.trainers import Times, metrics, resumed, run_of, train
 
 from famecli.checkpoints.checkpoint import load_checkpoint, load_tensors, save_tensors
 from famecli.training.clock import Clock
@@ -44,18 +43,6 @@ def test_a_stopped_process_takes_no_time() -> None:
         counted_s, whole_s = map(float, child.communicate()[0].split())
     assert whole_s > STOP_S + 0.5
     assert whole_s - counted_s == pytest.approx(STOP_S, abs=0.6)
-
-
-class Times:
-    """In the place of the module `time`."""
-
-    wall_s = cpu_s = 0.0
-
-    def monotonic(self) -> float:
-        return self.wall_s
-
-    def process_time(self) -> float:
-        return self.cpu_s
 
 
 @pytest.mark.parametrize(

@@ -6,23 +6,19 @@ import math
 import numpy as np
 import pytest
 import torch
-from support.models import LATENT_PRESETS, preset_model, random_images, two_layer_model
+from support.codes import BITS, FINE, again, all_bits, bound_bits, images_of
+from support.models import LATENT_PRESETS, preset_model, two_layer_model
 
-from famecli.coding.codec import Codec, Coded
+from famecli.coding.codec import Codec
 from famecli.coding.pixels import code_pixels
 from famecli.coding.stack import STATE_WORDS, WORD_BITS, Stack, Writer
 from famecli.config.presets import PRESETS
 from famecli.errors import IntegrityError
 from famecli.model.fame import Fame
 from famecli.model.likelihoods import LogisticMixture
-from famecli.nll.evaluate import evaluate
-from famecli.nll.units import NATS_PER_BIT
 from famecli.sampling.sampler import CHUNK
 
-BITS = (1, 5, 4)
 COLOURS = (3, 2, 3)
-# So fine that bins cost next to nothing.
-FINE = 12
 
 
 def model_of(preset: str, shape: tuple[int, int, int] = BITS, levels: int = 2) -> Fame:
@@ -34,19 +30,6 @@ def model_of(preset: str, shape: tuple[int, int, int] = BITS, levels: int = 2) -
                 stage.recognition.layer.weight.mul_(0.4)
                 stage.recognition.layer.bias[stage.config.latents :] -= 1.0
     return model
-
-
-def images_of(count: int, shape: tuple[int, int, int] = BITS, levels: int = 2) -> np.ndarray:
-    return random_images(count, shape, levels).numpy().astype(np.uint8)
-
-
-def all_bits(model: Fame, bits: int) -> list[list[int]]:
-    return [[bits] * stage.latents for stage in model.config.stages if stage.latents]
-
-
-def again(model: Fame, coded: Coded) -> np.ndarray:
-    """Decode with a codec that has seen nothing."""
-    return Codec(model).decode(coded)
 
 
 @pytest.mark.parametrize("levels", [2, 256])
@@ -164,11 +147,6 @@ def test_last_digits_of_chances_do_not_matter() -> None:
         written.append(writer.chances[0])
     np.testing.assert_array_equal(written[0], written[1])
     np.testing.assert_array_equal(written[2], written[1])
-
-
-def bound_bits(model: Fame, images: np.ndarray) -> float:
-    nlls = evaluate(model, images, importance_samples=16)
-    return float(nlls.distortion.sum() + nlls.rate.sum()) / NATS_PER_BIT
 
 
 @pytest.mark.parametrize("levels", [2, 256])

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.codes import packed, sealed, set_to
 from support.mutants import judge, mutant
 
-from famecli.checkpoints.header import canonical_json
 from famecli.coding import container
 from famecli.coding.codec import Coded
 from famecli.coding.container import (
@@ -28,7 +28,6 @@ from famecli.errors import ExitCode, FameError, InputError, IntegrityError
 
 LEVELS = np.arange(5 * 12, dtype=np.uint8).reshape(5, 1, 3, 4) % 2
 REFUSALS = (ExitCode.BAD_INPUT, ExitCode.INTEGRITY)
-PREFIX_BYTES = 16
 
 
 def whole() -> CodedFile:
@@ -48,21 +47,6 @@ def whole() -> CodedFile:
         machine=Machine.here(),
     )
     return CodedFile(header, np.array([5, 6, 7, 8], np.uint32))
-
-
-def sealed(content: bytes, change: Callable[[dict[str, Any]], Any]) -> bytes:
-    """Return a file with another header and right checksums, as somebody makes it who means it."""
-    length = int.from_bytes(content[PREFIX_BYTES - 4 : PREFIX_BYTES], "little")
-    data = json.loads(zlib.decompress(content[PREFIX_BYTES : PREFIX_BYTES + length]))
-    change(data)
-    return packed(content, zlib.compress(canonical_json(data).encode(), 9))
-
-
-def packed(content: bytes, header: bytes, payload: bytes | None = None) -> bytes:
-    length = int.from_bytes(content[PREFIX_BYTES - 4 : PREFIX_BYTES], "little")
-    payload = content[PREFIX_BYTES + length : -4] if payload is None else payload
-    start = content[: PREFIX_BYTES - 4] + len(header).to_bytes(4, "little") + header + payload
-    return start + zlib.crc32(start).to_bytes(4, "little")
 
 
 def test_a_file_says_what_was_written() -> None:
@@ -136,10 +120,6 @@ def test_mutants_are_refused_or_the_same() -> None:
         name, changed = mutant(content, 1, number)
         verdict = judge(lambda changed=changed: from_bytes(changed, "x.fame"), name, "x.fame", REFUSALS)
         assert verdict.error is not None or changed == content, name
-
-
-def set_to(**values: Any) -> Callable[[dict[str, Any]], Any]:
-    return lambda data: data.update(values)
 
 
 def set_machine(**values: Any) -> Callable[[dict[str, Any]], Any]:

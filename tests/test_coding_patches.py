@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from support.models import randomise
-from test_coding import FINE, again, all_bits, bound_bits, images_of
-from test_patches import config_of
+from support.codes import FINE, again, all_bits, bound_bits, images_of
+from support.models import config_of, randomise
 
 from famecli.coding.codec import Codec
 from famecli.coding.stack import STATE_WORDS, WORD_BITS

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.commands import process
-from support.trainers import snapshot, trainer_of
-from test_accumulate import CONFIG, TOLERANCE, Gradients, farthest
+from support.trainers import IN_PARTS, STEP_TOLERANCE, Gradients, farthest, snapshot, trainer_of
 from torch import Tensor, nn
 
 from famecli.errors import ExitCode
@@ -22,7 +21,7 @@ def training(
     """Take some steps; return their records, the first one's gradient, and the last state."""
     torch.compiler.reset()
     with Gradients() as gradients:
-        trainer = trainer_of("fame", CONFIG, accumulate=accumulate, compiled=compiled)
+        trainer = trainer_of("fame", IN_PARTS, accumulate=accumulate, compiled=compiled)
         records = [trainer.step() for _ in range(STEPS)]
     return records, gradients.first, snapshot(trainer)
 
@@ -30,11 +29,11 @@ def training(
 def assert_same_training(accumulate: int) -> None:
     expected, expected_gradient, expected_state = training(compiled=False, accumulate=accumulate)
     found, gradient, state = training(compiled=True, accumulate=accumulate)
-    assert farthest(gradient, expected_gradient) < TOLERANCE
-    assert farthest(state, expected_state) < 10 * TOLERANCE
+    assert farthest(gradient, expected_gradient) < STEP_TOLERANCE
+    assert farthest(state, expected_state) < 10 * STEP_TOLERANCE
     for one, other in zip(found, expected, strict=True):
-        assert one.nats == pytest.approx(other.nats, rel=TOLERANCE)
-        assert one.rate == pytest.approx(other.rate, rel=TOLERANCE, abs=1e-6)
+        assert one.nats == pytest.approx(other.nats, rel=STEP_TOLERANCE)
+        assert one.rate == pytest.approx(other.rate, rel=STEP_TOLERANCE, abs=1e-6)
 
 
 @pytest.fixture

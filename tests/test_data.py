@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.data import idx_bytes, small_mnist
 
 from famecli.data.dataset import (
     CHUNK_IMAGES,
@@ -26,36 +27,11 @@ from famecli.data.dataset import (
     training_levels,
 )
 from famecli.data.idx import read_idx
-from famecli.data.registry import DATASETS, DataFile, DatasetInfo, dataset_info
+from famecli.data.registry import DATASETS, DatasetInfo, dataset_info
 from famecli.errors import FameError, InputError, IntegrityError, UnavailableError, UsageError
 from famecli.rng import stream
 
 GOLDEN_TEST_BITS = "2494ce85c260a5853318399661c49294935320b4e3e676a87c16de89f441c034"
-
-
-def idx_bytes(array: np.ndarray) -> bytes:
-    """Write IDX as its specification says, apart from famecli's own code."""
-    return (
-        bytes([0, 0, 8, array.ndim]) + b"".join(struct.pack(">i", n) for n in array.shape) + array.tobytes()
-    )
-
-
-def small_mnist(folder: Path, *, zipped: bool = True) -> DatasetInfo:
-    """Put a tiny data set of MNIST's layout (30 train, 12 of them valid, 7 test) in `folder`."""
-    source = np.random.default_rng(0)
-    files = {}
-    for part, count in (("train", 30), ("t10k", 7)):
-        labels = np.arange(count, dtype=np.uint8)
-        pixels = source.integers(0, 256, (count, 28, 28), np.uint8)
-        for kind, array in (("images-idx3", pixels), ("labels-idx1", labels)):
-            content = idx_bytes(array)
-            name = f"{part}-{kind}-ubyte.gz"
-            stored = gzip.compress(content, mtime=0)
-            (folder / (name if zipped else name[:-3])).write_bytes(stored if zipped else content)
-            hashes = [hashlib.sha256(text).hexdigest() for text in (stored, content)]
-            files[name] = DataFile(hashes[0], len(stored), hashes[1])
-    splits = {"train": 18, "valid": 12, "test": 7}
-    return dataclasses.replace(dataset_info("mnist"), files=files, splits=splits)
 
 
 @pytest.fixture

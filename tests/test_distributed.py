@@ -17,9 +17,19 @@ import numpy as np
 import pytest
 import torch
 from support.commands import check_error, fame, save_model
-from support.trainers import ATTENTION, assert_equal_runs, metrics, snapshot, timeless, trainer_of
+from support.trainers import (
+    ATTENTION,
+    STEP_TOLERANCE,
+    Gradients,
+    assert_equal_runs,
+    configured,
+    farthest,
+    metrics,
+    snapshot,
+    timeless,
+    trainer_of,
+)
 from support.two_processes import SCHEMA, STEPS
-from test_accumulate import TOLERANCE, Gradients, configured, farthest
 from torch import Tensor
 from torch.distributed import HashStore
 
@@ -31,7 +41,7 @@ from famecli.runtime.distributed import ALONE, Group, join, store_of_this_round
 ROOT = Path(__file__).parents[1]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 # Free nats that a layer is above in the batch, but below in the half of one of the processes.
-CONFIG = configured("fame", 2)
+IN_PARTS = configured("fame", 2)
 TRAININGS = {
     "plain": {"precision": "fp32", "accumulate": 1, "attention": False},
     "parts": {"precision": "fp32", "accumulate": 2, "attention": False},
@@ -117,7 +127,7 @@ def pair(folder: Path) -> Pair:
         },
         "odd": {"words": train_words(data, out / "odd", "--batch-size", "7")},
     }
-    trainings = {name: what | {"config": to_dict(CONFIG)} for name, what in TRAININGS.items()}
+    trainings = {name: what | {"config": to_dict(IN_PARTS)} for name, what in TRAININGS.items()}
     plan = folder / "plan.json"
     plan.write_text(json.dumps({"out": str(out), "trainings": trainings, "commands": told}))
     script = str(ROOT / "tests" / "support" / "two_processes.py")
@@ -133,9 +143,9 @@ def pair(folder: Path) -> Pair:
 def test_two_processes_train_as_one(pair: Pair, name: str) -> None:
     decoder = ATTENTION if TRAININGS[name]["attention"] else None
     with Gradients() as gradients:
-        trainer = trainer_of("fame", CONFIG, TRAININGS[name]["precision"], decoder=decoder)  # type: ignore[arg-type]
+        trainer = trainer_of("fame", IN_PARTS, TRAININGS[name]["precision"], decoder=decoder)  # type: ignore[arg-type]
         records = [trainer.step() for _ in range(STEPS)]
-    tolerance = TOLERANCE if name != "bf16" else 0.05
+    tolerance = STEP_TOLERANCE if name != "bf16" else 0.05
     assert farthest(pair.tensors(f"{name}.gradient"), gradients.first) < tolerance
     if name != "bf16":
         assert farthest(pair.tensors(f"{name}.state"), snapshot(trainer)) < 10 * tolerance
@@ -154,7 +164,7 @@ def test_all_processes_have_the_same_state(pair: Pair, name: str) -> None:
 def test_bfloat16_is_that_of_the_parts(pair: Pair) -> None:
     """Two parts in each of two processes round as four parts do."""
     with Gradients() as gradients:
-        trainer_of("fame", CONFIG, "bf16", accumulate=4).step()
+        trainer_of("fame", IN_PARTS, "bf16", accumulate=4).step()
     assert farthest(pair.tensors("bf16.gradient"), gradients.first) < 1e-4
 
 
@@ -347,6 +357,6 @@ def test_each_process_of_a_machine_has_a_device_of_its_own(typed: str, own: str)
 
 
 def test_the_configuration_puts_a_layer_on_both_sides_of_its_free_nats() -> None:
-    assert isinstance(CONFIG, TrainConfig)
-    rate = trainer_of("fame", CONFIG).step().rate
-    assert max(rate) > CONFIG.free_nats
+    assert isinstance(IN_PARTS, TrainConfig)
+    rate = trainer_of("fame", IN_PARTS).step().rate
+    assert max(rate) > IN_PARTS.free_nats

@@ -1,14 +1,12 @@
 """Downloads from a real server on this machine, and where files are looked for."""
 
 import hashlib
-import threading
-from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from test_data import small_mnist
+from support.data import small_mnist
+from support.loopback import FaultServer
 
 from famecli.data.fetch import cache_root, fetch_file, find_dataset, is_offline, locate
 from famecli.data.registry import DATASETS, DatasetInfo
@@ -18,76 +16,17 @@ CONTENT = bytes(range(256)) * 100
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
-class Server(ThreadingHTTPServer):
-    """Serves `pages`; an address that is not there is a 404. Remembers what was asked for."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.pages: dict[str, bytes] = {}
-        self.asked: list[str] = []
-        self.url = f"http://127.0.0.1:{self.server_port}/"
-
-    def handle_error(self, *arguments: object) -> None:
-        """Say nothing when a client hangs up, as it does on a file that is too long."""
-
-
-class Handler(BaseHTTPRequestHandler):
-    """Answers GET as `Server` says."""
-
-    server: Server
-
-    def do_GET(self) -> None:
-        self.server.asked.append(self.path[1:])
-        content = self.server.pages.get(self.path[1:])
-        if self.path == "/loop":
-            self.send_response(302)
-            self.send_header("Location", "/loop")
-        elif self.path == "/local":
-            self.send_response(302)
-            self.send_header("Location", "file:///etc/passwd")
-        else:
-            self.send_response(404 if content is None else 200)
-        if self.path.startswith("/gz-"):
-            # As some object stores declare every .gz file: clients would unpack it on the way.
-            self.send_header(
-                "Content-Encoding", "gzip" if "gzip" in self.headers["Accept-Encoding"] else "identity"
-            )
-        # One page promises more than comes, as a connection that breaks does.
-        missing = 1000 if self.path == "/broken" else 0
-        self.send_header("Content-Length", str(len(content or b"") + missing))
-        self.end_headers()
-        self.wfile.write(content or b"")
-
-    def log_message(self, *arguments: object) -> None:
-        pass
-
-
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    for name in ("NO_PROXY", "no_proxy"):
-        monkeypatch.setenv(name, "127.0.0.1")
-    for name in ("FAME_OFFLINE", "HF_HUB_OFFLINE", "FAME_DATA", "FAME_CACHE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("famecli.data.transfer.FIRST_PAUSE_S", 0.001)
-    with Server() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
-
-
-@pytest.fixture
-def info(server: Server, tmp_path: Path) -> DatasetInfo:
+def info(server: FaultServer, tmp_path: Path) -> DatasetInfo:
     """Return a small data set that only `server` has."""
     (tmp_path / "source").mkdir()
     info = small_mnist(tmp_path / "source")
-    server.pages = {path.name: path.read_bytes() for path in (tmp_path / "source").iterdir()}
+    server.files = {path.name: path.read_bytes() for path in (tmp_path / "source").iterdir()}
     return replace(info, mirrors=(server.url,))
 
 
-def test_a_good_file_is_put_in_place_and_announced_before(server: Server, tmp_path: Path) -> None:
-    server.pages["file"] = CONTENT
+def test_a_good_file_is_put_in_place_and_announced_before(server: FaultServer, tmp_path: Path) -> None:
+    server.files["file"] = CONTENT
     target, messages = tmp_path / "made" / "file", []
 
     def report(message: str) -> None:
@@ -113,25 +52,26 @@ WRONG = {
 @pytest.mark.parametrize("sent", WRONG.values(), ids=WRONG)
 @pytest.mark.parametrize("size_bytes", [None, len(CONTENT)])
 def test_another_file_is_an_integrity_error_and_leaves_nothing(
-    server: Server, tmp_path: Path, sent: bytes, size_bytes: int | None
+    server: FaultServer, tmp_path: Path, sent: bytes, size_bytes: int | None
 ) -> None:
-    server.pages["file"] = sent
+    server.files["file"] = sent
     with pytest.raises(IntegrityError, match=r"127\.0\.0\.1"):
         fetch_file([server.url + "file"], SHA256, tmp_path / "file", size_bytes=size_bytes)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_wrong_download_leaves_the_old_file_as_it_was(server: Server, tmp_path: Path) -> None:
-    server.pages["file"] = WRONG["one byte"]
+def test_a_wrong_download_leaves_the_old_file_as_it_was(server: FaultServer, tmp_path: Path) -> None:
+    server.files["file"] = WRONG["one byte"]
     (tmp_path / "file").write_bytes(b"old")
     with pytest.raises(IntegrityError):
         fetch_file([server.url + "file"], SHA256, tmp_path / "file")
     assert (tmp_path / "file").read_bytes() == b"old"
 
 
-@pytest.mark.parametrize("page", ["absent", "loop", "local", "broken"])
-def test_a_server_that_fails_is_followed_by_the_next(server: Server, tmp_path: Path, page: str) -> None:
-    server.pages.update({"file": CONTENT, "broken": CONTENT})
+@pytest.mark.parametrize("page", ["absent", "loop", "local", "truncated"])
+def test_a_server_that_fails_is_followed_by_the_next(server: FaultServer, tmp_path: Path, page: str) -> None:
+    server.files = dict.fromkeys(["file", "loop", "local", "truncated"], CONTENT)
+    server.faults = {"loop": "loop", "local": "local", "truncated": "truncated"}
     with pytest.raises(UnavailableError) as caught:
         fetch_file([server.url + page], SHA256, tmp_path / "file")
     assert "\n" not in str(caught.value)
@@ -140,18 +80,20 @@ def test_a_server_that_fails_is_followed_by_the_next(server: Server, tmp_path: P
     assert (tmp_path / "file").read_bytes() == CONTENT
 
 
-def test_no_server_at_all_is_unavailable(server: Server, tmp_path: Path) -> None:
+def test_no_server_at_all_is_unavailable(server: FaultServer, tmp_path: Path) -> None:
     with pytest.raises(UnavailableError, match="ConnectionError"):
         fetch_file(["http://127.0.0.1:1/file"], SHA256, tmp_path / "file")
 
 
-def test_a_gzip_file_is_not_unpacked_on_the_way(server: Server, info: DatasetInfo, tmp_path: Path) -> None:
+def test_a_gzip_file_is_not_unpacked_on_the_way(
+    server: FaultServer, info: DatasetInfo, tmp_path: Path
+) -> None:
     name, file = next(iter(info.files.items()))
-    server.pages["gz-" + name] = server.pages[name]
-    fetch_file([f"{server.url}gz-{name}"], file.sha256, tmp_path / name)
+    server.script = ["encoded"]
+    fetch_file([server.url + name], file.sha256, tmp_path / name)
 
 
-def test_a_right_file_is_not_downloaded_again(server: Server, tmp_path: Path) -> None:
+def test_a_right_file_is_not_downloaded_again(server: FaultServer, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(CONTENT)
     fetch_file([server.url + "file"], SHA256, tmp_path / "file")
     assert not server.asked
@@ -159,9 +101,9 @@ def test_a_right_file_is_not_downloaded_again(server: Server, tmp_path: Path) ->
 
 @pytest.mark.parametrize("name", ["FAME_OFFLINE", "HF_HUB_OFFLINE", "--offline"])
 def test_offline_never_connects(
-    server: Server, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+    server: FaultServer, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server.pages["file"] = CONTENT
+    server.files["file"] = CONTENT
     monkeypatch.setenv(name, "1")
     offline = name == "--offline"
     assert is_offline(offline)
@@ -173,8 +115,8 @@ def test_offline_never_connects(
     assert not server.asked
 
 
-def test_a_place_that_cannot_be_written_is_unavailable(server: Server, tmp_path: Path) -> None:
-    server.pages["file"] = CONTENT
+def test_a_place_that_cannot_be_written_is_unavailable(server: FaultServer, tmp_path: Path) -> None:
+    server.files["file"] = CONTENT
     (tmp_path / "no folder").touch()
     with pytest.raises(UnavailableError, match="cannot store"):
         fetch_file([server.url + "file"], SHA256, tmp_path / "no folder" / "file")
@@ -190,7 +132,7 @@ def test_the_cache_is_where_it_was_asked_for(tmp_path: Path, monkeypatch: pytest
     assert cache_root() == tmp_path / "famecli"
 
 
-def test_a_data_set_is_downloaded_once(server: Server, info: DatasetInfo, tmp_path: Path) -> None:
+def test_a_data_set_is_downloaded_once(server: FaultServer, info: DatasetInfo, tmp_path: Path) -> None:
     folder = locate(info, cache_dir=tmp_path / "cache")
     assert sorted(path.name for path in folder.iterdir()) == sorted(info.files)
     assert sorted(server.asked) == sorted(info.files)
@@ -200,13 +142,13 @@ def test_a_data_set_is_downloaded_once(server: Server, info: DatasetInfo, tmp_pa
 
 
 def test_a_broken_off_download_goes_on_with_the_missing_files(
-    server: Server, info: DatasetInfo, tmp_path: Path
+    server: FaultServer, info: DatasetInfo, tmp_path: Path
 ) -> None:
     name = list(info.files)[2]
-    content = server.pages.pop(name)
+    content = server.files.pop(name)
     with pytest.raises(UnavailableError, match="status 404"):
         locate(info, cache_dir=tmp_path / "cache")
-    server.pages[name] = content
+    server.files[name] = content
     server.asked.clear()
     locate(info, cache_dir=tmp_path / "cache")
     assert name in server.asked
@@ -214,7 +156,7 @@ def test_a_broken_off_download_goes_on_with_the_missing_files(
 
 
 def test_folders_come_before_the_cache_and_the_option_first(
-    server: Server, info: DatasetInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: FaultServer, info: DatasetInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "root"
     root.mkdir()
@@ -230,7 +172,7 @@ def test_folders_come_before_the_cache_and_the_option_first(
 
 
 def test_a_data_folder_without_this_data_set_does_not_hide_the_cache(
-    server: Server, info: DatasetInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: FaultServer, info: DatasetInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAME_DATA", str(tmp_path))
     with pytest.raises(UnavailableError) as caught:
@@ -261,7 +203,7 @@ def put(folder: Path, names: list[str]) -> None:
 
 @pytest.mark.parametrize("layout", ["flat", "by name", "by family", "links"])
 def test_one_folder_serves_every_data_set(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str
+    server: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str
 ) -> None:
     root = tmp_path / "root"
     root.mkdir()

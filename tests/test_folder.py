@@ -7,22 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from support.data import FOLDER_IMAGES, write_images
 from support.outcomes import Command, error_lines
 
 from famecli.data.dataset import describe, fixed_levels, load_split
 from famecli.errors import InputError, UnavailableError, UsageError
-
-IMAGES = np.random.default_rng(8).integers(0, 256, (23, 6, 5, 3), np.uint8)
-
-
-def write_images(folder: Path, images: np.ndarray) -> Path:
-    """Write images whose names sort in their order, every other one a folder deeper."""
-    for number, image in enumerate(images):
-        path = folder / (f"{number:03}" if number % 2 else f"{number:03}/inner") / "image.png"
-        path.parent.mkdir(parents=True)
-        Image.fromarray(image).save(path)
-    (folder / "notes.txt").write_text("not an image")
-    return folder
 
 
 def nchw(images: np.ndarray) -> np.ndarray:
@@ -43,7 +32,7 @@ def write(path: Path, kind: str, images: np.ndarray) -> Path:
 @pytest.mark.parametrize("kind", ["folder", "npz", "npy"])
 @pytest.mark.parametrize("grey", [False, True])
 def test_shape_and_splits_are_those_of_the_files(tmp_path: Path, kind: str, grey: bool) -> None:
-    images = IMAGES[..., 0] if grey else IMAGES
+    images = FOLDER_IMAGES[..., 0] if grey else FOLDER_IMAGES
     path = write(tmp_path, kind, images)
     info = describe("folder", path)
     assert info.shape == (1 if grey else 3, 6, 5)
@@ -57,30 +46,36 @@ def test_shape_and_splits_are_those_of_the_files(tmp_path: Path, kind: str, grey
 
 
 def test_folders_named_after_splits_are_the_splits(tmp_path: Path) -> None:
-    for split, part in (("train", IMAGES[:4]), ("valid", IMAGES[4:6]), ("test", IMAGES[6:7])):
+    for split, part in (
+        ("train", FOLDER_IMAGES[:4]),
+        ("valid", FOLDER_IMAGES[4:6]),
+        ("test", FOLDER_IMAGES[6:7]),
+    ):
         write_images(tmp_path / split, part)
     assert dict(describe("folder", tmp_path).splits) == {"train": 4, "valid": 2, "test": 1}
-    np.testing.assert_array_equal(load_split("folder", "valid", data=tmp_path).pixels, nchw(IMAGES[4:6]))
+    np.testing.assert_array_equal(
+        load_split("folder", "valid", data=tmp_path).pixels, nchw(FOLDER_IMAGES[4:6])
+    )
 
 
 def test_one_coloured_image_gives_all_three_channels(tmp_path: Path) -> None:
-    write_images(tmp_path, IMAGES[:1])
-    Image.fromarray(IMAGES[1, :, :, 0]).save(tmp_path / "grey.png")
+    write_images(tmp_path, FOLDER_IMAGES[:1])
+    Image.fromarray(FOLDER_IMAGES[1, :, :, 0]).save(tmp_path / "grey.png")
     assert describe("folder", tmp_path).shape == (3, 6, 5)
     found = load_split("folder", "train", data=tmp_path).pixels
-    np.testing.assert_array_equal(found[1], np.repeat(IMAGES[1][None, :, :, 0], 3, axis=0))
+    np.testing.assert_array_equal(found[1], np.repeat(FOLDER_IMAGES[1][None, :, :, 0], 3, axis=0))
 
 
 def test_channels_may_come_first_in_an_array(tmp_path: Path) -> None:
-    np.save(tmp_path / "a.npy", nchw(IMAGES))
+    np.save(tmp_path / "a.npy", nchw(FOLDER_IMAGES))
     np.testing.assert_array_equal(
-        load_split("folder", "test", data=tmp_path / "a.npy").pixels, nchw(IMAGES[[9, 19]])
+        load_split("folder", "test", data=tmp_path / "a.npy").pixels, nchw(FOLDER_IMAGES[[9, 19]])
     )
 
 
 def test_images_of_two_sizes_are_an_input_error(tmp_path: Path) -> None:
-    write_images(tmp_path, IMAGES[:3])
-    Image.fromarray(IMAGES[0, :, :4]).save(tmp_path / "small.png")
+    write_images(tmp_path, FOLDER_IMAGES[:3])
+    Image.fromarray(FOLDER_IMAGES[0, :, :4]).save(tmp_path / "small.png")
     with pytest.raises(InputError, match=r"small\.png: 4x6 pixels"):
         describe("folder", tmp_path)
 
@@ -105,7 +100,7 @@ def test_what_is_no_images_is_an_input_error(tmp_path: Path) -> None:
 
 
 def test_too_few_images_for_a_split_are_an_input_error(tmp_path: Path) -> None:
-    write_images(tmp_path, IMAGES[:5])
+    write_images(tmp_path, FOLDER_IMAGES[:5])
     with pytest.raises(InputError, match="no images for the split test"):
         load_split("folder", "test", data=tmp_path)
 

@@ -41,7 +41,7 @@ from support.golden_commands import (
 )
 from support.models import batch_noise
 from support.outcomes import Command, error_lines
-from test_cli_train import kill_after
+from support.trainers import kill_after
 
 from famecli.rng import BatchNoise, ImageNoise, image_uniforms, stream
 

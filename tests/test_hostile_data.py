@@ -20,11 +20,19 @@ import numpy as np
 import pytest
 import scipy.io
 from PIL import Image, PngImagePlugin
+from support.archives import (
+    COMPRESSED,
+    MAT_HEADER,
+    element,
+    matrix,
+    npy_bytes,
+    read_tar,
+    read_zip,
+    tar_bytes,
+    zip_bytes,
+)
+from support.data import amat, image_bytes, png_claiming, random_pixels
 from support.mutants import BYTE_MUTATIONS, judge, memory_limit, mutant
-from test_archive import npy_bytes, read_tar, read_zip, tar_bytes, zip_bytes
-from test_images import image_bytes, png_claiming, random_images
-from test_mat import COMPRESSED, HEADER, element, matrix
-from test_readers import amat
 
 from famecli.checkpoints.bundle import arrivals
 from famecli.data.amat import parse_amat
@@ -51,7 +59,7 @@ class Family(NamedTuple):
 
 
 def picture(kind: str, mode: str = "RGB", **options: object) -> bytes:
-    image = Image.fromarray(random_images(1, 3, 8)[0])
+    image = Image.fromarray(random_pixels(1, 3, 8)[0])
     return image_bytes(image.convert(mode), kind, **options)
 
 
@@ -93,7 +101,7 @@ def plain_mat(**arrays: np.ndarray) -> bytes:
 
 
 def packed_mat(content: bytes) -> bytes:
-    return HEADER + element(COMPRESSED, zlib.compress(content, 1))
+    return MAT_HEADER + element(COMPRESSED, zlib.compress(content, 1))
 
 
 def archived_npy(content: bytes) -> bytes:
@@ -105,7 +113,7 @@ def all_of(read: Callable[[Path], Any]) -> Read:
     return lambda path: list(read(path))
 
 
-IMAGES = random_images(2, 1, 5)
+IMAGES = random_pixels(2, 1, 5)
 BITS = np.random.default_rng(0).integers(0, 2, (2, 784), np.uint8)
 FAMILIES: dict[str, Family] = {
     "PNG": Family(picture("PNG"), read_picture, 300),

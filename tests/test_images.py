@@ -4,17 +4,16 @@ import io
 import json
 import os
 import re
-import struct
 import subprocess
 import sys
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from support.data import image_bytes, png_claiming, random_pixels
 
 from famecli.cli.preview import preview
 from famecli.data.image_files import LARGEST_SIDE
@@ -37,10 +36,6 @@ from famecli.images import (
 NAMES: dict[Format, str] = {"grid": "a.png", "png": "a", "npz": "a.npz", "npy": "a.npy", "zip": "a.zip"}
 
 
-def random_images(count: int, channels: int = 1, side: int = 6) -> np.ndarray:
-    return np.random.default_rng(count).integers(0, 256, (count, side, side, channels), np.uint8)
-
-
 def metadata_of(count: int) -> list[Metadata]:
     return [{"seed": 40 + index, "model": "tiny"} for index in range(count)]
 
@@ -48,12 +43,6 @@ def metadata_of(count: int) -> list[Metadata]:
 def stored_bytes(path: Path) -> dict[str, bytes]:
     files = [path] if path.is_file() else list(path.iterdir())
     return {file.name: file.read_bytes() for file in files}
-
-
-def image_bytes(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    content = io.BytesIO()
-    image.save(content, kind, **options)
-    return content.getvalue()
 
 
 def read_one(path: Path, content: bytes, shape: tuple[int, int, int]) -> np.ndarray:
@@ -66,7 +55,7 @@ def read_one(path: Path, content: bytes, shape: tuple[int, int, int]) -> np.ndar
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_format_gives_back_its_images(tmp_path: Path, channels: int) -> None:
-    images = random_images(5, channels)
+    images = random_pixels(5, channels)
     for name in NAMES.values():
         write_images(images, metadata_of(5), tmp_path / name)
     np.testing.assert_array_equal(np.load(tmp_path / "a.npy", allow_pickle=False), images)
@@ -85,7 +74,7 @@ def test_every_format_gives_back_its_images(tmp_path: Path, channels: int) -> No
 
 @pytest.mark.parametrize("name", NAMES.values())
 def test_pieces_make_the_same_bytes_as_all_at_once(tmp_path: Path, name: str) -> None:
-    images, metadata = random_images(7), metadata_of(7)
+    images, metadata = random_pixels(7), metadata_of(7)
     for folder in ("once", "pieces"):
         (tmp_path / folder).mkdir()
     write_images(images, metadata, tmp_path / "once" / name)
@@ -99,7 +88,7 @@ def test_pieces_make_the_same_bytes_as_all_at_once(tmp_path: Path, name: str) ->
 def test_nothing_unfinished_is_left(tmp_path: Path, format: Format, name: str) -> None:
     def interrupted() -> None:
         with open_writer(tmp_path / name, 5) as writer:
-            writer.add(random_images(2), metadata_of(2))
+            writer.add(random_pixels(2), metadata_of(2))
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -112,13 +101,13 @@ def test_nothing_unfinished_is_left(tmp_path: Path, format: Format, name: str) -
 @pytest.mark.parametrize("name", NAMES.values())
 def test_an_output_that_exists_needs_force(tmp_path: Path, name: str) -> None:
     target = tmp_path / name
-    write_images(random_images(2), metadata_of(2), target)
+    write_images(random_pixels(2), metadata_of(2), target)
     before = stored_bytes(target)
     with pytest.raises(InputError) as caught:
-        write_images(random_images(3), metadata_of(3), target)
+        write_images(random_pixels(3), metadata_of(3), target)
     assert "--force" in caught.value.hint
     assert stored_bytes(target) == before
-    write_images(random_images(3), metadata_of(3), target, force=True)
+    write_images(random_pixels(3), metadata_of(3), target, force=True)
     assert stored_bytes(target) != before
 
 
@@ -127,26 +116,26 @@ def test_files_and_folders_never_replace_each_other(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for name in ("folder.npy", "file"):
         with pytest.raises(InputError):
-            write_images(random_images(1), metadata_of(1), tmp_path / name, force=True)
+            write_images(random_pixels(1), metadata_of(1), tmp_path / name, force=True)
 
 
 @pytest.mark.parametrize("name", NAMES.values())
 def test_a_place_that_cannot_be_written_is_an_input_error(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot write"):
-        write_images(random_images(1), metadata_of(1), tmp_path / "file" / name)
+        write_images(random_pixels(1), metadata_of(1), tmp_path / "file" / name)
 
 
 def test_the_format_may_be_said_and_has_to_exist(tmp_path: Path) -> None:
-    write_images(random_images(2), metadata_of(2), tmp_path / "folder.png", format="png")
+    write_images(random_pixels(2), metadata_of(2), tmp_path / "folder.png", format="png")
     assert (tmp_path / "folder.png" / "000040.png").exists()
     with pytest.raises(UsageError, match="gif"):
-        write_images(random_images(1), metadata_of(1), tmp_path / "b", format="gif")  # type: ignore[arg-type]
+        write_images(random_pixels(1), metadata_of(1), tmp_path / "b", format="gif")  # type: ignore[arg-type]
 
 
 def test_metadata_are_in_the_manifest_and_in_the_pngs(tmp_path: Path) -> None:
     entries = [{"seed": 3, "nats": 1.5}, {"index": 7, "model": "déjà 模"}, {}]
-    write_images(random_images(3), entries, tmp_path / "a")
+    write_images(random_pixels(3), entries, tmp_path / "a")
     lines = (tmp_path / "a" / MANIFEST).read_text().splitlines()
     names = ["000003.png", "000007.png", "000002.png"]
     assert [json.loads(line) for line in lines] == [
@@ -154,13 +143,13 @@ def test_metadata_are_in_the_manifest_and_in_the_pngs(tmp_path: Path) -> None:
     ]
     with Image.open(tmp_path / "a" / "000007.png") as image:
         assert image.text == {"index": "7", "model": "déjà 模"}  # type: ignore[attr-defined]
-    write_images(random_images(2), metadata_of(2), tmp_path / "grid.png")
+    write_images(random_pixels(2), metadata_of(2), tmp_path / "grid.png")
     with Image.open(tmp_path / "grid.png") as image:
         assert image.text == {"model": "tiny"}  # type: ignore[attr-defined]
 
 
 def test_grey_images_can_be_written_as_rgb(tmp_path: Path) -> None:
-    images = random_images(2)
+    images = random_pixels(2)
     for format, name in NAMES.items():
         write_images(images, metadata_of(2), tmp_path / name, format=format, rgb=True)
     assert np.load(tmp_path / "a.npy").shape == (2, 6, 6, 3)
@@ -190,13 +179,13 @@ def test_stdout_takes_what_a_file_would(tmp_path: Path, format: Format) -> None:
 
 def test_stdout_starts_before_the_last_image(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     writer = open_writer("-", 2)
-    writer.add(random_images(1), [{}])
+    writer.add(random_pixels(1), [{}])
     first = capfdbinary.readouterr().out
     assert first.startswith(b"\x93NUMPY")
-    writer.add(random_images(1), [{}])
+    writer.add(random_pixels(1), [{}])
     writer.close()
     both = np.load(io.BytesIO(first + capfdbinary.readouterr().out))
-    np.testing.assert_array_equal(both, random_images(1).repeat(2, 0))
+    np.testing.assert_array_equal(both, random_pixels(1).repeat(2, 0))
 
 
 def test_stdout_refuses_folders_and_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,14 +201,14 @@ def test_a_full_disk_is_an_input_error(monkeypatch: pytest.MonkeyPatch, format: 
     with open("/dev/full", "w") as full:
         monkeypatch.setattr(sys, "stdout", full)
         with pytest.raises(InputError, match="No space left"), open_writer("-", 40, format=format) as writer:
-            writer.add(random_images(40, 3, 64), metadata_of(40))
+            writer.add(random_pixels(40, 3, 64), metadata_of(40))
         monkeypatch.undo()
         # The buffer would try again when it is closed.
         os.dup2(os.open(os.devnull, os.O_WRONLY), full.fileno())
 
 
 def test_a_grid_has_each_image_in_its_place() -> None:
-    images = random_images(5, 3)
+    images = random_pixels(5, 3)
     canvas = grid(images)
     assert canvas.shape == (2 * 8 + 2, 3 * 8 + 2, 3)
     for index, image in enumerate(images):
@@ -255,7 +244,7 @@ def test_psnr_is_the_textbook_one() -> None:
 @pytest.mark.parametrize("width", [1, 10, 79, 200])
 @pytest.mark.parametrize("count", [1, 7])
 def test_a_preview_fits_the_terminal_and_ends_its_colours(width: int, count: int) -> None:
-    lines = preview(random_images(count, 3, 28), width).split("\n")
+    lines = preview(random_pixels(count, 3, 28), width).split("\n")
     visible = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in lines]
     assert {len(line) for line in visible} == {len(visible[0])}
     assert len(visible[0]) <= width
@@ -272,7 +261,7 @@ def test_a_preview_shows_two_rows_in_one_line() -> None:
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "BMP"])
 def test_lossless_kinds_are_read_exactly(tmp_path: Path, kind: str) -> None:
-    image = random_images(1, 3)[0]
+    image = random_pixels(1, 3)[0]
     options = {"lossless": True} if kind == "WEBP" else {}
     content = image_bytes(Image.fromarray(image), kind, **options)
     np.testing.assert_array_equal(read_one(tmp_path / "a", content, (3, 6, 6)), image.transpose(2, 0, 1))
@@ -284,13 +273,13 @@ def test_jpeg_is_read_nearly(tmp_path: Path) -> None:
 
 
 def test_colours_and_greys_are_converted(tmp_path: Path) -> None:
-    path, grey = tmp_path / "a.png", random_images(1)[0, :, :, 0]
+    path, grey = tmp_path / "a.png", random_pixels(1)[0, :, :, 0]
     alike = Image.fromarray(grey)
     for mode in ("L", "RGB", "RGBA", "LA"):
         content = image_bytes(alike.convert(mode))
         np.testing.assert_array_equal(read_one(path, content, (1, 6, 6))[0], grey)
         np.testing.assert_array_equal(read_one(path, content, (3, 6, 6)), np.stack([grey] * 3))
-    palette = Image.fromarray(random_images(1, 3)[0]).quantize(8)
+    palette = Image.fromarray(random_pixels(1, 3)[0]).quantize(8)
     expected = np.asarray(palette.convert("RGB")).transpose(2, 0, 1)
     np.testing.assert_array_equal(read_one(path, image_bytes(palette), (3, 6, 6)), expected)
     bits = Image.fromarray(grey > 127)
@@ -314,22 +303,12 @@ def test_a_folder_without_images_and_a_missing_file_are_input_errors(tmp_path: P
 
 
 def test_stdin_holds_one_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    image = random_images(1)[0]
+    image = random_pixels(1)[0]
     content = image_bytes(Image.fromarray(image[:, :, 0]))
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
     [(name, read)] = read_images(["-"], (1, 6, 6))
     assert name == "-"
     np.testing.assert_array_equal(read, image.transpose(2, 0, 1))
-
-
-def png_claiming(width: int, height: int, data: bytes = b"") -> bytes:
-    """Return a grey PNG whose header claims a size that its data need not have."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
 
 
 def test_too_large_images_are_refused_before_they_are_unpacked(tmp_path: Path) -> None:
@@ -345,7 +324,7 @@ def test_too_large_images_are_refused_before_they_are_unpacked(tmp_path: Path) -
 
 
 def test_other_kinds_and_damaged_images_are_input_errors(tmp_path: Path) -> None:
-    image = Image.fromarray(random_images(1)[0, :, :, 0])
+    image = Image.fromarray(random_pixels(1)[0, :, :, 0])
     contents = [b"", b"text", png_claiming(6, 6), png_claiming(6, 6, b"short"), image_bytes(image)[:-30]]
     contents += [image_bytes(image, kind) for kind in ("GIF", "TIFF", "PPM", "ICO")]
     for content in contents:
@@ -355,7 +334,7 @@ def test_other_kinds_and_damaged_images_are_input_errors(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP"])
 def test_mutated_images_are_read_or_an_input_error(tmp_path: Path, kind: str) -> None:
-    content = image_bytes(Image.fromarray(random_images(1, 3, 8)[0]), kind)
+    content = image_bytes(Image.fromarray(random_pixels(1, 3, 8)[0]), kind)
     source = np.random.default_rng(5)
     for _ in range(250):
         changed = bytearray(content)
@@ -370,7 +349,7 @@ def test_mutated_images_are_read_or_an_input_error(tmp_path: Path, kind: str) ->
 
 
 def test_a_single_png_keeps_its_text(tmp_path: Path) -> None:
-    write_png(tmp_path / "a.png", random_images(1)[0], {"seed": 5})
+    write_png(tmp_path / "a.png", random_pixels(1)[0], {"seed": 5})
     with Image.open(tmp_path / "a.png") as image:
         assert image.text == {"seed": "5"}  # type: ignore[attr-defined]
 

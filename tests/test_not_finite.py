@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.trainers import PLAIN, assert_same, metrics, snapshot, spoil, trainer_of
-from test_run import run_of
+from support.trainers import PLAIN, assert_same, metrics, run_of, snapshot, spoil, trainer_of
 from torch import Tensor
 
 from famecli.checkpoints.checkpoint import load_checkpoint, load_tensors

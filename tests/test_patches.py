@@ -1,15 +1,13 @@
 """Images as grids of patches, and that masses sum to one over all images drawn in patches."""
 
-import dataclasses
 import itertools
 from collections.abc import Iterator
 
 import pytest
 import torch
-from support.models import all_images, batch_noise, image_noise, model_around, random_images, randomise
+from support.models import all_images, batch_noise, config_of, image_noise, random_images, randomise
 from torch import Tensor
 
-from famecli.config.schema import DecoderConfig, ModelConfig
 from famecli.model.decoder import Decoder
 from famecli.model.fame import Fame
 from famecli.model.patches import from_patches, grid_of, to_patches
@@ -20,15 +18,6 @@ CHUNK = 2**14
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def config_of(
-    shape: tuple[int, int, int], levels: int = 2, *, switches: bool = False, **sizes: object
-) -> ModelConfig:
-    """A configuration of random weights' size; `switches` turns normalisation and bounds on."""
-    decoder = DecoderConfig(**{"autoregressive": True, "width": 4, "layers": 2, "heads": 2} | sizes)  # type: ignore[arg-type]
-    config = model_around(decoder, shape[1:], shape[0], levels)
-    return dataclasses.replace(config, normalised=switches, bounded_latents=switches)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

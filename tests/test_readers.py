@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import scipy.io
 from PIL import Image
-from test_archive import tar_bytes, zip_bytes
+from support.archives import tar_bytes, zip_bytes
+from support.data import amat
 
 from famecli.data.dataset import fixed_levels, load_split, read_split, training_levels
 from famecli.data.info import DataFile, DatasetInfo
@@ -46,10 +47,6 @@ def png(pixels: np.ndarray) -> bytes:
     target = io.BytesIO()
     Image.fromarray(pixels).save(target, "PNG")
     return target.getvalue()
-
-
-def amat(bits: np.ndarray) -> bytes:
-    return "".join(" ".join(map(str, row)) + "\n" for row in bits.reshape(len(bits), -1).tolist()).encode()
 
 
 def test_static_mnist_is_the_bits_in_its_files(tmp_path: Path) -> None:

@@ -9,11 +9,9 @@ import pytest
 import torch
 from markdown_it import MarkdownIt
 from PIL import Image
-from support.commands import PROVENANCE, error_of, fame, random_model, real_mnist, result_of
+from support.commands import CLAIM, PROVENANCE, error_of, fame, random_model, real_mnist, result_of
 from support.models import randomise
-from support.reports import FEW, HOSTILE, TAGS, Page, change_metadata, make_place, make_run, page_of
-from test_cli_info import CLAIM
-from test_report_runs import LINE
+from support.reports import FEW, HOSTILE, LINE, TAGS, Page, change_metadata, make_place, make_run, page_of
 
 from famecli.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from famecli.checkpoints.index import weights_folder

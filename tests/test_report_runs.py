@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.commands import PROVENANCE, save_model
-from test_cli_info import CLAIM
+from support.commands import CLAIM, PROVENANCE, save_model
+from support.reports import LINE, write_lines
 
 from famecli.config.presets import model_config
 from famecli.config.schema import TrainConfig
@@ -17,22 +17,7 @@ from famecli.report.metrics import read_metrics
 from famecli.report.nlls import nll_of_claim, nll_of_validation
 from famecli.report.runs import RunFacts, differences, read_run, with_own_names
 
-LINE: dict[str, Any] = {
-    "step": 4,
-    "images": 24,
-    "split": "train",
-    "nats_per_image": 90.5,
-    "bits_per_dim": 0.17,
-    "kl_bits": [2.0, 4.0],
-    "elapsed_s": 7200.0,
-    "grad_norm": 3.0,
-}
 MODEL = model_config("fame", "tiny", (1, 28, 28), 2)
-
-
-def write_lines(path: Path, *changes: dict[str, Any]) -> Path:
-    path.write_text("".join(json.dumps(LINE | change) + "\n" for change in changes))
-    return path
 
 
 def facts(name: str = "a", **changes: Any) -> RunFacts:

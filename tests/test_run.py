@@ -11,7 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.trainers import PLAIN, SHAPE, assert_equal_runs, metrics, snapshot, split_of, spoil, trainer_of
+from support.trainers import (
+    PLAIN,
+    SHAPE,
+    assert_equal_runs,
+    metrics,
+    resumed,
+    run_of,
+    snapshot,
+    split_of,
+    spoil,
+    train,
+    trainer_of,
+)
 
 from famecli.checkpoints.checkpoint import load_checkpoint, load_tensors, save_tensors
 from famecli.checkpoints.header import METADATA_KEY
@@ -19,27 +31,11 @@ from famecli.config.schema import TrainConfig
 from famecli.errors import InputError
 from famecli.nll.evaluate import ImageNlls
 from famecli.nll.units import NATS_PER_BIT
-from famecli.training.run import STATE_SCHEMA, Run, Stopped, record_every_images
+from famecli.training.run import STATE_SCHEMA, record_every_images
 from famecli.training.trainer import Trainer
 
 STEPS = PLAIN.total_steps
 FILES = ["best.safetensors", "last.safetensors", "metrics.jsonl", "state.safetensors"]
-
-
-def run_of(folder: Path, trainer: Trainer | None = None, **options: Any) -> Run:
-    levels = (split_of(10).pixels > 127).astype("uint8")
-    return Run(trainer or trainer_of(), folder, levels, **options)
-
-
-def train(run: Run, until: float = math.inf, reason: Stopped = "signal") -> list[dict[str, Any]]:
-    """Train to the end, or until as many steps are done."""
-    return list(run.records(lambda: reason if run.trainer.step_count >= until else None))
-
-
-def resumed(folder: Path, config: TrainConfig = PLAIN, preset: str = "fame") -> Run:
-    run = run_of(folder, trainer_of(preset, config))
-    run.resume(folder / "state.safetensors")
-    return run
 
 
 @pytest.fixture(scope="module")

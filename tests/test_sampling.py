@@ -1,93 +1,14 @@
-import dataclasses
-import random
 from collections import Counter
-from dataclasses import dataclass
 
 import pytest
 import torch
 from support.models import make_decoder, model_around, randomise
-from torch import Tensor
+from support.sampling import SEEDS, kinds, make_case, pixels
 
 from famecli.config.schema import DecoderConfig
-from famecli.model.decoder import Decoder
-from famecli.model.likelihoods import Bernoulli, Likelihood, make_likelihood, scale_levels
-from famecli.sampling.naive import sample_naive
-from famecli.sampling.plan import Plan, Step
+from famecli.model.likelihoods import Bernoulli, make_likelihood, scale_levels
 from famecli.sampling.sampler import Sampler
 from famecli.sampling.wavefront import WavefrontWorkspace
-
-SEEDS = 60
-
-
-@dataclass(frozen=True)
-class Case:
-    """A random decoder and all that one call of a sampler takes."""
-
-    decoder: Decoder
-    likelihood: Likelihood
-    levels: int
-    condition: Tensor | None
-    uniforms: Tensor
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self.uniforms.shape[2], self.uniforms.shape[3]
-
-    def sampler(self, chunk: int = 64) -> Sampler:
-        return Sampler(self.decoder, self.likelihood, self.levels, chunk)
-
-    def naive(
-        self, temperature: float = 1.0, known: Tensor | None = None, mask: Tensor | None = None
-    ) -> Tensor:
-        return sample_naive(
-            self.decoder,
-            self.likelihood,
-            self.levels,
-            self.condition,
-            self.uniforms,
-            temperature,
-            known=known,
-            mask=mask,
-        )
-
-
-def make_case(seed: int, dtype: torch.dtype = torch.float64, batch: int | None = None) -> Case:
-    pick = random.Random(seed)
-    generator = torch.Generator().manual_seed(seed)
-    channels, condition = pick.choice([1, 3]), pick.choice([0, 3])
-    layers, lag = pick.randint(0, 4), pick.choice([1, 2, 2, 3, 5, 9])
-    sizes = DecoderConfig(
-        autoregressive=True,
-        width=pick.choice([2, 5, 8]),
-        layers=layers,
-        kernel=pick.choice([1, 3, 5, 7]),
-        first_kernel=pick.choice([3, 5, 7]),
-        condition=condition,
-        lag=lag,
-        patch=pick.choice([1, 2, 2, 4]),
-        attention=tuple(layer + 1 for layer in range(layers) if pick.random() < 0.4),
-        heads=pick.choice([1, 2]),
-        attention_width=pick.choice([2, 6]),
-    )
-    height, width = pick.sample({1: range(1, 6), 2: range(1, 8), 4: (3, 5, 6, 7, 9)}[sizes.patch], 2)
-    batch = batch or pick.randint(1, 3)
-    levels = 2 if pick.random() < 0.5 else pick.choice([5, 256])
-    config = dataclasses.replace(
-        model_around(sizes, (height, width), channels, levels), normalised=pick.random() < 0.5
-    )
-    likelihood = make_likelihood(config)
-    decoder = make_decoder(config).to(dtype).requires_grad_(False)
-    for weight in decoder.parameters():
-        weight.copy_(torch.randn(weight.shape, generator=generator, dtype=dtype) * 0.3)
-    uniforms = torch.rand(batch, likelihood.uniforms, height, width, generator=generator, dtype=dtype)
-    features = torch.randn(batch, condition, *config.grid, generator=generator, dtype=dtype)
-    return Case(decoder, likelihood, levels, features if condition else None, uniforms)
-
-
-def pixels(images: Tensor, plan: Plan, step: Step) -> Tensor:
-    """The pixels of one step, `(B, channels, n)`."""
-    chosen = plan.order[step.offset : step.offset + step.count]
-    return images.flatten(2)[:, :, list(chosen)]
 
 
 def poison(space: WavefrontWorkspace) -> None:
@@ -97,28 +18,6 @@ def poison(space: WavefrontWorkspace) -> None:
         memory.cache.fill_(float("nan"))
     for tensor in (space.image.buffer, space.maps.buffer, space.condition[:-1], space.ones[:-1]):
         tensor.fill_(float("nan"))
-
-
-def kinds(case: Case) -> set[str]:
-    """What a case has of the parts that are told apart elsewhere."""
-    sizes, (height, width), (rows, columns) = case.decoder.config, case.size, case.decoder.grid
-    attention, patch, places = sizes.attention, sizes.patch, rows * columns
-    found = {
-        f"patch {patch}": True,
-        f"patch {patch}, several": min(rows, columns) > 1,
-        f"patch {patch}, attention": bool(attention) and places > 1,
-        "several blocks of attention": len(attention) > 1 and places > 1,
-        "attention after the last layer": sizes.layers in attention and places > 1,
-        "RGB": case.decoder.channels == 3,
-        "RGB in patches": case.decoder.channels == 3 and patch > 1,
-        "normalised": case.decoder.normalised,
-        "padding below": height < rows * patch,
-        "padding right": width < columns * patch,
-        "condition": case.condition is not None,
-        "no layers": sizes.layers == 0,
-        f"lag {min(sizes.lag, 4)}": True,
-    }
-    return {name for name, here in found.items() if here}
 
 
 def test_the_cases_drawn_are_of_every_kind() -> None:

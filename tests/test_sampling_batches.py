@@ -6,7 +6,7 @@ import dataclasses
 import pytest
 import torch
 from support.models import make_decoder, model_around, randomise
-from test_sampling import SEEDS, Case, kinds, make_case, pixels
+from support.sampling import SEEDS, Case, kinds, make_case, pixels
 from torch import Tensor
 
 from famecli.config.schema import DecoderConfig

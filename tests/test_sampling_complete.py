@@ -3,8 +3,7 @@ import pytest
 import torch
 from scipy.stats import chi2
 from support.models import all_images, make_decoder, model_around, randomise
-from test_sampling import make_case
-from test_sampling_generate import PRESETS, make_model
+from support.sampling import SAMPLED_PRESETS, make_case, make_model
 from torch import Tensor
 
 from famecli.config.schema import DecoderConfig
@@ -119,7 +118,7 @@ def test_given_rows_of_half_a_patch_stay(seed: int) -> None:
     assert torch.equal(torch.where(mask, found, known), known)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", SAMPLED_PRESETS)
 def test_every_preset_completes_an_image_by_its_seed_alone(preset: str) -> None:
     model = make_model(preset)
     known = np.random.default_rng(0).integers(0, 2, (1, 9, 7)).astype(np.uint8)

@@ -1,24 +1,13 @@
 import numpy as np
 import pytest
 import torch
+from support.sampling import SAMPLED_PRESETS, make_model
 
-from famecli.config.presets import model_config
-from famecli.model.fame import Fame
 from famecli.rng import ImageNoise, image_uniforms
 from famecli.sampling.generate import ImageDecoder, generate
 
-PRESETS = ["fame", "fame-no-concat", "fame-dense", "lvae", "pixelvae", "pixelcnn", "vae"]
 
-
-def make_model(preset: str, channels: int = 1, levels: int = 2) -> Fame:
-    torch.manual_seed(0)
-    model = Fame(model_config(preset, "tiny", (channels, 9, 7), levels)).eval().requires_grad_(False)
-    for weight in model.parameters():
-        weight.add_(torch.randn_like(weight) * 0.1)
-    return model
-
-
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", SAMPLED_PRESETS)
 def test_an_image_depends_on_its_seed_alone(preset: str) -> None:
     model = make_model(preset)
     together = generate(model, range(20))
@@ -31,7 +20,7 @@ def test_an_image_depends_on_its_seed_alone(preset: str) -> None:
 
 
 @pytest.mark.usefixtures("threads_put_back")
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", SAMPLED_PRESETS)
 def test_means_are_the_same_bits_in_any_batch(preset: str) -> None:
     torch.set_num_threads(1)
     model = make_model(preset, levels=256)

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.models import batch_noise, image_noise, preset_model, random_images, randomise
-from test_patches import config_of
+from support.models import batch_noise, config_of, image_noise, preset_model, random_images, randomise
 from torch import Tensor, nn
 from torch.nn import functional as F
 

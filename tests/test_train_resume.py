@@ -14,10 +14,11 @@ from support.outcomes import Command, error_lines
 
 from famecli.checkpoints.checkpoint import load_tensors, save_tensors
 from famecli.cli import train_request
+from famecli.config import first_defaults
 from famecli.config.first_defaults import DATA_KEYS, first_digest
 from famecli.config.presets import model_config
 from famecli.config.resolve import resolve, to_toml, typed
-from famecli.config.schema import ModelConfig, TrainConfig, first_defaults, to_dict
+from famecli.config.schema import ModelConfig, TrainConfig, to_dict
 from famecli.training.run import STATE_SCHEMA
 
 STOP = ("--max-time", "0s")

@@ -5,12 +5,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from support.loopback import FaultServer, fault_server
+from support.loopback import FaultServer
 
 from famecli.data import transfer as module
 from famecli.data.fetch import fetch_file
@@ -22,16 +21,11 @@ SIZE = len(CONTENT)
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
-    for name in ("NO_PROXY", "no_proxy"):
-        monkeypatch.setenv(name, "127.0.0.1")
-    for name in ("FAME_OFFLINE", "HF_HUB_OFFLINE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(module, "FIRST_PAUSE_S", 0.001)
+def server(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> FaultServer:
+    """A server that has a file, and is waited for for no long time."""
     monkeypatch.setattr(module, "TIMEOUT_S", 0.2)
-    with fault_server() as server:
-        server.files["file"] = CONTENT
-        yield server
+    server.files["file"] = CONTENT
+    return server
 
 
 def fetch(server: FaultServer, folder: Path, size_bytes: int | None = SIZE) -> Path:
@@ -104,8 +98,8 @@ def test_a_part_is_never_taken_for_the_whole(server: FaultServer, tmp_path: Path
 def test_only_what_is_missing_is_asked_for_again(server: FaultServer, tmp_path: Path) -> None:
     server.script = ["truncated", "truncated", "good"]
     fetch(server, tmp_path)
-    starts = [int(wanted.removeprefix("bytes=")[:-1]) for _, wanted in server.asked if wanted]
-    assert server.asked[0] == ("file", None)
+    starts = [int(wanted.removeprefix("bytes=")[:-1]) for wanted in server.parts if wanted]
+    assert server.parts[0] is None
     assert len(starts) == 2
     assert 0 < starts[0] < starts[1] < SIZE
 

@@ -1,4 +1,5 @@
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,12 @@ def test_statements_are_counted_at_all_depths_and_no_signature() -> None:
     (function,) = ast.parse(text).body
     assert isinstance(function, ast.FunctionDef)
     assert statements(function) == 4
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("*.py")), ids=lambda path: path.name)
+def test_no_test_module_is_imported(path: Path) -> None:
+    """What several test modules share is in tests/support, for code in strings as well."""
+    assert re.findall(r"^\s*(?:from|import)\s+test_\w+", path.read_text(encoding="utf-8"), re.M) == []
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))

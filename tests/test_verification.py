@@ -4,7 +4,8 @@ import math
 
 import pytest
 import torch
-from support.models import preset_model, randomise
+from support.models import randomise
+from support.verification import BITS, COLOURS, model_of
 
 from famecli.config.presets import PRESETS
 from famecli.config.schema import DecoderConfig, ModelConfig
@@ -15,14 +16,6 @@ from famecli.verification.findings import Finding, Measurement
 from famecli.verification.runner import MODEL_CHECKS, run_checks
 from famecli.verification.subject import Subject
 from famecli.verification.uniformity import MOST_DISTANCE, distance
-
-BITS = (1, 6, 7)
-COLOURS = (3, 4, 5)
-LEVELS = 6
-
-
-def model_of(preset: str, shape: tuple[int, int, int] = BITS) -> Fame:
-    return preset_model(preset, shape, 2 if shape == BITS else LEVELS, torch.float32).eval()
 
 
 @pytest.mark.parametrize("shape", [BITS, COLOURS], ids=["bernoulli", "mixture"])

@@ -6,10 +6,9 @@ import itertools
 import pytest
 import torch
 from support import sabotage_patches as broken
-from support.models import randomise
+from support.models import config_of, randomise
 from support.sabotage import Sabotage, centre_tap, leak_of
-from test_patches import config_of
-from test_verification_sabotage import failures
+from support.verification import failures
 
 from famecli.config.schema import StageConfig
 from famecli.model.fame import Fame

@@ -8,32 +8,15 @@ import torch
 from support import sabotage as broken
 from support.models import randomise
 from support.sabotage import Sabotage, leak_of
-from test_verification import BITS, COLOURS, model_of
+from support.verification import BITS, COLOURS, failures, model_of
 
 from famecli.config.schema import DecoderConfig, ModelConfig
 from famecli.model.fame import Fame
 from famecli.verification.causality import check_causality
-from famecli.verification.code_length import check_code
-from famecli.verification.findings import Finding
-from famecli.verification.runner import MODEL_CHECKS, run_checks
+from famecli.verification.runner import run_checks
 from famecli.verification.subject import Subject
 
-CODED = 32
 CORNER = (BITS[1] - 1, BITS[2] - 1)
-
-
-def code(subject: Subject) -> Finding:
-    return check_code(subject.model, subject.drawn[:CODED], "samples of the model")
-
-
-CHECKS = {**MODEL_CHECKS, "code": code}
-
-
-def failures(check: str, model: Fame, samples: int = 64) -> list[str]:
-    """Return what a check measured too large."""
-    (result,) = run_checks(Subject(model, samples=samples), {check: CHECKS[check]})
-    assert result.finding.measurements, result
-    return [each.what for each in result.finding.measurements if not each.passed]
 
 
 CASES = [

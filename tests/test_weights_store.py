@@ -2,68 +2,17 @@
 
 import dataclasses
 import hashlib
-import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.commands import PROVENANCE, save_model
-from support.loopback import FaultServer, fault_server
+from support.loopback import FaultServer
 
-from famecli.checkpoints.index import INDEX, SCHEMA, describe, index
+from famecli.checkpoints.index import index
 from famecli.checkpoints.store import Imported, Store
 from famecli.checkpoints.urls import addresses, parse_url
 from famecli.errors import InputError, IntegrityError, UnavailableError, UsageError
 
-CLAIM = {
-    "nats_per_image": 90.5,
-    "stderr_nats_per_image": 0.25,
-    "bound": "elbo",
-    "importance_samples": 1,
-    "bits_per_dim": 0.2,
-    "data": {
-        "dataset_id": "mnist",
-        "split": "test",
-        "images": 500,
-        "binarization": "none",
-        "pixels_sha256": "0" * 64,
-    },
-}
 HASH = "ab" * 32
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FaultServer]:
-    for name in ("NO_PROXY", "no_proxy"):
-        monkeypatch.setenv(name, "127.0.0.1")
-    for name in ("FAME_OFFLINE", "HF_HUB_OFFLINE", "FAME_WEIGHTS_URL", "HF_ENDPOINT"):
-        monkeypatch.delenv(name, raising=False)
-    # Never the user's own, whatever else a test sets.
-    monkeypatch.setenv("FAME_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("famecli.data.transfer.FIRST_PAUSE_S", 0.001)
-    with fault_server() as server:
-        yield server
-
-
-@pytest.fixture
-def far(server: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The name of weights that are in the index, and on `server`, but not in the package."""
-    folder = tmp_path / "package"
-    folder.mkdir()
-    facts = {"provenance": PROVENANCE, "claim": CLAIM}
-    path = save_model(tmp_path / "far-model.safetensors", shape=(1, 8, 8), facts=facts)
-    entry = dataclasses.asdict(describe(path, [server.url + "mirror/"]))
-    (folder / INDEX).write_text(json.dumps({"schema": SCHEMA, "weights": [entry]}))
-    monkeypatch.setattr("famecli.checkpoints.index.weights_folder", lambda: folder)
-    monkeypatch.setattr("famecli.checkpoints.store.weights_folder", lambda: folder)
-    index.cache_clear()
-    server.files["mirror/far-model.safetensors"] = path.read_bytes()
-    yield "far-model"
-    index.cache_clear()
-
-
-def asked(server: FaultServer) -> list[str]:
-    return [name for name, _ in server.asked]
 
 
 def test_weights_are_fetched_once_and_announced(far: str, server: FaultServer, tmp_path: Path) -> None:
@@ -74,7 +23,7 @@ def test_weights_are_fetched_once_and_announced(far: str, server: FaultServer, t
     assert path is not None
     assert path.is_relative_to(tmp_path / "cache" / "weights")
     assert hashlib.sha256(path.read_bytes()).hexdigest() == index()[far].sha256
-    assert asked(server) == ["mirror/far-model.safetensors"]
+    assert server.asked == ["mirror/far-model.safetensors"]
     assert len(messages) == 1
     assert "127.0.0.1" in messages[0]
     for offline in (False, True):
@@ -98,13 +47,13 @@ def test_the_address_in_the_environment_comes_before_the_mirrors(
     for base in ("own", "own/"):
         monkeypatch.setenv("FAME_WEIGHTS_URL", server.url + base)
         Store(tmp_path / base.replace("/", "-")).get(far)
-    assert asked(server) == ["own/far-model.safetensors"] * 2
+    assert server.asked == ["own/far-model.safetensors"] * 2
     # Where it has a wrong file, or none, mirrors have their turn.
     for sent in (content[:-1], None):
         server.files.pop("own/far-model.safetensors")
         server.files |= {} if sent is None else {"own/far-model.safetensors": sent}
         assert Store(tmp_path / f"cache-{sent is None}").get(far)
-        assert asked(server)[-2:] == ["own/far-model.safetensors", "mirror/far-model.safetensors"]
+        assert server.asked[-2:] == ["own/far-model.safetensors", "mirror/far-model.safetensors"]
         server.files["own/far-model.safetensors"] = b""
     folder = tmp_path / "a folder"
     folder.mkdir()
@@ -256,7 +205,7 @@ def test_hub_addresses_are_fetched(
     assert Store(tmp_path / "2").get("hf://org/repo/far-model.safetensors@v1")
     monkeypatch.setenv("FAME_WEIGHTS_URL", "hf://org/repo@v1")
     assert Store(tmp_path / "3").get(far)
-    assert set(asked(server)) == {
+    assert set(server.asked) == {
         "org/repo/resolve/v1/far-model.safetensors",
         "org/repo/resolve/v1/other.safetensors",
     }

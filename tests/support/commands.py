@@ -15,7 +15,6 @@ from unittest import mock
 
 import pytest
 import torch
-from test_data import small_mnist
 from typer.testing import CliRunner
 
 from famecli.checkpoints.checkpoint import save_checkpoint
@@ -24,12 +23,38 @@ from famecli.data.fetch import locate
 from famecli.data.registry import DATASETS, dataset_info
 from famecli.errors import UnavailableError
 from famecli.model.fame import Fame
+from support.data import small_mnist
 from support.models import preset_model, randomise
 
 ROOT = Path(__file__).parents[2]
 OWN_VARIABLES = ("DATASET", "SEED", "BATCH_SIZE", "THREADS", "OFFLINE", "DEBUG")
 ENVIRONMENT = {f"FAME_{name}": None for name in OWN_VARIABLES} | {"FAME_DEVICE": "cpu", "COLUMNS": "200"}
 PROVENANCE = {"dataset": "mnist", "images_seen": 640, "steps": 10, "seconds": 1.5, "device": "cpu"}
+
+
+CLAIM = {
+    "data": {
+        "dataset_id": "mnist",
+        "split": "test",
+        "images": 10_000,
+        "binarization": "dynamic, bits of seed 0",
+        "pixels_sha256": "ab" * 32,
+    },
+    "bound": "iwae",
+    "importance_samples": 100,
+    "nats_per_image": 81.25,
+    "stderr_nats_per_image": 0.5,
+    "bits_per_dim": 0.14951,
+    "terms_nats_per_image": {"decoder": 75.0, "kl": [4.5, 1.75]},
+    "seed": 3,
+    "weights_sha256": "cd" * 32,
+}
+LARGE = {"torch", "numpy", "PIL", "pooch", "requests"}
+IMPORTS = (
+    "import sys; from famecli.cli.app import main\n"
+    "try: main()\n"
+    f"except SystemExit as stop: print(stop.code, *({LARGE} & set(sys.modules)))"
+)
 
 
 @dataclass(frozen=True)

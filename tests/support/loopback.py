@@ -15,7 +15,9 @@ class FaultServer(ThreadingHTTPServer):
     """Serves `files`; the faults in `script` come one per request, the last of them for ever.
 
     Attributes:
-        asked: Path and Range header of each request.
+        faults: Names of files, and the fault that each has in place of the script's.
+        asked: Path of each request.
+        parts: Range header of each request.
         ranges: Whether it knows how to send a part.
     """
 
@@ -25,7 +27,9 @@ class FaultServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), FaultHandler)
         self.files: dict[str, bytes] = {}
         self.script: list[str] = ["good"]
-        self.asked: list[tuple[str, str | None]] = []
+        self.faults: dict[str, str] = {}
+        self.asked: list[str] = []
+        self.parts: list[str | None] = []
         self.ranges = True
         self.stop_stalling = threading.Event()
         self.url = f"http://127.0.0.1:{self.server_port}/"
@@ -41,9 +45,10 @@ class FaultHandler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         name, wanted = unquote(self.path[1:]), self.headers["Range"]
-        self.server.asked.append((name, wanted))
+        self.server.asked.append(name)
+        self.server.parts.append(wanted)
         script = self.server.script
-        fault = script.pop(0) if len(script) > 1 else script[0]
+        fault = self.server.faults.get(name) or (script.pop(0) if len(script) > 1 else script[0])
         content = self.server.files.get(name)
         if fault.isdecimal() or content is None:
             self.reply(int(fault) if fault.isdecimal() else 404, PAGE)
@@ -54,12 +59,16 @@ class FaultHandler(BaseHTTPRequestHandler):
             return
         getattr(self, "send_" + fault.replace(" ", "_"))(content, start)
 
-    def reply(self, status: int, body: bytes, length: int | None = None, part: str = "") -> None:
+    def reply(
+        self, status: int, body: bytes, length: int | None = None, part: str = "", encoding: str = ""
+    ) -> None:
         self.send_response(status)
         if length != -1:
             self.send_header("Content-Length", str(len(body) if length is None else length))
         if part:
             self.send_header("Content-Range", part)
+        if encoding:
+            self.send_header("Content-Encoding", encoding)
         self.end_headers()
         self.wfile.write(body)
 
@@ -72,6 +81,11 @@ class FaultHandler(BaseHTTPRequestHandler):
 
     def send_good(self, content: bytes, start: int) -> None:
         self.body(content, start)
+
+    def send_encoded(self, content: bytes, start: int) -> None:
+        """As some object stores declare every .gz file: clients would unpack it on the way."""
+        accepted = "gzip" in self.headers["Accept-Encoding"]
+        self.reply(200, content, encoding="gzip" if accepted else "identity")
 
     def send_truncated(self, content: bytes, start: int) -> None:
         self.body(content, start, (start + len(content)) // 2)

@@ -1,5 +1,6 @@
 """Models with random weights and all the images there are, for tests of theorems."""
 
+import dataclasses
 import itertools
 import math
 from typing import TypeVar
@@ -106,3 +107,12 @@ def image_noise(images: int, samples: int = 1) -> ImageNoise:
 
 def batch_noise(seed: int = 0) -> BatchNoise:
     return BatchNoise(np.random.default_rng(seed))
+
+
+def config_of(
+    shape: tuple[int, int, int], levels: int = 2, *, switches: bool = False, **sizes: object
+) -> ModelConfig:
+    """A configuration of random weights' size; `switches` turns normalisation and bounds on."""
+    decoder = DecoderConfig(**{"autoregressive": True, "width": 4, "layers": 2, "heads": 2} | sizes)  # type: ignore[arg-type]
+    config = model_around(decoder, shape[1:], shape[0], levels)
+    return dataclasses.replace(config, normalised=switches, bounded_latents=switches)

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from test_report_runs import write_lines
 
 from famecli.config.resolve import to_toml
 from famecli.config.schema import TrainConfig, to_dict
@@ -24,6 +24,18 @@ TAGS = {
     *("table", "thead", "tbody", "tr", "th", "td", "figure", "figcaption", "div", "img", "details"),
     *("summary", "pre", "svg", "desc", "rect", "text", "path", "line", "circle", "polygon", "clippath", "g"),
     *("defs", "lineargradient", "stop"),
+}
+
+
+LINE: dict[str, Any] = {
+    "step": 4,
+    "images": 24,
+    "split": "train",
+    "nats_per_image": 90.5,
+    "bits_per_dim": 0.17,
+    "kl_bits": [2.0, 4.0],
+    "elapsed_s": 7200.0,
+    "grad_norm": 3.0,
 }
 
 
@@ -98,3 +110,8 @@ def page_of(*words: str | Path) -> Page:
     done = fame("report", *words, *FEW, "--offline", "--force", "-o", "a.html")
     assert (done.code, done.text) == (0, "a.html\n"), done.err
     return Page(Path("a.html"))
+
+
+def write_lines(path: Path, *changes: dict[str, Any]) -> Path:
+    path.write_text("".join(json.dumps(LINE | change) + "\n" for change in changes))
+    return path

@@ -2,14 +2,17 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+import math
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from famecli.checkpoints.checkpoint import load_checkpoint, load_tensors
 from famecli.config.presets import model_config
@@ -18,8 +21,8 @@ from famecli.data.dataset import ImageSplit
 from famecli.data.registry import dataset_info
 from famecli.model.fame import NllTerms
 from famecli.runtime.distributed import ALONE, Group
-from famecli.training.run import STATE_SCHEMA
-from famecli.training.trainer import Trainer
+from famecli.training.run import STATE_SCHEMA, Run, Stopped
+from famecli.training.trainer import StepRecord, Trainer
 
 SHAPE = (1, 8, 8)
 # Of a decoder: patches, and attention after each of its layers.
@@ -28,6 +31,10 @@ TIMES = ("elapsed_s", "cpu_s", "images_per_s")
 PLAIN = TrainConfig(
     batch_size=6, total_images=48, warmup_images=0, rate_warmup_images=0, free_nats=0.0, eval_every_images=18
 )
+BATCH = 8
+IN_PARTS = dataclasses.replace(PLAIN, batch_size=BATCH, total_images=64)
+# In float32, of a step's gradient and of weights after a few steps, by norm.
+STEP_TOLERANCE = 1e-5
 
 
 def split_of(count: int = 20, shape: tuple[int, int, int] = SHAPE) -> ImageSplit:
@@ -95,3 +102,94 @@ def assert_equal_runs(one: Path, other: Path) -> None:
             models = [load_checkpoint(folder / name, kind) for folder in (one, other)]  # type: ignore[arg-type]
             assert models[0].weights_sha256 == models[1].weights_sha256
             assert models[0].provenance["steps"] == models[1].provenance["steps"]
+
+
+def rates(trainer: Trainer, rows: slice = slice(None)) -> Tensor:
+    """Each image's rate in the first step, `(images, layers)`."""
+    levels, noise = trainer._batch()
+    noise.rows = rows
+    with torch.no_grad():
+        return trainer.model(torch.from_numpy(levels[rows]), noise).rate
+
+
+def divided_free_nats(preset: str, parts: int) -> float:
+    """Free nats that some layer's rate is above in the whole batch, but below in one of its parts."""
+    each = rates(trainer_of(preset, IN_PARTS))[:, 0]
+    lowest = float(torch.stack([part.mean() for part in each.chunk(parts)]).min())
+    assert lowest < each.mean()
+    return (lowest + float(each.mean())) / 2
+
+
+def configured(preset: str, parts: int) -> TrainConfig:
+    return dataclasses.replace(IN_PARTS, free_nats=divided_free_nats(preset, parts))
+
+
+class Gradients:
+    """Remembers the gradient of the first step that is taken within, before it is clipped."""
+
+    def __init__(self) -> None:
+        self.first: dict[str, Tensor] = {}
+        clip = nn.utils.clip_grad_norm_
+
+        def remember(weights: Iterable[nn.Parameter], norm: float) -> Tensor:
+            kept = list(weights)
+            if not self.first:
+                self.first = {str(i): w.grad.clone() for i, w in enumerate(kept) if w.grad is not None}
+            return clip(kept, norm)
+
+        self.patch = mock.patch.object(nn.utils, "clip_grad_norm_", remember)
+
+    def __enter__(self) -> Self:
+        self.patch.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.patch.stop()
+
+
+def farthest(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    """The largest difference of two tables of tensors, relative to the norm of each tensor."""
+    assert found.keys() == expected.keys()
+    pairs = [(found[name].double(), value.double()) for name, value in expected.items()]
+    return max(float((a - b).norm() / b.norm().clamp(min=1e-6)) for a, b in pairs)
+
+
+def run_of(folder: Path, trainer: Trainer | None = None, **options: Any) -> Run:
+    levels = (split_of(10).pixels > 127).astype("uint8")
+    return Run(trainer or trainer_of(), folder, levels, **options)
+
+
+def train(run: Run, until: float = math.inf, reason: Stopped = "signal") -> list[dict[str, Any]]:
+    """Train to the end, or until as many steps are done."""
+    return list(run.records(lambda: reason if run.trainer.step_count >= until else None))
+
+
+def resumed(folder: Path, config: TrainConfig = PLAIN, preset: str = "fame") -> Run:
+    run = run_of(folder, trainer_of(preset, config))
+    run.resume(folder / "state.safetensors")
+    return run
+
+
+class Times:
+    """In the place of the module `time`."""
+
+    wall_s = cpu_s = 0.0
+
+    def monotonic(self) -> float:
+        return self.wall_s
+
+    def process_time(self) -> float:
+        return self.cpu_s
+
+
+def kill_after(monkeypatch: pytest.MonkeyPatch, step: int, number: int) -> None:
+    """Send this process a signal in the middle of a training, once."""
+    whole_step = Trainer.step
+
+    def spoiled(trainer: Trainer) -> StepRecord:
+        record = whole_step(trainer)
+        if trainer.step_count == step:
+            os.kill(os.getpid(), number)
+        return record
+
+    monkeypatch.setattr(Trainer, "step", spoiled)

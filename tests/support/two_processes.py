@@ -21,7 +21,6 @@ from typing import Any
 from unittest import mock
 
 import torch
-from test_accumulate import Gradients
 
 from famecli.checkpoints.checkpoint import hash_weights, save_tensors
 from famecli.cli.app import main
@@ -29,7 +28,7 @@ from famecli.config.schema import TrainConfig
 from famecli.runtime.distributed import Group, join
 from famecli.training.run import Run
 from famecli.training.trainer import StepRecord, Trainer
-from support.trainers import ATTENTION, trainer_of
+from support.trainers import ATTENTION, Gradients, trainer_of
 
 STEPS = 4
 SCHEMA = "test/1"

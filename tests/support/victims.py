@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from support import no_pickle
 
 # Of a command that unpickled something.
@@ -102,20 +104,6 @@ def victims(folder: Path) -> Iterator[Victims]:
         found.process.communicate()
 
 
-def _send_after_step(step: int, kind: int) -> None:
-    from famecli.training.trainer import StepRecord, Trainer
-
-    whole_step = Trainer.step
-
-    def spoiled(trainer: Trainer) -> StepRecord:
-        record = whole_step(trainer)
-        if trainer.step_count == step:
-            os.kill(os.getpid(), kind)
-        return record
-
-    Trainer.step = spoiled  # type: ignore[method-assign]
-
-
 def _run_and_exit(main: Callable[[], None]) -> None:
     """End the process with the code of `main`, without the second that it takes to put all of torch away."""
     code = 1
@@ -139,10 +127,11 @@ def _serve(data: Path, errors: Path) -> None:
 
     # What commands import late, the last of all by the first optimizer.
     import torch._dynamo
-    from test_data import small_mnist
 
     from famecli.cli.app import main
     from famecli.data.registry import DATASETS
+    from support.data import small_mnist
+    from support.trainers import kill_after
 
     no_pickle.watch()
     torch.set_num_threads(1)
@@ -164,7 +153,7 @@ def _serve(data: Path, errors: Path) -> None:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (asked["limit"], resource.RLIM_INFINITY))
             sys.argv = ["fame", *asked["words"]]
             if asked["at"] is not None:
-                _send_after_step(*asked["at"])
+                kill_after(pytest.MonkeyPatch(), *asked["at"])
             _run_and_exit(main)
         print(child, flush=True)
         _, status, usage = os.wait4(child, 0)

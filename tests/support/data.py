@@ -1,0 +1,75 @@
+"""Small data sets and image files, written apart from famecli's own code."""
+
+import dataclasses
+import gzip
+import hashlib
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from famecli.data.registry import DataFile, DatasetInfo, dataset_info
+
+FOLDER_IMAGES = np.random.default_rng(8).integers(0, 256, (23, 6, 5, 3), np.uint8)
+
+
+def idx_bytes(array: np.ndarray) -> bytes:
+    """Write IDX as its specification says, apart from famecli's own code."""
+    return (
+        bytes([0, 0, 8, array.ndim]) + b"".join(struct.pack(">i", n) for n in array.shape) + array.tobytes()
+    )
+
+
+def small_mnist(folder: Path, *, zipped: bool = True) -> DatasetInfo:
+    """Put a tiny data set of MNIST's layout (30 train, 12 of them valid, 7 test) in `folder`."""
+    source = np.random.default_rng(0)
+    files = {}
+    for part, count in (("train", 30), ("t10k", 7)):
+        labels = np.arange(count, dtype=np.uint8)
+        pixels = source.integers(0, 256, (count, 28, 28), np.uint8)
+        for kind, array in (("images-idx3", pixels), ("labels-idx1", labels)):
+            content = idx_bytes(array)
+            name = f"{part}-{kind}-ubyte.gz"
+            stored = gzip.compress(content, mtime=0)
+            (folder / (name if zipped else name[:-3])).write_bytes(stored if zipped else content)
+            hashes = [hashlib.sha256(text).hexdigest() for text in (stored, content)]
+            files[name] = DataFile(hashes[0], len(stored), hashes[1])
+    splits = {"train": 18, "valid": 12, "test": 7}
+    return dataclasses.replace(dataset_info("mnist"), files=files, splits=splits)
+
+
+def amat(bits: np.ndarray) -> bytes:
+    return "".join(" ".join(map(str, row)) + "\n" for row in bits.reshape(len(bits), -1).tolist()).encode()
+
+
+def write_images(folder: Path, images: np.ndarray) -> Path:
+    """Write images whose names sort in their order, every other one a folder deeper."""
+    for number, image in enumerate(images):
+        path = folder / (f"{number:03}" if number % 2 else f"{number:03}/inner") / "image.png"
+        path.parent.mkdir(parents=True)
+        Image.fromarray(image).save(path)
+    (folder / "notes.txt").write_text("not an image")
+    return folder
+
+
+def random_pixels(count: int, channels: int = 1, side: int = 6) -> np.ndarray:
+    return np.random.default_rng(count).integers(0, 256, (count, side, side, channels), np.uint8)
+
+
+def image_bytes(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    content = io.BytesIO()
+    image.save(content, kind, **options)
+    return content.getvalue()
+
+
+def png_claiming(width: int, height: int, data: bytes = b"") -> bytes:
+    """Return a grey PNG whose header claims a size that its data need not have."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")

@@ -1,0 +1,33 @@
+"""Models for the checks of `fame verify`, and what the checks find."""
+
+import torch
+
+from famecli.model.fame import Fame
+from famecli.verification.code_length import check_code
+from famecli.verification.findings import Finding
+from famecli.verification.runner import MODEL_CHECKS, run_checks
+from famecli.verification.subject import Subject
+from support.models import preset_model
+
+BITS = (1, 6, 7)
+COLOURS = (3, 4, 5)
+LEVELS = 6
+CODED = 32
+
+
+def model_of(preset: str, shape: tuple[int, int, int] = BITS) -> Fame:
+    return preset_model(preset, shape, 2 if shape == BITS else LEVELS, torch.float32).eval()
+
+
+def code(subject: Subject) -> Finding:
+    return check_code(subject.model, subject.drawn[:CODED], "samples of the model")
+
+
+CHECKS = {**MODEL_CHECKS, "code": code}
+
+
+def failures(check: str, model: Fame, samples: int = 64) -> list[str]:
+    """Return what a check measured too large."""
+    (result,) = run_checks(Subject(model, samples=samples), {check: CHECKS[check]})
+    assert result.finding.measurements, result
+    return [each.what for each in result.finding.measurements if not each.passed]
