@@ -60,8 +60,7 @@ def test_tars_are_read_as_written(tmp_path: Path, mode: str) -> None:
     path = tmp_path / "a.tar"
     path.write_bytes(tar_bytes(FILES | {"other.txt": b"not wanted"}, mode))
     assert read_tar(path) == FILES
-    chosen = tar_members(path, ".bin", MIB, limit_bytes=4 * MIB, wanted=["003.bin", "001.bin"])
-    assert [name for name, _ in chosen] == ["folder/001.bin", "folder/003.bin"]
+    assert list(read_tar(path)) == list(FILES)
 
 
 def test_zips_are_read_as_written_in_the_order_asked_for(tmp_path: Path) -> None:
@@ -241,9 +240,9 @@ def test_npy_never_allocates_what_only_the_header_promises(tmp_path: Path) -> No
         assert len(changed) == len(content)
         assert shape in changed
         with pytest.raises(InputError):
-            read_npy(io.BytesIO(changed), len(changed), "a")
+            read_npy(io.BytesIO(changed), "a")
     with pytest.raises(InputError):
-        read_npy(io.BytesIO(b"\x93NUMPY\x02\x00\xff\xff\xff\xff" + bytes(99)), 111, "a")
+        read_npy(io.BytesIO(b"\x93NUMPY\x02\x00\xff\xff\xff\xff" + bytes(99)), "a")
     peak_bytes = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak_bytes < MIB

@@ -13,11 +13,10 @@ from test_fetch import Server, server
 from test_folder import IMAGES, write_images
 from test_readers import amat
 
-from famecli.data.check import git_blob
+from famecli.data.cache import locate, missing_files
 from famecli.data.dataset import fixed_levels, load_split
-from famecli.data.fetch import fetch_file, locate, missing_files
-from famecli.data.info import DataFile, DatasetInfo
-from famecli.data.registry import DATASETS, dataset_info
+from famecli.data.fetch import fetch_file, git_blob
+from famecli.data.registry import DATASETS, DataFile, DatasetInfo, dataset_info
 from famecli.errors import IntegrityError
 
 __all__ = ["server"]

@@ -54,7 +54,7 @@ KEYS = {
     "claim",
     "further_claims",
 }
-LARGE = {"torch", "numpy", "PIL", "pooch", "requests"}
+LARGE = {"torch", "numpy", "PIL", "requests"}
 IMPORTS = (
     "import sys; from famecli.cli.app import main\n"
     "try: main()\n"

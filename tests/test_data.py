@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from famecli.data.arrays import read_idx
 from famecli.data.dataset import (
     CHUNK_IMAGES,
     READERS,
@@ -25,7 +26,6 @@ from famecli.data.dataset import (
     read_split,
     training_levels,
 )
-from famecli.data.idx import read_idx
 from famecli.data.registry import DATASETS, DataFile, DatasetInfo, dataset_info
 from famecli.errors import FameError, InputError, IntegrityError, UnavailableError, UsageError
 from famecli.rng import stream
@@ -278,8 +278,8 @@ def test_an_epoch_visits_each_image_once_in_an_order_of_its_own() -> None:
 
 
 def test_finding_and_reading_files_needs_no_torch() -> None:
-    modules = "famecli.data.registry, famecli.data.fetch, famecli.data.mnist, famecli.images"
-    code = f"import sys, {modules}; print(*({{'torch', 'PIL', 'pooch'}} & set(sys.modules)))"
+    modules = "famecli.data.registry, famecli.data.cache, famecli.data.handwritten, famecli.images"
+    code = f"import sys, {modules}; print(*({{'torch', 'PIL', 'requests'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "\n"
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from test_data import small_mnist
 
-from famecli.data.fetch import cache_root, fetch_file, find_dataset, is_offline, locate
+from famecli.data.cache import cache_root, find_dataset, locate
+from famecli.data.fetch import fetch_file, is_offline
 from famecli.data.registry import DATASETS, DatasetInfo
 from famecli.errors import IntegrityError, UnavailableError
 
@@ -68,7 +69,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         monkeypatch.setenv(name, "127.0.0.1")
     for name in ("FAME_OFFLINE", "HF_HUB_OFFLINE", "FAME_DATA", "FAME_CACHE"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("famecli.data.transfer.FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr("famecli.data.fetch.FIRST_PAUSE_S", 0.001)
     with Server() as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -235,7 +236,7 @@ def test_a_data_folder_without_this_data_set_does_not_hide_the_cache(
     monkeypatch.setenv("FAME_DATA", str(tmp_path))
     with pytest.raises(UnavailableError) as caught:
         locate(info, cache_dir=tmp_path / "cache", offline=True)
-    assert "--data FOLDER" in caught.value.hint
+    assert "FAME_DATA" in caught.value.hint
     assert not server.asked
     assert locate(info, cache_dir=tmp_path / "cache") == tmp_path / "cache" / "datasets" / "mnist"
 

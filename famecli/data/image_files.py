@@ -1,9 +1,9 @@
-"""Image files of the user, as a model takes them; sizes are checked before pixels are unpacked."""
+"""Image files as a model takes them; sizes are checked before pixels are unpacked."""
 
 import io
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,7 @@ LARGEST_FILE_BYTES = 128 << 20
 
 
 def read_images(paths: Sequence[Path | str], shape: tuple[int, int, int]) -> list[tuple[str, np.ndarray]]:
-    """Return the images in `paths` with their names, each as a model takes it.
+    """Return names and pixels of the images in `paths`.
 
     Colours become greys for a model of one channel and the other way round; transparency is ignored.
 
@@ -39,7 +39,7 @@ def read_images(paths: Sequence[Path | str], shape: tuple[int, int, int]) -> lis
         InputError: A file is not an image of that height and width, or is damaged, or a folder has none.
     """
     names = [name for path in paths for name in _expand(str(path))]
-    return [(name, _decode(name, _content(name), shape)) for name in names]
+    return [(name, decode(name, _content(name), shape)) for name in names]
 
 
 def has_image_suffix(name: str) -> bool:
@@ -48,13 +48,12 @@ def has_image_suffix(name: str) -> bool:
 
 
 def image_shape(path: Path) -> tuple[int, int, int]:
-    """Return the shape `(C, H, W)` of an image file, one channel for greys; its header alone is looked at.
+    """Return the shape `(C, H, W)` of an image file, one channel for greys; only the header is parsed.
 
     Raises:
-        InputError: It cannot be read, is not an image, or is too large.
+        InputError: The file cannot be read, is not an image, or is too large.
     """
     image = _open(str(path), _content(str(path)))
-    _check_largest(str(path), image.size, "")
     width, height = image.size
     return (1 if image.mode in GREY_MODES or image.mode.startswith("I") else 3), height, width
 
@@ -80,13 +79,27 @@ def _content(name: str) -> bytes:
     return content
 
 
-def _decode(name: str, content: bytes, shape: tuple[int, int, int]) -> np.ndarray:
-    """Return one image as `(C, H, W)`; its size is checked before its pixels are unpacked."""
+def decode(name: str, content: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+    """Return the pixels of an image file; its size is checked before its pixels are unpacked.
+
+    Args:
+        name: Name of the file, for errors.
+        content: Content of the file.
+        shape: `(C, H, W)` of the array; one channel makes colours grey.
+
+    Shape:
+        `(C, H, W)`, uint8, 0 to 255.
+
+    Raises:
+        InputError: The image has another height or width, or is damaged.
+    """
     from PIL import Image
 
     channels, height, width = shape
-    image = _open(name, content)
-    _check_size(name, image.size, (width, height))
+    image = _open(name, content, f", expected {width}x{height}")
+    if image.size != (width, height):
+        found = f"{image.size[0]}x{image.size[1]}"
+        raise InputError(f"{name}: {found} pixels, expected {width}x{height}", "resize or crop it first")
     try:
         if image.mode.startswith("I"):
             # convert() would clip 16 bits instead of scaling them.
@@ -98,35 +111,63 @@ def _decode(name: str, content: bytes, shape: tuple[int, int, int]) -> np.ndarra
     return np.ascontiguousarray(pixels.reshape(height, width, channels).transpose(2, 0, 1))
 
 
-def _open(name: str, content: bytes) -> "Image":
-    """Return an image whose pixels are not yet unpacked."""
+def _open(name: str, content: bytes, expected: str = "") -> "Image":
+    """Return an image that is not too large and whose pixels are not yet unpacked."""
     from PIL import Image
 
     try:
         with warnings.catch_warnings():
-            # Sizes are limited afterwards, more strictly.
+            # The limit below is stricter.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return Image.open(io.BytesIO(content), formats=list(READABLE))
+            image = Image.open(io.BytesIO(content), formats=list(READABLE))
     except Exception as error:
         raise _unreadable(name, error) from error
+    width, height = image.size
+    if max(image.size) > LARGEST_SIDE or width * height > LARGEST_PIXELS:
+        raise InputError(f"{name}: {width}x{height} is too large{expected}")
+    return image
 
 
 def _unreadable(name: str, error: Exception) -> InputError:
-    kinds = ", ".join(READABLE)
-    return InputError(f"{name}: not a readable image ({kinds}): {brief(error)}")
+    return InputError(f"{name}: not a readable image ({', '.join(READABLE)}): {brief(error)}")
 
 
-def _check_largest(name: str, found: tuple[int, int], expected: str) -> None:
-    width, height = found
-    if max(found) > LARGEST_SIDE or width * height > LARGEST_PIXELS:
-        raise InputError(f"{name}: {width}x{height} is too large{expected}")
+def nearest_levels(levels: int) -> np.ndarray:
+    """Return the level that is nearest to each byte, where the highest level stands for 255.
+
+    Shape:
+        `(256,)`, uint8.
+    """
+    table: np.ndarray = np.rint(np.arange(256) * ((levels - 1) / 255)).astype(np.uint8)
+    return table
 
 
-def _check_size(name: str, found: tuple[int, int], expected: tuple[int, int]) -> None:
-    width, height = found
-    _check_largest(name, found, f", expected {expected[0]}x{expected[1]}")
-    if found != expected:
-        raise InputError(
-            f"{name}: {width}x{height} pixels, expected {expected[0]}x{expected[1]}",
-            "resize or crop it first",
-        )
+def exact_levels(pixels: np.ndarray, levels: int, name_of: Callable[[int], str]) -> np.ndarray:
+    """Return images as the levels that `famecli.images.to_uint8` turns into these bytes.
+
+    Args:
+        pixels: Bytes, `(N, C, H, W)`.
+        levels: Number of values of a pixel in the model; of two, 0 is black and 1 is white.
+        name_of: Function that returns the name of the image at an index, for errors.
+
+    Shape:
+        `(N, C, H, W)`, uint8.
+
+    Raises:
+        InputError: A pixel stands for no level; the message names its image.
+    """
+    if levels == 256:
+        return pixels
+    nearest = nearest_levels(levels)
+    strange = np.rint(nearest.astype(np.int64) * 255 / (levels - 1)) != np.arange(256)
+    for index, image in enumerate(pixels):
+        found = strange[image]
+        if found.any():
+            expected = "0 and 255" if levels == 2 else f"multiples of 255 / {levels - 1}, rounded,"
+            raise InputError(
+                f"{name_of(index)} has a pixel of {image[found][0]}, "
+                f"a model of {levels} levels takes {expected} alone",
+                "make the images black and white first, or choose a model of 256 levels",
+            )
+    result: np.ndarray = nearest[pixels]
+    return result

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from famecli.checkpoints.checkpoint import save_checkpoint
 from famecli.cli.app import main
-from famecli.data.fetch import locate
+from famecli.data.cache import locate
 from famecli.data.registry import DATASETS, dataset_info
 from famecli.errors import UnavailableError
 from famecli.model.fame import Fame
