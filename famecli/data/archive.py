@@ -7,7 +7,7 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO, cast
@@ -18,7 +18,6 @@ from famecli.files import read_up_to
 GZIP_MAGIC = b"\x1f\x8b"
 # Largest ratio by which deflate shrinks anything, from the documentation of zlib.
 LARGEST_DEFLATE_RATIO = 1032
-LARGEST_MEMBERS = 2_000_000
 AGAIN = "download the file again"
 
 _DAMAGES = (
@@ -109,16 +108,15 @@ class Limited:
 
 
 def zip_members(
-    file: BinaryIO, name: str, suffix: str, largest_bytes: int, order: Sequence[str] = ()
+    file: BinaryIO, name: str, suffix: str, largest_bytes: int
 ) -> Iterator[tuple[str, int, BinaryIO]]:
-    """Yield name, size and content of each file in a ZIP archive whose name ends with `suffix`.
+    """Yield name, size and content of each file in a ZIP archive whose name ends with `suffix`, by name.
 
     Args:
         file: Archive, opened by `opened`.
         name: Name of the archive, for errors.
         suffix: Ending in lower case, for example `.png`.
         largest_bytes: Largest size of a file, uncompressed.
-        order: Names without folders of the files to yield, in this order; if empty, all, sorted by name.
 
     Raises:
         InputError: A file claims a larger size, or a larger one than its compressed bytes can hold.
@@ -126,16 +124,13 @@ def zip_members(
     archive_bytes = file.seek(0, os.SEEK_END)
     with zipfile.ZipFile(file) as archive:
         named = [each for each in archive.infolist() if each.filename.lower().endswith(suffix)]
-        members = sorted(named, key=lambda each: each.filename)
-        if order:
-            by_base = {PurePosixPath(each.filename).name: each for each in members}
-            members = [by_base[base] for base in order if base in by_base]
-        for member in members:
+        for member in sorted(named, key=lambda each: each.filename):
             largest = min(largest_bytes, LARGEST_DEFLATE_RATIO * member.compress_size)
             # zipfile asks for all packed bytes at once, and allocates as many as it asks for.
             if member.compress_size > archive_bytes or member.file_size > largest:
-                claim = f"{member.filename} claims {member.file_size:,} bytes"
-                raise InputError(f"{name}: {claim}, more than it may have")
+                raise InputError(
+                    f"{name}: {member.filename} claims {member.file_size:,} bytes, more than it may have"
+                )
             with archive.open(member) as content:
                 yield member.filename, member.file_size, cast(BinaryIO, content)
 
@@ -157,13 +152,12 @@ def tar_members(
     with opened(path) as file:
         limited = cast(BinaryIO, Limited(unzipped(file), limit_bytes, f"{path}, unpacked"))
         with tarfile.open(fileobj=limited, mode="r|") as archive:
-            for count, member in enumerate(archive):
-                if count >= LARGEST_MEMBERS:
-                    raise InputError(f"{path}: more than {LARGEST_MEMBERS:,} files")
+            for member in archive:
                 # tarfile would remember every header otherwise.
                 archive.members.clear()  # type: ignore[attr-defined]
                 if member.isfile() and PurePosixPath(member.name).name.endswith(suffix):
                     if member.size > largest_bytes:
-                        claim = f"{member.name} claims {member.size:,} bytes"
-                        raise InputError(f"{path}: {claim}, more than {largest_bytes:,}")
+                        raise InputError(
+                            f"{path}: {member.name} claims {member.size:,} bytes, more than {largest_bytes:,}"
+                        )
                     yield member.name, cast(IO[bytes], archive.extractfile(member)).read()

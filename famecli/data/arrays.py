@@ -30,10 +30,6 @@ Shape = tuple[int, ...]
 Header = tuple[Shape, bool, np.dtype]
 
 
-def accept_all(shape: Shape) -> None:
-    """Accept an array of any shape."""
-
-
 def read_array(path: Path) -> np.ndarray:
     """Return the images in an npy or npz file: its only array of bytes with three or four dimensions.
 
@@ -44,7 +40,7 @@ def read_array(path: Path) -> np.ndarray:
         InputError: The file has no such array, or several, or is damaged.
     """
     with opened(path) as file:
-        return _read_images(file, str(path), accept_all)
+        return _read_images(file, str(path), lambda shape: None)
 
 
 def read_stream(file: BinaryIO, name: str, accept: Callable[[Shape], None]) -> np.ndarray:
@@ -112,7 +108,7 @@ def npz_arrays(
         wanted: Function of the name and the header of an array that says whether the array is read.
 
     Raises:
-        InputError: As `read_npy`.
+        InputError: An array holds another type, or another number of bytes than its header says.
     """
     for member, _, content in zip_members(file, name, ".npy", LARGEST_BYTES):
         key = PurePosixPath(member).stem
@@ -121,28 +117,16 @@ def npz_arrays(
             yield key, _read_data(content, header, f"{name}: {key}")
 
 
-def read_npy(file: BinaryIO, name: str) -> np.ndarray:
-    """Return the array of bytes in the npy file `file`.
-
-    Raises:
-        InputError: The file holds another type, or another number of bytes than its header says.
-    """
-    return _read_data(file, _read_header(read_up_to(file, npy.MAGIC_LEN), file, name), name)
-
-
 def _read_header(magic: bytes, file: BinaryIO, name: str) -> Header:
     """Return what the header after the `magic` of an npy file says."""
+    readers = {npy.magic(1, 0): npy.read_array_header_1_0, npy.magic(2, 0): npy.read_array_header_2_0}
+    if magic not in readers:
+        raise InputError(f"{name}: not an npy array of version 1 or 2", AGAIN)
     try:
         with warnings.catch_warnings():
             # About files that Python 2 wrote.
             warnings.simplefilter("ignore")
-            version = npy.read_magic(cast(BinaryIO, io.BytesIO(magic)))
-            if version not in ((1, 0), (2, 0)):
-                raise InputError(f"{name}: version {version} of npy is unknown")
-            read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-            return read(cast(BinaryIO, Limited(file, LARGEST_HEADER_BYTES, name)))
-    except InputError:
-        raise
+            return readers[magic](cast(BinaryIO, Limited(file, LARGEST_HEADER_BYTES, name)))
     # numpy parses the header as Python, which fails in as many ways as there are texts.
     except Exception as error:
         raise InputError(f"{name}: not an npy array ({brief(error)})", AGAIN) from error
@@ -189,28 +173,20 @@ def image_shape_of(shape: Shape, name: str) -> tuple[int, int, int]:
     Raises:
         InputError: The shape is another one, or there is no image.
     """
-    channels = height = width = 0
-    if len(shape) == 3:
-        channels, height, width = 1, *shape[1:]
-    elif _channels_last(shape):
-        height, width, channels = shape[1:]
-    elif len(shape) == 4 and shape[1] in CHANNELS:
-        channels, height, width = shape[1:]
-    if 0 in (*shape, channels):
+    full = (*shape, 1) if len(shape) == 3 else shape
+    if len(full) == 4 and full[3] not in CHANNELS:
+        full = (full[0], *full[2:], full[1])
+    if len(full) != 4 or full[3] not in CHANNELS or 0 in full:
         raise InputError(f"{name}: an array of shape {shape} is not images", "expected are (N, H, W, C)")
-    return channels, height, width
+    return full[3], full[1], full[2]
 
 
 def images_of(array: np.ndarray, name: str) -> np.ndarray:
     """Return the images in an array as `(N, C, H, W)`; errors are those of `image_shape_of`."""
     shape = image_shape_of(array.shape, name)
-    if _channels_last(array.shape):
+    if array.ndim == 4 and array.shape[3] in CHANNELS:
         array = array.transpose(0, 3, 1, 2)
     return np.ascontiguousarray(array.reshape(-1, *shape))
-
-
-def _channels_last(shape: Shape) -> bool:
-    return len(shape) == 4 and shape[3] in CHANNELS
 
 
 def read_idx(path: Path) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Where the files of data sets are on this machine, and whether they are the official ones."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -34,28 +34,27 @@ def cache_root(cache_dir: Path | None = None) -> Path:
 
 
 def find_file(folder: Path, name: str) -> Path | None:
-    """Return the file `name` in `folder`, with or without its `.gz`, or None."""
-    candidates = (folder / name, folder / name.removesuffix(".gz"))
+    """Return a file in `folder`, or None.
+
+    Args:
+        folder: Folder of the files of a data set.
+        name: Name of the file at its source, found with or without `.gz`; or in its archive, found with or
+            without the folder there.
+    """
+    candidates = (folder / name, folder / name.removesuffix(".gz"), folder / os.path.basename(name))
     # Unlike the methods of Path, os.path takes a folder that may not be entered for an empty one.
     return next((path for path in candidates if os.path.exists(path)), None)
-
-
-def find_member(folder: Path, name: str) -> Path | None:
-    """Return the file that an archive holds as `name`, unpacked in `folder`, or None."""
-    candidates = (folder / name, folder / os.path.basename(name))
-    return next((path for path in candidates if os.path.isfile(path)), None)
 
 
 def missing_files(info: DatasetInfo, folder: Path, split: str | None = None) -> list[str]:
     """Return the files of a data set that `split`, or for None any split, needs and `folder` lacks."""
 
-    def unpacked(file: DataFile) -> bool:
-        return bool(file.members) and all(find_member(folder, member) for member in file.members)
+    def has(name: str, members: Collection[str]) -> bool:
+        unpacked = bool(members) and all(find_file(folder, member) for member in members)
+        return unpacked or find_file(folder, name) is not None
 
     return [
-        name
-        for name, file in info.files.items()
-        if file.needed_for(split) and find_file(folder, name) is None and not unpacked(file)
+        name for name, file in info.files.items() if file.needed_for(split) and not has(name, file.members)
     ]
 
 
@@ -105,7 +104,7 @@ def members_or_archive(info: DatasetInfo, folder: Path, name: str, members: Sequ
     Raises:
         UnavailableError: Neither is in the folder.
     """
-    found = [find_member(folder, member) for member in members]
+    found = [find_file(folder, member) for member in members]
     if all(found):
         return [path for path in found if path is not None]
     archive = find_file(folder, name)
@@ -193,14 +192,8 @@ def locate(
 
 def _folder_in(folder: Path, info: DatasetInfo) -> Path | None:
     """Return the one of `_places` with files of the data set that lacks fewest, the first of several."""
-
-    def holds(place: Path) -> bool:
-        members = [member for file in info.files.values() for member in file.members]
-        return any(find_file(place, name) for name in info.files) or any(
-            find_member(place, name) for name in members
-        )
-
-    found = [place for place in _places(folder, info) if holds(place)]
+    names = [*info.files, *(member for file in info.files.values() for member in file.members)]
+    found = [place for place in _places(folder, info) if any(find_file(place, name) for name in names)]
     return min(found, key=lambda place: len(missing_files(info, place)), default=None)
 
 
@@ -248,7 +241,7 @@ def file_states(info: DatasetInfo, folder: Path) -> list[FileState]:
 
 
 def _states(name: str, file: DataFile, folder: Path) -> Iterator[FileState]:
-    members = {member: find_member(folder, member) for member in file.members}
+    members = {member: find_file(folder, member) for member in file.members}
     if (path := find_file(folder, name)) is not None:
         # The members of an ungzipped archive have hashes of their own, which are checked when they are read.
         yield _state(name, path, file, "differs" if file.known and path.name == name else "unverified")

@@ -150,14 +150,13 @@ def training_levels(split: ImageSplit, indices: np.ndarray, generator: np.random
     pixels: np.ndarray = split.pixels[indices]
     if split.info.binarization != "dynamic":
         return pixels
-    bits: np.ndarray = generator.random(pixels.shape, np.float32) < _probabilities(pixels, np.float32)
-    return bits.view(np.uint8)
+    bits = generator.random(pixels.shape, np.float32) < _probabilities(pixels, np.float32)
+    return np.asarray(bits).view(np.uint8)
 
 
 def _probabilities(pixels: np.ndarray, dtype: type[np.floating]) -> np.ndarray:
     """Return the probabilities of bits that pixels stand for; floats are probabilities already."""
-    probabilities: np.ndarray = pixels / dtype(255) if pixels.dtype == np.uint8 else pixels
-    return probabilities
+    return np.asarray(pixels / dtype(255)) if pixels.dtype == np.uint8 else pixels
 
 
 def epoch_order(seed: int, epoch: int, images: int) -> np.ndarray:

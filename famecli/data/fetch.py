@@ -196,24 +196,20 @@ def _request(url: str, file: BinaryIO, size_bytes: int | None) -> str:
             _append(response.iter_content(CHUNK_BYTES), file, size_bytes)
             known = "Content-Length" in response.headers or size_bytes is None
     except requests.RequestException as error:
-        status = "" if error.response is None else f"status {error.response.status_code}"
-        if _is_transient(error):
-            return status or type(error).__name__
-        raise UnavailableError(f"{host_of(url)}: {status or type(error).__name__}") from error
+        failed = error.response
+        reason = type(error).__name__ if failed is None else f"status {failed.status_code}"
+        if failed is not None:
+            passes = failed.status_code >= 500 or failed.status_code == 429
+        else:
+            # urllib3 gives a reason where no connection was made: no host, no route, a wrong certificate.
+            unreachable = bool(error.args) and hasattr(error.args[0], "reason")
+            broken = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
+            passes = isinstance(error, broken) and not unreachable
+        if not passes:
+            raise UnavailableError(f"{host_of(url)}: {reason}") from error
+        return reason
     # Without a length, the end of a broken connection looks like that of the file.
     return "" if known or file.tell() == size_bytes else f"{file.tell()} of {size_bytes} bytes"
-
-
-def _is_transient(error: Exception) -> bool:
-    """Return whether a request that failed may succeed when it is repeated."""
-    import requests
-
-    if (response := getattr(error, "response", None)) is not None:
-        return bool(response.status_code >= 500 or response.status_code == 429)
-    # urllib3 gives a reason where no connection was made: no host, no route, a wrong certificate.
-    connected = not (error.args and hasattr(error.args[0], "reason"))
-    interrupted = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
-    return connected and isinstance(error, interrupted)
 
 
 def _append(chunks: Iterable[bytes], file: BinaryIO, size_bytes: int | None) -> None:

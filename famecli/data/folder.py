@@ -45,8 +45,10 @@ def describe(name: str, data: Path | None = None, levels: int | None = None) -> 
         return info
     if data is None:
         raise UsageError(f"the data set {FOLDER} is images of your own", "say where they are: data PATH")
+    if not data.exists():
+        raise UnavailableError(f"{data}: no such file or folder", _WHAT)
     if is_array(data):
-        images = _read_array(data)
+        images = images_of(read_array(data), str(data))
         shape = images.shape[1:]
         splits = {split: len(_chosen(split, len(images))) for split in SPLITS}
     else:
@@ -54,8 +56,9 @@ def describe(name: str, data: Path | None = None, levels: int | None = None) -> 
         shape = _common_shape([file for part in files.values() for file in part])
         splits = {split: len(part) for split, part in files.items()}
     if sum(splits.values()) * np.prod(shape, dtype=float) > LARGEST_BYTES:
-        found = f"{sum(splits.values()):,} images of {shape}"
-        raise InputError(f"{data}: {found} are more than {LARGEST_BYTES:,} bytes")
+        raise InputError(
+            f"{data}: {sum(splits.values()):,} images of {shape} are more than {LARGEST_BYTES:,} bytes"
+        )
     return dataclasses.replace(seen_with(info, levels or info.levels), shape=shape, splits=splits)
 
 
@@ -89,7 +92,7 @@ def read_folder(info: DatasetInfo, path: Path, split: str) -> tuple[np.ndarray, 
         hint = f"give {PERIOD} images or more, or folders {', '.join(SPLITS)} in it"
         raise InputError(f"{path} has no images for the split {split}", hint)
     if is_array(path):
-        images = _read_array(path)
+        images = images_of(read_array(path), str(path))
         chosen = _chosen(split, len(images))
         return exact_levels(images[chosen], info.levels, lambda index: f"{path}: image {chosen[index]}"), None
     found = read_images(_files(path)[split], info.shape)
@@ -104,7 +107,6 @@ def _chosen(split: str, images: int) -> list[int]:
 
 def _files(path: Path) -> dict[str, list[Path]]:
     """Return the image files of each split, by name."""
-    _check_exists(path)
     if (path / "train").is_dir() and (path / "test").is_dir():
         return {split: _below(path / split) for split in SPLITS}
     files = _below(path)
@@ -117,7 +119,7 @@ def _below(path: Path) -> list[Path]:
     def fail(error: OSError) -> None:
         raise InputError(f"cannot read folder {error.filename}: {error.strerror}") from error
 
-    if not path.is_dir():
+    if path.is_file():
         return [path] if has_image_suffix(path.name) else []
     found = [Path(root, name) for root, _, names in os.walk(path, onerror=fail) for name in names]
     return sorted(each for each in found if has_image_suffix(each.name))
@@ -126,24 +128,12 @@ def _below(path: Path) -> list[Path]:
 def _common_shape(files: list[Path]) -> tuple[int, int, int]:
     if not files:
         raise InputError("no images there", _WHAT)
-    channels, size = 1, image_shape(files[0])[1:]
-    for file in files:
-        found = image_shape(file)
-        if found[1:] != size:
+    shapes = [image_shape(file) for file in files]
+    _, height, width = shapes[0]
+    for file, found in zip(files, shapes, strict=True):
+        if found[1:] != (height, width):
             raise InputError(
-                f"{file}: {found[2]}x{found[1]} pixels, {files[0]} has {size[1]}x{size[0]}",
+                f"{file}: {found[2]}x{found[1]} pixels, {files[0]} has {width}x{height}",
                 "resize or crop all to one size first",
             )
-        channels = max(channels, found[0])
-    return channels, *size
-
-
-def _read_array(path: Path) -> np.ndarray:
-    """Return the images in an npz or npy file as `(N, C, H, W)`."""
-    _check_exists(path)
-    return images_of(read_array(path), str(path))
-
-
-def _check_exists(path: Path) -> None:
-    if not path.exists():
-        raise UnavailableError(f"{path}: no such file or folder", _WHAT)
+    return max(channels for channels, *_ in shapes), height, width

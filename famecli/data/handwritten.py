@@ -1,7 +1,6 @@
 """Readers of handwritten characters: MNIST, Larochelle's bits of it, and OMNIGLOT in two versions."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +18,10 @@ LARGEST_AMAT_BYTES = 256 << 20
 CHARDATA = "chardata.mat"
 SHUFFLE_SEED = 123
 SIDE = 28
-DRAWING_SIDE = 105
+DRAWING_SIZE = (105, 105)
 LARGEST_DRAWING_BYTES = 1 << 16
-LARGEST_DRAWINGS = 100_000
 # (28, 105): number of quarters by which a row of the image overlaps a row of the drawing.
-SHARES = np.repeat(np.eye(SIDE, dtype=np.float32), 15, axis=1).reshape(SIDE, DRAWING_SIDE, 4).sum(2)
+SHARES = np.repeat(np.eye(SIDE, dtype=np.float32), 15, axis=1).reshape(SIDE, 105, 4).sum(2)
 DRAWERS = {"train": range(1, 15), "valid": range(15, 16), "test": range(16, 21)}
 
 
@@ -179,28 +177,18 @@ def read_drawings(info: DatasetInfo, folder: Path, split: str) -> tuple[np.ndarr
     images: dict[str, np.ndarray] = {}
     for name in info.files:
         path = official_file(info, folder, name)
-        for drawing, content in _drawings(path, DRAWERS[split]):
-            if drawing not in images:
-                pixels = decode(f"{path}: {drawing}", content, (1, DRAWING_SIDE, DRAWING_SIDE))
-                images[drawing] = shrink(pixels[0] < 128)
+        with opened(path) as file:
+            for member, size, content in zip_members(file, str(path), ".png", LARGEST_DRAWING_BYTES):
+                match = re.search(r"([^/]+/[^/]+/\d+_(\d\d)\.png)$", member)
+                if match is None:
+                    raise InputError(f"{path}: {member} is not Alphabet/character/number_drawer.png")
+                if int(match[2]) in DRAWERS[split] and match[1] not in images:
+                    pixels = decode(f"{path}: {member}", content.read(size + 1), (1, *DRAWING_SIZE))
+                    images[match[1]] = shrink(pixels[0] < 128)
     if len(images) != info.splits[split]:
         raise InputError(f"{info.name}: {len(images):,} {split} drawings, expected {info.splits[split]:,}")
     # In the order of the archives, and by name within each.
     return np.stack(list(images.values()))[:, None], None
-
-
-def _drawings(path: Path, drawers: range) -> Iterator[tuple[str, bytes]]:
-    """Yield `Alphabet/character01/0001_01.png` and content of the drawings of some drawers."""
-    with opened(path) as file:
-        members = zip_members(file, str(path), ".png", LARGEST_DRAWING_BYTES)
-        for count, (name, size, content) in enumerate(members):
-            if count >= LARGEST_DRAWINGS:
-                raise InputError(f"{path}: more than {LARGEST_DRAWINGS:,} drawings")
-            match = re.search(r"([^/]+/[^/]+/\d+_(\d\d)\.png)$", name)
-            if match is None:
-                raise InputError(f"{path}: {name} is not Alphabet/character/number_drawer.png")
-            if int(match[2]) in drawers:
-                yield match[1], content.read(size + 1)
 
 
 def shrink(ink: np.ndarray) -> np.ndarray:
@@ -213,5 +201,4 @@ def shrink(ink: np.ndarray) -> np.ndarray:
         `(105, 105)`, bool, to `(28, 28)`, uint8.
     """
     areas = (SHARES @ ink.astype(np.float32) @ SHARES.T).astype(np.int64)
-    shades: np.ndarray = ((areas * 255 * 2 + 225) // (225 * 2)).astype(np.uint8)
-    return shades
+    return np.asarray(((areas * 255 * 2 + 225) // (225 * 2)).astype(np.uint8))

@@ -3,7 +3,8 @@
 import io
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,8 +54,8 @@ def image_shape(path: Path) -> tuple[int, int, int]:
     Raises:
         InputError: The file cannot be read, is not an image, or is too large.
     """
-    image = _open(str(path), _content(str(path)))
-    width, height = image.size
+    with _opened(str(path), _content(str(path))) as image:
+        width, height = image.size
     return (1 if image.mode in GREY_MODES or image.mode.startswith("I") else 3), height, width
 
 
@@ -96,40 +97,43 @@ def decode(name: str, content: bytes, shape: tuple[int, int, int]) -> np.ndarray
     from PIL import Image
 
     channels, height, width = shape
-    image = _open(name, content, f", expected {width}x{height}")
-    if image.size != (width, height):
-        found = f"{image.size[0]}x{image.size[1]}"
-        raise InputError(f"{name}: {found} pixels, expected {width}x{height}", "resize or crop it first")
-    try:
+    with _opened(name, content, f", expected {width}x{height}") as image:
+        if image.size != (width, height):
+            raise InputError(
+                f"{name}: {image.size[0]}x{image.size[1]} pixels, expected {width}x{height}",
+                "resize or crop it first",
+            )
         if image.mode.startswith("I"):
             # convert() would clip 16 bits instead of scaling them.
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
-    # Pillow's decoders answer damaged files with a dozen kinds of exceptions, SyntaxError among them.
-    except Exception as error:
-        raise _unreadable(name, error) from error
     return np.ascontiguousarray(pixels.reshape(height, width, channels).transpose(2, 0, 1))
 
 
-def _open(name: str, content: bytes, expected: str = "") -> "Image":
-    """Return an image that is not too large and whose pixels are not yet unpacked."""
+@contextmanager
+def _opened(name: str, content: bytes, expected: str = "") -> "Iterator[Image]":
+    """Yield an image that is not too large and whose pixels are not yet unpacked.
+
+    Raises:
+        InputError: The image is too large, or damaged, which may show only as it is unpacked.
+    """
     from PIL import Image
 
     try:
         with warnings.catch_warnings():
             # The limit below is stricter.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(content), formats=list(READABLE))
+            image: Image.Image = Image.open(io.BytesIO(content), formats=list(READABLE))
+        width, height = image.size
+        if max(image.size) > LARGEST_SIDE or width * height > LARGEST_PIXELS:
+            raise InputError(f"{name}: {width}x{height} is too large{expected}")
+        yield image
+    except InputError:
+        raise
+    # Pillow's decoders answer damaged files with a dozen kinds of exceptions, SyntaxError among them.
     except Exception as error:
-        raise _unreadable(name, error) from error
-    width, height = image.size
-    if max(image.size) > LARGEST_SIDE or width * height > LARGEST_PIXELS:
-        raise InputError(f"{name}: {width}x{height} is too large{expected}")
-    return image
-
-
-def _unreadable(name: str, error: Exception) -> InputError:
-    return InputError(f"{name}: not a readable image ({', '.join(READABLE)}): {brief(error)}")
+        kinds = ", ".join(READABLE)
+        raise InputError(f"{name}: not a readable image ({kinds}): {brief(error)}") from error
 
 
 def nearest_levels(levels: int) -> np.ndarray:
@@ -138,8 +142,7 @@ def nearest_levels(levels: int) -> np.ndarray:
     Shape:
         `(256,)`, uint8.
     """
-    table: np.ndarray = np.rint(np.arange(256) * ((levels - 1) / 255)).astype(np.uint8)
-    return table
+    return np.asarray(np.rint(np.arange(256) * ((levels - 1) / 255)).astype(np.uint8))
 
 
 def exact_levels(pixels: np.ndarray, levels: int, name_of: Callable[[int], str]) -> np.ndarray:
@@ -169,5 +172,4 @@ def exact_levels(pixels: np.ndarray, levels: int, name_of: Callable[[int], str])
                 f"a model of {levels} levels takes {expected} alone",
                 "make the images black and white first, or choose a model of 256 levels",
             )
-    result: np.ndarray = nearest[pixels]
-    return result
+    return np.asarray(nearest[pixels])

@@ -20,7 +20,6 @@ INT8, INT32, UINT32, MATRIX, COMPRESSED = 1, 5, 6, 14, 15
 # Types in which numbers are stored, and the classes of matrices that hold nothing else.
 STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 NUMERIC = range(6, 16)
-OPAQUE = 17
 COMPLEX = 0x800
 
 Element = tuple[int, memoryview]
@@ -48,14 +47,14 @@ def read_mat(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {}
     for matrix in _matrices(content, order, source):
         parts = list(islice(_elements(matrix, order, source), 4))
-        if len(parts) < 3:
-            raise InputError(f"{source}: truncated", AGAIN)
-        flags = _words(parts[0], UINT32, order, source)[0]
-        if flags & 0xFF != OPAQUE:
-            shape = _words(parts[1], INT32, order, source)
+        # Matrices of objects have another head.
+        if [kind for kind, _ in parts[:3]] == [UINT32, INT32, INT8]:
             name = str(parts[2][1], "latin-1")
-            if parts[2][0] == INT8 and name in names:
-                arrays[name] = _array(flags, shape, parts[3:], order, f"{source}: {name}")
+            if name in names:
+                with reading(source):
+                    arrays[name] = _array(
+                        [data for _, data in parts[:2]], parts[3:], order, f"{source}: {name}"
+                    )
     return arrays
 
 
@@ -94,21 +93,27 @@ def _elements(content: memoryview, order: str, source: str) -> Iterator[Element]
         position = start + padded
 
 
-def _words(element: Element, expected: int, order: str, source: str) -> tuple[int, ...]:
-    kind, content = element
-    count = len(content) // 4
-    if kind != expected or len(content) % 4 or not 2 <= count <= MOST_DIMENSIONS:
-        raise InputError(f"{source}: damaged head of a matrix", AGAIN)
-    return struct.unpack(f"{order}{count}{'I' if kind == UINT32 else 'i'}", content)
+def _array(head: list[memoryview], data: list[Element], order: str, name: str) -> np.ndarray:
+    """Return a matrix.
 
+    Args:
+        head: Flags and shape.
+        data: Type and data of the real parts, if there are any.
+        order: Order of bytes, `<` or `>`.
+        name: Name of the file and the variable, for errors.
 
-def _array(flags: int, shape: tuple[int, ...], data: list[Element], order: str, name: str) -> np.ndarray:
+    Raises:
+        InputError: The matrix does not hold real numbers, or another number of them than its shape says.
+        ValueError: The head is damaged.
+    """
     kind, content = data[0] if data else (0, memoryview(b""))
-    if flags & 0xFF not in NUMERIC or flags & COMPLEX or kind not in STORED:
+    flags, shape = (np.frombuffer(part[: 4 * MOST_DIMENSIONS], f"{order}i4").tolist() for part in head)
+    if not flags or flags[0] & 0xFF not in NUMERIC or flags[0] & COMPLEX or kind not in STORED:
         raise InputError(f"{name} is not a matrix of numbers")
     dtype = np.dtype(order + STORED[kind])
     if min(shape) < 0 or math.prod(shape) * dtype.itemsize != len(content):
-        numbers = f"{shape} numbers of {dtype.itemsize}"
-        raise InputError(f"{name}: {len(content):,} bytes of data are not {numbers}")
+        raise InputError(
+            f"{name}: {len(content):,} bytes of data are not {shape} numbers of {dtype.itemsize}"
+        )
     values = np.frombuffer(content, dtype).astype(dtype.newbyteorder("="))
     return values.reshape(shape, order="F")

@@ -49,8 +49,8 @@ def read_cifar10(info: DatasetInfo, folder: Path, split: str) -> tuple[np.ndarra
     records = {}
     for name, content in _cifar10_files(paths):
         if name in wanted:
-            actual = hashlib.sha256(content).hexdigest()
-            check_hash(info, f"{name} in {folder}", actual, members[by_name[name]])
+            expected = members[by_name[name]]
+            check_hash(info, f"{name} in {folder}", hashlib.sha256(content).hexdigest(), expected)
             records[name] = _records(f"{folder / name}", content)
     if missing := [name for name in wanted if name not in records]:
         raise InputError(f"{paths[0]}: no {missing[0]} in it", AGAIN)
@@ -120,8 +120,7 @@ def read_pngs(info: DatasetInfo, folder: Path, split: str) -> tuple[np.ndarray, 
         IntegrityError: The archive is not the official one.
     """
     path = official_file(info, folder, _file_of(info, split))
-    limit_bytes = 4 * path.stat().st_size + (1 << 20)
-    pngs = tar_members(path, ".png", LARGEST_PNG_BYTES, limit_bytes=limit_bytes)
+    pngs = tar_members(path, ".png", LARGEST_PNG_BYTES, limit_bytes=4 * path.stat().st_size + (1 << 20))
     wanted = _positions(info, split)
     pieces = (
         decode(f"{path}: {name}", content, info.shape)[None] if index in wanted else NOT_DECODED
@@ -161,16 +160,17 @@ def _gather(info: DatasetInfo, split: str, pieces: Iterable[np.ndarray]) -> np.n
 def _batches(info: DatasetInfo, folder: Path, name: str) -> Iterator[np.ndarray]:
     """Yield the images in each npz file of the archive `name`, `(N, 3, 32, 32)`, in the official order."""
     members = list(info.files[name].members)
-    order = [PurePosixPath(member).name for member in members]
     for path in members_or_archive(info, folder, name, members):
         with opened(path) as file:
             if path.suffix == ".npz":
                 yield _pixels(file, str(path))
                 continue
             official_file(info, folder, name)
-            for member, size, packed in zip_members(file, str(path), ".npz", LARGEST_BATCH_BYTES, order):
-                # In memory, since an archive within an archive is read from its end.
-                yield _pixels(cast(BinaryIO, io.BytesIO(packed.read(size + 1))), f"{path}: {member}")
+            for suffix in (PurePosixPath(member).name for member in members):
+                for member, size, packed in zip_members(file, str(path), suffix, LARGEST_BATCH_BYTES):
+                    # In memory, since an archive within an archive is read from its end.
+                    content = cast(BinaryIO, io.BytesIO(packed.read(size + 1)))
+                    yield _pixels(content, f"{path}: {member}")
 
 
 def _pixels(file: BinaryIO, name: str) -> np.ndarray:

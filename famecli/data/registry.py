@@ -21,10 +21,9 @@ class DataFile:
         sha256: SHA-256 of the file, or None if nobody published one.
         size_bytes: Size of the file, or None if it is not known.
         content_sha256: SHA-256 of the uncompressed content, which a user's own copy is compared with.
-        git_blob: Name of the file in the git repository that publishes it, a SHA-1; for files without a
-            published SHA-256.
-        members: Files in an archive that are read, with their SHA-256 where it is known. They may also lie
-            in the folder themselves, unpacked, with or without the folder of the archive.
+        git_blob: Name of the file in its git repository, a SHA-1, where no SHA-256 is published.
+        members: Files in an archive that are read, with their SHA-256 where it is known; they may also lie
+            unpacked beside it.
         splits: Splits that need the file; all if empty.
     """
 
@@ -371,7 +370,6 @@ DATASETS = {
             rule=_IMAGENET32_RULE + "; in the order of the archive",
             source=_TFDS,
         ),
-        # Shape and splits depend on the files: see `famecli.data.folder.describe`.
         DatasetInfo(
             name=FOLDER,
             title="Images of your own: --data names a folder of them, or an npz or npy file",
