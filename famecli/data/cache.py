@@ -168,13 +168,13 @@ def locate(
         return found
     if data is not None:
         first = next(iter(info.files), "them")
-        hint = f"put {first} and its like there, or name no folder to download them"
+        hint = f"put {first} and its like there, or leave data out to download them"
         raise UnavailableError(f"no files of {info.name} in {data}", hint)
     missing = missing_files(info, folder, split)
     if missing and is_offline(offline):
         if found:
             return folder
-        hint = "name the folder of its files as data or in FAME_DATA, or allow downloads"
+        hint = "pass the folder of its files as data or in FAME_DATA, or allow downloads"
         raise UnavailableError(f"{info.name} is not on this machine, and downloads are off", hint)
     for name in missing:
         file = info.files[name]
@@ -208,7 +208,7 @@ def _refuse_pickles(folder: Path, info: DatasetInfo) -> None:
         if os.path.exists(path):
             raise InputError(
                 f"{path} holds {info.name} as pickles, which can run any code: refused",
-                f"put {next(iter(info.files))} there, or name no folder to download it",
+                f"put {next(iter(info.files))} there, or leave data out to download it",
             )
 
 
@@ -241,19 +241,20 @@ def file_states(info: DatasetInfo, folder: Path) -> list[FileState]:
 
 
 def _states(name: str, file: DataFile, folder: Path) -> Iterator[FileState]:
-    members = {member: find_file(folder, member) for member in file.members}
     if (path := find_file(folder, name)) is not None:
         # The members of an ungzipped archive have hashes of their own, which are checked when they are read.
         yield _state(name, path, file, "differs" if file.known and path.name == name else "unverified")
-    elif not any(members.values()):
+        return
+    members = {member: place for member in file.members if (place := find_file(folder, member))}
+    if not members:
         yield FileState(name, None, None, "missing")
-    for member, place in members.items() if path is None else ():
-        if place is not None:
-            sha256 = file.members[member]
-            yield _state(member, place, DataFile(sha256), "differs" if sha256 else "unverified")
+    for member, place in members.items():
+        sha256 = file.members[member]
+        yield _state(member, place, DataFile(sha256), "differs" if sha256 else "unverified")
 
 
 def _state(name: str, path: Path, file: DataFile, otherwise: State) -> FileState:
+    """Return the state of a file that is there; `otherwise` if it has no official hash."""
     # Deferred: `fame info` can do without numpy.
     from famecli.data.arrays import idx_sha256, read_idx
 

@@ -54,8 +54,7 @@ class DatasetInfo:
         family: Folder of its files in the cache and in a data root, and key of its reader.
         shape: `(C, H, W)` of an image.
         levels: Number of values of a pixel in the model.
-        binarization: `dynamic` if a pixel is the probability of a bit, `fixed` if the files hold the bits,
-            else `none`.
+        binarization: `dynamic` if a pixel is the probability of a bit, `fixed` if it is a bit, else `none`.
         splits: Number of images in each split.
         files: Files by their name at the source.
         mirrors: Addresses that a file name is appended to.
@@ -63,10 +62,9 @@ class DatasetInfo:
         unit: Unit in which papers report the NLL.
         rule: How the splits are made.
         source: Where the hashes of the files come from.
-        pixels_sha256: SHA-256 of the levels of the whole test split as they are scored; None if it was never
-            measured on the official files.
+        pixels_sha256: SHA-256 of the scored levels of the test split; None if not measured on official files.
         pickles: Names of files of a version that consists of pickles, which are refused.
-        bits_of: Data set with the same files whose probabilities are turned into bits once: those of seed 0.
+        bits_of: Data set whose probabilities this one turns into bits once, those of seed 0.
     """
 
     name: str
