@@ -71,9 +71,7 @@ def read_stream(file: BinaryIO, name: str, accept: Callable[[Shape], None]) -> n
 def _read_images(file: BinaryIO, name: str, accept: Callable[[Shape], None]) -> np.ndarray:
     start = read_up_to(file, npy.MAGIC_LEN)
     if start.startswith(npy.MAGIC_PREFIX):
-        header = _read_header(start, file, name)
-        accept(header[0])
-        return _read_data(file, header, name)
+        return _read_data(file, _read_header(start, file, name), name, accept)
     if not start.startswith(b"PK"):
         if not start:
             raise InputError(f"{name} is empty", AGAIN)
@@ -132,7 +130,9 @@ def _read_header(magic: bytes, file: BinaryIO, name: str) -> Header:
         raise InputError(f"{name}: not an npy array ({brief(error)})", AGAIN) from error
 
 
-def _read_data(file: BinaryIO, header: Header, name: str) -> np.ndarray:
+def _read_data(
+    file: BinaryIO, header: Header, name: str, accept: Callable[[Shape], None] = lambda shape: None
+) -> np.ndarray:
     shape, fortran, dtype = header
     if dtype.hasobject:
         raise InputError(f"{name} holds pickled objects, which can run any code: refused", "save plain bytes")
@@ -140,6 +140,7 @@ def _read_data(file: BinaryIO, header: Header, name: str) -> np.ndarray:
         raise InputError(f"{name} holds {dtype}, expected uint8, 0 to 255", "convert it with astype('uint8')")
     if len(shape) > MOST_DIMENSIONS or any(side < 0 for side in shape):
         raise InputError(f"{name}: impossible shape {shape}")
+    accept(shape)
     array = _read_bytes(file, shape[::-1] if fortran else shape, LARGEST_BYTES, name)
     return array.T if fortran else array
 
