@@ -42,8 +42,7 @@ from benchmarks.trainings import (
 )
 from famecli.config.presets import PRESETS, Size, model_config
 from famecli.config.schema import ModelConfig
-from famecli.data.info import DatasetInfo
-from famecli.data.registry import dataset_info
+from famecli.data.registry import DatasetInfo, dataset_info
 from famecli.model.size import count_parameters
 
 SCHEMA = "famecli/equal-sizes/1"

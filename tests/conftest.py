@@ -62,7 +62,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FaultSer
         monkeypatch.delenv(name, raising=False)
     # Never the user's own, whatever else a test sets.
     monkeypatch.setenv("FAME_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("famecli.data.transfer.FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr("famecli.data.fetch.FIRST_PAUSE_S", 0.001)
     with fault_server() as server:
         yield server
 

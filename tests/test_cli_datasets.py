@@ -12,11 +12,10 @@ from support.data import FOLDER_IMAGES, amat, write_images
 from support.loopback import FaultServer
 from support.outcomes import Command, error_lines
 
-from famecli.data.check import git_blob
+from famecli.data.cache import locate, missing_files
 from famecli.data.dataset import fixed_levels, load_split
-from famecli.data.fetch import fetch_file, locate, missing_files
-from famecli.data.info import DataFile, DatasetInfo
-from famecli.data.registry import DATASETS, dataset_info
+from famecli.data.fetch import fetch_file, git_blob
+from famecli.data.registry import DATASETS, DataFile, DatasetInfo, dataset_info
 from famecli.errors import IntegrityError
 
 SPLITS = {"train": 3, "valid": 2, "test": 4}

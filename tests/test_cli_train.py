@@ -15,9 +15,9 @@ from support.outcomes import Command, error_lines
 from support.trainers import assert_equal_runs, kill_after, metrics
 
 from famecli.checkpoints.checkpoint import load_checkpoint
-from famecli.data import mnist
+from famecli.data import handwritten
+from famecli.data.arrays import read_idx
 from famecli.data.dataset import ImageSplit, fixed_levels, load_split
-from famecli.data.idx import read_idx
 from famecli.data.registry import DATASETS
 from famecli.training.trainer import Trainer
 
@@ -259,7 +259,7 @@ def test_validation_images_are_the_last_and_test_images_are_never_read(
         shown.extend((trainer.split.pixels, levels))
         return validate(trainer, levels)
 
-    monkeypatch.setattr(mnist, "read_idx", lambda path: (opened.append(path.name), read_idx(path))[1])
+    monkeypatch.setattr(handwritten, "read_idx", lambda path: (opened.append(path.name), read_idx(path))[1])
     monkeypatch.setattr(Trainer, "validate", recorded)
     assert train("pixelcnn", "--steps", 2, "-o", "run").code == 0
     assert {name.split("-")[0] for name in opened} == {"train"}

@@ -349,6 +349,6 @@ def test_printed_toml_holds_every_key() -> None:
     ],
 )
 def test_modules_that_need_no_torch_do_not_load_it(module: str) -> None:
-    code = f"import sys, {module}; print(*({{'torch', 'pooch', 'PIL'}} & set(sys.modules)))"
+    code = f"import sys, {module}; print(*({{'torch', 'requests', 'PIL'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "\n", "")

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from support.data import idx_bytes, small_mnist
 
+from famecli.data.arrays import read_idx
 from famecli.data.dataset import (
     CHUNK_IMAGES,
     READERS,
@@ -26,7 +27,6 @@ from famecli.data.dataset import (
     read_split,
     training_levels,
 )
-from famecli.data.idx import read_idx
 from famecli.data.registry import DATASETS, DatasetInfo, dataset_info
 from famecli.errors import FameError, InputError, IntegrityError, UnavailableError, UsageError
 from famecli.rng import stream
@@ -254,8 +254,8 @@ def test_an_epoch_visits_each_image_once_in_an_order_of_its_own() -> None:
 
 
 def test_finding_and_reading_files_needs_no_torch() -> None:
-    modules = "famecli.data.registry, famecli.data.fetch, famecli.data.mnist, famecli.images"
-    code = f"import sys, {modules}; print(*({{'torch', 'PIL', 'pooch'}} & set(sys.modules)))"
+    modules = "famecli.data.registry, famecli.data.cache, famecli.data.handwritten, famecli.images"
+    code = f"import sys, {modules}; print(*({{'torch', 'PIL', 'requests'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "\n"
 
 

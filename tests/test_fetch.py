@@ -8,7 +8,8 @@ import pytest
 from support.data import small_mnist
 from support.loopback import FaultServer
 
-from famecli.data.fetch import cache_root, fetch_file, find_dataset, is_offline, locate
+from famecli.data.cache import cache_root, find_dataset, locate
+from famecli.data.fetch import fetch_file, is_offline
 from famecli.data.registry import DATASETS, DatasetInfo
 from famecli.errors import IntegrityError, UnavailableError
 
@@ -177,7 +178,7 @@ def test_a_data_folder_without_this_data_set_does_not_hide_the_cache(
     monkeypatch.setenv("FAME_DATA", str(tmp_path))
     with pytest.raises(UnavailableError) as caught:
         locate(info, cache_dir=tmp_path / "cache", offline=True)
-    assert "--data FOLDER" in caught.value.hint
+    assert "FAME_DATA" in caught.value.hint
     assert not server.asked
     assert locate(info, cache_dir=tmp_path / "cache") == tmp_path / "cache" / "datasets" / "mnist"
 

@@ -35,9 +35,8 @@ from support.data import amat, image_bytes, png_claiming, random_pixels
 from support.mutants import BYTE_MUTATIONS, judge, memory_limit, mutant
 
 from famecli.checkpoints.bundle import arrivals
-from famecli.data.amat import parse_amat
-from famecli.data.arrays import read_array
-from famecli.data.idx import idx_header, read_idx
+from famecli.data.arrays import idx_header, read_array, read_idx
+from famecli.data.handwritten import parse_amat
 from famecli.data.image_files import image_shape, read_images
 from famecli.data.mat import read_mat
 from famecli.errors import ExitCode, FameError

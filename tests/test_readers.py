@@ -15,9 +15,8 @@ from support.archives import tar_bytes, zip_bytes
 from support.data import amat
 
 from famecli.data.dataset import fixed_levels, load_split, read_split, training_levels
-from famecli.data.info import DataFile, DatasetInfo
-from famecli.data.omniglot import shrink
-from famecli.data.registry import dataset_info
+from famecli.data.handwritten import shrink
+from famecli.data.registry import DataFile, DatasetInfo, dataset_info
 from famecli.errors import InputError, IntegrityError, UnavailableError
 from famecli.rng import stream
 
@@ -359,7 +358,7 @@ def test_old_imagenet32_is_its_pngs_in_order(tmp_path: Path) -> None:
         found = read_split(info, tmp_path, split).pixels
         np.testing.assert_array_equal(found, expected.transpose(0, 3, 1, 2))
     files["valid_32x32.tar"] = tar_bytes({"a.png": png(test[0][:31])})
-    with pytest.raises(InputError, match="32x31, expected 32x32"):
+    with pytest.raises(InputError, match="32x31 pixels, expected 32x32"):
         read_split(small("imagenet32-old", tmp_path, files), tmp_path, "test")
     files["valid_32x32.tar"] = tar_bytes({})
     with pytest.raises(InputError, match="0 test images"):

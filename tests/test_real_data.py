@@ -6,10 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from famecli.data.cache import file_states, find_dataset
 from famecli.data.dataset import fixed_levels, read_split
-from famecli.data.fetch import find_dataset
 from famecli.data.registry import DATASETS, DatasetInfo
-from famecli.data.verify import file_states
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 REAL = [info for info in DATASETS.values() if info.files]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from support.loopback import FaultServer
 
-from famecli.data import transfer as module
+from famecli.data import fetch as module
 from famecli.data.fetch import fetch_file
 from famecli.errors import FameError, IntegrityError, UnavailableError
 

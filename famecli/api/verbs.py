@@ -19,8 +19,7 @@ from famecli.checkpoints.source import checkpoint_file
 from famecli.checkpoints.store import Store
 from famecli.config.presets import SIZES, Size
 from famecli.config.schema import Precision
-from famecli.data.dataset import ImageSplit, Split, load_split
-from famecli.data.stdin import own_images
+from famecli.data.dataset import ImageSplit, Split, load_split, own_images
 from famecli.errors import ArgumentError, ArgumentTypeError
 from famecli.nll import comparison
 from famecli.nll.comparison import WAIVERS, Comparison, Scores, Waiver

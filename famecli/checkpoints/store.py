@@ -10,7 +10,8 @@ from urllib.parse import unquote, urlsplit
 
 from famecli.checkpoints.index import WeightsEntry, index, named_weights, weights_folder
 from famecli.checkpoints.urls import SHA256, addresses, parse_url
-from famecli.data.fetch import cache_root, fetch_file, is_offline, say_nothing
+from famecli.data.cache import cache_root
+from famecli.data.fetch import fetch_file, is_offline, say_nothing
 from famecli.errors import InputError, IntegrityError, UnavailableError, UsageError
 from famecli.files import read_bytes
 
@@ -36,7 +37,7 @@ class Store:
     """The weights of this machine, and the way to those that are not here yet.
 
     Args:
-        cache_dir: See `famecli.data.fetch.cache_root`.
+        cache_dir: See `famecli.data.cache.cache_root`.
         offline: Whether downloads are forbidden.
         report: Told each download before it starts.
     """

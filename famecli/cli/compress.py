@@ -126,7 +126,7 @@ def compress(
 
 def _split_words(words: list[str]) -> tuple[str | None, list[str]]:
     """Return what `split_words` does; a first word that can only be an array leaves the checkpoint out."""
-    from famecli.coding.originals import is_array
+    from famecli.data.folder import is_array
 
     return (None, words) if words and is_array(words[0]) else split_words(words)
 

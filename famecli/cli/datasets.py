@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from famecli.cli import options
-from famecli.data.fetch import dataset_cache, find_dataset, locate, missing_files
+from famecli.data.cache import dataset_cache, file_states, find_dataset, locate, missing_files
 from famecli.data.registry import DATASETS, FOLDER, DatasetInfo, dataset_info
 from famecli.errors import FameError, IntegrityError, UnavailableError, UsageError
 from famecli.output import Output, printable, table
@@ -235,7 +235,6 @@ def _verified(info: DatasetInfo, data: Path | None, cache_dir: Path | None) -> d
         IntegrityError: A file, or the pixels, are not the official ones.
     """
     from famecli.data.dataset import fixed_levels, load_split
-    from famecli.data.verify import file_states
 
     folder = data if info.family == FOLDER else find_dataset(info, data, cache_dir)
     if folder is None and info.family != FOLDER:

@@ -112,7 +112,7 @@ def read_levels(config: ModelConfig, files: list[str]) -> "list[tuple[str, np.nd
     Raises:
         InputError: A file is not an image of the model's size.
     """
-    from famecli.data.levels import nearest_levels
+    from famecli.data.image_files import nearest_levels
     from famecli.images import read_images
 
     found = read_images(files, config.image_shape)

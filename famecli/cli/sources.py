@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DataPlace:
-    """Where data sets are looked for; see `famecli.data.fetch.locate`."""
+    """Where data sets are looked for; see `famecli.data.cache.locate`."""
 
     data: Path | None
     cache_dir: Path | None
@@ -55,7 +55,7 @@ class DataPlace:
         Raises:
             FameError: As `read_stdin`, `ModelChoice.dataset_of` and `load_split` do.
         """
-        from famecli.data.stdin import read_stdin
+        from famecli.data.dataset import read_stdin
 
         config = checkpoint.model.config
         if self.data == STDIN:
@@ -88,7 +88,7 @@ class ModelChoice:
         weights: `ema` or `raw`.
         device: As typed.
         threads: Of the CPU; None for all.
-        cache_dir: Where fetched weights are kept; see `famecli.data.fetch.cache_root`.
+        cache_dir: Where fetched weights are kept; see `famecli.data.cache.cache_root`.
         offline: Whether downloads are forbidden.
         half: Whether weights are rounded to half precision.
     """

@@ -17,8 +17,7 @@ from famecli.cli.train_resume import Begun, begun_with, check_kind, check_shared
 from famecli.config.presets import SIZES, model_config
 from famecli.config.resolve import resolve, typed
 from famecli.config.schema import ModelConfig, Precision, TrainConfig
-from famecli.data.info import DatasetInfo
-from famecli.data.registry import FOLDER
+from famecli.data.registry import FOLDER, DatasetInfo
 from famecli.errors import UsageError
 from famecli.output import Output
 from famecli.training.schedule import fit

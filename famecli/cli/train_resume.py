@@ -9,8 +9,7 @@ from famecli.checkpoints.claims import read_header
 from famecli.cli.train_options import Asked
 from famecli.config.presets import SIZES, model_config
 from famecli.config.schema import ModelConfig, TrainConfig, differences, to_dict
-from famecli.data.info import DatasetInfo
-from famecli.data.registry import FOLDER
+from famecli.data.registry import FOLDER, DatasetInfo
 from famecli.errors import ANOTHER_RUN, ConfigError, InputError
 
 if TYPE_CHECKING:

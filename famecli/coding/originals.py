@@ -8,17 +8,11 @@ import numpy as np
 from famecli.coding.names import png_name, problem
 from famecli.config.schema import ModelConfig
 from famecli.data.arrays import images_of, read_array
-from famecli.data.folder import ARRAY_SUFFIXES
-from famecli.data.image_files import READABLE, read_images
-from famecli.data.levels import exact_levels
+from famecli.data.folder import is_array
+from famecli.data.image_files import READABLE, exact_levels, read_images
 from famecli.errors import InputError, UsageError
 
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
-
-
-def is_array(name: str) -> bool:
-    """Return whether `name` ends like a file of an array of images."""
-    return Path(name).suffix.lower() in ARRAY_SUFFIXES
 
 
 def read_originals(config: ModelConfig, files: Sequence[str]) -> tuple[list[str] | None, np.ndarray]:

@@ -7,43 +7,43 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, cast
+from typing import IO, BinaryIO, cast
 
 from famecli.errors import InputError, brief
 from famecli.files import read_up_to
 
 GZIP_MAGIC = b"\x1f\x8b"
-# What zlib's documentation gives as the most that deflate can shrink anything.
+# Largest ratio by which deflate shrinks anything, from the documentation of zlib.
 LARGEST_DEFLATE_RATIO = 1032
-LARGEST_MEMBERS = 2_000_000
 AGAIN = "download the file again"
 
 _DAMAGES = (
     zipfile.BadZipFile,
     tarfile.TarError,
+    gzip.BadGzipFile,
     zlib.error,
     lzma.LZMAError,
     EOFError,
-    # How zipfile answers encryption and unknown methods.
+    # Encryption and unknown methods in zipfile.
     RuntimeError,
     NotImplementedError,
-    # How both answer damaged names and numbers.
+    # Damaged names and numbers in zipfile and tarfile.
     ValueError,
 )
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """Yield the regular file `path`, open for reading; damages of archives become errors that name it.
+    """Yield the regular file `path`, open for reading; errors are those of `reading`.
 
     Raises:
-        InputError: It is no such file, cannot be read, or what is read of it is damaged.
+        InputError: The path is not a regular file, cannot be read, or its content is damaged.
     """
     with reading(str(path)):
-        # Asked before opening, since opening a pipe would wait for its writer.
+        # Checked before opening, since opening a pipe would wait for its writer.
         if not stat.S_ISREG(path.stat().st_mode):
             raise InputError(f"{path}: not a regular file")
         with path.open("rb") as file:
@@ -52,10 +52,10 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def reading(name: str) -> Iterator[None]:
-    """Turn damages of archives, and failures to read, into errors that name them.
+    """Turn damage of the archive `name`, or a failure to read it, into an InputError that names it.
 
     Raises:
-        InputError: There was one.
+        InputError: The block inside met damage or a failure.
     """
     try:
         yield
@@ -63,16 +63,22 @@ def reading(name: str) -> Iterator[None]:
         reason = brief(error) or type(error).__name__
         raise InputError(f"{name}: damaged archive ({reason})", AGAIN) from error
     except OSError as error:
-        if isinstance(error, gzip.BadGzipFile):
-            raise InputError(f"{name}: damaged archive ({error})", AGAIN) from error
         raise InputError(f"cannot read {name}: {error.strerror or error}") from error
 
 
+def unzipped(file: BinaryIO) -> BinaryIO:
+    """Return the content of an open file, which may be gzipped whatever its name."""
+    zipped = file.read(2) == GZIP_MAGIC
+    file.seek(0)
+    # GzipFile is a binary stream, though not declared as one.
+    return cast(BinaryIO, gzip.GzipFile(fileobj=file)) if zipped else file
+
+
 def read_file(path: Path, largest_bytes: int) -> bytes:
-    """Return the content of a file that must not be larger than `largest_bytes`.
+    """Return the content of a file of `largest_bytes` or fewer.
 
     Raises:
-        InputError: It is, or it cannot be read.
+        InputError: The file is larger, or cannot be read.
     """
     with opened(path) as file:
         content = read_up_to(file, largest_bytes + 1)
@@ -81,95 +87,77 @@ def read_file(path: Path, largest_bytes: int) -> bytes:
     return content
 
 
-def zip_members(
-    file: BinaryIO, name: str, suffix: str, largest_bytes: int, order: Sequence[str] = ()
-) -> Iterator[tuple[str, int, BinaryIO]]:
-    """Yield name, size and content of the files in a ZIP archive whose names end on `suffix`.
+class Limited:
+    """A stream for a parser to read that raises an InputError past its largest size.
 
     Args:
-        file: The archive; errors in it are left to `opened`.
-        name: Of the archive, for errors.
-        suffix: In lower case, for example `.png`.
-        largest_bytes: That a file in it may have, uncompressed.
-        order: The names without folders that are wanted, in that order; all, sorted by name, if empty.
-
-    Raises:
-        InputError: A file in it claims more than that, or more than its compressed bytes can hold.
+        stream: Source of the bytes.
+        limit_bytes: Largest size.
+        name: Name of the file, for the error.
     """
-    archive_bytes = file.seek(0, os.SEEK_END)
-    with zipfile.ZipFile(file) as archive:
-        named = [each for each in archive.infolist() if each.filename.lower().endswith(suffix)]
-        members = sorted(named, key=lambda each: each.filename)
-        if order:
-            by_base = {PurePosixPath(each.filename).name: each for each in members}
-            members = [by_base[base] for base in order if base in by_base]
-        for member in members:
-            within = f"{name}: {member.filename}"
-            packed_bytes = member.compress_size
-            # zipfile asks for all packed bytes at once, and memory is taken for as many as it asks for.
-            if packed_bytes > archive_bytes or member.file_size > min(
-                largest_bytes, LARGEST_DEFLATE_RATIO * packed_bytes
-            ):
-                raise InputError(f"{within} claims {member.file_size:,} bytes, more than it may have")
-            with archive.open(member) as content:
-                yield member.filename, member.file_size, cast(BinaryIO, content)
-
-
-class _Counted:
-    """A stream for tarfile to read that ends in an error where it is longer than it may be."""
 
     def __init__(self, stream: BinaryIO, limit_bytes: int, name: str) -> None:
         self.stream, self.left_bytes, self.limit_bytes, self.name = stream, limit_bytes, limit_bytes, name
 
-    def read(self, size: int) -> bytes:
-        piece = self.stream.read(size)
+    def read(self, size: int, /) -> bytes:
+        piece = self.stream.read(min(size, self.left_bytes + 1))
         self.left_bytes -= len(piece)
         if self.left_bytes < 0:
-            raise InputError(f"{self.name}: more than {self.limit_bytes:,} bytes unpacked, too large", AGAIN)
+            raise InputError(f"{self.name}: more than {self.limit_bytes:,} bytes, too large", AGAIN)
         return piece
 
 
-def tar_members(
-    path: Path, suffix: str, largest_bytes: int, *, limit_bytes: int, wanted: Collection[str] = ()
-) -> Iterator[tuple[str, bytes]]:
-    """Yield name and content of the files in a tar archive, gzipped or not, in their order there.
+def zip_members(
+    file: BinaryIO, name: str, suffix: str, largest_bytes: int
+) -> Iterator[tuple[str, int, BinaryIO]]:
+    """Yield name, size and content of each file in a ZIP archive whose name ends with `suffix`, by name.
 
     Args:
-        path: The archive.
-        suffix: Files whose names end otherwise are passed over.
-        largest_bytes: That a file in it may have.
-        limit_bytes: That the archive may have, unpacked.
-        wanted: Names without folders that are enough; all if empty.
+        file: Archive, opened by `opened`.
+        name: Name of the archive, for errors.
+        suffix: Ending in lower case, for example `.png`.
+        largest_bytes: Largest size of a file, uncompressed.
 
     Raises:
-        InputError: It is damaged or larger than it may be.
+        InputError: A file claims a larger size, or a larger one than its compressed bytes can hold.
     """
-    left = set(wanted)
+    archive_bytes = file.seek(0, os.SEEK_END)
+    with zipfile.ZipFile(file) as archive:
+        named = [each for each in archive.infolist() if each.filename.lower().endswith(suffix)]
+        for member in sorted(named, key=lambda each: each.filename):
+            largest = min(largest_bytes, LARGEST_DEFLATE_RATIO * member.compress_size)
+            # zipfile asks for all packed bytes at once, and allocates as many as it asks for.
+            if member.compress_size > archive_bytes or member.file_size > largest:
+                raise InputError(
+                    f"{name}: {member.filename} claims {member.file_size:,} bytes, more than it may have"
+                )
+            with archive.open(member) as content:
+                yield member.filename, member.file_size, cast(BinaryIO, content)
+
+
+def tar_members(
+    path: Path, suffix: str, largest_bytes: int, *, limit_bytes: int
+) -> Iterator[tuple[str, bytes]]:
+    """Yield name and content of each file in a tar archive, gzipped or not, in the order of the archive.
+
+    Args:
+        path: Path of the archive.
+        suffix: Ending of the names of the files to yield.
+        largest_bytes: Largest size of a file.
+        limit_bytes: Largest size of the archive, unpacked.
+
+    Raises:
+        InputError: The archive is damaged or too large.
+    """
     with opened(path) as file:
-        zipped = file.read(2) == GZIP_MAGIC
-        file.seek(0)
-        stream = cast(BinaryIO, gzip.GzipFile(fileobj=file)) if zipped else file
-        counted = cast(BinaryIO, _Counted(stream, limit_bytes, str(path)))
-        with tarfile.open(fileobj=counted, mode="r|") as archive:
-            for count, member in enumerate(archive):
-                if count >= LARGEST_MEMBERS:
-                    raise InputError(f"{path}: more than {LARGEST_MEMBERS:,} files")
-                base = PurePosixPath(member.name).name
-                # Else tarfile would remember every header that it has passed.
+        limited = cast(BinaryIO, Limited(unzipped(file), limit_bytes, f"{path}, unpacked"))
+        with tarfile.open(fileobj=limited, mode="r|") as archive:
+            for member in archive:
+                # tarfile would remember every header otherwise.
                 archive.members.clear()  # type: ignore[attr-defined]
-                if not member.isfile() or not base.endswith(suffix) or (wanted and base not in left):
-                    continue
-                yield member.name, _tar_content(archive, member, path, largest_bytes)
-                left.discard(base)
-                if wanted and not left:
-                    return
-
-
-def _tar_content(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path, largest_bytes: int) -> bytes:
-    if member.size > largest_bytes:
-        raise InputError(f"{path}: {member.name} claims {member.size:,} bytes, more than {largest_bytes:,}")
-    content = archive.extractfile(member)
-    found = b"" if content is None else content.read()
-    if len(found) != member.size:
-        raise InputError(f"{path}: truncated in {member.name}", AGAIN)
-    return found
+                if member.isfile() and PurePosixPath(member.name).name.endswith(suffix):
+                    if member.size > largest_bytes:
+                        raise InputError(
+                            f"{path}: {member.name} claims {member.size:,} bytes, more than {largest_bytes:,}"
+                        )
+                    yield member.name, cast(IO[bytes], archive.extractfile(member)).read()

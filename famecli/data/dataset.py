@@ -1,5 +1,6 @@
 """Splits of images, and the levels that a model sees of them: fixed for scoring, fresh for training."""
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -8,17 +9,17 @@ from typing import Literal
 
 import numpy as np
 
-from famecli.data.amat import read_amat
-from famecli.data.cifar10 import read_cifar10
-from famecli.data.fetch import locate, say_nothing
+from famecli.data.arrays import image_shape_of, images_of, read_stream
+from famecli.data.cache import locate
+from famecli.data.fetch import say_nothing
 from famecli.data.folder import describe as describe
-from famecli.data.folder import read_folder
-from famecli.data.imagenet32 import read_batches, read_pngs
-from famecli.data.info import DatasetInfo
-from famecli.data.mnist import read_mnist
-from famecli.data.omniglot import read_chardata, read_drawings
-from famecli.data.registry import FOLDER
-from famecli.errors import UsageError
+from famecli.data.folder import read_folder, seen_with
+from famecli.data.handwritten import read_amat, read_chardata, read_drawings, read_mnist
+from famecli.data.image_files import exact_levels
+from famecli.data.photographs import read_batches, read_cifar10, read_pngs
+from famecli.data.registry import FOLDER, DatasetInfo, dataset_info
+from famecli.errors import InputError, UsageError
+from famecli.files import STDIN, open_input
 from famecli.rng import stream
 
 Split = Literal["train", "valid", "test"]
@@ -36,8 +37,10 @@ READERS: Mapping[str, Reader] = {
     FOLDER: read_folder,
 }
 CHUNK_IMAGES = 1000
-# Of the bits of data sets whose bits are drawn once.
+# Seed of data sets whose bits are drawn once.
 PUBLISHED_SEED = 0
+ALL = "all"
+STDIN_NAME = "stdin"
 
 
 @dataclass(frozen=True)
@@ -45,11 +48,11 @@ class ImageSplit:
     """Images as their files hold them.
 
     Args:
-        info: The data set.
-        split: Which part of it.
+        info: Data set.
+        split: Name of the split.
         pixels: `(N, C, H, W)`, uint8: greys or colours of 0 to 255, or bits where the files hold bits; or
-            float32 in 0 to 1, where the files hold chances of bits.
-        labels: `(N,)`, uint8, or None where the data set or the folder has none, or they do not matter.
+            float32 in 0 to 1, where the files hold probabilities of bits.
+        labels: `(N,)`, uint8, or None where there are none or they do not matter.
     """
 
     info: DatasetInfo
@@ -64,7 +67,7 @@ class FixedLevels:
 
     Args:
         levels: `(n, C, H, W)`, uint8, 0 to the data set's `levels - 1`.
-        sha256: Of the bytes of `levels`: equal hashes mean that the same bits were scored.
+        sha256: SHA-256 of the bytes of `levels`; equal hashes mean that the same bits were scored.
     """
 
     levels: np.ndarray
@@ -81,13 +84,20 @@ def load_split(
     report: Callable[[str], None] = say_nothing,
     levels: int | None = None,
 ) -> ImageSplit:
-    """Return a split of the data set `name`; see `locate` for where its files are looked for.
+    """Return a split of a data set; its files are looked for as `famecli.data.cache.locate` says.
 
-    Images of the user are taken as a model of `levels` sees them; every other data set has levels of its own.
+    Args:
+        name: Name of the data set.
+        split: Name of the split.
+        data: Folder with the files; for `folder`, the images themselves.
+        cache_dir: See `famecli.data.cache.cache_root`.
+        offline: Whether downloads are forbidden.
+        report: Function that is told each download before it starts.
+        levels: For `folder`, number of levels of the model; None for 256.
 
     Raises:
         UsageError: There is no such data set or split.
-        UnavailableError: Its files are neither here nor to be had.
+        UnavailableError: The files are not on this machine, and cannot be downloaded.
         InputError: A file is damaged.
         IntegrityError: A file is not the official one.
     """
@@ -111,9 +121,9 @@ def fixed_levels(split: ImageSplit, seed: int = 0, limit: int | None = None) -> 
     """Return the levels to score: the same for a seed each time, and for `limit` the first of all.
 
     Args:
-        split: The images.
-        seed: Chooses the bits, where the data set has random ones.
-        limit: How many images; None for all.
+        split: Images.
+        seed: Seed of the bits, where the data set has random ones.
+        limit: Number of images; None for all.
     """
     pixels = split.pixels[:limit]
     if split.info.binarization == "dynamic":
@@ -124,10 +134,10 @@ def fixed_levels(split: ImageSplit, seed: int = 0, limit: int | None = None) -> 
 
 
 def _bits(pixels: np.ndarray, name: str, split: str, seed: int) -> np.ndarray:
-    """Return bits with the chances that `pixels` stand for, the same for a data set, split and seed."""
+    """Return bits with the probabilities in `pixels`, the same for a data set, split and seed."""
     generator = stream("binarize", name, split, seed)
     chunks = [pixels[start : start + CHUNK_IMAGES] for start in range(0, len(pixels), CHUNK_IMAGES)]
-    bits = [generator.random(chunk.shape) < _chances(chunk, np.float64) for chunk in chunks]
+    bits = [generator.random(chunk.shape) < _probabilities(chunk, np.float64) for chunk in chunks]
     return np.concatenate(bits).astype(np.uint8) if bits else pixels
 
 
@@ -140,16 +150,61 @@ def training_levels(split: ImageSplit, indices: np.ndarray, generator: np.random
     pixels: np.ndarray = split.pixels[indices]
     if split.info.binarization != "dynamic":
         return pixels
-    bits: np.ndarray = generator.random(pixels.shape, np.float32) < _chances(pixels, np.float32)
-    return bits.view(np.uint8)
+    bits = generator.random(pixels.shape, np.float32) < _probabilities(pixels, np.float32)
+    return np.asarray(bits).view(np.uint8)
 
 
-def _chances(pixels: np.ndarray, dtype: type[np.floating]) -> np.ndarray:
-    """Return the chances of bits that pixels stand for; those that are chances already stay as they are."""
-    chances: np.ndarray = pixels / dtype(255) if pixels.dtype == np.uint8 else pixels
-    return chances
+def _probabilities(pixels: np.ndarray, dtype: type[np.floating]) -> np.ndarray:
+    """Return the probabilities of bits that pixels stand for; floats are probabilities already."""
+    return np.asarray(pixels / dtype(255)) if pixels.dtype == np.uint8 else pixels
 
 
 def epoch_order(seed: int, epoch: int, images: int) -> np.ndarray:
     """Return the order in which an epoch visits the images, a permutation of `range(images)`."""
     return stream("order", seed, epoch).permutation(images)
+
+
+def read_stdin(shape: tuple[int, int, int], levels: int) -> ImageSplit:
+    """Return all images on stdin, in order, as a model takes them; `fame sample -o -` writes such.
+
+    Args:
+        shape: `(C, H, W)` of the model; other images are refused before their pixels are read.
+        levels: Number of levels of the model.
+
+    Raises:
+        InputError: stdin is not one whole npy or npz array of such images.
+    """
+
+    def accept(found: tuple[int, ...]) -> None:
+        if (actual := image_shape_of(found, STDIN_NAME)) != shape:
+            sizes = ("x".join(map(str, each)) for each in (actual, shape))
+            raise InputError(
+                "{} has images of {}, the model takes {}".format(STDIN_NAME, *sizes),
+                "leave --rgb out of fame sample" if actual == (3, *shape[1:]) else "",
+            )
+
+    with open_input(STDIN, "images") as file:
+        pixels = images_of(read_stream(file, STDIN_NAME, accept), STDIN_NAME)
+    found = exact_levels(pixels, levels, lambda index: f"{STDIN_NAME}: image {index}")
+    return own_images(found, levels, STDIN_NAME, "Images on stdin")
+
+
+def own_images(pixels: np.ndarray, levels: int, name: str, title: str) -> ImageSplit:
+    """Return images of the user's own as the one split of a data set.
+
+    Args:
+        pixels: Integer levels, uint8, `(N, C, H, W)`.
+        levels: Number of values of a pixel.
+        name: Name of the data set, and of its family.
+        title: Title of the data set.
+    """
+    info = dataclasses.replace(
+        seen_with(dataset_info(FOLDER), levels),
+        name=name,
+        family=name,
+        title=title,
+        shape=pixels.shape[1:],
+        splits={ALL: len(pixels)},
+        rule="all of them",
+    )
+    return ImageSplit(info, ALL, pixels)

@@ -1,9 +1,10 @@
-"""Image files of the user, as a model takes them; sizes are checked before pixels are unpacked."""
+"""Image files as a model takes them; sizes are checked before pixels are unpacked."""
 
 import io
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ LARGEST_FILE_BYTES = 128 << 20
 
 
 def read_images(paths: Sequence[Path | str], shape: tuple[int, int, int]) -> list[tuple[str, np.ndarray]]:
-    """Return the images in `paths` with their names, each as a model takes it.
+    """Return names and pixels of the images in `paths`.
 
     Colours become greys for a model of one channel and the other way round; transparency is ignored.
 
@@ -39,7 +40,7 @@ def read_images(paths: Sequence[Path | str], shape: tuple[int, int, int]) -> lis
         InputError: A file is not an image of that height and width, or is damaged, or a folder has none.
     """
     names = [name for path in paths for name in _expand(str(path))]
-    return [(name, _decode(name, _content(name), shape)) for name in names]
+    return [(name, decode(name, _content(name), shape)) for name in names]
 
 
 def has_image_suffix(name: str) -> bool:
@@ -48,14 +49,13 @@ def has_image_suffix(name: str) -> bool:
 
 
 def image_shape(path: Path) -> tuple[int, int, int]:
-    """Return the shape `(C, H, W)` of an image file, one channel for greys; its header alone is looked at.
+    """Return the shape `(C, H, W)` of an image file, one channel for greys; only the header is parsed.
 
     Raises:
-        InputError: It cannot be read, is not an image, or is too large.
+        InputError: The file cannot be read, is not an image, or is too large.
     """
-    image = _open(str(path), _content(str(path)))
-    _check_largest(str(path), image.size, "")
-    width, height = image.size
+    with _opened(str(path), _content(str(path))) as image:
+        width, height = image.size
     return (1 if image.mode in GREY_MODES or image.mode.startswith("I") else 3), height, width
 
 
@@ -80,53 +80,96 @@ def _content(name: str) -> bytes:
     return content
 
 
-def _decode(name: str, content: bytes, shape: tuple[int, int, int]) -> np.ndarray:
-    """Return one image as `(C, H, W)`; its size is checked before its pixels are unpacked."""
+def decode(name: str, content: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+    """Return the pixels of an image file; its size is checked before its pixels are unpacked.
+
+    Args:
+        name: Name of the file, for errors.
+        content: Content of the file.
+        shape: `(C, H, W)` of the array; one channel makes colours grey.
+
+    Shape:
+        `(C, H, W)`, uint8, 0 to 255.
+
+    Raises:
+        InputError: The image has another height or width, or is damaged.
+    """
     from PIL import Image
 
     channels, height, width = shape
-    image = _open(name, content)
-    _check_size(name, image.size, (width, height))
-    try:
+    with _opened(name, content, f", expected {width}x{height}") as image:
+        if image.size != (width, height):
+            raise InputError(
+                f"{name}: {image.size[0]}x{image.size[1]} pixels, expected {width}x{height}",
+                "resize or crop it first",
+            )
         if image.mode.startswith("I"):
             # convert() would clip 16 bits instead of scaling them.
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
-    # Pillow's decoders answer damaged files with a dozen kinds of exceptions, SyntaxError among them.
-    except Exception as error:
-        raise _unreadable(name, error) from error
     return np.ascontiguousarray(pixels.reshape(height, width, channels).transpose(2, 0, 1))
 
 
-def _open(name: str, content: bytes) -> "Image":
-    """Return an image whose pixels are not yet unpacked."""
+@contextmanager
+def _opened(name: str, content: bytes, expected: str = "") -> "Iterator[Image]":
+    """Yield an image that is not too large and whose pixels are not yet unpacked.
+
+    Raises:
+        InputError: The image is too large, or damaged, which may show only as it is unpacked.
+    """
     from PIL import Image
 
     try:
         with warnings.catch_warnings():
-            # Sizes are limited afterwards, more strictly.
+            # The limit below is stricter.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return Image.open(io.BytesIO(content), formats=list(READABLE))
+            image: Image.Image = Image.open(io.BytesIO(content), formats=list(READABLE))
+        width, height = image.size
+        if max(image.size) > LARGEST_SIDE or width * height > LARGEST_PIXELS:
+            raise InputError(f"{name}: {width}x{height} is too large{expected}")
+        yield image
+    except InputError:
+        raise
+    # Pillow's decoders answer damaged files with a dozen kinds of exceptions, SyntaxError among them.
     except Exception as error:
-        raise _unreadable(name, error) from error
+        kinds = ", ".join(READABLE)
+        raise InputError(f"{name}: not a readable image ({kinds}): {brief(error)}") from error
 
 
-def _unreadable(name: str, error: Exception) -> InputError:
-    kinds = ", ".join(READABLE)
-    return InputError(f"{name}: not a readable image ({kinds}): {brief(error)}")
+def nearest_levels(levels: int) -> np.ndarray:
+    """Return the level that is nearest to each byte, where the highest level stands for 255.
+
+    Shape:
+        `(256,)`, uint8.
+    """
+    return np.asarray(np.rint(np.arange(256) * ((levels - 1) / 255)).astype(np.uint8))
 
 
-def _check_largest(name: str, found: tuple[int, int], expected: str) -> None:
-    width, height = found
-    if max(found) > LARGEST_SIDE or width * height > LARGEST_PIXELS:
-        raise InputError(f"{name}: {width}x{height} is too large{expected}")
+def exact_levels(pixels: np.ndarray, levels: int, name_of: Callable[[int], str]) -> np.ndarray:
+    """Return images as the levels that `famecli.images.to_uint8` turns into these bytes.
 
+    Args:
+        pixels: Bytes, `(N, C, H, W)`.
+        levels: Number of values of a pixel in the model; of two, 0 is black and 1 is white.
+        name_of: Function that returns the name of the image at an index, for errors.
 
-def _check_size(name: str, found: tuple[int, int], expected: tuple[int, int]) -> None:
-    width, height = found
-    _check_largest(name, found, f", expected {expected[0]}x{expected[1]}")
-    if found != expected:
-        raise InputError(
-            f"{name}: {width}x{height} pixels, expected {expected[0]}x{expected[1]}",
-            "resize or crop it first",
-        )
+    Shape:
+        `(N, C, H, W)`, uint8.
+
+    Raises:
+        InputError: A pixel stands for no level; the message names its image.
+    """
+    if levels == 256:
+        return pixels
+    nearest = nearest_levels(levels)
+    strange = np.rint(nearest.astype(np.int64) * 255 / (levels - 1)) != np.arange(256)
+    for index, image in enumerate(pixels):
+        found = strange[image]
+        if found.any():
+            expected = "0 and 255" if levels == 2 else f"multiples of 255 / {levels - 1}, rounded,"
+            raise InputError(
+                f"{name_of(index)} has a pixel of {image[found][0]}, "
+                f"a model of {levels} levels takes {expected} alone",
+                "make the images black and white first, or choose a model of 256 levels",
+            )
+    return np.asarray(nearest[pixels])

@@ -4,11 +4,12 @@ import math
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from famecli.data.archive import AGAIN, read_file
+from famecli.data.archive import AGAIN, read_file, reading
 from famecli.errors import InputError
 
 HEADER_BYTES = 128
@@ -19,21 +20,22 @@ INT8, INT32, UINT32, MATRIX, COMPRESSED = 1, 5, 6, 14, 15
 # Types in which numbers are stored, and the classes of matrices that hold nothing else.
 STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 NUMERIC = range(6, 16)
-OPAQUE = 17
 COMPLEX = 0x800
+
+Element = tuple[int, memoryview]
 
 
 def read_mat(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     """Return the arrays called `names` that a MATLAB file has, in the type in which they are stored.
 
-    Every size is held against the bytes that are there before anything of that size is allocated.
+    Every size is compared with the bytes that are there before anything of that size is allocated.
 
     Args:
-        path: A file of version 5 (`save -v7` and earlier), compressed or not.
-        names: Of its variables.
+        path: File of version 5 (`save -v7` and earlier), compressed or not.
+        names: Names of variables.
 
     Raises:
-        InputError: The file is damaged or of another kind.
+        InputError: The file is damaged or of another format.
 
     Source:
         The format: MAT-File Format, MathWorks, "Level 5 MAT-File Format".
@@ -43,81 +45,70 @@ def read_mat(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
         raise InputError(f"{source}: not a MATLAB 5 file", "files of -v7.3 are HDF5: save them with -v7")
     order = "<" if content[126:128] == b"IM" else ">"
     arrays: dict[str, np.ndarray] = {}
-    for element in _elements(content, order, source):
-        parts = _parts(element, order, source)
-        flags = _words(next(parts), UINT32, order, source)
-        if flags[0] & 0xFF != OPAQUE:
-            shape = _words(next(parts), INT32, order, source)
-            kind, name = next(parts)
-            if kind == INT8 and (known := str(name, "latin-1")) in names:
-                arrays[known] = _array(flags[0], shape, next(parts), order, f"{source}: {known}")
+    for matrix in _matrices(content, order, source):
+        parts = list(islice(_elements(matrix, order, source), 4))
+        # Matrices of objects have another head.
+        if [kind for kind, _ in parts[:3]] == [UINT32, INT32, INT8]:
+            name = str(parts[2][1], "latin-1")
+            if name in names:
+                with reading(source):
+                    arrays[name] = _array(
+                        [data for _, data in parts[:2]], parts[3:], order, f"{source}: {name}"
+                    )
     return arrays
 
 
-def _elements(content: bytes, order: str, source: str) -> Iterator[memoryview]:
-    """Yield what is in each matrix of a file, unpacked."""
-    left, position = LARGEST_UNPACKED_BYTES, HEADER_BYTES
-    while position < len(content):
-        kind, start, end, _ = _tag(content, position, order, source)
-        element = content[position:end]
+def _matrices(content: bytes, order: str, source: str) -> Iterator[memoryview]:
+    """Yield the content of each matrix of a file, unpacked."""
+    left = LARGEST_UNPACKED_BYTES
+    for kind, element in _elements(memoryview(content)[HEADER_BYTES:], order, source):
         if kind == COMPRESSED:
             unpacker = zlib.decompressobj()
-            try:
-                # A limit of zero would be none.
-                element = unpacker.decompress(content[start:end], max(1, left))
-            except zlib.error as error:
-                raise InputError(f"{source}: damaged ({error})", AGAIN) from error
+            with reading(source):
+                # A limit of zero would be no limit.
+                element = memoryview(unpacker.decompress(element, max(1, left)))
             if not unpacker.eof:
                 raise InputError(f"{source}: truncated, or more than it may have", AGAIN)
-        left -= len(element)
-        kind, start, stop, _ = _tag(element, 0, order, source)
-        if kind != MATRIX or stop != len(element):
+            left -= len(element)
+            kind, element = next(_elements(element, order, source), (0, element))
+        if kind != MATRIX:
             raise InputError(f"{source}: not a file of matrices", AGAIN)
-        yield memoryview(element)[start:stop]
-        position = end
+        yield element
 
 
-def _parts(element: memoryview, order: str, source: str) -> Iterator[tuple[int, memoryview]]:
-    """Yield type and content of each part of a matrix.
+def _elements(content: memoryview, order: str, source: str) -> Iterator[Element]:
+    """Yield type and data of each element; compressed ones are not padded to eight bytes, all others are."""
+    position = 0
+    while position < len(content):
+        if len(content) - position < 8:
+            raise InputError(f"{source}: truncated", AGAIN)
+        kind, size = struct.unpack_from(f"{order}II", content, position)
+        start, padded = position + 8, size if kind == COMPRESSED else -(-size // 8) * 8
+        # The short form: up to four bytes in the tag itself.
+        if short := kind >> 16:
+            kind, size, start, padded = kind & 0xFFFF, short, position + 4, 4
+        if start + size > len(content) or short > 4:
+            raise InputError(f"{source}: a size of {size:,} bytes reaches past the end", AGAIN)
+        yield kind, content[start : start + size]
+        position = start + padded
+
+
+def _array(head: list[memoryview], data: list[Element], order: str, name: str) -> np.ndarray:
+    """Return a matrix.
+
+    Args:
+        head: Flags and shape.
+        data: Type and data of the real parts, if there are any.
+        order: Order of bytes, `<` or `>`.
+        name: Name of the file and the variable, for errors.
 
     Raises:
-        InputError: Asked for more parts than there are, or a size reaches past the end.
+        InputError: The matrix does not hold real numbers, or another number of them than its shape says.
+        ValueError: The head is damaged.
     """
-    position = 0
-    while True:
-        kind, start, end, position = _tag(element, position, order, source)
-        yield kind, element[start:end]
-
-
-def _tag(content: bytes | memoryview, position: int, order: str, source: str) -> tuple[int, int, int, int]:
-    """Return type, start and end of the data of the element at `position`, and where the next one is."""
-    if len(content) - position < 8:
-        raise InputError(f"{source}: truncated", AGAIN)
-    kind, size = struct.unpack_from(f"{order}II", content, position)
-    start = position + 8
-    # The short form: up to four bytes in the tag itself.
-    short = kind >> 16
-    if short:
-        kind, size, start = kind & 0xFFFF, short, position + 4
-    end = start + size
-    if end > len(content) or short > 4:
-        raise InputError(f"{source}: a size of {size:,} bytes reaches past the end", AGAIN)
-    return kind, start, end, position + 8 if short else start + -(-size // 8) * 8
-
-
-def _words(part: tuple[int, memoryview], expected: int, order: str, source: str) -> tuple[int, ...]:
-    kind, content = part
-    count = len(content) // 4
-    if kind != expected or len(content) % 4 or not 2 <= count <= MOST_DIMENSIONS:
-        raise InputError(f"{source}: damaged head of a matrix", AGAIN)
-    return struct.unpack(f"{order}{count}{'I' if kind == UINT32 else 'i'}", content)
-
-
-def _array(
-    flags: int, shape: tuple[int, ...], part: tuple[int, memoryview], order: str, name: str
-) -> np.ndarray:
-    kind, content = part
-    if flags & 0xFF not in NUMERIC or flags & COMPLEX or kind not in STORED:
+    kind, content = data[0] if data else (0, memoryview(b""))
+    flags, shape = (np.frombuffer(part[: 4 * MOST_DIMENSIONS], f"{order}i4").tolist() for part in head)
+    if not flags or flags[0] & 0xFF not in NUMERIC or flags[0] & COMPLEX or kind not in STORED:
         raise InputError(f"{name} is not a matrix of numbers")
     dtype = np.dtype(order + STORED[kind])
     if min(shape) < 0 or math.prod(shape) * dtype.itemsize != len(content):

@@ -4,10 +4,108 @@ A new data set is one row here and one reader in `dataset.READERS`.
 """
 
 import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
 
-from famecli.data.info import DataFile as DataFile
-from famecli.data.info import DatasetInfo as DatasetInfo
-from famecli.errors import UsageError, closest
+from famecli.errors import InputError, UsageError, closest
+
+FOLDER = "folder"
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A file of a data set as its official source serves it.
+
+    Args:
+        sha256: SHA-256 of the file, or None if nobody published one.
+        size_bytes: Size of the file, or None if it is not known.
+        content_sha256: SHA-256 of the uncompressed content, which a user's own copy is compared with.
+        git_blob: Name of the file in its git repository, a SHA-1, where no SHA-256 is published.
+        members: Files in an archive that are read, with their SHA-256 where it is known; they may also lie
+            unpacked beside it.
+        splits: Splits that need the file; all if empty.
+    """
+
+    sha256: str | None
+    size_bytes: int | None = None
+    content_sha256: str | None = None
+    git_blob: str | None = None
+    members: Mapping[str, str | None] = field(default_factory=dict)
+    splits: tuple[str, ...] = ()
+
+    @property
+    def known(self) -> bool:
+        """Whether an official hash of the file is known."""
+        return self.sha256 is not None or self.git_blob is not None
+
+    def needed_for(self, split: str | None) -> bool:
+        """Return whether `split`, or for None any split, needs the file."""
+        return split is None or not self.splits or split in self.splits
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """A data set, before any of its files is read.
+
+    Args:
+        name: Name of the data set.
+        title: Description in one line.
+        family: Folder of its files in the cache and in a data root, and key of its reader.
+        shape: `(C, H, W)` of an image.
+        levels: Number of values of a pixel in the model.
+        binarization: `dynamic` if a pixel is the probability of a bit, `fixed` if it is a bit, else `none`.
+        splits: Number of images in each split.
+        files: Files by their name at the source.
+        mirrors: Addresses that a file name is appended to.
+        citation: Publication to cite.
+        unit: Unit in which papers report the NLL.
+        rule: How the splits are made.
+        source: Where the hashes of the files come from.
+        pixels_sha256: SHA-256 of the scored levels of the test split; None if not measured on official files.
+        pickles: Names of files of a version that consists of pickles, which are refused.
+        bits_of: Data set whose probabilities this one turns into bits once, those of seed 0.
+    """
+
+    name: str
+    title: str
+    family: str
+    shape: tuple[int, int, int]
+    levels: int
+    binarization: Literal["dynamic", "fixed", "none"]
+    splits: Mapping[str, int]
+    files: Mapping[str, DataFile]
+    mirrors: tuple[str, ...]
+    citation: str
+    unit: Literal["nats", "bits/dim"]
+    rule: str = ""
+    source: str = ""
+    pixels_sha256: str | None = None
+    pickles: tuple[str, ...] = ()
+    bits_of: str | None = None
+
+    def chosen(self, split: str, images: int) -> slice:
+        """Return the positions of a split in the official test images, or in the other official images.
+
+        The validation split is the end of the official training images.
+
+        Args:
+            split: `train`, `valid` or `test`.
+            images: Number of test images, or of training and validation images, in the files.
+
+        Raises:
+            InputError: The official files hold another number of images.
+        """
+        train = self.splits["train"]
+        expected = self.splits["test"] if split == "test" else train + self.splits["valid"]
+        if images != expected:
+            part = "test" if split == "test" else "training"
+            raise InputError(
+                f"{self.name}: {images:,} {part} images, the official files hold {expected:,}",
+                f"fame datasets verify {self.name}",
+            )
+        return slice(0, train) if split == "train" else slice(train if split == "valid" else 0, expected)
+
 
 # Source: hashes and sizes of the .gz files as several public projects pin them, torch.rb among them;
 # those of the content from a copy whose mean and deviation are the official ones.
@@ -33,18 +131,6 @@ _MNIST_FILES = {
         "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
     ),
 }
-_MNIST_MIRRORS = (
-    "https://ossci-datasets.s3.amazonaws.com/mnist/",
-    "https://storage.googleapis.com/cvdf-datasets/mnist/",
-    "http://yann.lecun.com/exdb/mnist/",
-)
-_MNIST_SPLITS = {"train": 50_000, "valid": 10_000, "test": 10_000}
-_MNIST_CITATION = (
-    "LeCun, Bottou, Bengio, Haffner 1998, Gradient-based learning applied to document recognition"
-)
-
-_MNIST_RULE = "the last 10,000 of the official training images are valid"
-_MNIST_SOURCE = "torch.rb and other projects that pin the files; content: from a copy with the official mean"
 
 # Source: github.com/tensorflow/datasets, url_checksums/binarized_mnist.txt.
 _AMAT_FILES = {
@@ -79,14 +165,9 @@ _SMALL_DRAWING_FILES = {
         "3ccaa407515a8778e5d0861875af38b17e418f301ad5bb3b5a6b65d901a41c7f", 1_580_917
     ),
 }
-_DRAWING_MIRRORS = (
-    "https://github.com/brendenlake/omniglot/raw/master/python/",
-    "https://raw.githubusercontent.com/brendenlake/omniglot/master/python/",
-)
-_DRAWING_RULE = "by drawer: 1 to 14 train, 15 valid, 16 to 20 test; 105x105 to 28x28 by exact area averages"
-_DRAWING_CITATION = (
-    "Lake, Salakhutdinov, Tenenbaum 2015, Human-level concept learning through probabilistic program "
-    "induction"
+_LAKE = (
+    "Lake, Salakhutdinov, Tenenbaum 2015, "
+    "Human-level concept learning through probabilistic program induction"
 )
 
 # Source: the archive from github.com/tensorflow/datasets, url_checksums/cifar10.txt; what is in it from
@@ -137,8 +218,6 @@ _IMAGENET32_OLD_FILES = {
 _IMAGENET32_RULE = "the official validation images are test, the last 10,000 training images valid"
 _TFDS = "url checksums of tensorflow/datasets"
 
-FOLDER = "folder"
-
 _MNIST = DatasetInfo(
     name="mnist",
     title="MNIST digits, each pixel a random bit whose chance is its grey value",
@@ -146,14 +225,37 @@ _MNIST = DatasetInfo(
     shape=(1, 28, 28),
     levels=2,
     binarization="dynamic",
-    splits=_MNIST_SPLITS,
+    splits={"train": 50_000, "valid": 10_000, "test": 10_000},
     files=_MNIST_FILES,
-    mirrors=_MNIST_MIRRORS,
-    citation=_MNIST_CITATION,
+    mirrors=(
+        "https://ossci-datasets.s3.amazonaws.com/mnist/",
+        "https://storage.googleapis.com/cvdf-datasets/mnist/",
+        "http://yann.lecun.com/exdb/mnist/",
+    ),
+    citation="LeCun, Bottou, Bengio, Haffner 1998, Gradient-based learning applied to document recognition",
     unit="nats",
-    rule=_MNIST_RULE,
-    source=_MNIST_SOURCE,
+    rule="the last 10,000 of the official training images are valid",
+    source="torch.rb and other projects that pin the files; content: from a copy with the official mean",
     pixels_sha256="2494ce85c260a5853318399661c49294935320b4e3e676a87c16de89f441c034",
+)
+
+_DRAWINGS = DatasetInfo(
+    name="omniglot-28",
+    title="OMNIGLOT drawings of all 50 alphabets shrunk to 28x28, bits by chance; not Burda's images",
+    family="omniglot-28",
+    shape=(1, 28, 28),
+    levels=2,
+    binarization="dynamic",
+    splits={"train": 22_722, "valid": 1_623, "test": 8_115},
+    files=_DRAWING_FILES,
+    mirrors=(
+        "https://github.com/brendenlake/omniglot/raw/master/python/",
+        "https://raw.githubusercontent.com/brendenlake/omniglot/master/python/",
+    ),
+    citation=_LAKE,
+    unit="nats",
+    rule="by drawer: 1 to 14 train, 15 valid, 16 to 20 test; 105x105 to 28x28 by exact area averages",
+    source=_TFDS,
 )
 
 DATASETS = {
@@ -176,20 +278,18 @@ DATASETS = {
             binarization="fixed",
             bits_of="mnist",
         ),
-        DatasetInfo(
+        dataclasses.replace(
+            _MNIST,
             name="mnist-static",
             title="MNIST digits with the fixed bits of Larochelle",
             family="mnist-static",
-            shape=(1, 28, 28),
-            levels=2,
             binarization="fixed",
-            splits=_MNIST_SPLITS,
             files=_AMAT_FILES,
             mirrors=("http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/",),
             citation="Larochelle, Murray 2011, The neural autoregressive distribution estimator",
-            unit="nats",
             rule="a file for each split",
             source=_TFDS,
+            pixels_sha256=None,
         ),
         DatasetInfo(
             name="omniglot",
@@ -201,41 +301,20 @@ DATASETS = {
             splits={"train": 23_000, "valid": 1_345, "test": 8_070},
             files=_CHARDATA_FILES,
             mirrors=("https://github.com/yburda/iwae/raw/master/datasets/OMNIGLOT/",),
-            citation="Burda, Grosse, Salakhutdinov 2016, Importance weighted autoencoders; "
-            + _DRAWING_CITATION,
+            citation="Burda, Grosse, Salakhutdinov 2016, Importance weighted autoencoders; " + _LAKE,
             unit="nats",
             rule="as IWAE: shuffled by RandomState(123), then the last 1,345 training images are valid",
             source="the blob's name in github.com/yburda/iwae (SHA-1); no SHA-256 is published",
         ),
-        DatasetInfo(
-            name="omniglot-28",
-            title="OMNIGLOT drawings of all 50 alphabets shrunk to 28x28, bits by chance; not Burda's images",
-            family="omniglot-28",
-            shape=(1, 28, 28),
-            levels=2,
-            binarization="dynamic",
-            splits={"train": 22_722, "valid": 1_623, "test": 8_115},
-            files=_DRAWING_FILES,
-            mirrors=_DRAWING_MIRRORS,
-            citation=_DRAWING_CITATION,
-            unit="nats",
-            rule=_DRAWING_RULE,
-            source=_TFDS,
-        ),
-        DatasetInfo(
+        _DRAWINGS,
+        dataclasses.replace(
+            _DRAWINGS,
             name="omniglot-small",
             title="OMNIGLOT drawings of the eight alphabets of the small sets, as omniglot-28",
             family="omniglot-small",
-            shape=(1, 28, 28),
-            levels=2,
-            binarization="dynamic",
             splits={"train": 3_388, "valid": 242, "test": 1_210},
             files=_SMALL_DRAWING_FILES,
-            mirrors=_DRAWING_MIRRORS,
-            citation=_DRAWING_CITATION,
-            unit="nats",
-            rule=_DRAWING_RULE + "; a drawing in both archives counts once",
-            source=_TFDS,
+            rule=_DRAWINGS.rule + "; a drawing in both archives counts once",
             pixels_sha256="fd4097d355d62a03a96c2db9b111d9229556012937157572ac73a46859dd9547",
         ),
         DatasetInfo(
@@ -289,7 +368,6 @@ DATASETS = {
             rule=_IMAGENET32_RULE + "; in the order of the archive",
             source=_TFDS,
         ),
-        # Shape and splits are those of the files: see `famecli.data.folder.folder_info`.
         DatasetInfo(
             name=FOLDER,
             title="Images of your own: --data names a folder of them, or an npz or npy file",
@@ -310,10 +388,10 @@ DATASETS = {
 
 
 def dataset_info(name: str) -> DatasetInfo:
-    """Return the data set called `name`; that of `folder` has no shape yet: see `folder.describe`.
+    """Return the data set called `name`; `folder` has no shape yet: see `famecli.data.folder.describe`.
 
     Raises:
-        UsageError: There is none.
+        UsageError: There is no such data set.
     """
     if name in DATASETS:
         return DATASETS[name]

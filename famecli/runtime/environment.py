@@ -7,10 +7,10 @@ from typing import Any
 
 from famecli import __version__
 from famecli.checkpoints.index import index
-from famecli.data.fetch import cache_root
+from famecli.data.cache import cache_root
 
 SCHEMA = "famecli/info/1"
-PACKAGES = ("torch", "numpy", "safetensors", "typer", "rich", "pillow", "pooch")
+PACKAGES = ("torch", "numpy", "safetensors", "typer", "rich", "pillow", "requests")
 
 
 def environment() -> dict[str, Any]:

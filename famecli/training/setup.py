@@ -14,8 +14,7 @@ from famecli.config.resolve import resolve, typed
 from famecli.config.schema import ModelConfig, Precision, TrainConfig
 from famecli.data.dataset import ImageSplit, Split, describe, fixed_levels, load_split
 from famecli.data.folder import seen_with
-from famecli.data.info import DatasetInfo
-from famecli.data.registry import FOLDER
+from famecli.data.registry import FOLDER, DatasetInfo
 from famecli.errors import ArgumentTypeError, InputError
 from famecli.nll.score import BITS_SEED
 from famecli.runtime.processor import multiplies_bf16
@@ -37,7 +36,7 @@ class Plan:
         size: Size of the preset.
         dataset: Name of the data set.
         settings: Values of keys of both configurations, as `train.lr` or `decoder.width`.
-        data: Folder with the data set's files; see `famecli.data.fetch.locate`, as the next two.
+        data: Folder with the data set's files; see `famecli.data.cache.locate`, as the next two.
         cache_dir: Folder of fetched files.
         offline: Whether downloads are forbidden.
     """

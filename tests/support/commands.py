@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from famecli.checkpoints.checkpoint import save_checkpoint
 from famecli.cli.app import main
-from famecli.data.fetch import locate
+from famecli.data.cache import locate
 from famecli.data.registry import DATASETS, dataset_info
 from famecli.errors import UnavailableError
 from famecli.model.fame import Fame
@@ -49,7 +49,7 @@ CLAIM = {
     "seed": 3,
     "weights_sha256": "cd" * 32,
 }
-LARGE = {"torch", "numpy", "PIL", "pooch", "requests"}
+LARGE = {"torch", "numpy", "PIL", "requests"}
 IMPORTS = (
     "import sys; from famecli.cli.app import main\n"
     "try: main()\n"

@@ -1,0 +1,266 @@
+"""Where the files of data sets are on this machine, and whether they are the official ones."""
+
+import os
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+import platformdirs
+
+from famecli.data.fetch import fetch_file, file_sha256, git_blob, is_offline, say_nothing
+from famecli.data.registry import DataFile, DatasetInfo
+from famecli.errors import InputError, IntegrityError, UnavailableError
+
+CACHE_TAG = b"Signature: 8a477f597d28d172789f06886806bc55\n# Downloads of famecli; may be deleted.\n"
+
+State = Literal["official", "unverified", "differs", "missing"]
+
+
+def cache_root(cache_dir: Path | None = None) -> Path:
+    """Return the cache folder: `cache_dir`, else FAME_CACHE, else the system's place for caches.
+
+    It is made if absent, with the tag that tells backup programs to pass it by.
+    """
+    named = cache_dir or os.environ.get("FAME_CACHE")
+    root = Path(named).expanduser() if named else platformdirs.user_cache_path("famecli")
+    if not os.path.exists(root):
+        # A home that cannot be written to matters only once something has to be stored there.
+        with suppress(OSError):
+            root.mkdir(parents=True)
+            (root / "CACHEDIR.TAG").write_bytes(CACHE_TAG)
+    return root
+
+
+def find_file(folder: Path, name: str) -> Path | None:
+    """Return a file in `folder`, or None.
+
+    Args:
+        folder: Folder of the files of a data set.
+        name: Name of the file at its source, found with or without `.gz`; or in its archive, found with or
+            without the folder there.
+    """
+    candidates = (folder / name, folder / name.removesuffix(".gz"), folder / os.path.basename(name))
+    # Unlike the methods of Path, os.path takes a folder that may not be entered for an empty one.
+    return next((path for path in candidates if os.path.exists(path)), None)
+
+
+def missing_files(info: DatasetInfo, folder: Path, split: str | None = None) -> list[str]:
+    """Return the files of a data set that `split`, or for None any split, needs and `folder` lacks."""
+
+    def has(name: str, members: Collection[str]) -> bool:
+        unpacked = bool(members) and all(find_file(folder, member) for member in members)
+        return unpacked or find_file(folder, name) is not None
+
+    return [
+        name for name, file in info.files.items() if file.needed_for(split) and not has(name, file.members)
+    ]
+
+
+def official_file(info: DatasetInfo, folder: Path, name: str) -> Path:
+    """Return the file `name` of a data set in `folder`, after a check of its hash.
+
+    Raises:
+        UnavailableError: The file is not in the folder, or cannot be read.
+        IntegrityError: The file is not the official one.
+    """
+    path = find_file(folder, name)
+    if path is None:
+        raise UnavailableError(f"no {name} in {folder}", "add that file, or name another folder")
+    file = info.files[name]
+    # A pipe would keep the hash waiting; readers refuse what is not a regular file.
+    if os.path.isfile(path):
+        check_hash(info, path, file_sha256(path), file.sha256)
+        if file.git_blob is not None:
+            check_hash(info, path, git_blob(path), file.git_blob, "git blob")
+    return path
+
+
+def check_hash(
+    info: DatasetInfo, file: Path | str, actual: str, expected: str | None, kind: str = "sha256"
+) -> None:
+    """Check that a file of a data set has its official hash, if there is one.
+
+    Args:
+        info: Data set.
+        file: Path or description of the file, for the error.
+        actual: Hash of the file.
+        expected: Official hash, or None if nobody published one.
+        kind: Name of the hash, for the error.
+
+    Raises:
+        IntegrityError: The hashes differ.
+    """
+    if expected is not None and actual != expected:
+        reason = f"{kind} {actual[:12]}, expected {expected[:12]}"
+        message = f"{file}: not the official file of {info.name} ({reason})"
+        raise IntegrityError(message, "delete it and download it again")
+
+
+def members_or_archive(info: DatasetInfo, folder: Path, name: str, members: Sequence[str]) -> list[Path]:
+    """Return the files `members` of the archive `name`, unpacked in `folder`, or else the archive alone.
+
+    Raises:
+        UnavailableError: Neither is in the folder.
+    """
+    found = [find_file(folder, member) for member in members]
+    if all(found):
+        return [path for path in found if path is not None]
+    archive = find_file(folder, name)
+    if archive is None:
+        missing = PurePosixPath(members[found.index(None)]).name
+        raise UnavailableError(f"no {missing} and no {name} in {folder}", "add it, or name another folder")
+    return [archive]
+
+
+def dataset_cache(info: DatasetInfo, cache_dir: Path | None = None) -> Path:
+    """Return the folder in the cache where downloaded files of a data set are, or would be."""
+    return cache_root(cache_dir) / "datasets" / info.family
+
+
+def find_dataset(info: DatasetInfo, data: Path | None = None, cache_dir: Path | None = None) -> Path | None:
+    """Return the folder with files of a data set on this machine, or None; see `locate` for the order.
+
+    Raises:
+        InputError: `data` has a version of the data set that consists of pickles, and no other.
+    """
+    named = os.environ.get("FAME_DATA")
+    root = data or (Path(named) if named else None)
+    if root is not None and (folder := _folder_in(root, info)):
+        return folder
+    if data is not None:
+        _refuse_pickles(data, info)
+        return None
+    folder = dataset_cache(info, cache_dir)
+    return folder if len(missing_files(info, folder)) < len(info.files) else None
+
+
+def locate(
+    info: DatasetInfo,
+    data: Path | None = None,
+    cache_dir: Path | None = None,
+    offline: bool = False,
+    report: Callable[[str], None] = say_nothing,
+    split: str | None = None,
+) -> Path:
+    """Return the folder with the files of a data set, after a download of those that are missing.
+
+    Looked for in this order: `data`, the folder in FAME_DATA, the cache, the official mirrors. The first two
+    may hold the files themselves, or a folder with the data set's name or with the part before its dash.
+
+    Args:
+        info: The data set.
+        data: Folder with the files; no other place is looked at.
+        cache_dir: See `cache_root`.
+        offline: Whether downloads are forbidden.
+        report: Function that is told each download before it starts.
+        split: Split whose files are needed; None for all.
+
+    Raises:
+        InputError: `data` has a version of the data set that consists of pickles, and no other.
+        UnavailableError: The files are not on this machine, and cannot be downloaded.
+        IntegrityError: No mirror has the right file.
+    """
+    found = find_dataset(info, data, cache_dir)
+    folder = dataset_cache(info, cache_dir)
+    if found is not None and found != folder:
+        return found
+    if data is not None:
+        first = next(iter(info.files), "them")
+        hint = f"put {first} and its like there, or leave data out to download them"
+        raise UnavailableError(f"no files of {info.name} in {data}", hint)
+    missing = missing_files(info, folder, split)
+    if missing and is_offline(offline):
+        if found:
+            return folder
+        hint = "pass the folder of its files as data or in FAME_DATA, or allow downloads"
+        raise UnavailableError(f"{info.name} is not on this machine, and downloads are off", hint)
+    for name in missing:
+        file = info.files[name]
+        fetch_file(
+            [mirror + name for mirror in info.mirrors],
+            file.sha256,
+            folder / name,
+            size_bytes=file.size_bytes,
+            blob=file.git_blob,
+            offline=offline,
+            report=report,
+        )
+    return folder
+
+
+def _folder_in(folder: Path, info: DatasetInfo) -> Path | None:
+    """Return the one of `_places` with files of the data set that lacks fewest, the first of several."""
+    names = [*info.files, *(member for file in info.files.values() for member in file.members)]
+    found = [place for place in _places(folder, info) if any(find_file(place, name) for name in names)]
+    return min(found, key=lambda place: len(missing_files(info, place)), default=None)
+
+
+def _places(folder: Path, info: DatasetInfo) -> list[Path]:
+    """Return where in a folder of many data sets this one may be: in `omniglot` for each of that name."""
+    names = dict.fromkeys((info.name, info.family, info.family.partition("-")[0]))
+    return [folder, *(folder / name for name in names)]
+
+
+def _refuse_pickles(folder: Path, info: DatasetInfo) -> None:
+    for path in (place / name for place in _places(folder, info) for name in info.pickles):
+        if os.path.exists(path):
+            raise InputError(
+                f"{path} holds {info.name} as pickles, which can run any code: refused",
+                f"put {next(iter(info.files))} there, or leave data out to download it",
+            )
+
+
+@dataclass(frozen=True)
+class FileState:
+    """A file of a data set, compared with its official hash.
+
+    Args:
+        name: Name at the source, or in the archive.
+        path: Path of the file; None if it is missing.
+        sha256: SHA-256 of the file that is there.
+        state: `official` if the file, or its content, has a known official hash, `unverified` if no official
+            hash is known.
+    """
+
+    name: str
+    path: Path | None
+    sha256: str | None
+    state: State
+
+
+def file_states(info: DatasetInfo, folder: Path) -> list[FileState]:
+    """Return the state of each file of a data set in `folder`.
+
+    Raises:
+        UnavailableError: A file cannot be read.
+        InputError: A gzipped file is damaged.
+    """
+    return [state for name, file in info.files.items() for state in _states(name, file, folder)]
+
+
+def _states(name: str, file: DataFile, folder: Path) -> Iterator[FileState]:
+    if (path := find_file(folder, name)) is not None:
+        # The members of an ungzipped archive have hashes of their own, which are checked when they are read.
+        yield _state(name, path, file, "differs" if file.known and path.name == name else "unverified")
+        return
+    members = {member: place for member in file.members if (place := find_file(folder, member))}
+    if not members:
+        yield FileState(name, None, None, "missing")
+    for member, place in members.items():
+        sha256 = file.members[member]
+        yield _state(member, place, DataFile(sha256), "differs" if sha256 else "unverified")
+
+
+def _state(name: str, path: Path, file: DataFile, otherwise: State) -> FileState:
+    """Return the state of a file that is there; `otherwise` if it has no official hash."""
+    # Deferred: `fame info` can do without numpy.
+    from famecli.data.arrays import idx_sha256, read_idx
+
+    actual, official = file_sha256(path), False
+    if file.content_sha256 is not None and actual != file.sha256:
+        official, otherwise = idx_sha256(read_idx(path)) == file.content_sha256, "differs"
+    elif file.git_blob is not None:
+        official = git_blob(path) == file.git_blob
+    return FileState(name, path, actual, "official" if official or actual == file.sha256 else otherwise)
