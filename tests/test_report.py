@@ -23,7 +23,7 @@ from famecli.images import grid, levels_to_bytes
 from famecli.model.fame import Fame
 from famecli.nll.evaluate import pixel_bits
 from famecli.report.pictures import coloured, shown_bits
-from famecli.report.render import fenced, plain
+from famecli.report.render import MARKDOWN, fenced, plain
 from famecli.sampling.generate import generate
 from famecli.sampling.reconstruction import Settings, reconstruct
 
@@ -215,6 +215,15 @@ def test_markdown_shows_text_as_it_is(text: str) -> None:
     assert [token.type for token in tokens] == ["paragraph_open", "inline", "paragraph_close"]
     assert all(child.type in ("text", "text_special") for child in tokens[1].children or [])
     assert "".join(child.content for child in tokens[1].children or []) == " ".join(text.split())
+
+
+@pytest.mark.parametrize("name", ["1", "-", "*x*", "<b>"])
+def test_a_sentence_of_a_template_shows_what_it_is_given_as_text(name: str) -> None:
+    sentence = MARKDOWN.from_string("{% filter line %}{{ name }}.\n  Then{{ name }} more.{% endfilter %}")
+    tokens = MarkdownIt("commonmark").parse(sentence.render(name=name))
+    assert [token.type for token in tokens] == ["paragraph_open", "inline", "paragraph_close"]
+    assert all(child.type in ("text", "text_special") for child in tokens[1].children or [])
+    assert "".join(child.content for child in tokens[1].children or []) == f"{name}. Then{name} more."
 
 
 def test_code_stays_within_its_fence() -> None:
