@@ -116,7 +116,7 @@ def to_markdown(content: dict[str, Any], folder: str) -> tuple[str, dict[str, by
         return Markup(f"{quote(os.fsencode(folder))}/{name}")
 
     template = MARKDOWN.get_template("report.jinja")
-    return template.render(content, format="markdown.jinja", saved=saved) + "\n", files
+    return template.render(content, format="markdown.jinja", saved=saved), files
 
 
 def page_content(runs: Sequence[RunReport], options: ReportOptions) -> dict[str, Any]:
