@@ -20,9 +20,8 @@ from famecli.data.dataset import fixed_levels, load_split
 from famecli.images import grid, levels_to_bytes
 from famecli.model.fame import Fame
 from famecli.nll.evaluate import pixel_bits
-from famecli.report.document import Code, Document, Paragraph, Section
-from famecli.report.markdown_page import plain, to_markdown
 from famecli.report.pictures import coloured, shown_bits
+from famecli.report.render import MARKDOWN, fenced, plain
 from famecli.sampling.generate import generate
 from famecli.sampling.reconstruction import Settings, reconstruct
 
@@ -216,12 +215,20 @@ def test_markdown_shows_text_as_it_is(text: str) -> None:
     assert "".join(child.content for child in tokens[1].children or []) == " ".join(text.split())
 
 
+@pytest.mark.parametrize("name", ["1", "-", "*x*", "<b>"])
+def test_a_sentence_of_a_template_shows_what_it_is_given_as_text(name: str) -> None:
+    sentence = MARKDOWN.from_string("{% filter line %}{{ name }}.\n  Then{{ name }} more.{% endfilter %}")
+    tokens = MarkdownIt("commonmark").parse(sentence.render(name=name))
+    assert [token.type for token in tokens] == ["paragraph_open", "inline", "paragraph_close"]
+    assert all(child.type in ("text", "text_special") for child in tokens[1].children or [])
+    assert "".join(child.content for child in tokens[1].children or []) == f"{name}. Then{name} more."
+
+
 def test_code_stays_within_its_fence() -> None:
     code = "a = 1\n```\n<script>\n````"
-    text, files = to_markdown(Document("t", "s", [Section("x", [Code(code), Paragraph("after")])]), "f")
-    tokens = MarkdownIt("commonmark").parse(text)
+    tokens = MarkdownIt("commonmark").parse(f"before\n\n{fenced(code)}\n\nafter")
     assert [token.content for token in tokens if token.type == "fence"] == [code + "\n"]
-    assert (tokens[-2].content, files) == ("after", {})
+    assert tokens[-2].content == "after"
 
 
 def test_a_model_without_latents_says_so_in_one_line(run: Path) -> None:

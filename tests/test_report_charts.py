@@ -7,8 +7,22 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from famecli.report.axes import Axis, apart, reach, round_step, thinned, tick_text
-from famecli.report.charts import DARK, INK, LIGHT, PAPER, VIRIDIS, ColourBar, Curve, LineChart
+from famecli.report.charts import (
+    DARK,
+    INK,
+    LIGHT,
+    PAPER,
+    VIRIDIS,
+    Axis,
+    ColourBar,
+    Curve,
+    LineChart,
+    apart,
+    reach,
+    round_step,
+    thinned,
+    tick_text,
+)
 from famecli.report.pictures import coloured, pairs, shown_bits
 
 SVG = "{http://www.w3.org/2000/svg}"

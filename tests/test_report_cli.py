@@ -91,7 +91,7 @@ def test_images_can_be_left_out(run: Path) -> None:
 def test_test_images_are_read_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reads = []
     monkeypatch.setattr(
-        "famecli.data.dataset.load_split",
+        "famecli.report.collect.load_split",
         lambda name, *words, **more: reads.append(name) or load_split(name, *words, **more),
     )
     page_of(run, make_run(Path("other")))

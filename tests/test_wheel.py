@@ -1,4 +1,4 @@
-"""What a wheel holds: the index and the weights that it says are in the package."""
+"""What a wheel holds: templates, the index, and the weights that it says are in the package."""
 
 import importlib.util
 import subprocess
@@ -22,7 +22,7 @@ def test_the_folder_of_weights_holds_nothing_that_should_not_be_shipped() -> Non
 
 
 @pytest.mark.skipif(not HATCHLING, reason="no wheel is built: hatchling is not installed")
-def test_a_wheel_holds_index_and_weights(tmp_path: Path) -> None:
+def test_a_wheel_holds_templates_index_and_weights(tmp_path: Path) -> None:
     words = ["wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir"]
     subprocess.run([sys.executable, "-m", "pip", *words, tmp_path, ROOT], check=True, timeout=300)
     (path,) = tmp_path.glob("famecli-*.whl")
@@ -30,6 +30,8 @@ def test_a_wheel_holds_index_and_weights(tmp_path: Path) -> None:
         inside = {name for name in wheel.namelist() if name.startswith("famecli/weights/")}
         expected = {path.name for path in (ROOT / "weights").iterdir() if path.suffix != ".py"}
         assert inside == {f"famecli/weights/{name}" for name in expected - {"__pycache__"}}
+        templates = (ROOT / "famecli" / "report" / "templates").iterdir()
+        assert {f"famecli/report/templates/{path.name}" for path in templates} <= set(wheel.namelist())
         for name in inside:
             assert wheel.read(name) == (ROOT / "weights" / Path(name).name).read_bytes()
         wheel.extractall(tmp_path / "site")

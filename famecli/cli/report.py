@@ -1,27 +1,15 @@
 """`fame report`."""
 
-import os
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from famecli import __version__
 from famecli.cli import options
+from famecli.cli.groups import Common, Machine, Network, grouped
 from famecli.cli.image_output import free_name
-from famecli.cli.report_runs import Collector, Wishes
-from famecli.cli.sources import DataPlace, ModelChoice
-from famecli.errors import InputError, UsageError
-from famecli.files import STDIN, unwritable, write_atomic
-from famecli.output import Output
-
-if TYPE_CHECKING:
-    from famecli.report.document import Document
-    from famecli.report.report import RunReport
-
-HTML, MARKDOWN = (".html", ".htm"), (".md", ".markdown")
+from famecli.errors import UsageError
+from famecli.files import STDIN
 
 Runs = Annotated[
     list[str], typer.Argument(metavar="RUN…", help="Run folders, checkpoints, or names of weights.")
@@ -39,6 +27,7 @@ Images = Annotated[
 Evaluate = Annotated[bool, typer.Option("--evaluate", help="Measure the NLL of the test split.")]
 
 
+@grouped
 def report(
     runs: Runs,
     out: Out = None,
@@ -49,17 +38,15 @@ def report(
     data: options.Data = None,
     seed: options.Seed = 0,
     force: options.Force = False,
-    threads: options.Threads = None,
-    device: options.Device = "auto",
-    offline: options.Offline = False,
-    cache_dir: options.CacheDir = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
+    *,
+    machine: Machine,
+    network: Network,
+    common: Common,
 ) -> None:
     """Write one page about runs: NLLs, curves, samples, reconstructions. Prints its path.
 
-    The page needs nothing else: no scripts, no network. What cannot be shown, for example without the test
-    images, is said in a sentence.
+    The page needs nothing else: no scripts, no network. Where something cannot be shown, for example without
+    the test images, a sentence says why.
 
     Examples:
 
@@ -69,96 +56,15 @@ def report(
 
       fame report fame-mnist --samples 100 -o report.md
     """
-    output = Output(json=json, quiet=quiet)
     if limit is not None and not evaluate:
         raise UsageError("--limit is for --evaluate", "add --evaluate, or leave --limit out")
     if data == STDIN or str(STDIN) in runs:
         raise UsageError("a report reads files: nothing comes through stdin")
-    _check_named_once(runs)
-    target = Target.of(out or Path(free_name("report", ".html")), force)
-    place = DataPlace(data, cache_dir, offline, output.note)
-    choices = [ModelChoice(run, None, None, "ema", device, threads, cache_dir, offline) for run in runs]
-    wishes = Wishes(samples, images, evaluate, limit, seed)
-    target.write(Collector(choices, place, wishes, output).collect(), wishes, output)
+    from famecli.report.collect import ReportOptions
+    from famecli.report.page import page_paths, write_report
 
-
-def _check_named_once(runs: list[str]) -> None:
-    """Check that no run is named twice; runs of one name in different folders are told apart by numbers.
-
-    Raises:
-        UsageError: One is.
-    """
-    named: set[str] = set()
-    for run in runs:
-        if (path := os.path.abspath(run)) in named:
-            raise UsageError(f"{run} is named twice", "name each run once")
-        named.add(path)
-
-
-@dataclass(frozen=True)
-class Target:
-    """Where the page goes.
-
-    Args:
-        path: Of the page.
-        folder: Of its images; None where they are in the page.
-    """
-
-    path: Path
-    folder: Path | None
-
-    @classmethod
-    def of(cls, path: Path, force: bool) -> "Target":
-        """Return the target that a path names, before any work is done.
-
-        Raises:
-            UsageError: It is no name of a page.
-            InputError: It exists and `force` is not set, or cannot be made.
-        """
-        if path.suffix.lower() not in HTML + MARKDOWN:
-            raise UsageError(f"{path} is no name of a page", f"endings: {', '.join(HTML + MARKDOWN)}")
-        folder = path.with_name(f"{path.stem}_files") if path.suffix.lower() in MARKDOWN else None
-        options.check_absent(force, path, folder)
-        if path.is_dir() or (folder is not None and folder.exists() and not folder.is_dir()):
-            raise InputError(f"{path if path.is_dir() else folder} is in the way", "choose another name")
-        if not path.parent.is_dir():
-            raise unwritable(path, FileNotFoundError("no such folder"))
-        return cls(path, folder)
-
-    def write(self, runs: "list[RunReport]", wishes: Wishes, output: Output) -> None:
-        """Write the page, its images before it, and report."""
-        from famecli.report.page import page
-        from famecli.report.summary import summary
-
-        text, files = self._render(page(runs, _made(), wishes.seed, wishes.evaluate))
-        if self.folder is not None:
-            self.folder.mkdir(exist_ok=True)
-            for name, content in files.items():
-                write_atomic(self.folder / name, content)
-        write_atomic(self.path, text.encode())
-        paths = [str(self.folder / name) for name in files] if self.folder else []
-        output.result(summary(runs, str(self.path), paths, wishes.seed), str(self.path))
-
-    def _render(self, document: "Document") -> tuple[str, dict[str, bytes]]:
-        from famecli.report.html_page import to_html
-        from famecli.report.markdown_page import to_markdown
-
-        if self.folder is None:
-            return to_html(document), {}
-        return to_markdown(document, self.folder.name)
-
-
-def _made() -> str:
-    """Return versions and date: that of SOURCE_DATE_EPOCH where it is set, so that a page can be made again.
-
-    Raises:
-        UsageError: It is no time.
-    """
-    import torch
-
-    told = os.environ.get("SOURCE_DATE_EPOCH")
-    try:
-        when = datetime.now(UTC) if told is None else datetime.fromtimestamp(int(told), UTC)
-    except (ValueError, OverflowError, OSError) as error:
-        raise UsageError(f"SOURCE_DATE_EPOCH={told} is no time", "set it to seconds since 1970") from error
-    return f"famecli {__version__}, torch {torch.__version__}, {when:%Y-%m-%d}"
+    output, path = common.output(), out or Path(free_name("report", ".html"))
+    options.check_absent(force, *page_paths(path))
+    wanted = ReportOptions(samples, images, evaluate, limit, seed, data)
+    document = write_report(runs, path, wanted, network.store(output), machine.torch_device(), output)
+    output.result(document, str(path))

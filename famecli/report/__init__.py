@@ -1,1 +1,1 @@
-"""A page about runs: what is collected (`collect`), drawn (`charts`, `pictures`) and written (`render`)."""
+"""A page about runs: its material (`collect`), its sections (`page`), its form (`render`, `templates/`)."""

@@ -1,4 +1,4 @@
-"""The lines of metrics.jsonl, read as what anybody may have written."""
+"""The lines of metrics.jsonl, read as untrusted input."""
 
 import json
 from dataclasses import dataclass, fields
@@ -11,7 +11,7 @@ from famecli.files import read_bytes
 from famecli.nll.units import NATS_PER_BIT
 
 METRICS = "metrics.jsonl"
-# Beyond it axes would overflow.
+# Axes would overflow beyond it.
 LARGEST_NUMBER = 1e15
 MOST_LAYERS = 64
 
@@ -21,14 +21,15 @@ class Record:
     """One line: training means since the line before it, or a validation.
 
     Args:
-        images: Seen so far.
+        images: Number of training images seen so far.
         split: `train` or `valid`.
-        nats_per_image: NLL; None where it was not finite, as the next two.
-        bits_per_dim: The same in bits per pixel and channel.
-        kl_bits: KL divergence per stochastic layer from the image upwards, bits per image.
+        nats_per_image: NLL in nats per image; None where it was not finite.
+        bits_per_dim: NLL in bits per pixel and channel; None where it was not finite.
+        kl_bits: KL divergence of each stochastic layer from the image upwards, bits per image; None where it
+            was not finite.
         elapsed_s: Seconds of training so far.
-        stderr_nats: Standard error of a validation.
-        valid_images: Images of a validation.
+        stderr_nats: Standard error of a validation over its images, nats per image.
+        valid_images: Number of images of a validation.
     """
 
     images: int
@@ -56,8 +57,8 @@ class Metrics:
     """A file of records.
 
     Args:
-        records: In the order of the file.
-        cut: Whether its last line is unfinished, as a killed run leaves it, and was left out.
+        records: Records in the order of the file.
+        cut: Whether the last line is unfinished, as a killed run leaves it, and was left out.
     """
 
     records: list[Record]
@@ -69,7 +70,7 @@ class Metrics:
 
     @property
     def best(self) -> Record | None:
-        """The validation with the lowest NLL, the first of these: that of the best checkpoint."""
+        """The first validation with the lowest NLL: that of the best checkpoint."""
         return min(self.of("valid"), key=lambda each: each.nats_per_image or 0.0, default=None)
 
 
@@ -77,10 +78,10 @@ def read_metrics(path: Path) -> Metrics:
     """Return the records in a file of metrics.
 
     Raises:
-        InputError: It cannot be read, or a line other than the last is not a record; the message names it.
+        InputError: The file cannot be read, or a line is not a record and not an unfinished last line.
     """
     lines = read_bytes(path, "metrics").split(b"\n")
-    # After a whole last line there is nothing; spaces count as nothing as well.
+    # Nothing follows a whole last line, except white space.
     while lines and not lines[-1].strip():
         lines.pop()
     records = []
@@ -102,7 +103,7 @@ def _record(line: bytes) -> Record:
 
 
 def known_keys(cls: type, table: object) -> object:
-    """Return a table without the keys that the dataclass `cls` has not; anything else as it is."""
+    """Return a table without the keys that the dataclass `cls` lacks; any other value as it is."""
     names = {field.name for field in fields(cls)}
     return {key: value for key, value in table.items() if key in names} if isinstance(table, dict) else table
 
@@ -112,12 +113,16 @@ def _no_constant(name: str) -> Any:  # noqa: ANN401
 
 
 def _check_numbers(record: Record) -> None:
-    """Check that no number is out of the range that can be drawn."""
+    """Check that every number can be drawn.
+
+    Raises:
+        ConfigError: A number is not.
+    """
     if len(record.kl_bits) > MOST_LAYERS:
         raise ConfigError(f"kl_bits has {len(record.kl_bits)} layers, at most {MOST_LAYERS}")
     values = (record.images, record.nats_per_image, record.bits_per_dim, record.elapsed_s, record.stderr_nats)
     for value in (*values, record.valid_images, *record.kl_bits):
-        # Said so that infinity is wrong as well.
+        # The negation rejects NaN, too.
         if value is not None and not abs(value) <= LARGEST_NUMBER:
             raise ConfigError(f"{brief(value)} is out of range")
     if min(record.images, record.elapsed_s, record.valid_images or 0) < 0:

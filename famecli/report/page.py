@@ -1,102 +1,374 @@
-"""The page: what its sections are, and those that draw."""
+"""The page: what each section shows of the runs, and how it becomes HTML or Markdown."""
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
-from famecli.report.charts import ColourBar
-from famecli.report.curves import kl_divergence, learning_curves
-from famecli.report.document import Block, Document, Figures, Heading, Paragraph, Section
-from famecli.report.pictures import TestImages, coloured, pairs, sheet, shown_bits
-from famecli.report.report import RunReport, comparable
-from famecli.report.told import configuration_section, nll_section, runs_section
+import tomli_w
+import torch
+from markupsafe import Markup
+
+from famecli import __version__
+from famecli.checkpoints.history import described
+from famecli.checkpoints.store import Store
+from famecli.errors import InputError, UsageError
+from famecli.files import unwritable, write_atomic
+from famecli.nll.units import NATS_PER_BIT
+from famecli.output import Output
+from famecli.report.charts import ColourBar, Curve, LineChart
+from famecli.report.collect import Collector, ReportOptions, RunReport, comparable, grouped_by
+from famecli.report.metrics import LARGEST_NUMBER, METRICS, Record
+from famecli.report.nlls import Nll
+from famecli.report.pictures import Picture, coloured, pairs, sheet, shown_bits
+from famecli.report.render import HTML, MARKDOWN
+from famecli.report.runs import RunFacts, differences
+
+HTML_SUFFIXES, MARKDOWN_SUFFIXES = (".html", ".htm"), (".md", ".markdown")
+SCHEMA = "famecli/report/1"
+HASH_LETTERS = 16
+UNKNOWN = "not recorded"
 
 
-def page(runs: Sequence[RunReport], made: str, seed: int, evaluated: bool) -> Document:
-    """Return the page about `runs`.
+def page_paths(out: Path) -> tuple[Path, Path | None]:
+    """Return the path of a page, and the folder of its images; None where they are in the page.
 
     Args:
-        runs: At least one.
-        made: Versions and date.
-        seed: Of samples, latents and pixels.
-        evaluated: Whether NLLs were to be measured.
+        out: Name that ends as HTML or Markdown does.
+
+    Raises:
+        UsageError: It has another ending.
+        InputError: A folder has its name, or there is no folder to hold it.
     """
-    sections = [
-        Section("Negative log-likelihood", list(nll_section(runs, evaluated))),
-        Section("Runs", list(runs_section(runs))),
-        Section("Learning curves", list(learning_curves(runs))),
-        Section("KL divergence", list(kl_divergence(runs))),
-        Section("Samples", list(_samples(runs, seed))),
-        Section("Reconstructions", list(_reconstructions(runs))),
-        Section("Bits per pixel", list(_bits(runs))),
-        Section("Configuration", list(configuration_section(runs))),
-    ]
-    title = f"Report: {', '.join(run.name for run in runs)}"
-    return Document(title, f"{made}, seed {seed}", [section for section in sections if section.blocks])
+    suffix = out.suffix.lower()
+    if suffix not in HTML_SUFFIXES + MARKDOWN_SUFFIXES:
+        raise UsageError(
+            f"{out} is no name of a page", f"endings: {', '.join(HTML_SUFFIXES + MARKDOWN_SUFFIXES)}"
+        )
+    folder = out.with_name(f"{out.stem}_files") if suffix in MARKDOWN_SUFFIXES else None
+    if out.is_dir() or (folder is not None and folder.exists() and not folder.is_dir()):
+        raise InputError(f"{out if out.is_dir() else folder} is in the way", "choose another name")
+    if not out.parent.is_dir():
+        raise unwritable(out, FileNotFoundError("no such folder"))
+    return out, folder
 
 
-def _samples(runs: Sequence[RunReport], seed: int) -> Iterator[Block]:
-    for number, run in enumerate(runs, 1):
-        if run.samples is not None:
-            yield from _head(runs, run)
-            count = len(run.samples)
-            caption = f"{count} samples, seeds {seed} to {seed + count - 1}, temperature 1."
-            picture = sheet(f"samples-{number}", run.samples, f"{count} samples of {run.name}")
-            yield Figures([picture], caption)
+def write_report(
+    runs: Sequence[str], out: Path, options: ReportOptions, store: Store, device: torch.device, output: Output
+) -> dict[str, Any]:
+    """Write one page about runs and return its figures: the schema `famecli/report/1`.
+
+    Args:
+        runs: Run folders, checkpoints, or names of weights, at least one.
+        out: Path of the page; files of that name are replaced.
+        options: What the page shows.
+        store: Named weights, and the cache that also has the data sets.
+        device: Device to compute on.
+        output: Streams for notes, warnings and progress.
+
+    Raises:
+        UsageError: A run is named twice, or `out` is no name of a page.
+        FameError: A file is not what it should be, cannot be written, or an NLL is not finite.
+    """
+    places = [os.path.abspath(run) for run in runs]
+    for number, run in enumerate(runs):
+        if places[number] in places[:number]:
+            raise UsageError(f"{run} is named twice", "name each run once")
+    (path, folder), made = page_paths(out), _made()
+    found = Collector(options, store, device, output).collect(runs)
+    content = page_content(found, options) | {"subtitle": f"{made}, seed {options.seed}"}
+    files: dict[str, bytes] = {}
+    if folder is None:
+        text = to_html(content)
+    else:
+        text, files = to_markdown(content, folder.name)
+        folder.mkdir(exist_ok=True)
+        for name, image in files.items():
+            write_atomic(folder / name, image)
+    write_atomic(path, text.encode())
+    return {
+        "schema": SCHEMA,
+        "out": str(path),
+        "files": [str(folder / name) for name in files] if folder else [],
+        "seed": options.seed,
+        "runs": [run.summary() for run in found],
+        "differences": dict(differences([run.facts for run in found])),
+    }
 
 
-def _reconstructions(runs: Sequence[RunReport]) -> Iterator[Block]:
-    for number, run in enumerate(runs, 1):
-        if run.no_data and run.facts.model.stochastic_layers:
-            yield Paragraph(f"{run.name}: no reconstructions without test images: {run.no_data}")
-        images = run.images
-        if images is not None and images.reconstructions is not None:
-            yield from _head(runs, run)
-            alt = f"Test images of {run.facts.dataset}, below each its reconstruction by {run.name}"
-            pictures = list(pairs(f"rebuilt-{number}", images.originals, images.reconstructions, alt))
-            caption = f"The first {len(images.originals)} test images, below each its reconstruction."
-            yield Figures(pictures, caption)
+def to_html(content: dict[str, Any]) -> str:
+    """Return the page as one HTML file: no scripts, nothing fetched, all text escaped."""
+    return HTML.get_template("report.jinja").render(content, format="html.jinja")
 
 
-def _bits(runs: Sequence[RunReport]) -> Iterator[Block]:
-    """Yield the maps of each run, with one scale for runs on the same images and patches of the same side."""
-    for run in runs:
-        if run.no_data:
-            yield Paragraph(f"{run.name}: no maps without test images: {run.no_data}")
-    number = 0
-    for group in comparable(runs):
-        patches = _by_patch(group)
-        if len(patches) > 1:
-            yield Paragraph(
-                "The bits of a pixel do not compare between models of different decoder.patch, which follow "
-                "another order of pixels: each of these groups has a scale of its own."
+def to_markdown(content: dict[str, Any], folder: str) -> tuple[str, dict[str, bytes]]:
+    """Return the page in GitHub's Markdown, and the content of the files in `folder`, by their names."""
+    files: dict[str, bytes] = {}
+
+    def saved(figure: Picture | LineChart | ColourBar) -> Markup:
+        if isinstance(figure, Picture):
+            name, data = f"{figure.name}.png", figure.enlarged()
+        else:
+            name, data = f"{figure.name}.svg", figure.svg(alone=True).encode()
+        files[name] = data
+        return Markup(f"{quote(os.fsencode(folder))}/{name}")
+
+    template = MARKDOWN.get_template("report.jinja")
+    return template.render(content, format="markdown.jinja", saved=saved), files
+
+
+def page_content(runs: Sequence[RunReport], options: ReportOptions) -> dict[str, Any]:
+    """Return the variables of the template `report.jinja`, but for the subtitle.
+
+    Args:
+        runs: Runs on the page, at least one.
+        options: What the page shows.
+    """
+    rows = differences([run.facts for run in runs])
+    return {
+        "runs": runs,
+        "seed": options.seed,
+        "evaluated": options.evaluate,
+        "nll_rows": [_nll_row(run, nll) for run in runs for nll in run.nlls],
+        "run_rows": [_run_row(run.facts) for run in runs],
+        "hash_rows": [row for run in runs for row in _hash_rows(run)],
+        "began_with": _began_with,
+        "learning_curves": list(_learning_curves(runs)),
+        "no_curve": _no_curve,
+        "kl_divergences": [
+            (run, _kl_chart(run, number), *_kl_rows(run))
+            for number, run in enumerate(runs, 1)
+            if run.has_latents
+        ],
+        "samples": [
+            (run, sheet(f"samples-{number}", run.samples, f"{len(run.samples)} samples of {run.name}"))
+            for number, run in enumerate(runs, 1)
+            if run.samples is not None
+        ],
+        "reconstructions": [(run, _reconstructions(run, number)) for number, run in enumerate(runs, 1)],
+        "bit_maps": list(_bit_maps(runs)),
+        "differences": [(key, *(value or "-" for value in values)) for key, values in rows],
+        "toml": tomli_w.dumps,
+    }
+
+
+def _made() -> str:
+    """Return versions and date: that of SOURCE_DATE_EPOCH where it is set, so that a page can be made again.
+
+    Raises:
+        UsageError: It is no time.
+    """
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    try:
+        when = datetime.now(UTC) if epoch is None else datetime.fromtimestamp(int(epoch), UTC)
+    except (ValueError, OverflowError, OSError) as error:
+        raise UsageError(f"SOURCE_DATE_EPOCH={epoch} is no time", "set it to seconds since 1970") from error
+    return f"famecli {__version__}, torch {torch.__version__}, {when:%Y-%m-%d}"
+
+
+def _nll_row(run: RunReport, nll: Nll) -> tuple[str, ...]:
+    data = nll.data
+    return (
+        run.name,
+        _with_error(nll.nats_per_image, nll.stderr_nats_per_image, 2),
+        _with_error(nll.bits_per_dim, nll.stderr_bits_per_dim, 4),
+        nll.estimator + ("" if nll.seed is None else f", seed {nll.seed}"),
+        _images_of(nll),
+        data.binarization or UNKNOWN,
+        _short(data.pixels_sha256),
+        _short(nll.weights_sha256),
+        _source_of(run, nll),
+    )
+
+
+def _images_of(nll: Nll) -> str:
+    """Return data set, split and number of the images of an NLL."""
+    count = "" if nll.data.images is None else f", {nll.data.images:,} images"
+    return f"{nll.data.dataset_id or UNKNOWN} {nll.data.split}{count}"
+
+
+def _source_of(run: RunReport, nll: Nll) -> str:
+    """Return the source of an NLL in words."""
+    if nll.origin == "claim":
+        own = nll.weights_sha256 == run.facts.weights_sha256
+        return "claimed by the checkpoint" + ("" if own else ", for other weights than its own")
+    return {"measured": "measured for this report", "validation": "lowest validation in training"}[nll.origin]
+
+
+def _run_row(facts: RunFacts) -> tuple[str, ...]:
+    versions = facts.provenance.get("versions")
+    listed = (
+        ", ".join(f"{key} {value}" for key, value in versions.items()) if isinstance(versions, dict) else ""
+    )
+    return (
+        facts.name,
+        facts.model.preset,
+        facts.dataset or UNKNOWN,
+        UNKNOWN if facts.parameters is None else f"{facts.parameters:,}",
+        UNKNOWN if facts.images_seen is None else f"{facts.images_seen:,}",
+        UNKNOWN if facts.hours is None else f"{facts.hours:.2f}",
+        str(facts.provenance.get("device") or UNKNOWN),
+        listed or UNKNOWN,
+    )
+
+
+def _hash_rows(run: RunReport) -> Iterator[tuple[str, str, str]]:
+    yield run.name, "path", run.facts.path
+    yield run.name, "file of the checkpoint", run.sha256 or UNKNOWN
+    yield run.name, "averaged weights", run.facts.weights_sha256 or UNKNOWN
+    for nll in run.nlls:
+        if nll.data.pixels_sha256:
+            yield run.name, f"pixels, {_source_of(run, nll)}", nll.data.pixels_sha256
+
+
+def _began_with(run: RunReport) -> str:
+    """Return the weights that a run began with, and their training; empty where it began with none."""
+    first = run.facts.provenance.get("init")
+    if not isinstance(first, dict):
+        return ""
+    past = f", trained on {described(run.facts.past)}" if run.facts.past else ""
+    return _short(first.get("weights_sha256")) + past
+
+
+def _with_error(value: float, stderr: float | None, digits: int) -> str:
+    # A header may say anything; a number that cannot be an NLL must not fill the page.
+    form = f".{digits}f" if abs(value) < LARGEST_NUMBER and abs(stderr or 0.0) < LARGEST_NUMBER else ".3g"
+    return f"{value:{form}}" + ("" if stderr is None else f" +- {stderr:{form}}")
+
+
+def _short(sha256: object) -> str:
+    return sha256[:HASH_LETTERS] if isinstance(sha256, str) and sha256 else UNKNOWN
+
+
+def _learning_curves(runs: Sequence[RunReport]) -> Iterator[tuple[str, list[LineChart]]]:
+    """Yield data set and NLLs over images and over hours of each group of comparable runs."""
+    drawn = [run for run in runs if _nll_curves(run.facts, "images")]
+    for number, group in enumerate(comparable(drawn), 1):
+        facts = [run.facts for run in group]
+        charts = [
+            LineChart(
+                f"nll-{number}-{name}",
+                f"NLL over {label}: {', '.join(each.name for each in facts)}",
+                label,
+                f"NLL, {facts[0].unit}",
+                [curve for each in facts for curve in _nll_curves(each, name)],
             )
-        for patch, seen in patches.items():
-            number += 1
-            high = shown_bits([images.bits for _, images in seen])
-            for place, (run, images) in enumerate(seen, 1):
-                yield from _head(runs, run)
-                yield _map(f"bits-{number}-{place}", run, images, high)
-            title = "Colours of the maps" + (f", decoder.patch = {patch}" if len(patches) > 1 else "")
-            bar = ColourBar(f"scale-{number}", title, "bits per pixel", high)
-            told = "The decoder's part, -log2 p(pixel | latents, earlier pixels), channels summed."
-            yield Figures([bar], told)
+            for name, label in (("images", "images seen"), ("hours", "hours of training"))
+        ]
+        yield facts[0].dataset or "data set not recorded", charts
 
 
-def _by_patch(runs: Sequence[RunReport]) -> dict[int, list[tuple[RunReport, TestImages]]]:
-    """Return runs that have maps, by the side of the decoder's patches."""
-    found: dict[int, list[tuple[RunReport, TestImages]]] = {}
-    for run in runs:
-        if run.images is not None:
-            found.setdefault(run.facts.model.decoder.patch, []).append((run, run.images))
+def _no_curve(run: RunReport) -> str:
+    """Return why a run has no curve, or not the whole one; empty where it has."""
+    metrics = run.facts.metrics
+    if metrics is None:
+        return f"no curve, for there is no {METRICS} beside it"
+    if not _nll_curves(run.facts, "images"):
+        return f"no curve, for its {METRICS} has no line yet"
+    return f"the last line of its {METRICS} is unfinished and was left out" if metrics.cut else ""
+
+
+def _nll_curves(facts: RunFacts, over: str) -> list[Curve]:
+    nats = facts.unit == "nats/image"
+    return _curves(facts, facts.name, over, lambda each: each.nats_per_image if nats else each.bits_per_dim)
+
+
+def _curves(facts: RunFacts, label: str, over: str, height: Callable[[Record], float | None]) -> list[Curve]:
+    """Return training and validation of a run, as far as there are any.
+
+    Args:
+        facts: The run.
+        label: Label of both curves.
+        over: `images` or `hours`.
+        height: Function that returns the height of a record's point; None for no point.
+    """
+    found = []
+    for split in ("train", "valid"):
+        records = facts.metrics.of(split) if facts.metrics else []
+        points = [(getattr(each, over), y) for each in records if (y := height(each)) is not None]
+        if points:
+            found.append(Curve(label, points, split == "valid"))
     return found
 
 
-def _map(name: str, run: RunReport, images: TestImages, high: float) -> Figures:
-    alt = f"Test images, below each how many bits each of its pixels costs {run.name}"
-    pictures = list(pairs(name, images.originals, coloured(images.bits, high), alt))
-    totals = ", ".join(f"{each.sum():,.0f}" for each in images.bits)
-    return Figures(pictures, f"Bits of each image's decoder part, in their order: {totals}.")
+def _kl_chart(run: RunReport, number: int) -> LineChart | None:
+    """Return the KL divergence of each layer over training; None without metrics."""
+
+    def of_layer(layer: int) -> Callable[[Record], float | None]:
+        return lambda each: each.kl_nats[layer] if layer < len(each.kl_bits) else None
+
+    curves = [
+        curve
+        for layer in range(run.facts.model.stochastic_layers)
+        for curve in _curves(run.facts, f"layer {layer}", "images", of_layer(layer))
+    ]
+    title = f"KL divergence of each stochastic layer: {run.name}"
+    labels = ("images seen", "KL divergence, nats/image")
+    return LineChart(f"kl-{number}", title, *labels, curves, floor=0.0) if curves else None
 
 
-def _head(runs: Sequence[RunReport], run: RunReport) -> Iterator[Heading]:
-    if len(runs) > 1:
-        yield Heading(run.name)
+def _kl_rows(run: RunReport) -> tuple[list[tuple[str, ...]], str]:
+    """Return what each layer carries, with the shape of its latents, and the source; nothing if unknown."""
+    model = run.facts.model
+    source = next((nll for nll in run.nlls if nll.terms_nats_per_image), None)
+    if source is None or source.terms_nats_per_image is None:
+        return [], ""
+    nats = source.terms_nats_per_image.kl
+    shapes = [
+        f"vector of {stage.latents}" if stage.dense else f"{stage.latents} maps of {height}x{width}"
+        for stage, (height, width) in zip(model.stages, model.resolutions(), strict=True)
+        if stage.latents
+    ]
+    layers = [(f"layer {layer}", *each) for layer, each in enumerate(zip(shapes, nats, strict=False))]
+    rows: list[tuple[str, ...]] = [
+        (
+            name,
+            shape,
+            f"{value:.3f}",
+            f"{value / NATS_PER_BIT:.3f}",
+            f"{100 * value / sum(nats):.1f} %" if sum(nats) else "",
+        )
+        for name, shape, value in [*layers, ("all", "", sum(nats))]
+    ]
+    return rows, f"{_images_of(source)}; {_source_of(run, source)}"
+
+
+def _reconstructions(run: RunReport, number: int) -> list[Picture]:
+    if run.images is None or run.images.reconstructions is None:
+        return []
+    title = f"Test images of {run.facts.dataset}, below each its reconstruction by {run.name}"
+    return list(pairs(f"rebuilt-{number}", run.images.originals, run.images.reconstructions, title))
+
+
+Maps = tuple[ColourBar, list[tuple[RunReport, list[Picture], str]]]
+
+
+def _bit_maps(runs: Sequence[RunReport]) -> Iterator[list[Maps]]:
+    """Yield for each group of comparable runs their maps, in parts of one scale and one side of patches."""
+    number = 0
+    for group in comparable([run for run in runs if run.images is not None]):
+        parts = grouped_by(group, lambda run: run.facts.model.decoder.patch)
+        yield [_maps(number + place, part, len(parts) > 1) for place, part in enumerate(parts, 1)]
+        number += len(parts)
+
+
+def _maps(number: int, runs: Sequence[RunReport], several: bool) -> Maps:
+    """Return the colours and the maps of runs, with the bits of each image in words.
+
+    Args:
+        number: Number of the scale on the page.
+        runs: Runs that share the scale.
+        several: Whether comparable runs have other scales, so that the title has to say which it is.
+    """
+    seen = [(run, run.images) for run in runs if run.images is not None]
+    high = shown_bits([images.bits for _, images in seen])
+    maps = []
+    for place, (run, images) in enumerate(seen, 1):
+        title = f"Test images, below each how many bits each of its pixels costs {run.name}"
+        colours = coloured(images.bits, high)
+        pictures = list(pairs(f"bits-{number}-{place}", images.originals, colours, title))
+        maps.append((run, pictures, ", ".join(f"{each.sum():,.0f}" for each in images.bits)))
+    patch = f", decoder.patch = {runs[0].facts.model.decoder.patch}" if several else ""
+    return ColourBar(f"scale-{number}", f"Colours of the maps{patch}", "bits per pixel", high), maps

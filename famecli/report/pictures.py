@@ -1,34 +1,60 @@
-"""What a model draws: samples, reconstructions, and maps of what each pixel costs."""
+"""Pictures that a model draws: samples, reconstructions, and maps of what each pixel costs."""
 
+import base64
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from famecli.errors import NumericsError
-from famecli.images import grid, levels_to_bytes
+from famecli.images import grid, levels_to_bytes, png_bytes
 from famecli.model.fame import Fame
 from famecli.nll.evaluate import pixel_bits
 from famecli.report.charts import VIRIDIS
-from famecli.report.document import Picture
 from famecli.sampling.generate import generate_batches
 from famecli.sampling.reconstruction import Settings, reconstruct
 
 COLUMNS = 8
-# Of the screen, that an image is wide at least.
+# Least width of an image on the screen.
 LEAST_PX = 64
 # Part of all pixels whose bits the colours tell apart; the others look like the last of these.
 SHOWN_PART = 0.995
 
 
 @dataclass(frozen=True)
-class TestImages:
-    """Images as bytes `(N, H, W, C)`, and what a model makes of them.
+class Picture:
+    """An image made of pixels.
 
     Args:
-        originals: Of the test split.
-        reconstructions: Likewise; None for a model without latents.
-        bits: What the decoder pays for each pixel, channels summed, `(N, H, W)`.
+        name: Name that no other figure of the page has: letters, digits, dashes.
+        title: Description in words.
+        pixels: `(H, W, C)`, uint8.
+        scale: Side of a pixel on the screen.
+    """
+
+    name: str
+    title: str
+    pixels: np.ndarray
+    scale: int
+
+    @property
+    def url(self) -> str:
+        """The picture as the URL of a PNG that holds the data itself."""
+        return f"data:image/png;base64,{base64.b64encode(png_bytes(self.pixels, {})).decode()}"
+
+    def enlarged(self) -> bytes:
+        """Return a PNG with the size it has on the screen: viewers of Markdown would blur a small one."""
+        return png_bytes(self.pixels.repeat(self.scale, 0).repeat(self.scale, 1), {})
+
+
+@dataclass(frozen=True)
+class TestImages:
+    """Test images as bytes `(N, H, W, C)`, and what a model makes of them.
+
+    Args:
+        originals: Images of the test split.
+        reconstructions: Their reconstructions; None for a model without latents.
+        bits: Cost of each pixel in the decoder, channels summed, `(N, H, W)`.
     """
 
     __test__ = False
@@ -47,11 +73,11 @@ def draw_samples(model: Fame, seeds: range, advance: Callable[[int], None]) -> n
     return np.concatenate(found)
 
 
-def look_at(model: Fame, levels: np.ndarray, seed: int) -> TestImages:
-    """Return what `model` makes of images, levels `(N, C, H, W)`, N at least 1.
+def reconstruct_and_score(model: Fame, levels: np.ndarray, seed: int) -> TestImages:
+    """Return reconstructions and bits of images, levels `(N, C, H, W)`, N at least 1.
 
     Raises:
-        NumericsError: What a pixel costs is not finite.
+        NumericsError: The cost of a pixel is not finite.
     """
     count, rebuilt = model.config.levels, None
     if model.config.stochastic_layers:
@@ -62,17 +88,17 @@ def look_at(model: Fame, levels: np.ndarray, seed: int) -> TestImages:
     return TestImages(levels_to_bytes(levels, count), rebuilt, bits)
 
 
-def sheet(name: str, images: np.ndarray, alt: str) -> Picture:
+def sheet(name: str, images: np.ndarray, title: str) -> Picture:
     """Return images row by row, as many in a row as there are rows but for the last."""
-    return Picture(name, grid(images), alt, _scale(images))
+    return Picture(name, title, grid(images), _scale(images))
 
 
-def pairs(name: str, above: np.ndarray, below: np.ndarray, alt: str) -> Iterator[Picture]:
+def pairs(name: str, above: np.ndarray, below: np.ndarray, title: str) -> Iterator[Picture]:
     """Yield pictures of at most `COLUMNS` images in a row, and below each another one."""
     for number, start in enumerate(range(0, len(above), COLUMNS), 1):
-        parts = [_colour(each[start : start + COLUMNS]) for each in (above, below)]
+        parts = [_rgb(each[start : start + COLUMNS]) for each in (above, below)]
         pixels = grid(np.concatenate(parts), columns=len(parts[0]))
-        yield Picture(f"{name}-{number}", pixels, alt, _scale(above))
+        yield Picture(f"{name}-{number}", title, pixels, _scale(above))
 
 
 def shown_bits(maps: Sequence[np.ndarray]) -> float:
@@ -86,11 +112,11 @@ def coloured(bits: np.ndarray, high: float) -> np.ndarray:
     """Return bits of pixels in the colours of `VIRIDIS`, `(N, H, W)` to `(N, H, W, 3)`."""
     table = np.array([list(bytes.fromhex(colour[1:])) for colour in VIRIDIS], np.float64)
     places = np.clip(bits / high, 0, 1) * (len(table) - 1)
-    channels = [np.interp(places, np.arange(len(table)), table[:, channel]) for channel in range(3)]
+    channels = [np.interp(places, np.arange(len(table)), channel) for channel in table.T]
     return np.asarray(np.rint(np.stack(channels, axis=3)).astype(np.uint8))
 
 
-def _colour(images: np.ndarray) -> np.ndarray:
+def _rgb(images: np.ndarray) -> np.ndarray:
     return np.repeat(images, 3, axis=3) if images.shape[3] == 1 else images
 
 

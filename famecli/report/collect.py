@@ -1,0 +1,238 @@
+"""All that a page shows of runs: files are read, models loaded, images drawn and scored."""
+
+import dataclasses
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from famecli.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from famecli.checkpoints.source import RUN_FILES, checkpoint_file
+from famecli.checkpoints.store import Store
+from famecli.config.presets import model_config
+from famecli.config.resolve import resolve
+from famecli.config.schema import TrainConfig
+from famecli.data.dataset import ImageSplit, fixed_levels, load_split
+from famecli.errors import UnavailableError, UsageError
+from famecli.nll.evaluate import ImageNlls, evaluate
+from famecli.nll.score import BITS_SEED, check_fits, score
+from famecli.output import Output
+from famecli.report.nlls import Nll, nll_of_claim
+from famecli.report.pictures import TestImages, draw_samples, reconstruct_and_score
+from famecli.report.runs import RunFacts, read_run, unfinished_run, with_own_names
+
+CONFIG = "config.toml"
+NOTHING_YET = "there is no checkpoint yet."
+NO_HASH = "no hash of its weights is recorded, so they cannot be checked."
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """What a page shows.
+
+    Args:
+        samples: Number of samples of each run.
+        images: Number of test images to reconstruct and to map.
+        evaluate: Whether the NLL of the test split is measured.
+        limit: Number of test images in that NLL, the first ones; None for all.
+        seed: Seed of samples, latents and pixels.
+        data: Folder of the data sets; None for the usual places.
+    """
+
+    samples: int = 64
+    images: int = 8
+    evaluate: bool = False
+    limit: int | None = None
+    seed: int = 0
+    data: Path | None = None
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """A run on the page; each part that is None has a reason.
+
+    Args:
+        facts: Content of the run's files.
+        measured: NLL that was measured for the page; None if it was not.
+        samples: Samples as bytes `(N, H, W, C)`.
+        images: Test images, reconstructions and maps.
+        sha256: SHA-256 of the checkpoint's file.
+        no_model: Reason why there is no model, as the end of a sentence; empty where there is one.
+        no_data: Reason why there are no test images; empty where there are, or where nothing needs them.
+    """
+
+    facts: RunFacts
+    measured: Nll | None = None
+    samples: np.ndarray | None = None
+    images: TestImages | None = None
+    sha256: str | None = None
+    no_model: str = ""
+    no_data: str = ""
+
+    @property
+    def name(self) -> str:
+        """Name of the run."""
+        return self.facts.name
+
+    @property
+    def has_latents(self) -> bool:
+        """Whether the model has latents."""
+        return self.facts.model.stochastic_layers > 0
+
+    @property
+    def nlls(self) -> Sequence[Nll]:
+        """The known NLLs, the best founded first."""
+        found = (self.measured, *self.facts.claims, self.facts.validation)
+        return [nll for nll in found if nll is not None]
+
+    def summary(self) -> dict[str, Any]:
+        """Return the run's part of the schema `famecli/report/1`; units are in the keys."""
+        facts = self.facts
+        return {
+            "name": facts.name,
+            "path": facts.path,
+            "sha256": self.sha256,
+            "weights_sha256": facts.weights_sha256,
+            "preset": facts.model.preset,
+            "dataset": facts.dataset,
+            "unit": facts.unit,
+            "parameters": facts.parameters,
+            "images_seen": facts.images_seen,
+            "hours": facts.hours,
+            "nlls": [dataclasses.asdict(nll) for nll in self.nlls],
+            "validations": [
+                {
+                    "images": each.images,
+                    "hours": each.hours,
+                    "nats_per_image": each.nats_per_image,
+                    "bits_per_dim": each.bits_per_dim,
+                    "kl_nats": each.kl_nats,
+                }
+                for each in (facts.metrics.of("valid") if facts.metrics else [])
+            ],
+            "samples": 0 if self.samples is None else len(self.samples),
+            "decoder_bits": [] if self.images is None else [float(each.sum()) for each in self.images.bits],
+            "missing": [reason for reason in (self.no_model, self.no_data) if reason],
+            "configuration": facts.settings(),
+        }
+
+
+def grouped_by(runs: Sequence[RunReport], key: Callable[[RunReport], Hashable]) -> list[list[RunReport]]:
+    """Return runs in groups of one key, in the order of their first runs."""
+    groups: dict[Hashable, list[RunReport]] = {}
+    for run in runs:
+        groups.setdefault(key(run), []).append(run)
+    return list(groups.values())
+
+
+def comparable(runs: Sequence[RunReport]) -> list[list[RunReport]]:
+    """Return runs in groups of one data set, one shape and one number of levels, whose NLLs compare."""
+    return grouped_by(
+        runs, lambda run: (run.facts.dataset, run.facts.model.image_shape, run.facts.model.levels)
+    )
+
+
+@dataclass
+class Collector:
+    """Gathers what a page shows of runs.
+
+    Args:
+        options: What the page shows.
+        store: Named weights, and the cache that also has the data sets.
+        device: Device to compute on.
+        output: Streams for notes, warnings and progress.
+        splits: Test images that were read already, by data set and levels of the model.
+    """
+
+    options: ReportOptions
+    store: Store
+    device: torch.device
+    output: Output
+    splits: dict[tuple[str, int], ImageSplit] = field(default_factory=dict)
+
+    def collect(self, runs: Sequence[str]) -> list[RunReport]:
+        """Return the facts of runs and what their models do; all files are read before anything is drawn.
+
+        Args:
+            runs: Run folders, checkpoints, or names of weights.
+
+        Raises:
+            FameError: A file is not what it should be, or an NLL is not finite.
+        """
+        return [self._report(facts) for facts in with_own_names([self._facts(run) for run in runs])]
+
+    def _facts(self, run: str) -> RunFacts:
+        folder = Path(run) if Path(run).is_dir() else None
+        if (
+            folder
+            and (folder / CONFIG).is_file()
+            and not any((folder / name).is_file() for name in RUN_FILES)
+        ):
+            # The file has a whole configuration, which replaces these two.
+            model, training = model_config("fame", "small", (1, 28, 28), 2), TrainConfig()
+            return unfinished_run(run, folder, *resolve(model, training, folder / CONFIG, []))
+        return read_run(run, checkpoint_file(run, self.store), folder)
+
+    def _report(self, facts: RunFacts) -> RunReport:
+        if facts.weights_sha256 is None:
+            return RunReport(facts, no_model=NOTHING_YET if facts.parameters is None else NO_HASH)
+        options, path = self.options, checkpoint_file(facts.path, self.store)
+        loaded = load_checkpoint(path)
+        loaded.model.on(self.device)
+        self.output.note(f"{facts.model.preset} from {path} (ema weights) on {self.device}")
+        split, no_data = None, ""
+        if options.images or options.evaluate:
+            split, no_data = self._test_split(loaded, facts.dataset)
+        images = None
+        if split is not None and options.images:
+            levels = fixed_levels(split, BITS_SEED, options.images).levels
+            images = reconstruct_and_score(loaded.model, levels, options.seed)
+        return RunReport(
+            facts,
+            self._measure(loaded, split) if split is not None and options.evaluate else None,
+            self._samples(loaded) if options.samples else None,
+            images,
+            loaded.sha256,
+            no_data=no_data,
+        )
+
+    def _test_split(self, loaded: Checkpoint, dataset: str | None) -> tuple[ImageSplit | None, str]:
+        """Return the test images, or None and the reason why there are none."""
+        levels, store = loaded.model.config.levels, self.store
+        try:
+            if dataset is None:
+                raise UsageError(f"{loaded.source} does not say what it was trained on")
+            if (dataset, levels) not in self.splits:
+                self.splits[dataset, levels] = load_split(
+                    dataset,
+                    "test",
+                    data=self.options.data,
+                    cache_dir=store.cache_dir,
+                    offline=store.offline,
+                    report=store.report,
+                    levels=levels,
+                )
+            split = self.splits[dataset, levels]
+            check_fits(loaded, split.info.shape, split.info.levels, dataset)
+        except (UnavailableError, UsageError) as error:
+            self.output.warn(f"no test images for {loaded.source}: {error}")
+            return None, f"{error}."
+        return split, ""
+
+    def _measure(self, loaded: Checkpoint, split: ImageSplit) -> Nll:
+        seed = self.options.seed
+
+        def measure(levels: np.ndarray) -> ImageNlls:
+            with self.output.progress("evaluating", len(levels)) as advance:
+                return evaluate(loaded.model, levels, seed=seed, advance=lambda done: advance(done, ""))
+
+        found = score(loaded, split, measure, limit=self.options.limit, seed=seed)
+        return nll_of_claim(found.claim(), "measured", loaded.source)
+
+    def _samples(self, loaded: Checkpoint) -> np.ndarray:
+        seeds = range(self.options.seed, self.options.seed + self.options.samples)
+        with self.output.progress("sampling", len(seeds)) as advance:
+            return draw_samples(loaded.model, seeds, lambda done: advance(done, ""))
