@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from famecli.checkpoints.description import model_in, readable_claims
 from famecli.checkpoints.header import (
     CHECKPOINT_SCHEMA,
     DAMAGED,
@@ -21,11 +22,13 @@ from famecli.checkpoints.header import (
     read_checkpoint,
     seal,
 )
+from famecli.checkpoints.provenance import Provenance, parse_provenance
 from famecli.config.schema import ModelConfig, to_dict
-from famecli.errors import ConfigError, InputError, IntegrityError, NumericsError, UsageError, brief
+from famecli.errors import InputError, IntegrityError, NumericsError, UsageError, brief
 from famecli.files import write_atomic
 from famecli.model.fame import Fame
 from famecli.model.size import count_parameters
+from famecli.nll.record import NllRecord
 
 WeightsKind = Literal["ema", "raw"]
 # Of stored weights; whatever they are stored in, the model has them in single precision.
@@ -53,16 +56,18 @@ class Checkpoint:
     weights_sha256: str
 
     @property
-    def provenance(self) -> dict[str, Any]:
-        """How it came to be: data set, images seen, versions; empty where the file does not say."""
-        found = self.metadata.get("provenance")
-        return found if isinstance(found, dict) else {}
+    def provenance(self) -> Provenance:
+        """Trainings that made the weights.
+
+        Raises:
+            ConfigError: The file records them in another form.
+        """
+        return parse_provenance(self.metadata, f"{self.source}: provenance")
 
     @property
-    def claim(self) -> dict[str, Any] | None:
-        """The NLL that the file claims, as `famecli.nll.report` measured it; None where it claims none."""
-        found = self.metadata.get("claim")
-        return found if isinstance(found, dict) else None
+    def claims(self) -> list[NllRecord]:
+        """NLLs that the file claims, that of most images first; those of another form are left out."""
+        return readable_claims(self.metadata)
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, Any]) -> str:
@@ -87,16 +92,9 @@ def load_tensors(path: Path, schema: str) -> tuple[dict[str, Tensor], Header, st
         InputError: The file is missing, damaged, or of another kind.
     """
     content = read_checkpoint(path)
-    header = _header(content, str(path), schema)
+    header = parse_header(content, len(content), str(path))
+    header.check_schema(schema, str(path))
     return _tensors(content, str(path)), header, hashlib.sha256(content).hexdigest()
-
-
-def _header(content: bytes, source: str, schema: str) -> Header:
-    header = parse_header(content, len(content), source)
-    found = header.metadata.get("schema")
-    if found != schema:
-        raise InputError(f"{source}: expected a file of schema {schema}, found {brief(repr(found))}")
-    return header
 
 
 def _tensors(content: bytes, source: str) -> dict[str, Tensor]:
@@ -165,11 +163,9 @@ def parse_checkpoint(content: bytes, source: str, weights: WeightsKind = "ema") 
         ConfigError: Its configuration is not possible.
         UsageError: It has no raw weights and these were asked for.
     """
-    header = _header(content, source, CHECKPOINT_SCHEMA)
-    try:
-        config = ModelConfig.from_dict(header.metadata.get("model"))
-    except ConfigError as error:
-        raise ConfigError(f"{source}: {brief(error, 400)}", error.hint) from error
+    header = parse_header(content, len(content), source)
+    header.check_schema(CHECKPOINT_SCHEMA, source)
+    config = model_in(header.metadata, source)
     _check_size(config, header, source)
     if weights == "raw" and not header.has_raw:
         raise UsageError(f"{source} has no raw weights", "leave --weights out to use the averaged ones")

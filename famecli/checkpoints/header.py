@@ -62,6 +62,15 @@ class Header:
         """Number of averaged weights."""
         return sum(math.prod(info.shape) for name, info in self.tensors.items() if not name.startswith(RAW))
 
+    def check_schema(self, schema: str, source: str) -> None:
+        """Check that a file is of a schema.
+
+        Raises:
+            InputError: The file `source` is of another one.
+        """
+        if (found := self.metadata.get("schema")) != schema:
+            raise InputError(f"{source}: expected a file of schema {schema}, found {brief(repr(found))}")
+
 
 def canonical_json(data: object) -> str:
     """Return `data` as JSON with sorted keys and no spaces; equal data give equal text."""
@@ -105,6 +114,17 @@ def read_checkpoint(path: Path) -> bytes:
         content = start + read_up_to(file, header.file_bytes + 1 - len(start))
     _check_size(header, len(content), str(path))
     return content
+
+
+def read_header(path: Path) -> Header:
+    """Return the header of a safetensors file, without reading its tensors.
+
+    Raises:
+        InputError: The file cannot be read, or is none that famecli wrote.
+        IntegrityError: Its metadata do not have their recorded hash.
+    """
+    with open_input(path, "checkpoint") as file:
+        return parse_header(read_up_to(file, 8 + LARGEST_HEADER_BYTES), _size(file), str(path))
 
 
 def _size(file: BinaryIO) -> int | None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from famecli.checkpoints.source import RUN_FILES
+from famecli.checkpoints.store import RUN_FILES
 from famecli.cli.sources import DataPlace, ModelChoice
 from famecli.config.presets import model_config
 from famecli.config.resolve import resolve
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from famecli.checkpoints.checkpoint import Checkpoint
     from famecli.data.dataset import ImageSplit
-    from famecli.report.nlls import Nll
+    from famecli.nll.record import NllRecord
     from famecli.report.pictures import TestImages
     from famecli.report.report import RunReport
     from famecli.report.runs import RunFacts
@@ -121,10 +121,9 @@ class Collector:
             return None, f"{error}."
         return split, ""
 
-    def _measure(self, loaded: "Checkpoint", split: "ImageSplit") -> "Nll":
+    def _measure(self, loaded: "Checkpoint", split: "ImageSplit") -> "NllRecord":
         from famecli.nll.evaluate import ImageNlls, evaluate
         from famecli.nll.score import score
-        from famecli.report.nlls import nll_of_claim
 
         seed = self.wishes.seed
 
@@ -132,8 +131,7 @@ class Collector:
             with self.output.progress("evaluating", len(levels)) as advance:
                 return evaluate(loaded.model, levels, seed=seed, advance=lambda done: advance(done, ""))
 
-        found = score(loaded, split, measure, limit=self.wishes.limit, seed=seed)
-        return nll_of_claim(found.claim(), "measured", loaded.source)
+        return score(loaded, split, measure, limit=self.wishes.limit, seed=seed).nll
 
     def _samples(self, loaded: "Checkpoint") -> "np.ndarray":
         from famecli.report.pictures import draw_samples

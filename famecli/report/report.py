@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from famecli.report.nlls import Nll, Terms
+from famecli.nll.record import NllRecord, Terms
 from famecli.report.pictures import TestImages
 from famecli.report.runs import RunFacts
 
@@ -25,7 +25,7 @@ class RunReport:
     """
 
     facts: RunFacts
-    measured: Nll | None = None
+    measured: NllRecord | None = None
     samples: np.ndarray | None = None
     images: TestImages | None = None
     sha256: str | None = None
@@ -38,7 +38,7 @@ class RunReport:
         return self.facts.name
 
     @property
-    def nlls(self) -> Sequence[Nll]:
+    def nlls(self) -> Sequence[NllRecord]:
         """What is known of its NLL, the best founded first."""
         found = (self.measured, *self.facts.claims, self.facts.validation)
         return [nll for nll in found if nll is not None]

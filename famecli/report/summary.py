@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from famecli.nll.record import NllRecord
 from famecli.report.metrics import Record
 from famecli.report.report import RunReport
 from famecli.report.runs import differences
@@ -43,12 +44,37 @@ def _run(run: RunReport) -> dict[str, Any]:
         "parameters": facts.parameters,
         "images_seen": facts.images_seen,
         "hours": facts.hours,
-        "nlls": [dataclasses.asdict(nll) for nll in run.nlls],
+        "nlls": [_nll(nll) for nll in run.nlls],
         "validations": [_validation(each) for each in (facts.metrics.of("valid") if facts.metrics else [])],
         "samples": 0 if run.samples is None else len(run.samples),
         "decoder_bits": [] if run.images is None else [float(each.sum()) for each in run.images.bits],
         "missing": [reason for reason in (run.no_model, run.no_data) if reason],
         "configuration": facts.settings(),
+    }
+
+
+def _nll(nll: NllRecord) -> dict[str, Any]:
+    data, terms = nll.data, nll.terms_nats_per_image
+    return {
+        "data": {
+            "dataset_id": data.dataset_id,
+            "split": data.split,
+            "images": data.images,
+            "binarization": data.binarization,
+            "pixels_sha256": data.pixels_sha256,
+        },
+        "bound": nll.bound,
+        "importance_samples": nll.importance_samples,
+        "nats_per_image": nll.nats_per_image,
+        "bits_per_dim": nll.bits_per_dim,
+        "stderr_nats_per_image": nll.stderr_nats_per_image,
+        "stderr_bits_per_dim": nll.stderr_bits_per_dim,
+        "seed": nll.seed,
+        "weights_sha256": nll.weights_sha256,
+        "precision": nll.precision,
+        "terms_nats_per_image": None if terms is None else dataclasses.asdict(terms),
+        "curve": [dataclasses.asdict(point) for point in nll.curve],
+        "origin": nll.origin,
     }
 
 

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 
 import tomli_w
 
-from famecli.checkpoints.history import described
+from famecli.checkpoints.provenance import in_words
+from famecli.nll.record import NllRecord
 from famecli.report.document import Block, Code, Fold, Paragraph, Table
 from famecli.report.metrics import LARGEST_NUMBER
-from famecli.report.nlls import Nll
 from famecli.report.report import RunReport
 from famecli.report.runs import RunFacts, differences
 
@@ -59,12 +59,9 @@ def runs_section(runs: Sequence[RunReport]) -> Iterator[Block]:
     )
     yield Table(columns, [_run_row(run.facts) for run in runs], frozenset({3, 4, 5}))
     for run in runs:
-        if isinstance(first := run.facts.provenance.get("init"), dict):
-            past = run.facts.past
-            trained = f", trained on {described(past)}" if past else ""
-            yield Paragraph(
-                f"{run.name}: began with the weights {_short(first.get('weights_sha256'))}{trained}."
-            )
+        if (first := run.facts.provenance.init) is not None:
+            trained = f", trained on {in_words(first.past)}" if first.past else ""
+            yield Paragraph(f"{run.name}: began with the weights {_short(first.weights_sha256)}{trained}.")
         if run.no_model:
             yield Paragraph(f"{run.name}: nothing is drawn, for {run.no_model}")
         if not run.facts.model.stochastic_layers:
@@ -87,14 +84,15 @@ def configuration_section(runs: Sequence[RunReport]) -> Iterator[Block]:
     yield Fold("Files and their hashes", [Table(("Run", "What", "Is"), rows)])
 
 
-def _nll_row(run: RunReport, nll: Nll) -> tuple[str, ...]:
-    data = nll.data
+def _nll_row(run: RunReport, nll: NllRecord) -> tuple[str, ...]:
+    data, one = nll.data, nll.one_draw_nats
+    beside = f" (K = 1: {one:.2f} nats)" if nll.bound == "iwae" and one is not None else ""
     seed = "" if nll.seed is None else f", seed {nll.seed}"
     return (
         run.name,
         _with_error(nll.nats_per_image, nll.stderr_nats_per_image, 2),
         _with_error(nll.bits_per_dim, nll.stderr_bits_per_dim, 4),
-        nll.estimator + seed,
+        f"{nll.estimator}{beside}{seed}",
         images_of(nll),
         data.binarization or UNKNOWN,
         _short(data.pixels_sha256),
@@ -103,13 +101,13 @@ def _nll_row(run: RunReport, nll: Nll) -> tuple[str, ...]:
     )
 
 
-def images_of(nll: Nll) -> str:
+def images_of(nll: NllRecord) -> str:
     """Return data set, split and number of the images of an NLL."""
     count = "" if nll.data.images is None else f", {nll.data.images:,} images"
     return f"{nll.data.dataset_id or UNKNOWN} {nll.data.split}{count}"
 
 
-def source_of(run: RunReport, nll: Nll) -> str:
+def source_of(run: RunReport, nll: NllRecord) -> str:
     """Return who says so."""
     if nll.origin == "measured":
         return "measured for this report"
@@ -120,7 +118,6 @@ def source_of(run: RunReport, nll: Nll) -> str:
 
 
 def _run_row(facts: RunFacts) -> tuple[str, ...]:
-    versions = facts.provenance.get("versions")
     return (
         facts.name,
         facts.model.preset,
@@ -128,8 +125,8 @@ def _run_row(facts: RunFacts) -> tuple[str, ...]:
         UNKNOWN if facts.parameters is None else f"{facts.parameters:,}",
         UNKNOWN if facts.images_seen is None else f"{facts.images_seen:,}",
         UNKNOWN if facts.hours is None else f"{facts.hours:.2f}",
-        str(facts.provenance.get("device") or UNKNOWN),
-        _listed(versions) or UNKNOWN,
+        facts.provenance.device or UNKNOWN,
+        ", ".join(facts.provenance.versions) or UNKNOWN,
     )
 
 
@@ -142,15 +139,13 @@ def _hash_rows(run: RunReport) -> Iterator[tuple[str, str, str]]:
             yield run.name, f"pixels, {source_of(run, nll)}", nll.data.pixels_sha256
 
 
-def _with_error(value: float, stderr: float | None, digits: int) -> str:
+def _with_error(value: float | None, stderr: float | None, digits: int) -> str:
+    if value is None:
+        return UNKNOWN
     # A header may say anything; what cannot be an NLL must not fill the page.
     form = f".{digits}f" if abs(value) < LARGEST_NUMBER and abs(stderr or 0.0) < LARGEST_NUMBER else ".3g"
     return f"{value:{form}}" + ("" if stderr is None else f" +- {stderr:{form}}")
 
 
-def _short(sha256: object) -> str:
-    return sha256[:HASH_LETTERS] if isinstance(sha256, str) and sha256 else UNKNOWN
-
-
-def _listed(table: object) -> str:
-    return ", ".join(f"{key} {value}" for key, value in table.items()) if isinstance(table, dict) else ""
+def _short(sha256: str | None) -> str:
+    return sha256[:HASH_LETTERS] if sha256 else UNKNOWN
