@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from famecli.checkpoints.checkpoint import Checkpoint
     from famecli.coding.measure import CodeLength
     from famecli.nll.evaluate import ImageNlls
+    from famecli.nll.record import Annealing
     from famecli.nll.report import NllReport
-    from famecli.nll.settings import Annealing
     from famecli.runtime.distributed import Group
 
 AUTOMATIC_BATCH = 128

@@ -21,7 +21,7 @@ from famecli.nll.evaluate import ImageNlls, check_nats, evaluate
 from famecli.nll.hmc import ChainNoise, Chains, find_steps
 from famecli.nll.importance import log_mean, weigh
 from famecli.nll.latents import LatentSpace
-from famecli.nll.settings import Annealing
+from famecli.nll.record import Annealing
 from famecli.runtime.distributed import ALONE, Group
 
 # How far the sigmoid of the path is followed to either side.

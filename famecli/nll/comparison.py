@@ -15,7 +15,6 @@ from famecli.files import read_bytes
 from famecli.nll.notebook import html_table
 from famecli.nll.record import SCHEMA as SCORES_SCHEMA
 from famecli.nll.record import NllRecord, parse_nll
-from famecli.nll.student_t import two_sided_p, two_sided_quantile
 from famecli.nll.units import bits_per_dim
 from famecli.report.metrics import LARGEST_NUMBER
 
@@ -246,6 +245,27 @@ def paired(nats: np.ndarray) -> Paired:
     reach = stderr * two_sided_quantile(CHANCE_OUTSIDE, degrees)
     low, high = np.quantile(_resampled_means(nats), [CHANCE_OUTSIDE / 2, 1 - CHANCE_OUTSIDE / 2])
     return Paired(mean, stderr, (mean - reach, mean + reach), (float(low), float(high)), t, p_value)
+
+
+def two_sided_p(t: float, degrees: int) -> float:
+    """Return the probability that Student's t, of `degrees` degrees of freedom, is as far from 0 as `t`.
+
+    Source: DLMF, 8.17 (incomplete beta function), of `degrees / (degrees + t^2)`.
+    """
+    # Comes with torch; it takes a while to import.
+    from mpmath import betainc
+
+    return float(betainc(0.5 * degrees, 0.5, 0.0, degrees / (degrees + t * t), regularized=True))
+
+
+def two_sided_quantile(p: float, degrees: int) -> float:
+    """Return the t for which `two_sided_p` is `p`, 0 < `p` < 1."""
+    low, high = 0.0, 1.0
+    while two_sided_p(high, degrees) > p:
+        low, high = high, 2.0 * high
+    while low < (middle := 0.5 * (low + high)) < high:
+        low, high = (middle, high) if two_sided_p(middle, degrees) > p else (low, middle)
+    return high
 
 
 def _resampled_means(nats: np.ndarray) -> np.ndarray:

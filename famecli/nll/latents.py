@@ -18,7 +18,7 @@ from torch import Tensor
 from famecli.model.fame import Fame
 from famecli.model.latents import Gaussian
 from famecli.model.likelihoods import scale_levels
-from famecli.nll.settings import Start
+from famecli.nll.record import Start
 
 
 class GivenNoise:

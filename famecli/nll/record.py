@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from famecli.config.schema import build
 from famecli.errors import ConfigError, GateError, IntegrityError, UnavailableError, UsageError
-from famecli.nll.settings import Annealing
 from famecli.report.metrics import LARGEST_NUMBER, known_keys
 
 SCHEMA = "famecli/nll/1"
@@ -18,6 +17,8 @@ TOLERANCE_NATS = 1e-3
 
 Bound = Literal["exact", "elbo", "iwae", "ais"]
 Origin = Literal["measured", "claim", "validation"]
+Start = Literal["posterior", "prior"]
+STARTS = get_args(Start)
 NAMES: Mapping[Bound, str] = {"exact": "exact", "elbo": "-ELBO", "iwae": "IWAE", "ais": "AIS"}
 T = TypeVar("T")
 
@@ -25,6 +26,23 @@ T = TypeVar("T")
 def binarization_words(binarization: str) -> str:
     """Return how the bits of a test set are made, in words, from the kind in the registry of data sets."""
     return f"dynamic, bits of seed {BITS_SEED}" if binarization == "dynamic" else binarization
+
+
+@dataclass(frozen=True)
+class Annealing:
+    """Settings of annealed importance sampling.
+
+    Args:
+        steps: Steps from the start to the target; 1 is plain importance sampling.
+        chains: Chains per image.
+        leapfrog: Leapfrog steps per transition, one gradient each.
+        start: Source of the first latents: the approximate posterior q(z | x), or the prior p(z).
+    """
+
+    steps: int
+    chains: int = 1
+    leapfrog: int = 5
+    start: Start = "posterior"
 
 
 @dataclass(frozen=True)
