@@ -142,9 +142,9 @@ def _size_of(config: ModelConfig) -> str:
 
 
 def index_text(folder: Path) -> str:
-    """Return the index of all checkpoints in `folder`, as it stands in its `index.json`.
+    """Return the text of `index.json` for all checkpoints in `folder`.
 
-    What only the index knows is kept: the mirrors of a file, and entries of files that are on mirrors alone.
+    Kept from an index that is there: mirrors of files, and entries of files that are on mirrors only.
     """
     path = folder / INDEX
     old = json.loads(path.read_text(encoding="utf-8"))["weights"] if path.exists() else []

@@ -17,7 +17,7 @@ from famecli.nll.units import NATS_PER_BIT
 from famecli.rng import ImageNoise
 from famecli.runtime.distributed import ALONE, Group
 
-# What `evaluate` measures, which is what a checkpoint may claim.
+# Kinds of NLL that `evaluate` measures.
 Bound = Literal["exact", "elbo", "iwae"]
 
 
@@ -26,12 +26,12 @@ class ImageNlls:
     """Nats of each image, float64.
 
     Args:
-        nats: The estimate of -log p(x), `(N,)`.
+        nats: Estimates of -log p(x), `(N,)`.
         distortion: -log p(x | z) of the ELBO, `(N,)`.
         rate: KL divergence per stochastic layer, from the image upwards, `(N, layers)`.
-        bound: What `nats` is: exact, or an upper bound in expectation.
-        importance_samples: Draws of the latents per image; for `ais` its chains.
-        importance: What the weights of several draws say beyond; None for one draw.
+        bound: `exact`, or the kind of upper bound in expectation.
+        importance_samples: Draws of the latents per image; chains per image for `ais`.
+        importance: Statistics of several importance weights; None for one draw.
     """
 
     nats: np.ndarray
@@ -73,16 +73,16 @@ def evaluate(
     """Return the NLL of each image; the same for any batch size.
 
     Args:
-        model: On its device.
+        model: Model on its device.
         levels: Images, integer levels, `(N, C, H, W)`.
-        importance_samples: 1 for the ELBO with the KL divergence in closed form; more for
-            -log of the mean importance weight, which is tighter. A model without latents is exact.
-        seed: Of the latents; image i draws from a stream of its own.
+        importance_samples: Draws of the latents per image: 1 for the ELBO with the KL divergence in closed
+            form; more for -log of the mean importance weight, which is tighter.
+        seed: Seed of the latents; each image draws from a stream of its own.
         batch_size: Images, or images times samples, in one forward pass.
-        first_index: Number of the first image, by which it draws its latents; the others follow.
+        first_index: Number of the first image, which chooses its stream.
         advance: Called with the number of images just done.
         group: Processes that share the batches; each gets the NLLs of all images.
-        report: Told in one line that memory ran out, and that it goes on with less.
+        report: Called with a line when memory runs out and smaller batches follow.
 
     Raises:
         NumericsError: An image's NLL is not finite.
@@ -115,7 +115,7 @@ def evaluate(
 def _columns(
     nats: np.ndarray, distortion: np.ndarray, rate: np.ndarray, importance: Importance | None
 ) -> np.ndarray:
-    """Return what a batch came to as one array, a row per image, such as processes send each other."""
+    """Return the result of a batch as one array, a row per image, for exchange between processes."""
     columns = [nats[:, None], distortion[:, None], rate]
     if importance is not None:
         columns += [importance.curve, importance.stderr, importance.effective[:, None]]
@@ -136,10 +136,10 @@ def _from_columns(
 
 
 def check_nats(nats: np.ndarray) -> np.ndarray:
-    """Return the NLLs of images as they are.
+    """Return the NLLs of images unchanged.
 
     Raises:
-        NumericsError: One is not finite.
+        NumericsError: An NLL is not finite.
     """
     if not np.isfinite(nats).all():
         bad = int(np.flatnonzero(~np.isfinite(nats))[0])
