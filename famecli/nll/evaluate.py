@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -13,12 +12,10 @@ from famecli.errors import NumericsError
 from famecli.memory import Pieces
 from famecli.model.fame import Fame
 from famecli.nll.importance import Importance, block_sizes, log_mean, weigh
+from famecli.nll.record import Bound
 from famecli.nll.units import NATS_PER_BIT
 from famecli.rng import ImageNoise
 from famecli.runtime.distributed import ALONE, Group
-
-# Kinds of NLL that `evaluate` measures.
-Bound = Literal["exact", "elbo", "iwae"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +34,7 @@ class ImageNlls:
     nats: np.ndarray
     distortion: np.ndarray
     rate: np.ndarray
-    bound: Bound | Literal["ais"]
+    bound: Bound
     importance_samples: int
     importance: Importance | None = None
 
@@ -98,7 +95,7 @@ def evaluate(
 
         def columns(rows: slice) -> np.ndarray:
             place = first_index + start + rows.start
-            return _columns(*_evaluate_batch(model, batch[rows], place, samples, seed, pieces.size))
+            return _evaluate_batch(model, batch[rows], place, samples, seed, pieces.size)
 
         return np.concatenate(list(pieces.over(len(batch), columns)))
 
@@ -107,32 +104,14 @@ def evaluate(
         tables.append(table)
         advance(len(table))
     layers = model.config.stochastic_layers
-    nats, distortion, rate, importance = _from_columns(np.concatenate(tables), layers, samples)
-    bound: Bound = "exact" if not layers else "elbo" if samples == 1 else "iwae"
-    return ImageNlls(check_nats(nats), distortion, rate, bound, samples, importance)
-
-
-def _columns(
-    nats: np.ndarray, distortion: np.ndarray, rate: np.ndarray, importance: Importance | None
-) -> np.ndarray:
-    """Return the result of a batch as one array, a row per image, for exchange between processes."""
-    columns = [nats[:, None], distortion[:, None], rate]
-    if importance is not None:
-        columns += [importance.curve, importance.stderr, importance.effective[:, None]]
-    return np.concatenate(columns, axis=1)
-
-
-def _from_columns(
-    table: np.ndarray, layers: int, samples: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, Importance | None]:
-    """Return the arguments of `_columns`."""
+    table, importance = np.concatenate(tables), None
     nats, distortion, rate, rest = np.split(table, [1, 2, 2 + layers], axis=1)
-    importance = None
     if samples > 1:
         sizes = block_sizes(samples)
         curve, stderr, effective = np.split(rest, [len(sizes), -1], axis=1)
         importance = Importance(sizes, curve, stderr, effective[:, 0])
-    return nats[:, 0], distortion[:, 0], rate, importance
+    bound: Bound = "exact" if not layers else "elbo" if samples == 1 else "iwae"
+    return ImageNlls(check_nats(nats[:, 0]), distortion[:, 0], rate, bound, samples, importance)
 
 
 def check_nats(nats: np.ndarray) -> np.ndarray:
@@ -147,10 +126,12 @@ def check_nats(nats: np.ndarray) -> np.ndarray:
     return nats
 
 
-def _evaluate_batch(
-    model: Fame, batch: Tensor, start: int, samples: int, seed: int, rows: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, Importance | None]:
-    """Return nats, distortion, rate and importance of a batch, about `rows` images times samples at once."""
+def _evaluate_batch(model: Fame, batch: Tensor, start: int, samples: int, seed: int, rows: int) -> np.ndarray:
+    """Return the terms of a batch in one array for exchange between processes, a row per image.
+
+    Its columns are nats, distortion, rates, and for several samples the arrays of `Importance`. About `rows`
+    images times samples are computed at once.
+    """
     noise = ImageNoise(_noise_names(seed, start, len(batch)), device=model.device)
     parts: list[Tensor] = []
     layers = model.config.stochastic_layers
@@ -166,9 +147,10 @@ def _evaluate_batch(
         done += noise.samples
     distortion, rate = distortion / samples, rate / samples
     if samples == 1:
-        return (distortion + rate.sum(1)).numpy(), distortion.numpy(), rate.numpy(), None
+        return torch.column_stack([distortion + rate.sum(1), distortion, rate]).numpy()
     log_weights = torch.cat(parts, dim=1)
-    return -log_mean(log_weights).numpy(), distortion.numpy(), rate.numpy(), weigh(log_weights)
+    found, nats = weigh(log_weights), -log_mean(log_weights).numpy()
+    return np.column_stack([nats, distortion, rate, found.curve, found.stderr, found.effective])
 
 
 def _noise_names(seed: int, start: int, images: int) -> list[tuple[str | int, ...]]:
