@@ -47,7 +47,7 @@ class NamedModel:
             "preset": self.model.config.preset,
             "parameters": self.model.count_parameters(),
             "weights_sha256": self.checkpoint.weights_sha256,
-            "images_seen": self.checkpoint.provenance.get("images_seen"),
+            "images_seen": self.checkpoint.provenance.images_seen or None,
         }
 
 

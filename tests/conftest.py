@@ -1,6 +1,5 @@
 """Fixtures of tests of commands: a small data set in place of MNIST, and the command line in this process."""
 
-import dataclasses
 import json
 import os
 import sys
@@ -16,7 +15,7 @@ from support.loopback import FaultServer, fault_server
 from support.outcomes import Command, Outcome
 from support.victims import Victims, victims
 
-from famecli.checkpoints.index import INDEX, SCHEMA, describe, index
+from famecli.checkpoints.index import INDEX, SCHEMA, entry_of, index
 from famecli.cli.app import main
 from famecli.data.registry import DATASETS
 
@@ -74,7 +73,7 @@ def far(server: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     folder.mkdir()
     facts = {"provenance": PROVENANCE, "claim": CLAIM}
     path = save_model(tmp_path / "far-model.safetensors", shape=(1, 8, 8), facts=facts)
-    entry = dataclasses.asdict(describe(path, [server.url + "mirror/"]))
+    entry = entry_of(path, [server.url + "mirror/"]).to_dict()
     (folder / INDEX).write_text(json.dumps({"schema": SCHEMA, "weights": [entry]}))
     monkeypatch.setattr("famecli.checkpoints.index.weights_folder", lambda: folder)
     monkeypatch.setattr("famecli.checkpoints.store.weights_folder", lambda: folder)

@@ -76,7 +76,7 @@ def test_no_module_takes_the_place_of_a_public_name() -> None:
 def test_a_model_is_loaded_by_name_file_and_run_folder(folder: Path, tmp_path: Path) -> None:
     named = famecli.load("fame-mnist", offline=True)
     assert named.config.preset == "fame"
-    assert named.claims[0].dataset_id == "mnist"
+    assert named.claims[0].data.dataset_id == "mnist"
     (tmp_path / "best.safetensors").write_bytes((folder / "fame.safetensors").read_bytes())
     found = famecli.load(str(tmp_path))
     assert found.name == str(tmp_path / "best.safetensors")

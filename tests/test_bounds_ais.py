@@ -15,7 +15,7 @@ from famecli.nll.ais import AnnealedNlls, double, evaluate_ais, inverse_temperat
 from famecli.nll.evaluate import evaluate, stderr_over_images
 from famecli.nll.hmc import ChainNoise, Chains, accepted, find_steps, longest_step
 from famecli.nll.latents import GivenNoise, LatentSpace
-from famecli.nll.settings import Annealing, Start
+from famecli.nll.record import Annealing, Start
 from famecli.nll.simulated import simulate
 from famecli.rng import ImageNoise
 

@@ -15,7 +15,7 @@ from support.commands import error_of, fame, result_of, save_model
 from famecli.checkpoints.checkpoint import load_checkpoint
 from famecli.nll.ais import double, evaluate_ais
 from famecli.nll.evaluate import evaluate
-from famecli.nll.settings import Annealing
+from famecli.nll.record import Annealing
 from famecli.nll.simulated import simulate
 
 SHAPE = (1, 6, 6)
@@ -108,7 +108,8 @@ def test_annealing_is_in_the_document(model: Path) -> None:
     assert annealing["lower_nats_per_image"] is None
     assert [point["importance_samples"] for point in found["curve"]] == [1, 2]
     text = fame(*words, "--seed", "5", "--explain").text
-    assert "NLL (AIS, 3 steps from the prior, chains = 2)" in text
+    assert "NLL (AIS, 3 steps of " in text
+    assert "leapfrog steps from the prior, chains = 2)" in text
     assert "-log(1/2 sum of annealed weights)" in text
     assert "1 leapfrog steps of" in text
 

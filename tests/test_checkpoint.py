@@ -29,6 +29,7 @@ from famecli.checkpoints.header import (
     canonical_json,
     parse_header,
 )
+from famecli.checkpoints.provenance import Provenance
 from famecli.config.presets import PRESETS, model_config
 from famecli.config.schema import to_dict
 from famecli.errors import (
@@ -200,7 +201,7 @@ def test_facts_that_are_unknown_are_carried_and_change_nothing(tmp_path: Path) -
     loaded = load_checkpoint(path)
     assert loaded.metadata == before.metadata | odd
     assert (loaded.weights_sha256, loaded.model.config) == (before.weights_sha256, before.model.config)
-    assert (loaded.provenance, loaded.claim) == ({}, None)
+    assert (loaded.provenance, loaded.claims) == (Provenance(), [])
 
 
 def test_raw_weights_may_be_left_out_but_then_not_asked_for(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def test_a_claim_by_another_protocol_is_below_the_table_with_it(model: Path, wor
     document = result_of("evaluate-nll", model, *words)
     assert [each["comparable"] for each in document["claims"]] == [False, False]
     nats = document["claimed_nats_per_image"]
-    protocol = "(elbo, K = 1; mnist, test, 7 images, binarization: dynamic, bits of seed 0)"
+    protocol = "(-ELBO; mnist, test, 7 images, binarization: dynamic, bits of seed 0)"
     assert told(model, *words) == ([], [f"{LINE}{nats:.3f} nats/image {protocol}"])
 
 

@@ -87,7 +87,7 @@ def test_people_see_model_origin_and_claim(model: Path) -> None:
         "ema+raw",
         "1x8x8, 2 levels, bernoulli",
         "640",
-        "81.250 +- 0.500 nats/image, 0.14951 bits/dim (iwae, K = 100; mnist, test, 10,000 images",
+        "81.250 +- 0.500 nats/image, 0.14951 bits/dim (IWAE, K = 100; mnist, test, 10,000 images",
         "binarization: dynamic, bits of seed 0",
     ):
         assert part in text
@@ -101,7 +101,7 @@ def test_a_card_says_what_the_header_says(model: Path, tmp_path: Path) -> None:
     for fact in (f"{facts['parameters']:,} parameters", facts["sha256"], *said):
         assert fact in done.text
     claimed = fame("info", "fame-mnist", "--card").text
-    assert "| estimator | -ELBO, one draw of the latents, K = 1, seed 0 |" in claimed
+    assert "| estimator | -ELBO, K = 1, seed 0 |" in claimed
     assert "| binarization | dynamic, bits of seed 0 |" in claimed
     (tmp_path / "run").mkdir()
     bare = save_model(tmp_path / "run" / "best.safetensors", facts={})

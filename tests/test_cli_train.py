@@ -157,7 +157,7 @@ def test_a_real_process_saves_what_it_has_when_signalled(
         process.send_signal(number)
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (code, "run/best.safetensors\n", "")
-    steps = load_checkpoint(Path("run/last.safetensors")).provenance["steps"]
+    steps = load_checkpoint(Path("run/last.safetensors")).provenance.steps
     assert steps >= 2
     kill_after(monkeypatch, steps, number)
     assert train("pixelcnn", "--steps", 100000, "-o", "again").code == code

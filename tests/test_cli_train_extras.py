@@ -15,6 +15,7 @@ from support.outcomes import Command, error_lines
 from support.trainers import metrics
 
 from famecli.checkpoints.checkpoint import load_checkpoint
+from famecli.checkpoints.provenance import FirstWeights
 from famecli.cli.preview import preview
 from famecli.images import grid
 from famecli.output import Output
@@ -49,7 +50,7 @@ def test_checkpoints_of_the_last_validations_are_kept(train: Command) -> None:
     assert numbered() == [48, 54]
     for images in numbered():
         loaded = load_checkpoint(Path(f"run/images-{images:012d}.safetensors"))
-        assert loaded.provenance["images_seen"] == images
+        assert loaded.provenance.images_seen == images
     last = load_checkpoint(Path("run/last.safetensors"))
     assert load_checkpoint(Path("run/images-000000000054.safetensors")).weights_sha256 == last.weights_sha256
     assert train("vae", "--steps", 4, "-o", "run", "--resume", "never").code == 0
@@ -205,22 +206,9 @@ def test_checkpoints_tell_their_first_weights_also_after_a_stop(train: Command, 
     assert train(*words, "--init", "first", "--max-time", "0s").code == 75
     assert train(*words).code == 0
     for name in ("best", "last"):
-        told = load_checkpoint(Path(f"run/{name}.safetensors")).provenance["init"]
-        assert told == {
-            "source": "first",
-            "sha256": first.sha256,
-            "weights_sha256": first.weights_sha256,
-            "past": [
-                {
-                    "dataset": "mnist",
-                    "images_seen": first.provenance["images_seen"],
-                    "seconds": first.provenance["seconds"],
-                    "cpu_seconds": first.provenance["cpu_seconds"],
-                    "threads": first.provenance["threads"],
-                    "processes": 1,
-                    "seed": 0,
-                }
-            ],
-        }
-    assert "init" not in first.provenance
+        told = load_checkpoint(Path(f"run/{name}.safetensors")).provenance.init
+        past = first.provenance.trainings
+        assert told == FirstWeights("first", first.sha256, first.weights_sha256, past)
+        assert [(each.dataset, each.processes, each.seed) for each in past] == [("mnist", 1, 0)]
+    assert first.provenance.init is None
     assert first.sha256 in fame("info", "run", "--json").out

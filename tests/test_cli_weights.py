@@ -16,12 +16,13 @@ from support.commands import use_small_mnist as small
 from support.loopback import FaultServer
 
 from famecli.checkpoints.checkpoint import load_checkpoint, save_checkpoint
-from famecli.checkpoints.claims import FIRST_KEY, with_claim
+from famecli.checkpoints.description import with_claim
 from famecli.checkpoints.header import parse_header
-from famecli.checkpoints.index import default_weights, describe, index, weights_folder
+from famecli.checkpoints.index import default_weights, entry_of, index, weights_folder
 from famecli.errors import InputError
 
 SHIPPED = "fame-mnist"
+FIRST_KEY = "first_256_nats_per_image"
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +60,7 @@ def changed(path: Path, **change: object) -> Path:
 
 
 def test_the_list_has_index_and_imports(claiming: Path) -> None:
-    assert fame("weights", "import", claiming, "--name", "mine", "-q").text == "mine\n"
+    assert fame("weights", "pull", claiming, "--name", "mine", "-q").code == 0
     found = result_of("weights", "list")
     assert found["schema"] == "famecli/weights-list/1"
     *package, mine = found["weights"]
@@ -75,11 +76,11 @@ def test_the_list_has_index_and_imports(claiming: Path) -> None:
     lines = fame("weights", "list").text.splitlines()
     assert [line.split()[0] for line in lines[1:]] == [*index(), "mine"]
     for line, entry in zip(lines[1:], index().values(), strict=False):
-        assert f"{entry.nats_per_image:.2f} +- {entry.stderr_nats:.2f}" in line
+        assert f"{entry.nll.nats_per_image:.2f} +- {entry.nll.stderr_nats_per_image:.2f}" in line
 
 
 def test_a_model_without_a_claim_is_listed(tmp_path: Path) -> None:
-    fame("weights", "import", save_model(tmp_path / "silent.safetensors", "vae", (1, 8, 8)))
+    fame("weights", "pull", save_model(tmp_path / "silent.safetensors", "vae", (1, 8, 8)))
     row = result_of("weights", "list")["weights"][-1]
     assert (row["name"], row["nats_per_image"], row["where"]) == ("silent", None, "imported")
     assert "silent" in fame("weights", "list").text
@@ -169,22 +170,19 @@ def test_names_and_urls_take_the_place_of_a_checkpoint(
     assert result_of("info", "--dataset", "mnist", "--model", "fame")["sha256"] == entry.sha256
 
 
-def test_packing_and_importing_needs_no_network(
+def test_keeping_a_file_needs_no_network(
     far: str,
-    server: FaultServer,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    target, other = tmp_path / "bundle.tar", tmp_path / "other"
-    assert fame("weights", "pack", far, "-o", target).text == f"{target}\n"
-    assert "--force" in error_of(3, "weights", "pack", far, "-o", target)
-    assert "name the weights" in error_of(2, "weights", "pack", "-o", target, "--force")
+    path, other = fame("weights", "path", far).text.strip(), tmp_path / "other"
     monkeypatch.setattr(socket, "socket", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    found = result_of("weights", "import", target, "--cache-dir", other)
-    assert found["schema"] == "famecli/weights-import/1"
+    found = result_of("weights", "pull", path, "--cache-dir", other)
+    assert found["schema"] == "famecli/weights-pull/1"
     (row,) = found["weights"]
-    assert (row["name"], row["sha256"], row["in_index"]) == (far, index()[far].sha256, True)
+    # Its hash says which weights it is.
+    assert (row["name"], row["fetched"]) == (far, True)
     assert fame("weights", "path", far, "--offline", "--cache-dir", other).text == row["path"] + "\n"
     assert fame("weights", "verify", "-q", "--cache-dir", other).text == f"{far}\n"
 
@@ -193,28 +191,42 @@ def refuse(*_: object, **__: object) -> NoReturn:
     raise AssertionError("a socket was opened")
 
 
-def test_imports_are_models_with_names(tmp_path: Path) -> None:
+def test_kept_files_are_models_with_names(tmp_path: Path) -> None:
     model = save_model(tmp_path / "model.safetensors", "vae", (1, 8, 8))
-    assert fame("weights", "import", model, "--name", "mine").text == "mine\n"
+    planned = result_of("weights", "pull", model, "--name", "mine", "-n")
+    assert planned["weights"] == [{"name": "mine", "path": None, "urls": [str(model)]}]
+    assert "mine" not in fame("weights", "list", "-q").text.split()
+    path = fame("weights", "pull", model, "--name", "mine").text
     found = result_of("info", "mine", "--offline")
     assert found["sha256"] == hashlib.sha256(model.read_bytes()).hexdigest()
-    assert fame("weights", "path", "mine").text == found["path"] + "\n"
+    assert fame("weights", "path", "mine").text == found["path"] + "\n" == path
+    assert fame("weights", "pull", "mine").text == path
     other = save_model(tmp_path / "other.safetensors", "lvae", (1, 8, 8))
-    assert "--force" in error_of(3, "weights", "import", other, "--name", "mine")
-    assert fame("weights", "import", other, "--name", "mine", "--force").code == 0
+    assert "--force" in error_of(3, "weights", "pull", other, "--name", "mine")
+    assert fame("weights", "pull", other, "--name", "mine", "--force").code == 0
     assert result_of("info", "mine")["model"]["preset"] == "lvae"
-    assert "sha256" in error_of(5, "weights", "import", model, "--name", SHIPPED)
-    assert "cannot be a name" in error_of(3, "weights", "import", model, "--name", "../x")
-    assert "cannot read" in error_of(3, "weights", "import", tmp_path / "absent")
-    assert fame("weights", "pack", "mine", "-o", tmp_path / "b.tar").code == 0
-    assert (
-        "--name" not in error_of(3, "weights", "import", tmp_path / "b.tar", "--name", "x").split("hint")[0]
-    )
+    assert "sha256" in error_of(5, "weights", "pull", model, "--name", SHIPPED)
+    assert "cannot be a name" in error_of(3, "weights", "pull", model, "--name", "../x")
+    assert "cannot read" in error_of(3, "weights", "pull", tmp_path / "absent")
+    assert "one checkpoint file" in error_of(2, "weights", "pull", model, other, "--name", "mine")
+
+
+def test_removed_weights_are_gone(tmp_path: Path) -> None:
+    model = save_model(tmp_path / "model.safetensors", "vae", (1, 8, 8))
+    path = fame("weights", "pull", model, "--name", "mine").text.strip()
+    found = result_of("weights", "rm", "mine")
+    assert found == {"schema": "famecli/weights-rm/1", "name": "mine", "removed": [path]}
+    assert not Path(path).exists()
+    assert model.exists()
+    assert "mine" in error_of(2, "weights", "rm", "mine")
+    assert "part of the package" in error_of(2, "weights", "rm", SHIPPED)
+    fame("weights", "pull", model, "--name", "mine")
+    assert fame("weights", "rm", "mine").text == path + "\n"
 
 
 def test_a_changed_file_is_code_5_and_told_which(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        fame("weights", "import", save_model(tmp_path / f"{name}.safetensors", "vae", (1, 8, 8)))
+        fame("weights", "pull", save_model(tmp_path / f"{name}.safetensors", "vae", (1, 8, 8)))
     path = Path(fame("weights", "path", "a").text.strip())
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
@@ -224,14 +236,12 @@ def test_a_changed_file_is_code_5_and_told_which(tmp_path: Path) -> None:
     assert states == dict.fromkeys(index(), "right") | {"a": "wrong", "b": "right"}
     assert fame("weights", "verify", "b").code == 0
     assert fame("weights", "verify", "-q").text.split() == [*index(), "b"]
-    assert fame("weights", "pack", "a", "-o", tmp_path / "b.tar").code == 5
-    assert not (tmp_path / "b.tar").exists()
 
 
 def test_a_claim_is_measured_anew(claiming: Path) -> None:
     claim = claim_of(claiming)
     assert claim[FIRST_KEY] == claim["nats_per_image"]
-    fame("weights", "import", claiming, "--name", "mine")
+    fame("weights", "pull", claiming, "--name", "mine")
     row = result_of("weights", "verify", "mine", "--claims")["weights"][0]
     assert row["state"] == "right"
     assert row["claim"]["images"] == 7
@@ -254,7 +264,7 @@ def test_a_claim_is_measured_anew(claiming: Path) -> None:
     ],
 )
 def test_a_wrong_claim_is_code_7(claiming: Path, change: dict[str, object], code: int) -> None:
-    fame("weights", "import", changed(claiming, **change), "--name", "mine")
+    fame("weights", "pull", changed(claiming, **change), "--name", "mine")
     assert fame("weights", "verify", "mine").code == 0
     done = fame("weights", "verify", "mine", "--claims", "--json")
     assert done.code == code, done.err
@@ -264,39 +274,36 @@ def test_a_wrong_claim_is_code_7(claiming: Path, change: dict[str, object], code
 def test_a_claim_is_right_within_a_thousandth(claiming: Path) -> None:
     nats = claim_of(claiming)["nats_per_image"]
     for offset, code in ((9e-4, 0), (-9e-4, 0), (1.2e-3, 7), (-1.2e-3, 7)):
-        fame(
-            "weights", "import", changed(claiming, nats_per_image=nats + offset), "--name", "mine", "--force"
-        )
+        fame("weights", "pull", changed(claiming, nats_per_image=nats + offset), "--name", "mine", "--force")
         assert fame("weights", "verify", "mine", "--claims").code == code
 
 
 def test_a_claim_about_other_pixels_is_code_5(claiming: Path) -> None:
     data = claim_of(claiming)["data"]
     other = changed(claiming, data=data | {"pixels_sha256": "0" * 64})
-    fame("weights", "import", other, "--name", "mine")
+    fame("weights", "pull", other, "--name", "mine")
     assert "the claim is about" in fame("weights", "verify", "mine", "--claims").err
     assert fame("weights", "verify", "mine", "--claims").code == 5
 
 
 def test_the_first_images_of_a_long_claim(claiming: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if 3 images were recorded beside the mean of all 7."""
-    for module in ("famecli.checkpoints.claims", "famecli.nll.report", "famecli.cli.weights_verify"):
-        monkeypatch.setattr(f"{module}.FIRST_IMAGES", 3)
+    monkeypatch.setattr("famecli.nll.record.FIRST_IMAGES", 3)
     target = claiming.with_name("again.safetensors")
     result_of("evaluate-nll", claiming, "--record", target)
     claim, first = claim_of(target), result_of("evaluate-nll", claiming, "--limit", "3")
     assert claim[FIRST_KEY] == pytest.approx(first["nats_per_image"], abs=1e-4)
     assert abs(claim[FIRST_KEY] - claim["nats_per_image"]) > 0.1
-    fame("weights", "import", target, "--name", "mine")
+    fame("weights", "pull", target, "--name", "mine")
     for limit, images, nats in (("3", 3, claim[FIRST_KEY]), ("9", 7, claim["nats_per_image"])):
         row = result_of("weights", "verify", "mine", "--claims", "--limit", limit)["weights"][0]
         assert (row["claim"]["images"], row["claim"]["claimed_nats_per_image"]) == (images, nats)
     wrong = changed(target, **{FIRST_KEY: claim[FIRST_KEY] + 0.01})
-    fame("weights", "import", wrong, "--name", "mine", "--force")
+    fame("weights", "pull", wrong, "--name", "mine", "--force")
     assert fame("weights", "verify", "mine", "--claims", "--limit", "3").code == 7
     assert fame("weights", "verify", "mine", "--claims", "--limit", "7").code == 0
     old = changed(target, **{FIRST_KEY: None})
-    fame("weights", "import", old, "--name", "mine", "--force")
+    fame("weights", "pull", old, "--name", "mine", "--force")
     done = fame("weights", "verify", "mine", "--claims", "--limit", "3")
     assert done.code == 4
     assert "hint: fame weights verify mine --claims --limit 7" in done.err
@@ -318,10 +325,10 @@ def test_claims_by_other_estimators_are_kept_and_measured_anew(claiming: Path) -
     assert f"{further[1]['nats_per_image']:.2f}" in card
     assert "on the first 5 images of mnist, test, where K = 1 gives" in card
     assert fame("info", target).text.count("claims, too") == 2
-    entry = describe(target)
-    assert [(each.importance_samples, each.images) for each in entry.further] == [(2, 5), (4, 5)]
+    entry = entry_of(target)
+    assert [(each.importance_samples, each.data.images) for each in entry.further] == [(2, 5), (4, 5)]
 
-    fame("weights", "import", target, "--name", "mine")
+    fame("weights", "pull", target, "--name", "mine")
     verify = ("weights", "verify", "mine", "--claims")
     assert result_of(*verify)["weights"][0]["further"] == []
     row = result_of(*verify, "--further")["weights"][0]
@@ -334,7 +341,7 @@ def test_claims_by_other_estimators_are_kept_and_measured_anew(claiming: Path) -
     facts["further_claims"][1]["nats_per_image"] += 0.01
     wrong = {key: facts[key] for key in ("provenance", "claim", "further_claims")}
     save_checkpoint(target, loaded.model.config, loaded.model.state_dict(), None, wrong)
-    fame("weights", "import", target, "--name", "mine", "--force")
+    fame("weights", "pull", target, "--name", "mine", "--force")
     assert fame(*verify).code == 0
     assert fame(*verify, "--further").code == 7
 

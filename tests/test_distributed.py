@@ -216,7 +216,7 @@ def test_a_run_of_two_processes_is_that_of_one(pair: Pair, alone: Path) -> None:
         for key, value in other.items():
             assert one[key] == (value if isinstance(value, str) else pytest.approx(value, rel=1e-3)), key
     loaded = [load_checkpoint(run / "last.safetensors") for run in runs]
-    assert [each.provenance["processes"] for each in loaded] == [2, 1]
+    assert [each.provenance.processes for each in loaded] == [2, 1]
     assert farthest(*(dict(each.model.state_dict()) for each in loaded)) < 1e-3  # type: ignore[call-arg]
 
 
@@ -241,7 +241,7 @@ def test_max_time_stops_all(pair: Pair) -> None:
     assert [rank["max-time"]["code"] for rank in pair.ranks] == [75, 75]
     # Else torchrun would end the first process in the middle of its save.
     assert [rank["max-time"]["saved"] for rank in pair.ranks] == [True, True]
-    assert load_checkpoint(pair.folder / "late" / "last.safetensors").provenance["steps"] == 1
+    assert load_checkpoint(pair.folder / "late" / "last.safetensors").provenance.steps == 1
 
 
 def test_a_batch_that_cannot_be_divided_is_a_usage_error(pair: Pair) -> None:

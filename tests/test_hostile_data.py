@@ -34,7 +34,6 @@ from support.archives import (
 from support.data import amat, image_bytes, png_claiming, random_pixels
 from support.mutants import BYTE_MUTATIONS, judge, memory_limit, mutant
 
-from famecli.checkpoints.bundle import arrivals
 from famecli.data.arrays import idx_header, read_array, read_idx
 from famecli.data.handwritten import parse_amat
 from famecli.data.image_files import image_shape, read_images
@@ -108,10 +107,6 @@ def archived_npy(content: bytes) -> bytes:
     return zip_bytes({"arr_0.npy": content})
 
 
-def all_of(read: Callable[[Path], Any]) -> Read:
-    return lambda path: list(read(path))
-
-
 IMAGES = random_pixels(2, 1, 5)
 BITS = np.random.default_rng(0).integers(0, 2, (2, 784), np.uint8)
 FAMILIES: dict[str, Family] = {
@@ -143,7 +138,6 @@ FAMILIES: dict[str, Family] = {
         named_tar(a=b"x" * 700), read_tar, 500, partial(gzip.compress, compresslevel=1)
     ),
     "zip": Family(zip_bytes({"a.bin": b"x" * 700, "b.bin": b"", "c/d.bin": b"y"}), read_zip, 2000),
-    "bundle": Family(tar_bytes({"a.safetensors": b"x" * 700}), all_of(arrivals), 500),
 }
 
 
@@ -151,8 +145,7 @@ FAMILIES: dict[str, Family] = {
 def test_mutants_are_read_or_refused(tmp_path: Path, family: Family) -> None:
     path = tmp_path / "FILE"
     path.write_bytes(family.wrap(family.content))
-    if family is not FAMILIES["bundle"]:
-        family.read(path)
+    family.read(path)
     refused = 0
     with memory_limit(ROOM_BYTES):
         for number in range(family.count):
@@ -297,7 +290,7 @@ KINDS = (
 
 
 def test_archives_with_hostile_names_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """61 archives: 15 names in tar and zip, other kinds of members with 3 names, links in zips, bundles."""
+    """57 archives: 15 names in tar and zip, other kinds of members with 3 names, links in zips."""
     inside = tmp_path / "inside"
     inside.mkdir()
     monkeypatch.chdir(inside)
@@ -307,8 +300,7 @@ def test_archives_with_hostile_names_write_nothing(tmp_path: Path, monkeypatch: 
     files += [
         (hostile_zip(name, mode), read_zip) for name in NAMES[:1] for mode in (0o120777, 0o060666, 0o010666)
     ]
-    files += [(hostile_tar(name), all_of(arrivals)) for name in NAMES[:4]]
-    assert len(files) == 61
+    assert len(files) == 57
     for content, read in files:
         path = inside / "FILE"
         path.write_bytes(content)

@@ -115,7 +115,7 @@ def saved_step(path: Path) -> int:
     if path.name == STATE:
         return int(load_tensors(path, STATE_SCHEMA)[0]["counters/steps"][0])
     load_checkpoint(path, "raw")
-    return int(load_checkpoint(path).provenance["steps"])
+    return int(load_checkpoint(path).provenance.steps)
 
 
 def check_kills(fork: Victims, folder: Path, kills: int) -> None:

@@ -109,7 +109,7 @@ def test_a_weight_that_is_not_finite_is_never_saved(tmp_path: Path, name: str, v
     for file in ("best", "last"):
         for kind in ("ema", "raw"):
             loaded = load_checkpoint(tmp_path / f"{file}.safetensors", kind)  # type: ignore[arg-type]
-            assert loaded.provenance["steps"] == 3
+            assert loaded.provenance.steps == 3
     assert len(list(tmp_path.iterdir())) == 4
     # Each line is JSON, in which there is no such number.
     assert metrics(tmp_path)[-1]["step"] == 4

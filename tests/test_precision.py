@@ -28,12 +28,12 @@ def told(outcome_err: str) -> list[str]:
     return [line for line in outcome_err.splitlines() if line.startswith("precision ")]
 
 
-def recorded() -> tuple[str, str]:
+def recorded() -> tuple[str, str | None]:
     """Return the precision in the run's state, and in its checkpoint."""
     metadata = load_tensors(STATE, STATE_SCHEMA)[1].metadata
-    return metadata["progress"]["precision"], load_checkpoint(Path("run/last.safetensors")).provenance[
-        "precision"
-    ]
+    return metadata["progress"]["precision"], load_checkpoint(
+        Path("run/last.safetensors")
+    ).provenance.precision
 
 
 @pytest.mark.parametrize(

@@ -10,18 +10,21 @@ import pytest
 from support.commands import CLAIM, PROVENANCE, save_model
 from support.reports import LINE, write_lines
 
+from famecli.checkpoints.provenance import Provenance, parse_provenance
 from famecli.config.presets import model_config
 from famecli.config.schema import TrainConfig
 from famecli.errors import ConfigError, InputError
+from famecli.nll.record import parse_nll
 from famecli.report.metrics import read_metrics
-from famecli.report.nlls import nll_of_claim, nll_of_validation
 from famecli.report.runs import RunFacts, differences, read_run, with_own_names
 
 MODEL = model_config("fame", "tiny", (1, 28, 28), 2)
 
 
 def facts(name: str = "a", **changes: Any) -> RunFacts:
-    return dataclasses.replace(RunFacts(name, name, MODEL, TrainConfig(), PROVENANCE), **changes)
+    return dataclasses.replace(
+        RunFacts(name, name, MODEL, TrainConfig(), parse_provenance({"provenance": PROVENANCE})), **changes
+    )
 
 
 def test_records_are_read_with_their_units(tmp_path: Path) -> None:
@@ -103,16 +106,16 @@ def test_a_whole_last_line_must_be_a_record(tmp_path: Path) -> None:
 
 
 def test_a_claim_keeps_its_protocol() -> None:
-    nll = nll_of_claim(CLAIM | {"terms_nats_per_image": {"decoder": 70.0, "kl": [1, 2.5]}}, "claim", "here")
+    nll = parse_nll(CLAIM | {"terms_nats_per_image": {"decoder": 70.0, "kl": [1, 2.5]}}, "here")
     assert (nll.nats_per_image, nll.stderr_nats_per_image, nll.bits_per_dim) == (81.25, 0.5, 0.14951)
-    assert nll.estimator == "IWAE, K = 100"
+    assert str(nll.estimator) == "IWAE, K = 100"
     assert (nll.data.dataset_id, nll.data.split, nll.data.images) == ("mnist", "test", 10_000)
     assert nll.data.pixels_sha256 == "ab" * 32
     assert nll.terms_nats_per_image is not None
     assert nll.terms_nats_per_image.kl == (1.0, 2.5)
     assert nll.origin == "claim"
     # What a file says of its own origin does not count.
-    assert nll_of_claim(CLAIM | {"origin": "measured"}, "claim", "here").origin == "claim"
+    assert parse_nll(CLAIM | {"origin": "measured"}, "here").origin == "claim"
 
 
 @pytest.mark.parametrize(
@@ -128,7 +131,7 @@ def test_a_claim_keeps_its_protocol() -> None:
 )
 def test_a_claim_of_another_form_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"^here"):
-        nll_of_claim(CLAIM | change, "claim", "here")
+        parse_nll(CLAIM | change, "here")
 
 
 @pytest.mark.parametrize(
@@ -144,9 +147,10 @@ def test_a_validation_says_what_it_measured(
     tmp_path: Path, preset: str, dataset: str | None, bound: str, bits: str | None
 ) -> None:
     change = {"split": "valid", "stderr_nats": 0.5, "valid_images": 12}
-    (record,) = read_metrics(write_lines(tmp_path / "m", change)).records
+    metrics = read_metrics(write_lines(tmp_path / "m", change))
     model = model_config(preset, "tiny", (1, 28, 28), 2)
-    nll = nll_of_validation(record, model, TrainConfig(seed=7), dataset, "ab")
+    told = Provenance(dataset=dataset, images_seen=24)
+    nll = RunFacts("a", "a", model, TrainConfig(seed=7), told, 1, "ab", metrics).validation
     assert nll is not None
     assert (nll.bound, nll.data.binarization, nll.data.split, nll.data.images) == (bound, bits, "valid", 12)
     assert (nll.seed, nll.weights_sha256) == (7, "ab")
@@ -160,16 +164,16 @@ def test_images_and_hours_are_the_checkpoints_own(tmp_path: Path) -> None:
     metrics = read_metrics(write_lines(tmp_path / "m", {}))
     told = facts(metrics=metrics)
     assert (told.images_seen, told.hours) == (640, 1.5 / 3600)
-    untold = facts(metrics=metrics, provenance={})
+    untold = facts(metrics=metrics, provenance=Provenance())
     assert (untold.images_seen, untold.hours) == (24, 2.0)
-    nothing = facts(provenance={"images_seen": "<b>", "seconds": 10**400})
+    nothing = facts(provenance=Provenance())
     assert (nothing.images_seen, nothing.hours, nothing.dataset) == (None, None, None)
 
 
 def test_a_validation_names_weights_only_if_these_are_kept(tmp_path: Path) -> None:
     metrics = read_metrics(write_lines(tmp_path / "m", {"split": "valid", "images": 640}))
     kept = facts(metrics=metrics, weights_sha256="ab").validation
-    others = facts(metrics=metrics, weights_sha256="ab", provenance={"images_seen": 700}).validation
+    others = facts(metrics=metrics, weights_sha256="ab", provenance=Provenance(images_seen=700)).validation
     assert kept is not None
     assert others is not None
     assert (kept.weights_sha256, others.weights_sha256) == ("ab", None)

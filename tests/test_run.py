@@ -57,8 +57,8 @@ def test_the_folder_holds_what_it_should(unbroken: Path) -> None:
         weights = load_checkpoint(unbroken / "last.safetensors", kind).model.state_dict()  # type: ignore[arg-type]
         assert all(torch.equal(value, tensors[f"{group}/{name}"]) for name, value in weights.items())
     last = load_checkpoint(unbroken / "last.safetensors")
-    assert last.provenance["images_seen"] == 6 * STEPS
-    assert last.provenance["dataset"] == "mnist"
+    assert last.provenance.images_seen == 6 * STEPS
+    assert last.provenance.dataset == "mnist"
     assert last.metadata["training"] == dataclasses.asdict(PLAIN)
     assert last.claim is None
 
@@ -98,7 +98,7 @@ def test_the_best_checkpoint_is_that_of_the_lowest_validation(
     assert best.nats == min(valid.values()) == valid[best.images]
     assert best.images == 18
     loaded = load_checkpoint(best.path)
-    assert (loaded.sha256, loaded.provenance["images_seen"]) == (best.sha256, best.images)
+    assert (loaded.sha256, loaded.provenance.images_seen) == (best.sha256, best.images)
 
 
 @pytest.mark.parametrize("stops", [[1], [3], [7], list(range(1, STEPS))], ids=str)
@@ -255,7 +255,7 @@ def test_patience_counts_images_since_the_best_validation(tmp_path: Path) -> Non
     best = run.best()
     assert best is not None
     assert (run.stopped, best.images, run.trainer.images) == ("patience", 6, 24)
-    assert load_checkpoint(tmp_path / "last.safetensors").provenance["images_seen"] == 24
+    assert load_checkpoint(tmp_path / "last.safetensors").provenance.images_seen == 24
 
 
 def test_a_run_says_why_it_stopped(tmp_path: Path) -> None:
@@ -296,7 +296,7 @@ def test_skipped_steps_leave_metrics_valid_and_files_loadable(
     records = [record for record in metrics(tmp_path) if record["split"] == "train"]
     assert (records[1]["nats_per_image"], records[1]["kl_bits"]) == (None, [None, None])
     assert [record["skipped"] for record in records] == [0, 1, 1, 1]
-    assert load_checkpoint(tmp_path / "last.safetensors").provenance["skipped_steps"] == 1
+    assert load_checkpoint(tmp_path / "last.safetensors").provenance.skipped_steps == 1
     assert resumed(tmp_path).trainer.skipped == 1
 
 

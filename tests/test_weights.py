@@ -9,13 +9,12 @@ import pytest
 from support.commands import PROVENANCE, save_model
 
 from famecli.checkpoints.checkpoint import load_checkpoint
-from famecli.checkpoints.history import thread_hours, trainings
 from famecli.checkpoints.index import (
     INDEX,
     SCHEMA,
     WeightsEntry,
     default_weights,
-    describe,
+    entry_of,
     index,
     index_text,
     named_weights,
@@ -32,7 +31,7 @@ CLAIM = {
     "stderr_nats_per_image": 0.25,
     "bound": "elbo",
     "importance_samples": 1,
-    "data": {"split": "test", "images": 500, "pixels_sha256": "0" * 64},
+    "data": {"dataset_id": "mnist", "split": "test", "images": 500, "pixels_sha256": "0" * 64},
 }
 
 
@@ -69,12 +68,12 @@ def test_shipped_weights_are_small_and_load(entry: WeightsEntry) -> None:
     loaded = load_checkpoint(path)
     assert loaded.model.count_parameters() == entry.parameters
     assert loaded.model.config.preset == entry.model
-    past = trainings(loaded.metadata)
-    assert past[-1].images_seen == loaded.provenance["images_seen"] > 0
-    assert (len(past) > 1) == ("init" in loaded.provenance)
-    assert sum(each.images_seen for each in past) == entry.images_seen
-    assert entry.seeds == tuple(each.seed for each in past)
-    assert entry.thread_hours == pytest.approx(thread_hours(past), abs=0.005)
+    found = loaded.provenance
+    assert found.trainings[-1].images_seen == found.images_seen > 0
+    assert (len(found.trainings) > 1) == (found.init is not None)
+    assert sum(each.images_seen for each in found.trainings) == entry.images_seen
+    assert entry.seeds == tuple(each.seed for each in found.trainings)
+    assert entry.thread_hours == pytest.approx(found.total_thread_hours, abs=0.005)
     with pytest.raises(UsageError):
         load_checkpoint(path, "raw")
 
@@ -86,44 +85,36 @@ def test_all_shipped_weights_are_small_together() -> None:
 @pytest.mark.parametrize("entry", SHIPPED, ids=lambda entry: entry.name)
 def test_shipped_weights_claim_an_nll_with_its_protocol(entry: WeightsEntry) -> None:
     loaded = load_checkpoint(weights_folder() / entry.file)
-    claim = loaded.claim
-    assert claim is not None
-    data = claim["data"]
-    assert (data["dataset_id"], data["split"]) == (entry.dataset, "test")
-    assert data["images"] > 1
-    assert len(data["pixels_sha256"]) == 64
-    assert (entry.split, entry.images, entry.pixels_sha256) == (
-        data["split"],
-        data["images"],
-        data["pixels_sha256"],
-    )
-    assert data["binarization"]
-    assert claim["bound"] in ("exact", "elbo", "iwae")
-    assert (claim["bound"], claim["importance_samples"]) == (entry.bound, entry.importance_samples)
-    assert (claim["bound"] == "iwae") == (claim["importance_samples"] > 1)
-    assert claim["nats_per_image"] == entry.nats_per_image > 0
-    assert claim["stderr_nats_per_image"] == entry.stderr_nats > 0
-    assert claim["weights_sha256"] == loaded.weights_sha256
+    claim = loaded.claims[0]
+    data, known = claim.data, entry.nll.data
+    assert (data.dataset_id, data.split) == (entry.dataset, "test")
+    assert (known.split, known.images, known.pixels_sha256) == (data.split, data.images, data.pixels_sha256)
+    assert (data.images or 0) > 1
+    assert len(data.pixels_sha256 or "") == 64
+    assert data.binarization
+    assert claim.bound in ("exact", "elbo", "iwae")
+    assert claim.estimator == entry.nll.estimator
+    assert (claim.bound == "iwae") == (claim.importance_samples > 1)
+    assert claim.nats_per_image == entry.nll.nats_per_image > 0
+    assert claim.stderr_nats_per_image == entry.nll.stderr_nats_per_image
+    assert (claim.stderr_nats_per_image or 0) > 0
+    assert claim.weights_sha256 == loaded.weights_sha256
 
 
 @pytest.mark.parametrize("entry", SHIPPED, ids=lambda entry: entry.name)
 def test_shipped_weights_with_latents_claim_the_bound_by_many_draws_too(entry: WeightsEntry) -> None:
     draws = [each.importance_samples for each in entry.further if each.bound == "iwae"]
-    assert draws == ([] if entry.bound == "exact" else [1000])
+    assert draws == ([] if entry.nll.bound == "exact" else [1000])
 
 
 def test_an_entry_is_made_from_the_header(tmp_path: Path) -> None:
     path = save_claiming(tmp_path / "my-model.safetensors", "lvae")
-    entry = describe(path)
+    entry = entry_of(path)
     assert (entry.name, entry.file) == ("my-model", "my-model.safetensors")
     assert (entry.dataset, entry.model, entry.images_seen) == ("mnist", "lvae", PROVENANCE["images_seen"])
-    assert (entry.size, entry.split, entry.images, entry.pixels_sha256) == ("tiny", "test", 500, "0" * 64)
-    assert (entry.nats_per_image, entry.stderr_nats, entry.bound, entry.importance_samples) == (
-        90.5,
-        0.25,
-        "elbo",
-        1,
-    )
+    nll, data = entry.nll, entry.nll.data
+    assert (entry.size, data.split, data.images, data.pixels_sha256) == ("tiny", "test", 500, "0" * 64)
+    assert (nll.nats_per_image, nll.stderr_nats_per_image, str(nll.estimator)) == (90.5, 0.25, "-ELBO")
     assert entry.parameters == load_checkpoint(path).model.count_parameters()
     assert (entry.sha256, entry.size_bytes) == (
         hashlib.sha256(path.read_bytes()).hexdigest(),
@@ -139,7 +130,7 @@ def test_the_index_lists_files_by_name_and_comes_back(other_folder: Path) -> Non
     assert json.loads(text)["schema"] == SCHEMA
     (other_folder / INDEX).write_text(text)
     assert list(index()) == ["a-model", "b-model"]
-    assert index()["b-model"] == describe(other_folder / "b-model.safetensors")
+    assert index()["b-model"].to_dict() == entry_of(other_folder / "b-model.safetensors").to_dict()
     assert default_weights("mnist", "vae").name == "a-model"
     with pytest.raises(UnavailableError, match="no weights of fame for mnist") as caught:
         default_weights(None, None)
@@ -155,29 +146,29 @@ def test_what_only_the_index_knows_stays_in_it(other_folder: Path) -> None:
         entry["mirrors"] = ["https://example.org/weights/"]
     document["weights"].append(document["weights"][0] | {"name": "gone", "mirrors": []})
     (other_folder / INDEX).write_text(json.dumps(document))
-    expected = describe(far, ("https://example.org/weights/",))
+    expected = entry_of(far, ("https://example.org/weights/",))
     far.unlink()
     (other_folder / INDEX).write_text(index_text(other_folder))
     assert list(index()) == ["far", "near"]
-    assert index()["far"] == expected
+    assert index()["far"].to_dict() == expected.to_dict()
     assert index()["near"].mirrors == ("https://example.org/weights/",)
 
 
 def test_files_without_a_claim_cannot_be_listed(tmp_path: Path) -> None:
     path = save_model(tmp_path / "silent.safetensors", shape=(1, 8, 8))
     with pytest.raises(InputError, match="claims no NLL") as caught:
-        describe(path)
+        entry_of(path)
     assert "--record" in caught.value.hint
     with pytest.raises(InputError):
         index_text(tmp_path)
     path.write_bytes(b"no checkpoint")
     with pytest.raises(InputError, match="silent"):
-        describe(path)
+        entry_of(path)
 
 
 def test_weights_of_the_last_step_are_no_parameters(tmp_path: Path) -> None:
     path = save_claiming(tmp_path / "a.safetensors", raw=True)
-    assert describe(path).parameters == load_checkpoint(path).model.count_parameters()
+    assert entry_of(path).parameters == load_checkpoint(path).model.count_parameters()
 
 
 @pytest.mark.parametrize("change", [{"stderr_nats_per_image": None}, {"nats_per_image": "few"}, {"bound": 1}])
@@ -185,7 +176,7 @@ def test_a_claim_without_a_figure_cannot_be_listed(tmp_path: Path, change: dict[
     facts = {"provenance": PROVENANCE, "claim": CLAIM | change}
     path = save_model(tmp_path / "one.safetensors", shape=(1, 8, 8), facts=facts)
     with pytest.raises(InputError, match=r"one\.safetensors"):
-        describe(path)
+        entry_of(path)
 
 
 def test_an_installation_without_weights_says_so(other_folder: Path) -> None:
@@ -197,7 +188,13 @@ def test_an_installation_without_weights_says_so(other_folder: Path) -> None:
 
 def test_a_damaged_index_is_a_config_error(other_folder: Path) -> None:
     entry = json.loads((Path(__file__).parents[1] / "weights" / INDEX).read_text())["weights"][0]
-    for change in ({"parameters": "many"}, {"unknown": 1}):
+    for change in (
+        {"parameters": "many"},
+        {"unknown": 1},
+        {"bound": "none"},
+        {"split": 3},
+        {"further": [{}]},
+    ):
         (other_folder / INDEX).write_text(json.dumps({"schema": SCHEMA, "weights": [entry | change]}))
         with pytest.raises(ConfigError, match=INDEX):
             index()

@@ -5,11 +5,11 @@ import hashlib
 from pathlib import Path
 
 import pytest
+from support.commands import save_model
 from support.loopback import FaultServer
 
-from famecli.checkpoints.index import index
-from famecli.checkpoints.store import Imported, Store
-from famecli.checkpoints.urls import addresses, parse_url
+from famecli.checkpoints.index import index, weights_folder
+from famecli.checkpoints.store import Named, Store, addresses, parse_url
 from famecli.errors import InputError, IntegrityError, UnavailableError, UsageError
 
 HASH = "ab" * 32
@@ -29,7 +29,7 @@ def test_weights_are_fetched_once_and_announced(far: str, server: FaultServer, t
     for offline in (False, True):
         assert Store(tmp_path / "cache", offline).get(far) == path == store.find(index()[far])
     assert len(server.asked) == 1
-    assert list(store.installed()) == [(far, path, index()[far].sha256)]
+    assert list(store.installed()) == [Named(far, path, index()[far].sha256)]
 
 
 def test_weights_of_the_package_come_first(far: str, server: FaultServer, tmp_path: Path) -> None:
@@ -214,15 +214,117 @@ def test_hub_addresses_are_fetched(
 def test_imported_weights_have_their_hash_for_a_name(tmp_path: Path) -> None:
     store = Store(tmp_path)
     assert list(store.imported()) == []
-    path = store.place_of_import("my-model", HASH)
+    path = store.folder / "imported" / "my-model" / f"{HASH}.safetensors"
     path.parent.mkdir(parents=True)
     path.touch()
     (path.parent / "no hash.safetensors").touch()
-    (found,) = store.imported()
-    assert found == Imported("my-model", path)
-    assert found.sha256 == HASH
+    assert list(store.imported()) == [Named("my-model", path, HASH)]
     assert store.get("my-model") == path
     assert store.get("other") is None
-    for name in ("", "..", "a/b", "a\\b", ".a", "a b", "a.safetensors", "a" * 101, "ä", "a\n", "-a"):
-        with pytest.raises(InputError, match="cannot be a name"):
-            store.place_of_import(name, HASH)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return save_model(tmp_path / "my-model.safetensors", "vae", (1, 8, 8))
+
+
+@pytest.mark.parametrize(
+    "name", ["..", "a/b", "a\\b", ".a", "a b", "a.safetensors", "a" * 101, "ä", "a\n", "-a", "../x"]
+)
+def test_names_of_kept_files_are_plain_words(model: Path, tmp_path: Path, name: str) -> None:
+    store = Store(tmp_path / "cache")
+    with pytest.raises(InputError, match="cannot be a name"):
+        store.keep(model, name)
+    assert not store.folder.exists()
+
+
+def test_a_kept_file_is_there_under_its_name(model: Path, tmp_path: Path) -> None:
+    store = Store(tmp_path / "cache")
+    kept = store.keep(model)
+    assert kept == Named("my-model", kept.path, hashlib.sha256(model.read_bytes()).hexdigest())
+    assert kept.path.read_bytes() == model.read_bytes()
+    assert list(store.imported()) == [kept] == [store.keep(model)]
+    kept.path.write_bytes(b"damaged")
+    assert store.keep(model).path.read_bytes() == model.read_bytes()
+
+
+def test_files_of_the_index_go_where_fetched_ones_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, entry = Store(tmp_path / "cache"), index()["fame-mnist"]
+    packaged = weights_folder() / entry.file
+    copy = tmp_path / "any name.safetensors"
+    copy.write_bytes(packaged.read_bytes())
+    assert store.keep(copy) == Named(entry.name, packaged, entry.sha256)
+    monkeypatch.setattr("famecli.checkpoints.store.weights_folder", lambda: tmp_path / "empty")
+    path = store.keep(copy).path
+    assert path == store.find(entry) == store.cached(entry.name, entry.sha256)
+    assert path.read_bytes() == packaged.read_bytes()
+    # A damaged one is mended.
+    path.write_bytes(b"damaged")
+    store.keep(copy)
+    assert path.read_bytes() == packaged.read_bytes()
+    assert store.get(entry.name) == path
+    assert store.remove(entry.name) == [path]
+    assert store.find(entry) is None
+
+
+def test_a_name_of_the_index_is_for_its_file_alone(model: Path, tmp_path: Path) -> None:
+    store = Store(tmp_path / "cache")
+    with pytest.raises(IntegrityError, match="fame-mnist"):
+        store.keep(model, "fame-mnist")
+    assert not store.folder.exists()
+
+
+def test_a_name_is_taken_over_only_by_force(model: Path, tmp_path: Path) -> None:
+    store = Store(tmp_path / "cache")
+    first = store.keep(model, "mine")
+    other = save_model(tmp_path / "other.safetensors", "lvae", (1, 8, 8))
+    with pytest.raises(InputError, match="another checkpoint is called mine") as caught:
+        store.keep(other, "mine")
+    assert "--force" in caught.value.hint
+    assert first.path.exists()
+    second = store.keep(other, "mine", force=True)
+    assert list(store.imported()) == [second]
+    assert second.path.stem == hashlib.sha256(other.read_bytes()).hexdigest()
+
+
+def test_what_is_no_checkpoint_is_not_kept(model: Path, tmp_path: Path) -> None:
+    store, other = Store(tmp_path / "cache"), tmp_path / "x.safetensors"
+    for content in (b"", b"PK\3\4" + bytes(600), b"\x80\4" + bytes(600), model.read_bytes()[:-1]):
+        other.write_bytes(content)
+        with pytest.raises(InputError, match=r"x\.safetensors"):
+            store.keep(other)
+    content = model.read_bytes()
+    other.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(IntegrityError, match=r"x\.safetensors"):
+        store.keep(other)
+    for path in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(InputError, match="cannot read"):
+            store.keep(path)
+    assert not store.folder.exists()
+
+
+def test_a_cache_that_cannot_be_written_is_an_input_error(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot write"):
+        Store(tmp_path / "file").keep(model)
+
+
+def test_only_files_of_the_name_are_removed(far: str, model: Path, tmp_path: Path) -> None:
+    store = Store(tmp_path / "cache")
+    fetched, kept, other = store.get(far), store.keep(model, "far"), store.keep(model, "far-model-2")
+    assert store.remove(far) == [fetched]
+    assert store.remove("far") == [kept.path]
+    assert list(store.imported()) == [other]
+    for name in (far, "far"):
+        with pytest.raises((UnavailableError, UsageError)):
+            store.remove(name)
+    for name in ("", "..", "../x", "*", "far-model-?"):
+        with pytest.raises(UsageError):
+            store.remove(name)
+    assert other.path.exists()
+
+
+def test_weights_of_the_package_are_not_removed(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="part of the package"):
+        Store(tmp_path / "cache").remove("fame-mnist")
+    assert (weights_folder() / index()["fame-mnist"].file).exists()

@@ -27,10 +27,10 @@ from famecli.data.dataset import ImageSplit, fixed_levels
 from famecli.data.registry import dataset_info
 from famecli.errors import UsageError
 from famecli.images import grid, levels_to_bytes, write_png
+from famecli.nll.record import BITS_SEED
 
 SCHEMA = "famecli/global-modelling/1"
 EXPERIMENTS = ("halves", "probe", "completions", "maps")
-BITS_SEED = 0
 
 
 @dataclass(frozen=True)

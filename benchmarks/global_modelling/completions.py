@@ -11,11 +11,10 @@ from benchmarks.global_modelling.classifier import Verdicts, judge, train
 from benchmarks.tables import Cell, Table
 from famecli.data.dataset import ImageSplit, fixed_levels
 from famecli.model.fame import Fame
+from famecli.nll.record import BITS_SEED
 from famecli.output import Output
 from famecli.rng import stream
 from famecli.sampling.complete import complete_batches
-
-BITS_SEED = 0
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from famecli.api.pixels import LARGEST_SEED, Array, Pixels, choice, levels_of, like, mask_of, number, whole
 from famecli.checkpoints.checkpoint import Checkpoint
-from famecli.checkpoints.claims import Claim, readable_claims
 from famecli.coding.container import from_bytes, to_bytes
 from famecli.coding.whole import check_model, decode_images, encode_images
 from famecli.config.schema import ModelConfig
 from famecli.errors import ArgumentError, ArgumentTypeError, closest
 from famecli.nll.evaluate import ImageNlls, evaluate
+from famecli.nll.record import NllRecord
 from famecli.nll.score import AUTOMATIC_BATCH
 from famecli.runtime.undisturbed import undisturbed
 from famecli.sampling.complete import SWEEPS, complete_batches
@@ -76,9 +76,9 @@ class Model:
         return self.checkpoint.model.config
 
     @property
-    def claims(self) -> list[Claim]:
+    def claims(self) -> list[NllRecord]:
         """NLLs that the checkpoint records of itself, that of most images first."""
-        return readable_claims(self.checkpoint.metadata)
+        return self.checkpoint.claims
 
     def sample(
         self,

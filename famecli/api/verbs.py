@@ -15,15 +15,15 @@ from famecli.api.handle import Model as Model
 from famecli.api.handle import Progress, counted
 from famecli.api.pixels import LARGEST_SEED, Array, choice, levels_of, number, whole
 from famecli.checkpoints.checkpoint import WeightsKind, load_checkpoint
-from famecli.checkpoints.source import checkpoint_file
-from famecli.checkpoints.store import Store
+from famecli.checkpoints.store import Store, checkpoint_file
 from famecli.config.presets import SIZES, Size
 from famecli.config.schema import Precision
 from famecli.data.dataset import ImageSplit, Split, load_split, own_images
 from famecli.errors import ArgumentError, ArgumentTypeError
 from famecli.nll import comparison
-from famecli.nll.comparison import WAIVERS, Comparison, Scores, Waiver
+from famecli.nll.comparison import WAIVERS, Comparison, Waiver
 from famecli.nll.evaluate import evaluate as evaluate_levels
+from famecli.nll.record import NllRecord
 from famecli.nll.report import NllReport
 from famecli.nll.score import AUTOMATIC_BATCH, score
 from famecli.runtime.devices import device_named
@@ -232,9 +232,10 @@ def compare(a: NllReport | AnyPath, b: NllReport | AnyPath, *, allow: Collection
     return comparison.compare(first, second, waived)
 
 
-def _scores(scored: NllReport | AnyPath, name: str) -> Scores:
+def _scores(scored: NllReport | AnyPath, name: str) -> NllRecord:
     if isinstance(scored, NllReport):
-        return comparison.scores_in(scored.record | {"image_nats": scored.nlls.nats.tolist()}, name)
+        comparison.check_scores(scored.nll, name)
+        return scored.nll
     if isinstance(scored, str | PathLike):
         return comparison.read_scores(Path(scored))
     raise ArgumentTypeError(f"{name} is of type {type(scored).__name__}, expected what evaluate returns")

@@ -1,104 +1,97 @@
-"""Model cards: what a checkpoint's header says, for people, as Markdown. No torch here."""
+"""Model cards: the description of a checkpoint for people, as Markdown. No torch here."""
 
-from collections.abc import Sequence
-from typing import Any
-
-from famecli.checkpoints.claims import FURTHER
-from famecli.checkpoints.history import cpu_hours, described, seeds, thread_hours, trainings
+from famecli.checkpoints.description import Description
+from famecli.checkpoints.provenance import in_words
 from famecli.config.presets import PRESETS
+from famecli.nll.record import NllRecord
 
-BOUNDS = {"exact": "exact", "elbo": "-ELBO, one draw of the latents", "iwae": "importance-weighted"}
-# What a schedule is made of, in the order of a card.
+# Keys of a schedule, in the order of a card.
 SCHEDULE = (
     "optimizer", "muon_lr", "lr", "batch_size", "warmup_images", "rate_warmup_images", "beta",
     "free_nats", "ema_halflife_images", "seed",
 )  # fmt: skip
 
 
-def model_card(name: str, facts: dict[str, Any]) -> str:
+def model_card(described: Description) -> str:
     """Return the card of a checkpoint.
-
-    Args:
-        name: What it is called.
-        facts: `famecli/info/1`, as `fame info --json` prints it.
-
-    Raises:
-        ConfigError, KeyError, TypeError, ValueError: The header is not as famecli writes it.
 
     Source: the sections: arXiv:1810.03993; the table on top: the hub's model cards.
     """
-    model, provenance = facts["model"], facts["provenance"] or {}
-    preset = PRESETS.get(model["preset"])
-    title = preset.title if preset else "a model of its own"
-    shape = f"{model['channels']}x{model['height']}x{model['width']}"
+    model, name = described.model, described.name
+    preset = PRESETS.get(model.preset)
     parts = [
-        f"---\nlicense: mit\nlibrary_name: famecli\ndatasets: [{provenance.get('dataset')}]\n---",
+        f"---\nlicense: mit\nlibrary_name: famecli\ndatasets: [{described.provenance.dataset}]\n---",
         f"# {name}",
-        f"`{model['preset']}`, {title}: {facts['parameters']:,} parameters, for images {shape} of "
-        f"{model['levels']} levels.",
+        f"`{model.preset}`, {preset.title if preset else 'a model of its own'}: "
+        f"{described.header.parameters:,} parameters, for images "
+        f"{model.channels}x{model.height}x{model.width} of {model.levels} levels.",
         "## Likelihood",
-        _claim(facts["claim"], facts[FURTHER]),
+        _likelihood(*described.claims),
         "## Training",
-        _training(facts),
+        _training(described),
         "## Use",
         f"```sh\nfame sample {name} -n 64 -o grid.png\nfame evaluate-nll {name}\nfame verify {name}\n```",
         "It describes images like those it was trained on, and nothing else. Its samples and its likelihoods "
         "are not made for decisions about people.",
-        f"sha256 of the file: `{facts['sha256']}`.",
+        f"sha256 of the file: `{described.sha256}`.",
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _claim(claim: dict[str, Any] | None, further: Sequence[dict[str, Any]]) -> str:
-    if not claim:
+def _likelihood(claim: NllRecord | None = None, *further: NllRecord) -> str:
+    if claim is None:
         return "None is claimed: `fame evaluate-nll CKPT --record FILE` measures one."
-    data = claim["data"]
+    data, terms = claim.data, claim.terms_nats_per_image
+    bits = "" if claim.bits_per_dim is None else f", {claim.bits_per_dim:.4f} bits/dim"
     rows = [
-        ("NLL", f"{_nats(claim)}, {claim['bits_per_dim']:.4f} bits/dim"),
-        ("estimator", f"{BOUNDS[claim['bound']]}, K = {claim['importance_samples']}, seed {claim['seed']}"),
-        ("data", f"{data['dataset_id']}, {data['split']}, {data['images']:,} images"),
-        ("binarization", data["binarization"]),
-        ("sha256 of what was scored", f"`{data['pixels_sha256']}`"),
-        ("sha256 of the weights", f"`{claim['weights_sha256']}`"),
+        ("NLL", _nats(claim) + bits),
+        ("estimator", _estimator(claim)),
+        ("data", f"{data.dataset_id}, {data.split}, {data.images or 0:,} images"),
+        ("binarization", str(data.binarization)),
+        ("sha256 of what was scored", f"`{data.pixels_sha256}`"),
+        ("sha256 of the weights", f"`{claim.weights_sha256}`"),
     ]
-    if rates := claim["terms_nats_per_image"]["kl"]:
-        layers = " + ".join(f"{rate:.2f}" for rate in rates)
+    if terms is not None and terms.kl:
+        layers = " + ".join(f"{rate:.2f}" for rate in terms.kl)
         rows.insert(1, ("KL per layer, from the image", f"{layers} nats"))
-    return _table(rows + [_further(each) for each in further])
+    return _table(rows + [(_estimator(each), _on_first_images(each)) for each in further])
 
 
-def _further(claim: dict[str, Any]) -> tuple[str, str]:
-    """Return the row of a claim by another estimator, beside what one draw says of the same images."""
-    data = claim["data"]
-    one = [point["nats_per_image"] for point in claim["curve"] if point["importance_samples"] == 1]
-    beside = f", where K = 1 gives {one[0]:.2f}" if one else ""
-    images = f"the first {data['images']:,} images of {data['dataset_id']}, {data['split']}"
-    return (
-        f"{BOUNDS[claim['bound']]}, K = {claim['importance_samples']}, seed {claim['seed']}",
-        f"{_nats(claim)} on {images}{beside}",
-    )
+def _on_first_images(claim: NllRecord) -> str:
+    """Return a further claim, beside the NLL of the same images by one draw."""
+    data, one = claim.data, claim.one_draw_nats
+    beside = "" if one is None else f", where K = 1 gives {one:.2f}"
+    images = f"the first {data.images or 0:,} images of {data.dataset_id}, {data.split}"
+    return f"{_nats(claim)} on {images}{beside}"
 
 
-def _nats(claim: dict[str, Any]) -> str:
-    stderr = claim["stderr_nats_per_image"]
+def _estimator(claim: NllRecord) -> str:
+    return f"{claim.estimator.name}, K = {claim.importance_samples}, seed {claim.seed}"
+
+
+def _nats(claim: NllRecord) -> str:
+    stderr = claim.stderr_nats_per_image
     spread = "" if stderr is None else f" +- {stderr:.2f}"
-    return f"{claim['nats_per_image']:.2f}{spread} nats/image"
+    return f"{claim.nats_per_image:.2f}{spread} nats/image"
 
 
-def _training(facts: dict[str, Any]) -> str:
-    config, provenance, past = facts["training"] or {}, facts["provenance"] or {}, trainings(facts)
-    schedule = ", ".join(f"{key} {config[key]}" for key in SCHEDULE if key in config)
+def _training(described: Description) -> str:
+    found, config = described.provenance, described.header.metadata.get("training")
+    # As stored: older checkpoints lack keys, and their defaults have changed.
+    stored = config if isinstance(config, dict) else {}
+    schedule = ", ".join(f"{key} {stored[key]}" for key in SCHEDULE if key in stored)
+    cpu_hours = found.total_cpu_hours
     rows = [
-        ("images seen", f"{sum(each.images_seen for each in past):,}"),
-        ("time", f"{thread_hours(past):.2f} hours of one thread, {provenance.get('device')}"),
-        *((("CPU time", f"{hours:.2f} hours"),) if (hours := cpu_hours(past)) is not None else ()),
-        ("seeds", ", ".join(map(str, seeds(past)))),
+        ("images seen", f"{found.total_images:,}"),
+        ("time", f"{found.total_thread_hours:.2f} hours of one thread, {found.device}"),
+        *(() if cpu_hours is None else (("CPU time", f"{cpu_hours:.2f} hours"),)),
+        ("seeds", ", ".join(map(str, found.seeds))),
         ("schedule", schedule),
     ]
-    if init := provenance.get("init"):
+    if found.init is not None:
         rows[-1:] = [
-            ("trainings", described(past)),
-            ("weights before the last", f"`{init['weights_sha256']}`"),
+            ("trainings", in_words(found.trainings)),
+            ("weights before the last", f"`{found.init.weights_sha256}`"),
             ("schedule of the last", schedule),
         ]
     return _table(rows)

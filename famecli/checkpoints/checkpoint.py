@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from famecli.checkpoints.description import model_in, readable_claims
 from famecli.checkpoints.header import (
     CHECKPOINT_SCHEMA,
     DAMAGED,
@@ -21,28 +22,30 @@ from famecli.checkpoints.header import (
     read_checkpoint,
     seal,
 )
+from famecli.checkpoints.provenance import Provenance, parse_provenance
 from famecli.config.schema import ModelConfig, to_dict
-from famecli.errors import ConfigError, InputError, IntegrityError, NumericsError, UsageError, brief
+from famecli.errors import InputError, IntegrityError, NumericsError, UsageError, brief
 from famecli.files import write_atomic
 from famecli.model.fame import Fame
 from famecli.model.size import count_parameters
+from famecli.nll.record import NllRecord
 
 WeightsKind = Literal["ema", "raw"]
-# Of stored weights; whatever they are stored in, the model has them in single precision.
+# Types of stored weights; the model has them in single precision.
 DTYPES = ("F32", "F16")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model in memory.
+    """A model in memory, with what its file records.
 
     Args:
-        source: Where it was read from.
-        model: With the weights asked for, on the CPU, in evaluation mode.
-        weights: Which weights these are.
-        metadata: Provenance (`training`, `provenance`) and measured NLL (`claim`), as stored.
-        sha256: Of the file.
-        weights_sha256: Of the names, shapes and values of these weights, whatever else the file holds.
+        source: Name of the file.
+        model: Model on the CPU, in evaluation mode.
+        weights: Kind of its weights.
+        metadata: Metadata of the file as stored, with `training`, `provenance` and `claim`.
+        sha256: SHA-256 of the file.
+        weights_sha256: SHA-256 of names, shapes and values of the weights.
     """
 
     source: str
@@ -53,23 +56,25 @@ class Checkpoint:
     weights_sha256: str
 
     @property
-    def provenance(self) -> dict[str, Any]:
-        """How it came to be: data set, images seen, versions; empty where the file does not say."""
-        found = self.metadata.get("provenance")
-        return found if isinstance(found, dict) else {}
+    def provenance(self) -> Provenance:
+        """Trainings that made the weights.
+
+        Raises:
+            ConfigError: The file records them in another form.
+        """
+        return parse_provenance(self.metadata, f"{self.source}: provenance")
 
     @property
-    def claim(self) -> dict[str, Any] | None:
-        """The NLL that the file claims, as `famecli.nll.report` measured it; None where it claims none."""
-        found = self.metadata.get("claim")
-        return found if isinstance(found, dict) else None
+    def claims(self) -> list[NllRecord]:
+        """NLLs that the file claims, that of most images first; those of another form are left out."""
+        return readable_claims(self.metadata)
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, Any]) -> str:
-    """Write a safetensors file atomically and return its sha256.
+    """Write a safetensors file atomically and return its SHA-256.
 
     Raises:
-        NumericsError: A tensor has a value that is not finite; nothing is written.
+        NumericsError: A tensor has a value that is not finite. Nothing is written.
     """
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
@@ -81,22 +86,15 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, 
 
 
 def load_tensors(path: Path, schema: str) -> tuple[dict[str, Tensor], Header, str]:
-    """Return tensors, header and sha256 of a file that `save_tensors` wrote with that schema.
+    """Return tensors, header and SHA-256 of a file that `save_tensors` wrote with a schema.
 
     Raises:
         InputError: The file is missing, damaged, or of another kind.
     """
     content = read_checkpoint(path)
-    header = _header(content, str(path), schema)
+    header = parse_header(content, len(content), str(path))
+    header.check_schema(schema, str(path))
     return _tensors(content, str(path)), header, hashlib.sha256(content).hexdigest()
-
-
-def _header(content: bytes, source: str, schema: str) -> Header:
-    header = parse_header(content, len(content), source)
-    found = header.metadata.get("schema")
-    if found != schema:
-        raise InputError(f"{source}: expected a file of schema {schema}, found {brief(repr(found))}")
-    return header
 
 
 def _tensors(content: bytes, source: str) -> dict[str, Tensor]:
@@ -113,13 +111,13 @@ def save_checkpoint(
     raw: Mapping[str, Tensor] | None,
     facts: dict[str, Any],
 ) -> str:
-    """Write a model and return the file's sha256.
+    """Write a model and return the SHA-256 of the file.
 
-    Weights that are all numbers in half precision, as `rounded` makes them, are stored in it.
+    Weights are stored in half precision if it holds all of them exactly, as after `rounded`.
 
     Args:
-        path: Where to.
-        config: The model's.
+        path: File.
+        config: Configuration of the model.
         ema: Averaged weights, which are the model.
         raw: Weights of the last step; None leaves them out.
         facts: JSON values under the keys `training`, `provenance` and `claim`.
@@ -127,16 +125,16 @@ def save_checkpoint(
     tensors = dict(ema) | {RAW + name: tensor for name, tensor in (raw or {}).items()}
     hashes = {"ema": hash_weights(ema)} | ({} if raw is None else {"raw": hash_weights(raw)})
     metadata = {"schema": CHECKPOINT_SCHEMA, "model": to_dict(config), "weights_sha256": hashes, **facts}
-    # A trained weight differs at once, so this costs a save in training next to nothing.
+    # During training the first tensor differs already, so the check costs little.
     if all(torch.equal(tensor.half().float(), tensor) for tensor in tensors.values()):
         tensors = {name: tensor.half() for name, tensor in tensors.items()}
     return save_tensors(path, tensors, metadata)
 
 
 def rounded(checkpoint: Checkpoint) -> Checkpoint:
-    """Return the model with its weights rounded to half precision, in which its file is half as large.
+    """Return the model with its weights rounded to half precision, for a file of half the size.
 
-    It computes in single precision all the same; what is claimed of the former weights is not about these.
+    The model still computes in single precision. Claims about the former weights do not hold for it.
 
     Raises:
         NumericsError: A weight is too large for half precision.
@@ -157,19 +155,22 @@ def load_checkpoint(path: Path, weights: WeightsKind = "ema") -> Checkpoint:
 
 
 def parse_checkpoint(content: bytes, source: str, weights: WeightsKind = "ema") -> Checkpoint:
-    """Return the model in the content of a file, called `source` in errors.
+    """Return the model in the content of a file.
+
+    Args:
+        content: Content of the file.
+        source: Name of the file, for errors.
+        weights: Kind of weights.
 
     Raises:
-        InputError: The file is missing, damaged, or its tensors are not those of its configuration.
-        IntegrityError: Weights or metadata do not have the hash that was recorded with them.
-        ConfigError: Its configuration is not possible.
-        UsageError: It has no raw weights and these were asked for.
+        InputError: The file is damaged, or its tensors are not those of its configuration.
+        IntegrityError: Weights or metadata do not have their recorded hash.
+        ConfigError: The configuration is not possible.
+        UsageError: The file has no raw weights, and these were asked for.
     """
-    header = _header(content, source, CHECKPOINT_SCHEMA)
-    try:
-        config = ModelConfig.from_dict(header.metadata.get("model"))
-    except ConfigError as error:
-        raise ConfigError(f"{source}: {brief(error, 400)}", error.hint) from error
+    header = parse_header(content, len(content), source)
+    header.check_schema(CHECKPOINT_SCHEMA, source)
+    config = model_in(header.metadata, source)
     _check_size(config, header, source)
     if weights == "raw" and not header.has_raw:
         raise UsageError(f"{source} has no raw weights", "leave --weights out to use the averaged ones")
@@ -190,8 +191,8 @@ def parse_checkpoint(content: bytes, source: str, weights: WeightsKind = "ema") 
 
 
 def _check_size(config: ModelConfig, header: Header, source: str) -> None:
-    """Check that a file has as many weights as its configuration asks for, before they are allocated."""
-    # Of each block and layer, since modules take time and memory of their own.
+    """Check that a file has as many weights as its configuration needs, before they are allocated."""
+    # The fewest tensors of each block and layer, since modules take time and memory, too.
     decoder = config.decoder
     fewest = (
         8 * sum(stage.blocks for stage in config.stages) + 4 * decoder.layers + 5 * len(decoder.attention)
@@ -220,7 +221,7 @@ def _check_tensors(model: Fame, header: Header, source: str) -> None:
 
 
 def _check_hash(recorded: object, weights: WeightsKind, found: str, source: str) -> None:
-    """Check weights against the hash that was recorded with them."""
+    """Check weights against their recorded hash."""
     expected = recorded.get(weights) if isinstance(recorded, dict) else None
     if expected != found:
         raise IntegrityError(
@@ -231,7 +232,7 @@ def _check_hash(recorded: object, weights: WeightsKind, found: str, source: str)
 
 
 def hash_weights(weights: Mapping[str, Tensor]) -> str:
-    """Return the sha256 over names, shapes and float32 values, in the order of the names."""
+    """Return the SHA-256 over names, shapes and float32 values, in the order of the names."""
     digest = hashlib.sha256()
     for name in sorted(weights):
         values = weights[name].detach().cpu().contiguous().numpy()

@@ -17,10 +17,10 @@ from famecli.errors import InputError, IntegrityError, brief
 from famecli.files import STDIN, open_input, read_up_to
 
 METADATA_KEY = "famecli"
-# In the metadata, the SHA-256 of all the rest of them.
+# Key in the metadata of the SHA-256 of all other keys.
 SEAL_KEY = "sha256"
 CHECKPOINT_SCHEMA = "famecli/checkpoint/1"
-# Before the names of the weights of the last step; those without it are the averaged ones.
+# Prefix of the weights of the last step; names without it are averaged weights.
 RAW = "raw."
 LARGEST_HEADER_BYTES = 1 << 20
 DAMAGED = "the file is damaged: copy or download it again"
@@ -30,7 +30,7 @@ BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Where one tensor lies: safetensors' dtype name, shape, and bytes from the end of the header."""
+    """Type, shape and place of one tensor, in bytes from the end of the header."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -40,12 +40,12 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Header:
-    """What a safetensors file says of itself.
+    """Header of a safetensors file.
 
     Args:
-        tensors: By name.
-        metadata: What famecli wrote there.
-        file_bytes: That the file has, if it is whole.
+        tensors: Tensors by name.
+        metadata: Metadata of famecli.
+        file_bytes: Size of the whole file.
     """
 
     tensors: dict[str, TensorInfo]
@@ -54,13 +54,22 @@ class Header:
 
     @property
     def has_raw(self) -> bool:
-        """Whether the weights of the last step are there too."""
+        """Whether the file has the weights of the last step, too."""
         return any(name.startswith(RAW) for name in self.tensors)
 
     @property
     def parameters(self) -> int:
         """Number of averaged weights."""
         return sum(math.prod(info.shape) for name, info in self.tensors.items() if not name.startswith(RAW))
+
+    def check_schema(self, schema: str, source: str) -> None:
+        """Check that a file is of a schema.
+
+        Raises:
+            InputError: The file `source` is of another one.
+        """
+        if (found := self.metadata.get("schema")) != schema:
+            raise InputError(f"{source}: expected a file of schema {schema}, found {brief(repr(found))}")
 
 
 def canonical_json(data: object) -> str:
@@ -75,7 +84,7 @@ def seal(metadata: dict[str, Any]) -> str:
 
 
 def _unseal(table: dict[str, str]) -> tuple[dict[str, Any], bool]:
-    """Return what the one key of the metadata holds, and whether it has the hash recorded with it."""
+    """Return the metadata of famecli, and whether they have their recorded hash."""
     text = table.pop(METADATA_KEY)
     if table:
         raise ValueError(f"its metadata have the key {brief(repr(next(iter(table))))}")
@@ -93,11 +102,12 @@ def _digest(metadata: dict[str, Any]) -> str:
 def read_checkpoint(path: Path) -> bytes:
     """Return the content of the safetensors file `path`, on stdin if it is `-`.
 
-    Nothing beyond its header is read before that is checked, and then no more than it promises: what is no
-    such file costs little, however large it is.
+    The header is checked before the rest is read, and no more is read than it says: a large file of another
+    kind costs little.
 
     Raises:
-        InputError: It cannot be read, or has not the header or the size of a file that famecli wrote.
+        InputError: The file cannot be read, or its header or size is wrong.
+        IntegrityError: Its metadata do not have their recorded hash.
     """
     with open_input(path, "checkpoint") as file:
         start = read_up_to(file, 8 + LARGEST_HEADER_BYTES)
@@ -105,6 +115,17 @@ def read_checkpoint(path: Path) -> bytes:
         content = start + read_up_to(file, header.file_bytes + 1 - len(start))
     _check_size(header, len(content), str(path))
     return content
+
+
+def read_header(path: Path) -> Header:
+    """Return the header of a safetensors file, without reading its tensors.
+
+    Raises:
+        InputError: The file cannot be read, or is none that famecli wrote.
+        IntegrityError: Its metadata do not have their recorded hash.
+    """
+    with open_input(path, "checkpoint") as file:
+        return parse_header(read_up_to(file, 8 + LARGEST_HEADER_BYTES), _size(file), str(path))
 
 
 def _size(file: BinaryIO) -> int | None:
@@ -117,13 +138,13 @@ def parse_header(content: bytes, size: int | None, source: str) -> Header:
     """Return the checked header of a file.
 
     Args:
-        content: The file from its start; the whole header at least, if the file is a good one.
-        size: Bytes of the whole file, where known.
-        source: The file's name for errors.
+        content: Start of the file, with the whole header.
+        size: Bytes of the whole file; None where they are not known.
+        source: Name of the file, for errors.
 
     Raises:
-        InputError: It is not a safetensors file that famecli wrote, or is truncated or inconsistent.
-        IntegrityError: Its metadata do not have the hash that was recorded with them.
+        InputError: The file is none that famecli wrote, or is truncated or inconsistent.
+        IntegrityError: Its metadata do not have their recorded hash.
     """
     if len(content) < 8:
         raise InputError(f"{source}: not a safetensors file ({len(content)} bytes)")
@@ -153,7 +174,7 @@ def _reason(error: Exception) -> str:
 
 
 def _strict_json(text: str) -> Any:  # noqa: ANN401
-    """Return what `text` says, read as `canonical_json` writes it: no key twice, no NaN or infinity."""
+    """Return the value of a JSON text without repeated keys, NaN and infinity."""
     return json.loads(
         text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_float=_finite_float
     )
@@ -187,7 +208,7 @@ def _tensor_info(entry: dict[str, Any]) -> TensorInfo:
 
 
 def _layout_bytes(tensors: dict[str, TensorInfo], source: str) -> int:
-    """Return the bytes of all tensors, after a check that they follow each other without gaps."""
+    """Return the bytes of all tensors, after a check that there are no gaps between them."""
     position = 0
     for info in sorted(tensors.values(), key=lambda info: (info.start, info.end)):
         if info.start != position:

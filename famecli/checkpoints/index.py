@@ -1,7 +1,5 @@
-"""The index of the weights that have names: what they are, and where they are to be had. No torch here."""
+"""The index of named weights: descriptions, claimed NLLs, and addresses of files. No torch here."""
 
-import dataclasses
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,31 +7,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from famecli.checkpoints.claims import claims_in
-from famecli.checkpoints.header import parse_header
-from famecli.checkpoints.history import seeds, thread_hours, trainings
+from famecli.checkpoints.description import describe
 from famecli.config.presets import PRESETS, SIZES, model_config, preset_named
-from famecli.config.schema import ModelConfig, build
+from famecli.config.schema import ModelConfig, build, to_dict
 from famecli.errors import InputError, UnavailableError, UsageError, closest
-from famecli.files import read_bytes
+from famecli.nll.record import NllRecord, parse_nll
 
 SCHEMA = "famecli/weights/1"
 INDEX = "index.json"
 DEFAULT_DATASET = "mnist"
 DEFAULT_MODEL = "fame"
-
-
-@dataclass(frozen=True)
-class FurtherNll:
-    """What else a file claims: an NLL by another estimator; see `WeightsEntry` for the fields."""
-
-    nats_per_image: float
-    stderr_nats: float
-    bound: str
-    importance_samples: int
-    split: str
-    images: int
-    pixels_sha256: str
+# Keys of an NLL in an entry.
+FIGURES = ("nats_per_image", "stderr_nats", "bound", "importance_samples", "split", "images", "pixels_sha256")
 
 
 @dataclass(frozen=True)
@@ -41,27 +26,21 @@ class WeightsEntry:
     """One model of the index.
 
     Args:
-        name: As typed in place of a file.
-        dataset: What it was trained on.
-        model: Its preset.
-        size: Of the preset; `custom` where it is none of them.
+        name: Name, as typed in place of a file.
+        dataset: Data set of the training.
+        model: Name of the preset.
+        size: Size of the preset; `custom` for another configuration.
         parameters: Number of weights.
-        images_seen: In all trainings, those of the weights that it began with included.
-        thread_hours: Hours of them, times threads.
-        seeds: Of them, the first one first.
+        images_seen: Images of all trainings.
+        thread_hours: Hours of all trainings, times threads.
+        seeds: Seeds of all trainings, the first one first.
         file: Name of the file: beside the index, or under the mirrors.
         mirrors: Addresses that the file's name is appended to, tried in order.
-        sha256: Of the file.
-        size_bytes: Of the file.
+        sha256: SHA-256 of the file.
+        size_bytes: Size of the file.
         licence: SPDX identifier.
-        nats_per_image: The NLL that the file claims, mean over `images`.
-        stderr_nats: Its standard error.
-        bound: `exact`, `elbo` or `iwae`.
-        importance_samples: Draws of the latents per image.
-        split: Of the data set, whose images were scored.
-        images: That were scored.
-        pixels_sha256: Of what was scored.
-        further: NLLs by other estimators, of other numbers of images.
+        nll: Claimed NLL.
+        further: Claimed NLLs by other estimators, of other numbers of images.
     """
 
     name: str
@@ -77,67 +56,80 @@ class WeightsEntry:
     sha256: str
     size_bytes: int
     licence: str
-    nats_per_image: float
-    stderr_nats: float
-    bound: str
-    importance_samples: int
-    split: str
-    images: int
-    pixels_sha256: str
-    further: tuple[FurtherNll, ...] = ()
+    nll: NllRecord
+    further: tuple[NllRecord, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the entry as the index stores it, with the NLL among the other keys."""
+        own = {key: value for key, value in to_dict(self).items() if key not in ("nll", "further")}
+        return own | _figures(self.nll) | {"further": [_figures(each) for each in self.further]}
 
 
-def describe(path: Path, mirrors: Sequence[str] = ()) -> WeightsEntry:
-    """Return the entry of a checkpoint file, by what its header says; its name is the file's.
+# Keys of an entry as the index stores it.
+KEYS = (*list(WeightsEntry.__dataclass_fields__)[:-2], *FIGURES, "further")
 
-    Args:
-        path: The file.
-        mirrors: Where else the file is to be had.
+
+def _figures(nll: NllRecord) -> dict[str, Any]:
+    """Return an NLL as the index stores it."""
+    data = nll.data
+    estimate = (nll.nats_per_image, nll.stderr_nats_per_image, nll.bound, nll.importance_samples)
+    return dict(zip(FIGURES, (*estimate, data.split, data.images, data.pixels_sha256), strict=True))
+
+
+def _parse_entry(table: dict[str, Any], where: str) -> WeightsEntry:
+    """Return the entry that `WeightsEntry.to_dict` made.
 
     Raises:
-        InputError: It is no checkpoint, or claims no NLL with its standard error.
+        ConfigError: The table is of another form.
     """
-    content = read_bytes(path, "checkpoint")
-    header = parse_header(content, len(content), str(path))
-    model, provenance, claim = (_table(header.metadata, key) for key in ("model", "provenance", "claim"))
-    if not (model and provenance and claim):
-        raise InputError(f"{path} claims no NLL", f"fame evaluate-nll {path} --record FILE")
-    past = trainings(header.metadata)
-    entry = {
-        "name": path.stem,
-        "dataset": provenance.get("dataset"),
-        "model": model.get("preset"),
-        "size": _size_of(ModelConfig.from_dict(model)),
-        "parameters": header.parameters,
-        "images_seen": sum(each.images_seen for each in past),
-        "thread_hours": round(thread_hours(past), 2),
-        "seeds": seeds(past),
-        "file": path.name,
-        "mirrors": mirrors,
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "size_bytes": len(content),
-        "licence": "MIT",
-        **_figures(claim),
-        "further": [_figures(each) for each in claims_in(header.metadata)[1:] if isinstance(each, dict)],
-    }
-    return build(WeightsEntry, entry, str(path))
+
+    def nll(figures: dict[str, Any]) -> NllRecord:
+        data = figures | {"dataset_id": table.get("dataset")}
+        stderr = figures.get("stderr_nats")
+        return parse_nll(figures | {"data": data, "stderr_nats_per_image": stderr}, where)
+
+    found = nll(table)
+    own = {key: value for key, value in table.items() if key not in FIGURES}
+    further = [to_dict(nll(each)) for each in table.get("further", [])]
+    return build(WeightsEntry, own | {"nll": to_dict(found), "further": further}, where)
 
 
-def _figures(claim: dict[str, Any]) -> dict[str, Any]:
-    """Return what the index says of a claim."""
-    scored = _table(claim, "data")
-    return {
-        "nats_per_image": claim.get("nats_per_image"),
-        "stderr_nats": claim.get("stderr_nats_per_image"),
-        "bound": claim.get("bound"),
-        "importance_samples": claim.get("importance_samples"),
-        **{key: scored.get(key) for key in ("split", "images", "pixels_sha256")},
-    }
+def entry_of(path: Path, mirrors: Sequence[str] = ()) -> WeightsEntry:
+    """Return the entry of a checkpoint file; its name is the file's.
 
+    Args:
+        path: Checkpoint.
+        mirrors: Further addresses of the file.
 
-def _table(data: dict[str, Any], key: str) -> dict[str, Any]:
-    found = data.get(key)
-    return found if isinstance(found, dict) else {}
+    Raises:
+        InputError: The file is no checkpoint, or claims no NLL with its standard error.
+    """
+    found = describe(path)
+    past, dataset = found.provenance, found.provenance.dataset
+    if (
+        dataset is None
+        or not found.claims
+        or any(each.stderr_nats_per_image is None for each in found.claims)
+    ):
+        hint = f"fame evaluate-nll {path} --record FILE"
+        raise InputError(f"{path} claims no NLL with its standard error, or names no data set", hint)
+    return WeightsEntry(
+        path.stem,
+        dataset,
+        found.model.preset,
+        _size_of(found.model),
+        found.header.parameters,
+        past.total_images,
+        round(past.total_thread_hours, 2),
+        past.seeds,
+        path.name,
+        tuple(mirrors),
+        found.sha256,
+        found.header.file_bytes,
+        "MIT",
+        found.claims[0],
+        found.claims[1:],
+    )
 
 
 def _size_of(config: ModelConfig) -> str:
@@ -150,16 +142,16 @@ def _size_of(config: ModelConfig) -> str:
 
 
 def index_text(folder: Path) -> str:
-    """Return the index of all checkpoints in `folder`, as it stands in its `index.json`.
+    """Return the text of `index.json` for all checkpoints in `folder`.
 
-    What only the index knows is kept: the mirrors of a file, and entries of files that are on mirrors alone.
+    Kept from an index that is there: mirrors of files, and entries of files that are on mirrors only.
     """
     path = folder / INDEX
     old = json.loads(path.read_text(encoding="utf-8"))["weights"] if path.exists() else []
     entries = {entry["name"]: entry for entry in old if entry.get("mirrors")}
     for file in folder.glob("*.safetensors"):
         mirrors = entries.get(file.stem, {}).get("mirrors", ())
-        entries[file.stem] = dataclasses.asdict(describe(file, mirrors))
+        entries[file.stem] = entry_of(file, mirrors).to_dict()
     return (
         json.dumps({"schema": SCHEMA, "weights": [entries[name] for name in sorted(entries)]}, indent=2)
         + "\n"
@@ -188,7 +180,7 @@ def index() -> dict[str, WeightsEntry]:
             f"this installation has no weights ({path}: {error.strerror})", "name a checkpoint file"
         ) from error
     assert content["schema"] == SCHEMA
-    entries = [build(WeightsEntry, entry, str(path)) for entry in content["weights"]]
+    entries = [_parse_entry(entry, str(path)) for entry in content["weights"]]
     return {entry.name: entry for entry in entries}
 
 

@@ -1,35 +1,48 @@
-"""Where weights lie: in the package, in the cache, or at an address to fetch them from. No torch here."""
+"""Files of checkpoints: by path, by name in the package or the cache, or from an address. No torch here."""
 
 import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from urllib.parse import unquote, urlsplit
+from typing import Any
+from urllib.parse import quote, unquote, urldefrag, urlsplit
 
-from famecli.checkpoints.index import WeightsEntry, index, named_weights, weights_folder
-from famecli.checkpoints.urls import SHA256, addresses, parse_url
+from famecli.checkpoints.description import claims_of
+from famecli.checkpoints.header import read_checkpoint
+from famecli.checkpoints.index import WeightsEntry, index, named_weights, unknown_checkpoint, weights_folder
 from famecli.data.cache import cache_root
 from famecli.data.fetch import fetch_file, is_offline, say_nothing
-from famecli.errors import InputError, IntegrityError, UnavailableError, UsageError
-from famecli.files import read_bytes
+from famecli.errors import ExitCode, FameError, InputError, IntegrityError, UnavailableError, UsageError
+from famecli.files import STDIN, read_bytes, unwritable, write_atomic
+from famecli.nll.record import NllRecord
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+URL = re.compile(r"(https?|file|hf)://.", re.IGNORECASE)
 SUFFIX = ".safetensors"
+HUB = "https://huggingface.co"
+# Checkpoints of a run's folder, in the order in which they are looked for.
+RUN_FILES = ("best.safetensors", "last.safetensors")
+# Exit codes of verification: a wrong hash says more than a wrong claim, and that more than one not measured.
+WORST_FIRST = (ExitCode.INTEGRITY, ExitCode.GATE)
 
 
 @dataclass(frozen=True)
-class Imported:
-    """A checkpoint of the user's own that was imported under a name."""
+class Named:
+    """Weights of this machine that have a name.
+
+    Args:
+        name: Name, as typed in place of a file.
+        path: File.
+        sha256: Recorded SHA-256 of the file.
+    """
 
     name: str
     path: Path
-
-    @property
-    def sha256(self) -> str:
-        """Of the file when it was imported: it is called by it."""
-        return self.path.stem
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -37,9 +50,9 @@ class Store:
     """The weights of this machine, and the way to those that are not here yet.
 
     Args:
-        cache_dir: See `famecli.data.cache.cache_root`.
+        cache_dir: Cache folder; see `famecli.data.cache.cache_root`.
         offline: Whether downloads are forbidden.
-        report: Told each download before it starts.
+        report: Called with a line before each download.
     """
 
     cache_dir: Path | None = None
@@ -48,15 +61,15 @@ class Store:
 
     @property
     def folder(self) -> Path:
-        """Where fetched and imported weights are kept."""
+        """Folder of fetched and imported weights."""
         return cache_root(self.cache_dir) / "weights"
 
     def cached(self, name: str, sha256: str) -> Path:
-        """Return where a fetched file goes; its hash is in the name, so that versions do not meet."""
+        """Return the place of a fetched file; its hash is in the name, so that versions do not collide."""
         return self.folder / f"{name}-{sha256[:12]}{SUFFIX}"
 
     def find(self, entry: WeightsEntry) -> Path | None:
-        """Return the file of an entry if it is on this machine; its hash is not looked at."""
+        """Return the file of an entry if it is on this machine; its hash is not checked."""
         places = (weights_folder() / entry.file, self.cached(entry.name, entry.sha256))
         return next((path for path in places if os.path.isfile(path)), None)
 
@@ -64,44 +77,35 @@ class Store:
         """Return the file of an entry: of the package, else of the cache with the right hash, else fetched.
 
         Raises:
-            UnavailableError: It is not here and may not or cannot be had.
+            UnavailableError: The file is not here and may not or cannot be fetched.
             IntegrityError: No address has the right file.
         """
-        packaged = weights_folder() / entry.file
+        packaged, target = weights_folder() / entry.file, self.cached(entry.name, entry.sha256)
         if packaged.exists():
             return packaged
-        target = self.cached(entry.name, entry.sha256)
-        urls = addresses(entry)
-        if not urls and os.path.isfile(target):
-            check_hash(target, entry.sha256)
-            return target
-        if not urls:
-            hint = f"set FAME_WEIGHTS_URL to an address with {entry.file}, or: fame weights import FILE"
+        if urls := addresses(entry):
+            return self._fetch(entry.name, urls, target, entry.sha256, entry.size_bytes)
+        if not os.path.isfile(target):
+            hint = f"set FAME_WEIGHTS_URL to an address with {entry.file}, or: fame weights pull FILE"
             raise UnavailableError(f"no address of {entry.name} is known", hint)
-        return self._fetch(entry.name, urls, target, entry.sha256, entry.size_bytes)
+        check_hash(target, entry.sha256)
+        return target
 
     def get(self, word: str) -> Path | None:
-        """Return the file of a name or a URL, fetched where it is not here; None if it is neither.
+        """Return the file of a name or a URL, fetched where it is not here; None for any other word.
 
         Raises:
-            UsageError: A URL is not one, or tells no hash.
+            UsageError: A URL is of an unknown kind, or has no hash.
             FameError: As `fetch` does.
         """
         if "://" in word:
-            return self.fetch_url(word)
+            return self._fetch_url(word)
         if (entry := named_weights(word)) is not None:
             return self.fetch(entry)
-        found = next((each for each in self.imported() if each.name == word), None)
-        return None if found is None else found.path
+        return next((each.path for each in self.imported() if each.name == word), None)
 
-    def fetch_url(self, text: str) -> Path:
-        """Return the file at a URL with `#sha256=HEX`, or with the file name of an entry of the index.
-
-        Raises:
-            UsageError: It is no URL, or tells no hash.
-            UnavailableError: It is not in the cache and may not or cannot be had.
-            IntegrityError: It has another hash.
-        """
+    def _fetch_url(self, text: str) -> Path:
+        """Return the file at a URL with `#sha256=HEX`, or with the file name of an entry of the index."""
         url, sha256 = parse_url(text)
         file = PurePosixPath(unquote(urlsplit(url).path)).name
         entry = next((each for each in index().values() if each.file == file), None)
@@ -116,53 +120,271 @@ class Store:
 
     def _fetch(self, what: str, urls: list[str], target: Path, sha256: str, size_bytes: int | None) -> Path:
         if is_offline(self.offline) and not os.path.isfile(target):
-            hint = "run without --offline, or bring it here with fame weights pack and import"
+            hint = "run without --offline, or bring the file here: fame weights pull FILE"
             raise UnavailableError(f"{what} is not on this machine, and downloads are off", hint)
         return fetch_file(
             urls, sha256, target, size_bytes=size_bytes, offline=self.offline, report=self.report
         )
 
-    def imported(self) -> Iterator[Imported]:
-        """Yield what was imported, by name."""
-        folder = self.folder / "imported"
+    def keep(self, path: Path, name: str | None = None, *, force: bool = False) -> Named:
+        """Check a checkpoint, and keep a copy in the cache under a name.
+
+        A file of the index is known by its hash and keeps its name there; another is checked throughout.
+
+        Args:
+            path: Checkpoint.
+            name: Name; None for the file's.
+            force: Whether another checkpoint of this name is replaced.
+
+        Raises:
+            InputError: The file is no good checkpoint, the name is taken or not possible, or the cache cannot
+                be written.
+            IntegrityError: The name is one of the index, and the file has another hash.
+        """
+        content = read_checkpoint(path)
+        sha256 = hashlib.sha256(content).hexdigest()
+        entry = next((each for each in index().values() if each.sha256 == sha256), None)
+        if entry is not None:
+            found = Named(entry.name, self.find(entry) or self.cached(entry.name, sha256), sha256)
+        else:
+            found = self._own(path, content, name or path.name.removesuffix(SUFFIX), sha256)
+        others = [each.path for each in self.imported() if each.name == found.name and each != found]
+        if others and not force:
+            hint = "add --force to replace it, or choose a --name"
+            raise InputError(f"another checkpoint is called {found.name}", hint)
+        if not os.path.isfile(found.path) or read_bytes(found.path, "weights") != content:
+            try:
+                found.path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise unwritable(found.path, error) from error
+            write_atomic(found.path, content)
+        for other in others:
+            other.unlink(missing_ok=True)
+        return found
+
+    def _own(self, path: Path, content: bytes, name: str, sha256: str) -> Named:
+        """Return what a checkpoint is called that the index does not know, after a full check of it."""
+        from famecli.checkpoints.checkpoint import parse_checkpoint
+
+        if (known := named_weights(name)) is not None:
+            hint = "choose another name with --name"
+            found = f"sha256 {sha256[:12]}, but that of {name} is {known.sha256[:12]}"
+            raise IntegrityError(f"{path}: {found}", hint)
+        if not NAME.fullmatch(name) or name.endswith(SUFFIX):
+            hint = "letters, digits, - . and _; choose one with --name"
+            raise InputError(f"{name!r} cannot be a name of weights", hint)
+        parse_checkpoint(content, str(path))
+        return Named(name, self.folder / "imported" / name / f"{sha256}{SUFFIX}", sha256)
+
+    def remove(self, name: str) -> list[Path]:
+        """Delete fetched or imported weights from the cache, and return their files.
+
+        Args:
+            name: Name of the weights, or of the file of a URL.
+
+        Raises:
+            UsageError: The weights are part of the package, or nothing is called that.
+            UnavailableError: The weights are not on this machine.
+            InputError: A file cannot be deleted.
+        """
+        entry, found = named_weights(name), [each.path for each in self.imported() if each.name == name]
+        fetched = re.compile(re.escape(name) + "-[0-9a-f]{12}" + re.escape(SUFFIX))
+        with suppress(OSError):
+            found += [path for path in sorted(self.folder.iterdir()) if fetched.fullmatch(path.name)]
+        if not found and entry is None:
+            raise unknown_checkpoint(name)
+        if not found and (weights_folder() / str(entry and entry.file)).exists():
+            raise UsageError(
+                f"{name} is part of the package: it stays", "fame weights list says where files are"
+            )
+        if not found:
+            raise UnavailableError(f"{name} is not on this machine")
+        for path in found:
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise InputError(f"cannot delete {path}: {error.strerror}") from error
+        return found
+
+    def imported(self) -> Iterator[Named]:
+        """Yield the weights that were imported, by name."""
         try:
-            paths = sorted(folder.glob(f"*/*{SUFFIX}"))
+            paths = sorted((self.folder / "imported").glob(f"*/*{SUFFIX}"))
         except OSError:
             return
         for path in paths:
             if NAME.fullmatch(path.parent.name) and SHA256.fullmatch(path.stem):
-                yield Imported(path.parent.name, path)
+                yield Named(path.parent.name, path, path.stem)
 
-    def place_of_import(self, name: str, sha256: str) -> Path:
-        """Return where a checkpoint of the user's own goes.
-
-        Raises:
-            InputError: The name cannot be one.
-        """
-        if not NAME.fullmatch(name) or name.endswith(SUFFIX):
-            raise InputError(
-                f"{name!r} cannot be a name of weights", "letters, digits, - . and _; choose one with --name"
-            )
-        return self.folder / "imported" / name / f"{sha256}{SUFFIX}"
-
-    def installed(self) -> Iterator[tuple[str, Path, str]]:
-        """Yield name, file and recorded hash of all weights on this machine that have a name."""
+    def installed(self) -> Iterator[Named]:
+        """Yield all weights on this machine that have a name."""
         for entry in index().values():
             if (path := self.find(entry)) is not None:
-                yield entry.name, path, entry.sha256
-        for found in self.imported():
-            yield found.name, found.path, found.sha256
+                yield Named(entry.name, path, entry.sha256)
+        yield from self.imported()
+
+
+def checkpoint_file(name: str, store: Store) -> Path:
+    """Return the file of a checkpoint, fetched if it is not here.
+
+    Args:
+        name: File, run folder, name of weights, URL, or `-` for stdin.
+        store: Weights that have names.
+
+    Raises:
+        UsageError: Nothing is called that, or a URL has no hash.
+        UnavailableError: The weights are not here and may not or cannot be fetched.
+        IntegrityError: No address has the right file.
+        InputError: No such file, or a run folder without a checkpoint.
+    """
+    path = Path(name)
+    if path.is_dir():
+        found = next((path / file for file in RUN_FILES if (path / file).is_file()), None)
+        if found is None:
+            raise InputError(f"no checkpoint in {path}", f"a run folder holds {' or '.join(RUN_FILES)}")
+        return found
+    if path == STDIN or path.exists():
+        return path
+    if (found := store.get(name)) is not None:
+        return found
+    if path.suffix or len(path.parts) > 1:
+        raise InputError(f"cannot read checkpoint {path}: no such file", "fame train writes one")
+    raise unknown_checkpoint(name)
 
 
 def check_hash(path: Path, sha256: str) -> None:
     """Check a file on this machine against its recorded hash.
 
     Raises:
-        IntegrityError: It has another one.
-        InputError: It cannot be read.
+        IntegrityError: The file has another hash.
+        InputError: The file cannot be read.
     """
     actual = hashlib.sha256(read_bytes(path, "weights")).hexdigest()
     if actual != sha256:
         raise IntegrityError(
             f"{path}: sha256 {actual[:12]}, expected {sha256[:12]}", f"delete {path} and fetch it again"
         )
+
+
+def addresses(entry: WeightsEntry) -> list[str]:
+    """Return the addresses of the file of an entry: under FAME_WEIGHTS_URL, then on its mirrors.
+
+    Raises:
+        UsageError: FAME_WEIGHTS_URL is no URL.
+    """
+    bases = [base for base in (os.environ.get("FAME_WEIGHTS_URL", ""), *entry.mirrors) if base]
+    return [parse_url(_under(base, entry.file))[0] for base in bases]
+
+
+def _under(base: str, file: str) -> str:
+    """Return the URL of a file under `base`; in hf://, the revision stays last."""
+    path, at, revision = base.partition("@") if base.lower().startswith("hf:") else (base, "", "")
+    return f"{path.rstrip('/')}/{quote(file)}{at}{revision}"
+
+
+def parse_url(text: str) -> tuple[str, str]:
+    """Return the address of a file, and the hash in `#sha256=HEX` or "".
+
+    `hf://ORG/REPO/FILE@REVISION` is an address of huggingface.co, or of the server in HF_ENDPOINT; without a
+    revision it is `main`.
+
+    Raises:
+        UsageError: The text is no URL of a kind that can be fetched.
+
+    >>> parse_url("hf://org/repo/file.safetensors@v1")
+    ('https://huggingface.co/org/repo/resolve/v1/file.safetensors', '')
+    """
+    if not URL.match(text):
+        raise UsageError(f"{text!r} is no URL to fetch", "https://, http://, file:// and hf:// are")
+    try:
+        url, fragment = urldefrag(text)
+        urlsplit(url)
+    except ValueError as error:
+        raise UsageError(f"{text!r} is no URL ({error})") from error
+    key, _, sha256 = fragment.lower().partition("=")
+    if fragment and not (key == "sha256" and SHA256.fullmatch(sha256)):
+        raise UsageError(f"{text!r} has no sha256 after #", "write #sha256= and 64 hexadecimal digits")
+    return _hub_url(url) if url.lower().startswith("hf:") else url, sha256
+
+
+def _hub_url(url: str) -> str:
+    path, _, revision = url[len("hf://") :].partition("@")
+    organisation, repository, *file = [part for part in path.split("/") if part] + ["", ""]
+    file = [part for part in file if part]
+    if not (organisation and repository and file) or ".." in path.split("/"):
+        raise UsageError(f"{url!r} names no file", "write hf://ORG/REPO/FILE@REVISION")
+    hub = os.environ.get("HF_ENDPOINT", HUB).rstrip("/")
+    # A revision such as refs/pr/1 is one part of the path.
+    place = quote(revision or "main", safe="")
+    return f"{hub}/{quote(organisation)}/{quote(repository)}/resolve/{place}/{quote('/'.join(file))}"
+
+
+@dataclass
+class Verified:
+    """Named weights, and the outcome of their verification.
+
+    Args:
+        weights: Weights.
+        claims: Claims that were measured anew, each with its measurement.
+        problem: First error; None if all is right.
+    """
+
+    weights: Named
+    claims: list[tuple[NllRecord, NllRecord]] = field(default_factory=list)
+    problem: FameError | None = None
+
+    @property
+    def state(self) -> str:
+        """`right`, `wrong`, or `not measured`."""
+        if self.problem is None:
+            return "right"
+        return "wrong" if self.problem.exit_code in WORST_FIRST else "not measured"
+
+    @property
+    def figures(self) -> list[dict[str, Any]]:
+        """Claimed and measured mean of each claim that was measured, with its estimator."""
+        return [
+            {
+                "bound": claim.bound,
+                "importance_samples": claim.importance_samples,
+                "images": found.data.images,
+                "claimed_nats_per_image": claim.expected(self.weights.name, found.data.images or 0)[1],
+                "measured_nats_per_image": found.nats_per_image,
+            }
+            for claim, found in self.claims
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the row of `fame weights verify --json`."""
+        return {
+            "name": self.weights.name,
+            "path": str(self.weights.path),
+            "sha256": self.weights.sha256,
+            "state": self.state,
+            "problem": None if self.problem is None else str(self.problem),
+            "claim": self.figures[0] if self.figures else None,
+            "further": self.figures[1:],
+        }
+
+
+def verify_weights(
+    weights: Named, measure: Callable[[NllRecord], NllRecord] | None = None, *, further: bool = False
+) -> Verified:
+    """Check a file against its recorded hash, and its claims against new measurements.
+
+    Args:
+        weights: Weights.
+        measure: Returns the measurement of a claim; None to check the hash alone.
+        further: Whether the claims by other estimators are measured, too.
+    """
+    found = Verified(weights)
+    try:
+        check_hash(weights.path, weights.sha256)
+        if measure is not None:
+            claims = claims_of(weights.path)
+            for claim in claims if further else claims[:1]:
+                found.claims.append((claim, measure(claim)))
+                claim.check(weights.name, found.claims[-1][1])
+    except FameError as error:
+        found.problem = error
+    return found

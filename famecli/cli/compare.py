@@ -60,9 +60,8 @@ def compare(
 
 def _show(found: "Comparison", paths: tuple[Path, Path], console: Console) -> None:
     """Print a comparison for people."""
-    paired, data = found.paired, found.a.data
-    protocol = f"{data.dataset_id}, {data.split}, {data.images:,} images, binarization: {data.binarization}"
-    console.print(printable(protocol), markup=False)
+    paired, data, images = found.paired, found.a.data, len(found.a.image_nats)
+    console.print(printable(str(data)), markup=False)
     rows = []
     for letter, path, scores in zip("AB", paths, (found.a, found.b), strict=True):
         nats = scores.nats_per_image
@@ -77,8 +76,8 @@ def _show(found: "Comparison", paths: tuple[Path, Path], console: Console) -> No
             f"{found.per_dim(low):+.5f} to {found.per_dim(high):+.5f} bits/dim"
         )
     console.print(
-        f"paired t test: t = {'-' if paired.t is None else f'{paired.t:.2f}'}, {data.images - 1} degrees of "
-        f"freedom, p = {paired.p_value:.2g}; A costs less on {found.lower_in_a:,} of {data.images:,} images"
+        f"paired t test: t = {'-' if paired.t is None else f'{paired.t:.2f}'}, {images - 1} degrees of "
+        f"freedom, p = {paired.p_value:.2g}; A costs less on {found.lower_in_a:,} of {images:,} images"
     )
     if remark := found.remark():
         console.print(remark)

@@ -83,9 +83,9 @@ def _find(header: "FileHeader", store: Store) -> Path:
     Raises:
         UnavailableError: It is none of the weights with names.
     """
-    for _, path, _ in store.installed():
-        if _hashes(path).get(header.weights) == header.weights_sha256:
-            return path
+    for each in store.installed():
+        if _hashes(each.path).get(header.weights) == header.weights_sha256:
+            return each.path
     if (entry := named_weights(header.name)) is not None and store.find(entry) is None:
         return store.fetch(entry)
     raise UnavailableError(

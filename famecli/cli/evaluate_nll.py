@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from famecli.checkpoints.checkpoint import Checkpoint
     from famecli.coding.measure import CodeLength
     from famecli.nll.evaluate import ImageNlls
+    from famecli.nll.record import Annealing
     from famecli.nll.report import NllReport
-    from famecli.nll.settings import Annealing
     from famecli.runtime.distributed import Group
 
 AUTOMATIC_BATCH = 128
@@ -201,7 +201,6 @@ def measure_simulated(
     from famecli.data.dataset import fixed_levels
     from famecli.nll.ais import double
     from famecli.nll.report import NllReport
-    from famecli.nll.score import BITS_SEED
     from famecli.nll.simulated import as_split, simulate
 
     with group.one_before_the_others():
@@ -213,7 +212,7 @@ def measure_simulated(
     split = as_split(loaded.model, drawn)
     scored = fixed_levels(split)
     nlls = protocol.evaluate(loaded, scored.levels, output, group, drawn.latents)
-    return NllReport(loaded, split, scored, BITS_SEED, nlls, protocol.seed, time.monotonic() - started_s)
+    return NllReport(loaded, split, scored, nlls, protocol.seed, time.monotonic() - started_s)
 
 
 def code(report: "NllReport", output: Output) -> "CodeLength":

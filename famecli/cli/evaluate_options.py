@@ -9,7 +9,7 @@ import typer
 from famecli.cli import options
 from famecli.errors import UsageError
 from famecli.files import STDIN
-from famecli.nll.settings import STARTS, Annealing
+from famecli.nll.record import STARTS, Annealing
 
 ANNEALING = "Annealed importance sampling"
 

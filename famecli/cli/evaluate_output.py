@@ -12,7 +12,7 @@ from famecli.files import STDIN, write_atomic
 from famecli.output import Output, printable, table
 
 if TYPE_CHECKING:
-    from famecli.checkpoints.claims import Claim
+    from famecli.nll.record import NllRecord
     from famecli.nll.report import NllReport
 
 Row = tuple[str, ...]
@@ -41,11 +41,7 @@ def deliver(report: "NllReport", asked: Asked, output: Output) -> None:
 
 def show(report: "NllReport", console: Console, explain: bool = False) -> None:
     """Print the report for people, with `explain` the formulas below."""
-    info = report.split.info
-    console.print(
-        f"{info.name}, {report.split.split}, {len(report.nlls.nats):,} images, "
-        f"binarization: {report.binarization}"
-    )
+    console.print(str(report.nll.data))
     console.print(table("", ["", "nats/image", "+-", "bits/dim", "+-"], _rows(report)))
     for line in report.remarks():
         console.print(line)
@@ -72,7 +68,7 @@ def _rows(report: "NllReport") -> list[Row]:
             return label, f"{nats:.3f}", "", f"{bits:.5f}", ""
         return label, f"{nats:.3f}", f"{stderr:.3f}", f"{bits:.5f}", f"{report.per_dim(stderr):.5f}"
 
-    rows = [row(f"NLL ({report.bound})", nlls.mean, nlls.stderr)]
+    rows = [row(f"NLL ({report.nll.estimator})", nlls.mean, nlls.stderr)]
     rows += [row(*each) for each in report.beside()]
     if nlls.bound != "exact":
         rows.append(row("decoder, -log p(x|z)", float(nlls.distortion.mean())))
@@ -84,12 +80,12 @@ def _rows(report: "NllReport") -> list[Row]:
     return rows
 
 
-def _label(report: "NllReport", claim: "Claim") -> str:
+def _label(report: "NllReport", claim: "NllRecord") -> str:
     """Return what to call a claim that may be compared, and in what else it differs from this evaluation."""
     label = "claimed by the checkpoint"
     if not report.has_pixels_of(claim):
-        images = claim.images != len(report.nlls.nats)
-        label += f", {claim.images:,} images" if images else ", other pixels"
+        images = claim.data.images != len(report.nlls.nats)
+        label += f", {claim.data.images or 0:,} images" if images else ", other pixels"
     if claim.weights_sha256 not in (None, report.checkpoint.weights_sha256):
         label += ", other weights"
     return label
@@ -128,7 +124,7 @@ def _write_heatmaps(report: "NllReport", folder: Path) -> None:
 
 def _record(report: "NllReport", path: Path) -> None:
     from famecli.checkpoints.checkpoint import save_checkpoint
-    from famecli.checkpoints.claims import with_claim
+    from famecli.checkpoints.description import with_claim
 
     checkpoint = report.checkpoint
     facts = {key: checkpoint.metadata.get(key) for key in ("training", "provenance")}

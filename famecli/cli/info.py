@@ -1,7 +1,5 @@
 """`fame info`: what a checkpoint says of itself, and without one what this machine has. No torch here."""
 
-import hashlib
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -9,13 +7,14 @@ from rich.console import Console
 
 from famecli import __version__
 from famecli.checkpoints.card import model_card
-from famecli.checkpoints.claims import FURTHER, protocol
-from famecli.checkpoints.header import CHECKPOINT_SCHEMA, Header, parse_header, read_checkpoint
-from famecli.checkpoints.history import before, described
+from famecli.checkpoints.description import FURTHER, Description, describe
+from famecli.checkpoints.provenance import in_words
 from famecli.cli import options
 from famecli.cli.machine import show_machine
 from famecli.cli.sources import ModelChoice
-from famecli.errors import ConfigError, InputError, UsageError, brief
+from famecli.config.schema import StageConfig, to_dict
+from famecli.errors import UsageError
+from famecli.nll.record import NllRecord
 from famecli.output import Output, printable, table
 from famecli.runtime.environment import SCHEMA, environment
 
@@ -78,44 +77,28 @@ def _describe(choice: ModelChoice, output: Output, *, tensors: bool, card: bool)
     Raises:
         InputError: It is none, or not as famecli writes it.
     """
-    path = choice.path(output.note)
-    content = read_checkpoint(path)
-    header = parse_header(content, len(content), str(path))
-    if header.metadata.get("schema") != CHECKPOINT_SCHEMA:
-        raise InputError(
-            f"{path} is no checkpoint but a file of schema {brief(repr(header.metadata.get('schema')))}"
-        )
-    facts = header_facts(path, header, content, tensors=tensors)
-    try:
-        rows = _rows(facts)
-        text = model_card(checkpoint_name(path), facts) if card else ""
-    except (ArithmeticError, AttributeError, ConfigError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: its header is not that of a checkpoint ({brief(error)})") from error
-    choice.check_trained_on((facts["provenance"] or {}).get("dataset"))
+    described = describe(choice.path(output.note))
+    choice.check_trained_on(described.provenance.dataset)
+    facts = _facts(described, tensors=tensors)
     if card:
-        output.result(facts, text.removesuffix("\n"))
+        output.result(facts, model_card(described).removesuffix("\n"))
         return
-    output.result(facts, facts["sha256"], lambda console: _show(facts, rows, console))
+    output.result(facts, described.sha256, lambda console: _show(described, console, tensors=tensors))
 
 
-def checkpoint_name(path: Path) -> str:
-    """Return what to call a checkpoint: its file's name, or its run's where all files have the same names."""
-    return path.stem if path.stem not in ("best", "last") else path.resolve().parent.name
-
-
-def header_facts(path: Path, header: Header, content: bytes, *, tensors: bool = False) -> dict[str, Any]:
-    """Return what the `header` of the file `path` says, as `famecli/info/1`; `tensors` adds their shapes."""
-    metadata = header.metadata
+def _facts(described: Description, *, tensors: bool) -> dict[str, Any]:
+    """Return the document `famecli/info/1`; `tensors` adds their shapes."""
+    header = described.header
     facts: dict[str, Any] = {
         "schema": SCHEMA,
-        "path": str(path),
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "bytes": len(content),
-        "file_schema": metadata.get("schema"),
+        "path": str(described.path),
+        "sha256": described.sha256,
+        "bytes": header.file_bytes,
+        "file_schema": header.metadata["schema"],
         "parameters": header.parameters,
-        "weights": ["ema", "raw"] if header.has_raw else ["ema"],
-        **{key: metadata.get(key) for key in ("model", "training", "provenance", "claim")},
-        FURTHER: metadata.get(FURTHER) or [],
+        "weights": described.kinds,
+        **{key: header.metadata.get(key) for key in ("model", "training", "provenance", "claim")},
+        FURTHER: header.metadata.get(FURTHER) or [],
     }
     if tensors:
         facts["tensors"] = {
@@ -125,57 +108,51 @@ def header_facts(path: Path, header: Header, content: bytes, *, tensors: bool = 
     return facts
 
 
-def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return labels and values for people; any error means that the header is not as famecli writes it."""
-    model, provenance = facts["model"] or {}, facts["provenance"] or {}
+def _rows(described: Description) -> list[tuple[str, str]]:
+    """Return labels and values for people."""
+    model, past, header = described.model, described.provenance, described.header
+    first, *further = described.claims or (None,)
+    cpu_time = "" if past.cpu_seconds is None else f", {past.cpu_seconds / 60:,.1f} of CPU time"
     return [
-        ("file", f"{facts['path']} ({facts['bytes']:,} bytes)"),
-        ("sha256", facts["sha256"]),
-        ("model", f"{model.get('preset')}, {facts['parameters']:,} parameters, {'+'.join(facts['weights'])}"),
+        ("file", f"{described.path} ({header.file_bytes:,} bytes)"),
+        ("sha256", described.sha256),
+        ("model", f"{model.preset}, {header.parameters:,} parameters, {'+'.join(described.kinds)}"),
         (
             "images",
-            f"{model.get('channels')}x{model.get('height')}x{model.get('width')}, "
-            f"{model.get('levels')} levels, {model.get('likelihood')}",
+            f"{model.channels}x{model.height}x{model.width}, {model.levels} levels, {model.likelihood}",
         ),
-        ("stages", "; ".join(_stage(stage) for stage in model.get("stages", [])) or "none"),
-        ("decoder", ", ".join(f"{key} {value}" for key, value in (model.get("decoder") or {}).items())),
-        ("trained on", str(provenance.get("dataset"))),
-        ("images seen", f"{provenance.get('images_seen') or 0:,} in {provenance.get('steps') or 0:,} steps"),
-        *((("before that", described(past)),) if (past := before(provenance)) else ()),
+        ("stages", "; ".join(map(_stage, model.stages)) or "none"),
+        ("decoder", ", ".join(f"{key} {value}" for key, value in to_dict(model.decoder).items())),
+        ("trained on", str(past.dataset)),
+        ("images seen", f"{past.images_seen:,} in {past.steps or 0:,} steps"),
+        *((("before that", in_words(past.past)),) if past.past else ()),
         (
             "training time",
-            f"{(provenance.get('seconds') or 0) / 60:,.1f} minutes{_cpu_time(provenance)} "
-            f"({provenance.get('device')}, {provenance.get('threads')} threads)",
+            f"{past.seconds / 60:,.1f} minutes{cpu_time} ({past.device}, {past.threads} threads)",
         ),
-        ("claims", _claim(facts["claim"])),
-        *(("claims, too", _claim(claim)) for claim in facts[FURTHER]),
+        ("claims", "nothing yet: fame evaluate-nll --record" if first is None else _claim(first)),
+        *(("claims, too", _claim(claim)) for claim in further if claim is not None),
     ]
 
 
-def _cpu_time(provenance: dict[str, Any]) -> str:
-    seconds = provenance.get("cpu_seconds")
-    return "" if seconds is None else f", {seconds / 60:,.1f} of CPU time"
+def _show(described: Description, console: Console, *, tensors: bool) -> None:
+    console.print(table("", ["", ""], _rows(described), right=False))
+    for name, tensor in sorted(described.header.tensors.items()) if tensors else ():
+        console.print(printable(f"{name} {tensor.dtype} {list(tensor.shape)}"), markup=False)
 
 
-def _show(facts: dict[str, Any], rows: list[tuple[str, str]], console: Console) -> None:
-    console.print(table("", ["", ""], rows, right=False))
-    for name, tensor in facts.get("tensors", {}).items():
-        console.print(printable(f"{name} {tensor['dtype']} {tensor['shape']}"), markup=False)
+def _stage(stage: StageConfig) -> str:
+    latents = f", {stage.latents} {'dense latents' if stage.dense else 'latent maps'}"
+    return f"width {stage.width}, stride {stage.stride}{latents if stage.latents else ''}"
 
 
-def _stage(stage: dict[str, Any]) -> str:
-    latents = f", {stage['latents']} {'dense latents' if stage['dense'] else 'latent maps'}"
-    return f"width {stage['width']}, stride {stage['stride']}{latents if stage['latents'] else ''}"
-
-
-def _claim(claim: dict[str, Any] | None) -> str:
-    if not claim:
-        return "nothing yet: fame evaluate-nll --record"
-    data, stderr = claim["data"], claim["stderr_nats_per_image"]
+def _claim(claim: NllRecord) -> str:
+    stderr, bits = claim.stderr_nats_per_image, claim.bits_per_dim
     spread = "" if stderr is None else f" +- {stderr:.3f}"
+    per_dim = "" if bits is None else f", {bits:.5f} bits/dim"
     return (
-        f"{claim['nats_per_image']:.3f}{spread} nats/image, {claim['bits_per_dim']:.5f} bits/dim "
-        f"({protocol(claim, data)}, data {data['pixels_sha256'][:16]})"
+        f"{claim.nats_per_image:.3f}{spread} nats/image{per_dim} "
+        f"({claim.estimator}; {claim.data}, data {str(claim.data.pixels_sha256)[:16]})"
     )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from famecli.checkpoints.source import RUN_FILES
+from famecli.checkpoints.store import RUN_FILES
 from famecli.cli import options
 from famecli.cli.image_output import ImageOutput, read_levels
 from famecli.cli.sources import DataPlace, ModelChoice

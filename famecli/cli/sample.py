@@ -209,7 +209,7 @@ def _load(choice: ModelChoice, context: typer.Context, output: Output) -> "tuple
     own = dataclasses.replace(choice, dataset=picked, device=group.device(choice.device))
     with group.one_before_the_others():
         loaded = own.load(output)
-    own.check_trained_on(loaded.provenance.get("dataset"))
+    own.check_trained_on(loaded.provenance.dataset)
     return loaded, group
 
 

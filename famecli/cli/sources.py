@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from famecli.checkpoints.index import default_weights
-from famecli.checkpoints.source import checkpoint_file
-from famecli.checkpoints.store import Store
+from famecli.checkpoints.store import Store, checkpoint_file
 from famecli.cli.options import use_device
 from famecli.data.fetch import say_nothing
 from famecli.data.registry import dataset_info
@@ -167,7 +166,7 @@ class ModelChoice:
         Raises:
             UsageError: Neither is known.
         """
-        name = self.dataset or checkpoint.provenance.get("dataset")
-        if not isinstance(name, str):
+        name = self.dataset or checkpoint.provenance.dataset
+        if name is None:
             raise UsageError(f"{checkpoint.source} does not say what it was trained on", "add --dataset NAME")
         return name

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from famecli.checkpoints.claims import read_header
+from famecli.checkpoints.header import read_header
 from famecli.cli.train_options import Asked
 from famecli.config.presets import SIZES, model_config
 from famecli.config.schema import ModelConfig, TrainConfig, differences, to_dict

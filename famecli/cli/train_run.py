@@ -54,9 +54,8 @@ def _start(run: "Run", resume: str, init: ModelChoice | None, output: Output) ->
 def _start_from(run: "Run", init: ModelChoice, output: Output) -> None:
     """Give `run` its first weights, and let its checkpoints tell which."""
     from famecli.checkpoints.checkpoint import load_checkpoint
-    from famecli.checkpoints.history import trainings
+    from famecli.checkpoints.provenance import FirstWeights
     from famecli.training.grow import first_weights
-    from famecli.training.run import FirstWeights
 
     with run.trainer.group.one_before_the_others():
         path = init.path(output.note)
@@ -65,7 +64,8 @@ def _start_from(run: "Run", init: ModelChoice, output: Output) -> None:
     run.trainer.start_from(first_weights(loaded.model, model))
     # Without the folders above the run's, which would be told to whoever gets the checkpoint.
     source = "/".join(Path(str(init.checkpoint)).parts[-2:])
-    run.progress.init = FirstWeights(source, loaded.sha256, loaded.weights_sha256, trainings(loaded.metadata))
+    past = loaded.provenance.trainings
+    run.progress.init = FirstWeights(source, loaded.sha256, loaded.weights_sha256, past)
     more = model.count_parameters() - loaded.model.count_parameters()
     output.note(
         f"started from the weights of {init.checkpoint}" + (f" and {more:,} new ones" if more else "")

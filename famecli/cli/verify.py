@@ -8,13 +8,11 @@ import typer
 from rich.console import Console
 
 from famecli import __version__
-from famecli.checkpoints.claims import FIRST_IMAGES, TOLERANCE_NATS
 from famecli.cli import options
-from famecli.cli.evaluate_nll import AUTOMATIC_BATCH
 from famecli.cli.sources import DataPlace, ModelChoice
-from famecli.cli.weights_verify import Measuring
 from famecli.errors import GateError, InputError, UnavailableError, UsageError, closest
 from famecli.files import STDIN
+from famecli.nll.record import TOLERANCE_NATS, parse_nll
 from famecli.output import Output, table
 from famecli.verification.findings import CheckResult, Finding, Measurement
 
@@ -207,41 +205,38 @@ class _Source:
         from famecli.data.dataset import fixed_levels
         from famecli.nll.score import BITS_SEED, check_fits
 
-        if self.choice.dataset is None and "dataset" not in loaded.provenance:
+        if self.choice.dataset is None and loaded.provenance.dataset is None:
             raise UnavailableError(f"{loaded.source} does not say what it was trained on")
         images = self.place.images(self.choice, loaded, "test")
         check_fits(loaded, images.info.shape, images.info.levels, images.info.name)
         return fixed_levels(images, BITS_SEED, self.limit).levels
 
     def claims(self, loaded: "Checkpoint") -> Finding:
-        """Return what measuring the checkpoint's claim anew finds; errors are those of `Measuring.check`."""
-        if loaded.claim is None:
+        """Return what measuring the checkpoint's claim anew finds; errors are those of `measure_again`."""
+        from famecli.nll.score import measure_again
+
+        stored = loaded.metadata.get("claim")
+        if stored is None:
             return Finding.skipped("the checkpoint claims no NLL")
         if self.choice.weights != "ema":
             return Finding.skipped("the claim is about the averaged weights")
-        path = self.choice.path()
-        if path == STDIN:
-            return Finding.skipped("the checkpoint came through stdin: it cannot be read again")
-        measuring = Measuring(
-            self.place, FIRST_IMAGES, AUTOMATIC_BATCH, self.choice.device, self.choice.threads, self.output
-        )
-        found: list[dict[str, Any]] = []
         wrong = ""
         try:
-            measuring.check(loaded.source, path, found)
+            claim = parse_nll(stored, f"{loaded.source}: claim")
+            found = measure_again(loaded, claim, self.place.split, self.output, name=loaded.source)
+            claim.check(loaded.source, found)
         except InputError as error:
             return Finding.broken(str(error))
         except GateError as error:
             wrong = str(error)
-        difference = abs(found[0]["measured_nats_per_image"] - found[0]["claimed_nats_per_image"])
+        images = found.data.images or 0
+        difference = abs(found.nats_per_image - claim.expected(loaded.source, images)[1])
         if wrong and difference <= TOLERANCE_NATS:
             return Finding.broken(wrong)
         return Finding.of(
             "The NLL is the one that the checkpoint claims.",
             Measurement(
-                f"NLL of {found[0]['images']} test images minus the claimed one, nats",
-                difference,
-                TOLERANCE_NATS,
+                f"NLL of {images} test images minus the claimed one, nats", difference, TOLERANCE_NATS
             ),
         )
 

@@ -1,50 +1,57 @@
-"""`fame weights`: the weights that have names. No torch here, except for what is imported."""
+"""`fame weights`: the weights that have names. No torch here, except for what is measured or imported."""
 
 import contextlib
-import dataclasses
+import functools
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from famecli.checkpoints import bundle as weights_bundle
-from famecli.checkpoints.index import WeightsEntry, describe, index, unknown_checkpoint, weights_folder
-from famecli.checkpoints.store import Imported, Store, check_hash
-from famecli.checkpoints.urls import addresses
+from famecli.checkpoints.index import KEYS, WeightsEntry, entry_of, index, unknown_checkpoint, weights_folder
+from famecli.checkpoints.store import WORST_FIRST, Named, Store, Verified, addresses, verify_weights
 from famecli.cli import options
-from famecli.cli.weights_verify import verify
-from famecli.errors import FameError, UsageError
-from famecli.output import Output, table
+from famecli.cli.groups import Common, Machine, Network, grouped
+from famecli.errors import FameError, UnavailableError, UsageError
+from famecli.files import STDIN
+from famecli.nll.record import AUTOMATIC_BATCH, FIRST_IMAGES, NllRecord
+from famecli.output import table
 
 app = typer.Typer(no_args_is_help=True)
-app.command("verify")(verify)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of weights, or a URL with #sha256=HEX.")]
-Names = Annotated[
-    list[str] | None, typer.Argument(metavar="[NAME]...", help="Names of weights, or URLs with #sha256=HEX.")
+Sources = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[NAME]...", help="Names of weights, URLs with #sha256=HEX, or checkpoint files."),
 ]
-Installed = Annotated[bool, typer.Option("--installed", help="Only those on this machine.")]
-All = Annotated[bool, typer.Option("--all", help="All of the index.")]
+KeptName = Annotated[
+    str | None, typer.Option("--name", metavar="NAME", help="Name of a checkpoint file; else the file's.")
+]
+Installed = Annotated[bool, typer.Option("--installed", help="Only weights on this machine.")]
+All = Annotated[bool, typer.Option("--all", help="All weights of the index.")]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", "-n", help="Only show what would be fetched, and from where.")
 ]
-Bundle = Annotated[
-    Path, typer.Option("--out", "-o", metavar="FILE", help="The bundle, for example weights.tar.")
+Force = Annotated[bool, typer.Option("--force", help="Replace another checkpoint of this name.")]
+VerifiedName = Annotated[
+    str | None, typer.Argument(metavar="[NAME]", help="Name of weights; all installed ones if left out.")
 ]
-Source = Annotated[Path, typer.Argument(metavar="FILE", help="Checkpoint, or bundle of `fame weights pack`.")]
-ImportName = Annotated[
-    str | None, typer.Option("--name", metavar="NAME", help="Of a checkpoint of your own; else the file's.")
+CachedName = Annotated[str, typer.Argument(metavar="NAME", help="Name of fetched or imported weights.")]
+Claims = Annotated[bool, typer.Option("--claims", help="Also measure the claimed NLL anew.")]
+ClaimLimit = Annotated[
+    int,
+    typer.Option(
+        "--limit", min=1, metavar="IMAGES", help="With --claims: 256, or as many as the claim is about."
+    ),
+]
+Further = Annotated[
+    bool, typer.Option("--further", help="With --claims: also the claims by other estimators.")
 ]
 
 
 @app.command("list")
-def list_weights(
-    installed: Installed = False,
-    cache_dir: options.CacheDir = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-) -> None:
+@grouped
+def list_weights(installed: Installed = False, *, network: Network, common: Common) -> None:
     """Show the weights that have names: of the index, and your imported ones. -q prints the names.
 
     Examples:
@@ -53,59 +60,52 @@ def list_weights(
 
       fame weights list --installed -q
     """
-    store = Store(cache_dir)
+    store = network.store(common.output())
     every = [*(_row(store, entry) for entry in index().values()), *map(_imported_row, store.imported())]
     rows = [row for row in every if row["path"] is not None or not installed]
     data = {"schema": "famecli/weights-list/1", "weights": rows}
-    Output(json=json, quiet=quiet).result(
-        data, "\n".join(row["name"] for row in rows), lambda console: _show_list(rows, console)
-    )
+    names = "\n".join(row["name"] for row in rows)
+    common.output().result(data, names, lambda console: _show_list(rows, console))
 
 
 @app.command("pull")
+@grouped
 def pull(
-    names: Names = None,
+    sources: Sources = None,
     every: All = False,
+    name: KeptName = None,
+    force: Force = False,
     dry_run: DryRun = False,
-    offline: options.Offline = False,
-    cache_dir: options.CacheDir = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
+    *,
+    network: Network,
+    common: Common,
 ) -> None:
-    """Fetch weights that are not here yet. Prints their paths.
+    """Bring weights to this machine. Prints their paths.
+
+    Names and URLs are fetched if they are not here yet. A checkpoint file is checked and kept under a name.
 
     Examples:
 
       fame weights pull fame-mnist
 
       fame weights pull --all --dry-run
+
+      fame weights pull run/best.safetensors --name my-model
     """
-    output = Output(json=json, quiet=quiet)
-    if bool(names) == every:
+    output = common.output()
+    if bool(sources) == every:
         raise UsageError("name weights, or say --all", f"names of weights: {', '.join(index())}")
-    store = Store(cache_dir, offline, output.note)
-    rows = []
-    for name in names or index():
-        entry, before = index().get(name), None
-        if entry is not None:
-            before = store.find(entry)
-        if dry_run:
-            rows.append(_planned(store, name, before))
-        else:
-            path = _get(store, name)
-            rows.append({"name": name, "path": str(path), "fetched": entry is not None and before is None})
+    if name is not None and len(sources or ()) != 1:
+        raise UsageError("--name is for one checkpoint file", "pull the files one by one")
+    store = network.store(output)
+    rows = [_pulled(store, each, name, force=force, dry_run=dry_run) for each in sources or index()]
     data = {"schema": "famecli/weights-pull/1", "dry_run": dry_run, "weights": rows}
     output.result(data, "\n".join(str(row["path"] or " ".join(row["urls"])) for row in rows))
 
 
 @app.command("path")
-def path_of(
-    name: Name,
-    offline: options.Offline = False,
-    cache_dir: options.CacheDir = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-) -> None:
+@grouped
+def path_of(name: Name, *, network: Network, common: Common) -> None:
     """Print the path of a file of weights, fetched if it is not here.
 
     Examples:
@@ -114,76 +114,76 @@ def path_of(
 
       cp $(fame weights path fame-mnist) here.safetensors
     """
-    output = Output(json=json, quiet=quiet)
-    path = _get(Store(cache_dir, offline, output.note), name)
+    output = common.output()
+    path = _get(network.store(output), name)
     output.result({"schema": "famecli/weights-path/1", "name": name, "path": str(path)}, str(path))
 
 
-@app.command("pack")
-def pack(
-    names: Names = None,
-    out: Bundle = Path("weights.tar"),
-    force: options.Force = False,
-    offline: options.Offline = False,
-    cache_dir: options.CacheDir = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-) -> None:
-    """Put weights in one file, for a machine without a network. Prints its path.
+@app.command("rm")
+@grouped
+def remove(name: CachedName, *, network: Network, common: Common) -> None:
+    """Delete fetched or imported weights from the cache. Prints the paths of the deleted files.
 
     Examples:
 
-      fame weights pack fame-mnist -o weights.tar
-
-      fame weights import weights.tar
+      fame weights rm my-model
     """
-    output = Output(json=json, quiet=quiet)
-    options.check_absent(force, out)
-    if not names or any("://" in name for name in names):
-        raise UsageError("name the weights to pack", f"names of weights: {', '.join(index())}")
-    store = Store(cache_dir, offline, output.note)
-    files = {name: _get(store, name) for name in names}
-    for name, path, sha256 in store.installed():
-        if name in files:
-            check_hash(path, sha256)
-    weights_bundle.write_bundle(out, files)
-    data = {"schema": "famecli/weights-pack/1", "out": str(out), "weights": sorted(files)}
-    output.result(data, str(out))
+    paths = [str(path) for path in network.store(common.output()).remove(name)]
+    data = {"schema": "famecli/weights-rm/1", "name": name, "removed": paths}
+    common.output().result(data, "\n".join(paths))
 
 
-@app.command("import")
-def import_weights(
-    source: Source,
-    name: ImportName = None,
-    force: options.Force = False,
-    cache_dir: options.CacheDir = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
+@app.command("verify")
+@grouped
+def verify(
+    name: VerifiedName = None,
+    claims: Claims = False,
+    limit: ClaimLimit = FIRST_IMAGES,
+    further: Further = False,
+    data: options.Data = None,
+    batch_size: options.BatchSize = "auto",
+    *,
+    machine: Machine,
+    network: Network,
+    common: Common,
 ) -> None:
-    """Put a checkpoint, or those of a bundle, in the cache under names. Prints the names.
+    """Check installed weights against their recorded hashes, and with --claims the NLL that they claim.
 
-    Files of the index are checked by its hashes, others throughout; all of them, before any is stored.
+    Exit code 5: a wrong hash; 7: a wrong claim. -q prints the names of those that are right.
 
     Examples:
 
-      fame weights import weights.tar
+      fame weights verify
 
-      fame weights import run/best.safetensors --name my-model
+      fame weights verify fame-mnist --claims
     """
-    output = Output(json=json, quiet=quiet)
-    store = Store(cache_dir)
-    weights_bundle.check_all(store, source, name, force=force)
-    rows = [
-        {
-            "name": arrival.name,
-            "path": str(path),
-            "sha256": arrival.sha256,
-            "in_index": arrival.entry is not None,
-        }
-        for arrival, path in weights_bundle.store_all(store, source, name)
+    output = common.output()
+    if data == STDIN:
+        raise UsageError("claims are about data sets, not about images on stdin", "name a folder with --data")
+    batch = options.count(batch_size, "--batch-size", AUTOMATIC_BATCH)
+
+    def measure(weights: Named, claim: NllRecord) -> NllRecord:
+        from famecli.checkpoints.checkpoint import load_checkpoint
+        from famecli.data.dataset import load_split
+        from famecli.nll.score import measure_again
+
+        loaded = load_checkpoint(weights.path)
+        output.note(f"{weights.name} claims {claim}")
+        loaded.model.on(machine.torch_device())
+        images = functools.partial(
+            load_split, data=data, cache_dir=network.cache_dir, offline=network.offline, report=output.note
+        )
+        return measure_again(loaded, claim, images, output, name=weights.name, limit=limit, batch_size=batch)
+
+    found = [
+        verify_weights(each, functools.partial(measure, each) if claims else None, further=further)
+        for each in _installed(network.store(output), name)
     ]
-    data = {"schema": "famecli/weights-import/1", "weights": rows}
-    output.result(data, "\n".join(str(row["name"]) for row in rows))
+    document = {"schema": "famecli/weights-verify/1", "weights": [each.to_dict() for each in found]}
+    right = "\n".join(each.weights.name for each in found if each.problem is None)
+    output.result(document, right, lambda console: _show_verified(found, console))
+    if problems := [each.problem for each in found if each.problem is not None]:
+        raise min(problems, key=lambda each: [*WORST_FIRST, each.exit_code].index(each.exit_code))
 
 
 def _get(store: Store, name: str) -> Path:
@@ -192,42 +192,58 @@ def _get(store: Store, name: str) -> Path:
     return path
 
 
-def _planned(store: Store, name: str, path: Path | None) -> dict[str, Any]:
-    """Return what `pull` would do for a name: where the file is, or where it would come from."""
-    entry = index().get(name)
-    if path is not None or entry is None:
-        urls = [name] if "://" in name else []
-        return {"name": name, "path": None if urls else str(path or _get(store, name)), "urls": urls}
-    urls = addresses(entry)
-    if not urls:
-        store.fetch(entry)
-    return {"name": name, "path": None, "urls": urls, "size_bytes": entry.size_bytes}
+def _installed(store: Store, name: str | None) -> list[Named]:
+    """Return the weights of a name, or all, that are on this machine."""
+    found = [each for each in store.installed() if name in (None, each.name)]
+    if not found and name in index():
+        raise UnavailableError(f"{name} is not on this machine", f"fame weights pull {name}")
+    if not found and name is not None:
+        raise unknown_checkpoint(name)
+    return found
+
+
+def _pulled(store: Store, word: str, name: str | None, *, force: bool, dry_run: bool) -> dict[str, Any]:
+    """Bring weights to this machine, or with `dry_run` find out from where; return their row."""
+    entry, is_url, path = index().get(word), "://" in word, Path(word)
+    has_name = entry is not None or is_url or any(each.name == word for each in store.imported())
+    if name is not None or not has_name:
+        if not (path.exists() or path.suffix or len(path.parts) > 1):
+            raise unknown_checkpoint(word)
+        if dry_run:
+            return {"name": name or path.stem, "path": None, "urls": [word]}
+        kept = store.keep(path, name, force=force)
+        return {"name": kept.name, "path": str(kept.path), "fetched": True}
+    here = None if entry is None else store.find(entry)
+    fetched = entry is not None and here is None
+    if not dry_run:
+        return {"name": word, "path": str(_get(store, word)), "fetched": fetched}
+    if is_url:
+        return {"name": word, "path": None, "urls": [word]}
+    if entry is not None and here is None:
+        urls = addresses(entry) or [str(store.fetch(entry))]
+        return {"name": word, "path": None, "urls": urls, "size_bytes": entry.size_bytes}
+    return {"name": word, "path": str(here or _get(store, word)), "urls": []}
 
 
 def _row(store: Store, entry: WeightsEntry) -> dict[str, Any]:
     path = store.find(entry)
     where = None if path is None else "package" if path.parent == weights_folder() else "cache"
-    return dataclasses.asdict(entry) | {"path": None if path is None else str(path), "where": where}
+    return entry.to_dict() | {"path": None if path is None else str(path), "where": where}
 
 
-def _imported_row(found: Imported) -> dict[str, Any]:
-    """Return the row of a checkpoint that the index does not know, with null for what it does not say."""
-    row: dict[str, Any] = dict.fromkeys(field.name for field in dataclasses.fields(WeightsEntry))
-    row |= {"name": found.name, "file": found.path.name, "mirrors": [], "sha256": found.sha256}
-    row |= {"size_bytes": found.path.stat().st_size, "path": str(found.path), "where": "imported"}
+def _imported_row(found: Named) -> dict[str, Any]:
+    """Return the row of a checkpoint that the index does not know, with null where it records nothing."""
+    row: dict[str, Any] = dict.fromkeys(KEYS)
     with contextlib.suppress(FameError):
-        entry = dataclasses.asdict(describe(found.path))
-        row |= {key: entry[key] for key in entry if row[key] is None and key != "licence"}
-    return row
+        row = entry_of(found.path).to_dict() | {"licence": None}
+    row |= {"name": found.name, "file": found.path.name, "mirrors": [], "sha256": found.sha256}
+    return row | {"size_bytes": found.path.stat().st_size, "path": str(found.path), "where": "imported"}
 
 
 def _show_list(rows: list[dict[str, Any]], console: Console) -> None:
     def cells(row: dict[str, Any]) -> tuple[str, ...]:
-        nll = (
-            ""
-            if row["nats_per_image"] is None
-            else f"{row['nats_per_image']:.2f} +- {row['stderr_nats']:.2f}"
-        )
+        nats = row["nats_per_image"]
+        nll = "" if nats is None else f"{nats:.2f} +- {row['stderr_nats']:.2f}"
         known = (str(row[key] or "") for key in ("dataset", "model", "size"))
         megabytes = f"{row['size_bytes'] / 1e6:.1f}"
         where = row["where"] or "not here"
@@ -235,3 +251,18 @@ def _show_list(rows: list[dict[str, Any]], console: Console) -> None:
 
     columns = ("name", "data set", "model", "size", "MB", "nats/image", "bound", "licence", "where")
     console.print(table("", columns, [cells(row) for row in rows], right=False))
+
+
+def _show_verified(found: list[Verified], console: Console) -> None:
+    columns = ("name", "sha256", "images", "K", "claimed", "measured", "state")
+    rows: list[tuple[str, ...]] = []
+    for each in found:
+        for figures in (*each.figures,) or (None,):
+            cells: tuple[str, ...] = ("",) * 4
+            if figures is not None:
+                nats = (
+                    f"{figures[key]:.4f}" for key in ("claimed_nats_per_image", "measured_nats_per_image")
+                )
+                cells = (str(figures["images"]), str(figures["importance_samples"]), *nats)
+            rows.append((each.weights.name, each.weights.sha256[:16], *cells, each.state))
+    console.print(table("", columns, rows))

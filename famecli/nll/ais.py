@@ -21,7 +21,7 @@ from famecli.nll.evaluate import ImageNlls, check_nats, evaluate
 from famecli.nll.hmc import ChainNoise, Chains, find_steps
 from famecli.nll.importance import log_mean, weigh
 from famecli.nll.latents import LatentSpace
-from famecli.nll.settings import Annealing
+from famecli.nll.record import Annealing
 from famecli.runtime.distributed import ALONE, Group
 
 # How far the sigmoid of the path is followed to either side.
@@ -35,9 +35,9 @@ class AnnealedNlls(ImageNlls):
     """NLLs by annealed importance sampling; `distortion` and `rate` are those of the ELBO.
 
     Args:
-        settings: How it was done.
-        acceptance: Of each image, the mean chance that a transition was accepted, `(N,)`; NaN without any.
-        step: Of each image, the mean length of a leapfrog step, `(N,)`; likewise.
+        settings: Settings of the annealing.
+        acceptance: Mean acceptance probability of each image's transitions, `(N,)`; NaN without transitions.
+        step: Mean length of each image's leapfrog steps, `(N,)`; NaN without transitions.
         elbo: -ELBO of each image, nats, `(N,)`.
         lower: Lower bounds of the NLLs by reverse chains, `(N,)`, of simulated images; else None.
     """
@@ -64,16 +64,16 @@ def evaluate_ais(
     """Return the NLL of each image, an upper bound in expectation; the same for any batch size.
 
     Args:
-        model: With latents, on its device.
+        model: Model with latents, on its device.
         levels: Images, integer levels, `(N, C, H, W)`.
-        settings: How to anneal.
-        latents: The very latents that each image was drawn with, `(N, ...)` per layer from the image upwards,
-            from which reverse chains start; None where nobody knows.
-        seed: Of the chains; each has a stream of its own.
-        batch_size: Chains that are worked on at once.
+        settings: Settings of the annealing.
+        latents: True latents of simulated images, `(N, ...)` per layer from the image upwards, from which
+            reverse chains start; None for other images.
+        seed: Seed of the chains; each has a stream of its own.
+        batch_size: Chains in one batch.
         advance: Called with the number of images just done.
         group: Processes that share the batches; each gets the NLLs of all images.
-        report: Told in one line that memory ran out, and that it goes on with less.
+        report: Called with a line when memory runs out and smaller batches follow.
 
     Raises:
         NumericsError: An image's NLL is not finite.
@@ -147,11 +147,11 @@ class _Annealer:
     """Chains of a few images.
 
     Args:
-        model: With latents.
-        x: The images' levels.
-        first: Index of the first of them.
-        settings: How to anneal.
-        seed: Of the chains.
+        model: Model with latents.
+        x: Levels of the images.
+        first: Index of the first image.
+        settings: Settings of the annealing.
+        seed: Seed of the chains.
     """
 
     def __init__(self, model: Fame, x: Tensor, first: int, settings: Annealing, seed: int) -> None:
@@ -164,8 +164,8 @@ class _Annealer:
         """Return what all chains give, about `rows` of them at once.
 
         Args:
-            latents: Where reverse chains start; None for none.
-            rows: How many chains are moved together.
+            latents: Start of reverse chains; None for no reverse chains.
+            rows: Number of chains moved together.
 
         Returns:
             A row per image: the mean chance of a transition, the mean length of a leapfrog step, and the

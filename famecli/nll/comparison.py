@@ -1,5 +1,6 @@
 """Two NLLs of the same images, compared image by image. The schema `famecli/compare/1`. No torch here."""
 
+import dataclasses
 import json
 import math
 from collections.abc import Iterator
@@ -9,17 +10,16 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from famecli.config.schema import build
 from famecli.errors import InputError, UsageError, brief
 from famecli.files import read_bytes
 from famecli.nll.notebook import html_table
-from famecli.nll.settings import Annealing
-from famecli.nll.student_t import two_sided_p, two_sided_quantile
+from famecli.nll.record import SCHEMA as SCORES_SCHEMA
+from famecli.nll.record import NllRecord, parse_nll
 from famecli.nll.units import bits_per_dim
-from famecli.report.metrics import LARGEST_NUMBER, known_keys
+from famecli.report.metrics import LARGEST_NUMBER
 
 SCHEMA = "famecli/compare/1"
-# What may differ, if it is said.
+# Parts of the protocol that may differ on request.
 Waiver = Literal["estimator", "names"]
 WAIVERS: tuple[Waiver, ...] = get_args(Waiver)
 CHANCE_OUTSIDE = 0.05
@@ -30,63 +30,16 @@ LARGEST_SIDE = 1 << 16
 
 
 @dataclass(frozen=True)
-class Weights:
-    """What was scored: its name, and the hash of its weights."""
-
-    name: str
-    weights_sha256: str
-
-
-@dataclass(frozen=True)
-class Images:
-    """The images that were scored, by the keys of `famecli/nll/1`."""
-
-    dataset_id: str
-    split: str
-    images: int
-    pixels_sha256: str
-    shape: tuple[int, ...]
-    levels: int
-    binarization: str
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What `fame evaluate-nll --json --with-images` printed, by the keys of `famecli/nll/1`."""
-
-    schema: Literal["famecli/nll/1"]
-    checkpoint: Weights
-    data: Images
-    bound: Literal["exact", "elbo", "iwae", "ais"]
-    importance_samples: int
-    nats_per_image: float
-    image_nats: tuple[float, ...]
-    seed: int
-    annealing: Annealing | None = None
-
-    @property
-    def estimator(self) -> str:
-        """The estimator in words."""
-        if self.annealing is not None:
-            each = self.annealing
-            return (
-                f"AIS, {each.steps} steps of {each.leapfrog} leapfrog steps from the {each.start}, "
-                f"chains = {self.importance_samples}"
-            )
-        return {"exact": "exact", "elbo": "-ELBO"}.get(self.bound, f"IWAE, K = {self.importance_samples}")
-
-
-@dataclass(frozen=True)
 class Paired:
-    """What the differences of pairs say of their mean; nats.
+    """Mean of paired differences with its errors; nats.
 
     Args:
-        mean: Over images.
-        stderr: Of it, from the deviation over images; what draws of latents add is in it.
-        interval: 95 %, by Student's t distribution.
-        bootstrap: 95 %, from means of images drawn with replacement: supposes no distribution.
-        t: `mean / stderr`; None where no difference deviates from another.
-        p_value: Chance of such a t or a larger one, of either sign, if there were no difference.
+        mean: Mean over images.
+        stderr: Standard error of `mean` over images; includes Monte Carlo noise of the latents.
+        interval: 95 % interval of `mean`, by Student's t distribution.
+        bootstrap: 95 % interval of `mean`, from images drawn with replacement.
+        t: `mean / stderr`; None where all differences are equal.
+        p_value: Probability of a t of at least this size, of either sign, if the true mean is 0.
     """
 
     mean: float
@@ -99,23 +52,23 @@ class Paired:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two scores of the same images; differences are `a - b`, so that below 0 `a` is the better one.
+    """Two NLLs of the same images; differences are `a - b`, so that below 0 `a` is the better one.
 
     Args:
-        a: One.
-        b: The other.
-        paired: Of their differences.
-        allowed: In what they differ all the same.
+        a: First NLL.
+        b: Second NLL.
+        paired: Mean of the differences, with its errors.
+        allowed: Waivers of the differences in protocol.
     """
 
-    a: Scores
-    b: Scores
+    a: NllRecord
+    b: NllRecord
     paired: Paired
     allowed: tuple[Waiver, ...]
 
     @property
     def lower_in_a(self) -> int:
-        """Images that cost less in `a`."""
+        """Number of images with a lower NLL in `a`."""
         return int((np.array(self.a.image_nats) < np.array(self.b.image_nats)).sum())
 
     def per_dim(self, nats: float) -> float:
@@ -124,7 +77,7 @@ class Comparison:
 
     def remark(self) -> str:
         """Return what the difference means for log p(x); empty where both are exact."""
-        bounds = [scores.bound != "exact" for scores in (self.a, self.b)]
+        bounds = [nll.bound != "exact" for nll in (self.a, self.b)]
         if not any(bounds):
             return ""
         if all(bounds):
@@ -153,7 +106,7 @@ class Comparison:
             "bootstrap_interval_bits_per_dim": [self.per_dim(each) for each in paired.bootstrap],
             "interval_level": 1.0 - CHANCE_OUTSIDE,
             "t": paired.t,
-            "degrees_of_freedom": data.images - 1,
+            "degrees_of_freedom": len(self.a.image_nats) - 1,
             "p_value": paired.p_value,
             "images_lower_in_a": self.lower_in_a,
             "allowed": list(self.allowed),
@@ -168,95 +121,84 @@ class Comparison:
     def _repr_html_(self) -> str:
         paired = self.paired
         rows = [
-            (f"{letter}, {scores.checkpoint.name}, {scores.estimator}", f"{scores.nats_per_image:.5g}", "")
-            for letter, scores in (("A", self.a), ("B", self.b))
+            (f"{letter}, {nll.name}, {nll.estimator}", f"{nll.nats_per_image:.5g}", "")
+            for letter, nll in (("A", self.a), ("B", self.b))
         ]
         low, high = paired.interval
         rows.append(("A - B", f"{paired.mean:+.5g}", f"{low:+.4g} to {high:+.4g}"))
-        caption = f"{self.a.data.dataset_id}, {self.a.data.images:,} images, p = {paired.p_value:.2g}"
+        caption = f"{self.a.data.dataset_id}, {len(self.a.image_nats):,} images, p = {paired.p_value:.2g}"
         return html_table(caption, ["", "nats/image", "95 % interval"], rows)
 
-    def _side(self, scores: Scores) -> dict[str, Any]:
+    def _side(self, nll: NllRecord) -> dict[str, Any]:
+        data = nll.data
         return {
-            "checkpoint": {
-                "name": scores.checkpoint.name,
-                "weights_sha256": scores.checkpoint.weights_sha256,
-            },
-            "dataset_id": scores.data.dataset_id,
-            "split": scores.data.split,
-            "binarization": scores.data.binarization,
-            "bound": scores.bound,
-            "importance_samples": scores.importance_samples,
-            "estimator": scores.estimator,
-            "seed": scores.seed,
-            "nats_per_image": scores.nats_per_image,
-            "bits_per_dim": self.per_dim(scores.nats_per_image),
+            "checkpoint": {"name": nll.name, "weights_sha256": nll.weights_sha256},
+            "dataset_id": data.dataset_id,
+            "split": data.split,
+            "binarization": data.binarization,
+            "bound": nll.bound,
+            "importance_samples": nll.importance_samples,
+            "estimator": str(nll.estimator),
+            "seed": nll.seed,
+            "nats_per_image": nll.nats_per_image,
+            "bits_per_dim": self.per_dim(nll.nats_per_image),
         }
 
 
-def read_scores(path: Path) -> Scores:
-    """Return the scores in the file `path`, or on stdin if it is `-`.
+def read_scores(path: Path) -> NllRecord:
+    """Return the record in the file `path`, or on stdin if it is `-`.
 
     Raises:
-        InputError: It is not what `fame evaluate-nll --json --with-images` printed.
+        InputError: The file is not what `fame evaluate-nll --json --with-images` printed.
     """
     hint = "make it with fame evaluate-nll --json --with-images > FILE"
     try:
         document = json.loads(read_bytes(path, "scores"))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is no JSON document: {brief(error)}", hint) from error
-    return scores_in(document, str(path), hint)
-
-
-def scores_in(document: object, source: str, hint: str = "") -> Scores:
-    """Return the scores in a document of schema `famecli/nll/1` with the key `image_nats`.
-
-    Args:
-        document: The document.
-        source: What it is called in errors.
-        hint: How to make one.
-
-    Raises:
-        InputError: It is no such document.
-    """
     if not isinstance(document, dict) or "image_nats" not in document:
-        raise InputError(f"{source} has no NLL of each image", hint)
-    kinds = {"checkpoint": Weights, "data": Images, "annealing": Annealing}
-    tables = {key: known_keys(kind, document.get(key)) for key, kind in kinds.items()}
-    try:
-        scores = build(Scores, known_keys(Scores, document | tables), source)
-    except OverflowError as error:
-        raise InputError(f"{source} has a number that is out of range", hint) from error
-    _check(scores, source)
-    return scores
+        raise InputError(f"{path} has no NLL of each image", hint)
+    if (schema := document.get("schema")) != SCORES_SCHEMA:
+        raise InputError(f"{path}: schema = {brief(repr(schema))}, expected {SCORES_SCHEMA}")
+    checkpoint = document.get("checkpoint")
+    if not isinstance(checkpoint, dict):
+        raise InputError(f"{path}: checkpoint: expected a table of keys")
+    told = {key: checkpoint.get(key) for key in ("name", "weights_sha256")}
+    found = parse_nll(document | told, str(path), "measured")
+    check_scores(found, str(path))
+    return found
 
 
-def _check(scores: Scores, source: str) -> None:
-    """Check that scores agree with themselves.
+def check_scores(nll: NllRecord, source: str) -> None:
+    """Check that a record has the NLLs of its images, and can be compared.
 
     Raises:
-        InputError: They do not, or there is one image alone.
+        InputError: A key is missing, or numbers contradict each other, or there is one image alone.
     """
-    nats, data = np.array(scores.image_nats), scores.data
+    nats, data = np.array(nll.image_nats), nll.data
+    needed = (nll.seed, nll.weights_sha256, *dataclasses.astuple(data))
+    if None in needed or not data.shape:
+        raise InputError(f"{source} does not record seed, weights and images in full")
     if len(nats) != data.images:
         raise InputError(f"{source} is of {data.images} images, but has the NLLs of {len(nats)}")
     if not (np.abs(nats) < LARGEST_NUMBER).all() or not all(1 <= side <= LARGEST_SIDE for side in data.shape):
         raise InputError(f"{source} has an NLL or a side of its images that is out of range")
     if len(nats) < 2:
         raise InputError(f"{source} is of {len(nats)} image: a mean of one has no error", "score more images")
-    if not math.isclose(scores.nats_per_image, nats.mean(), rel_tol=1e-9, abs_tol=1e-9):
+    if not math.isclose(nll.nats_per_image, nats.mean(), rel_tol=1e-9, abs_tol=1e-9):
         raise InputError(
-            f"{source} says {scores.nats_per_image} nats, but the mean of its images is {nats.mean()}"
+            f"{source} says {nll.nats_per_image} nats, but the mean of its images is {nats.mean()}"
         )
 
 
-def differences(a: Scores, b: Scores) -> Iterator[tuple[Waiver | None, str]]:
-    """Yield in what two scores differ: what waives it, None if nothing does, and both values in words."""
+def differences(a: NllRecord, b: NllRecord) -> Iterator[tuple[Waiver | None, str]]:
+    """Yield each difference in protocol: its waiver, None where there is none, and both values in words."""
     ours, others = a.data, b.data
+    pixels = [str(each.pixels_sha256)[:HASH_LETTERS] for each in (ours, others)]
     both: tuple[tuple[Waiver | None, str, object, object], ...] = (
         (None, "images", ours.images, others.images),
         (None, "shape and levels", (*ours.shape, ours.levels), (*others.shape, others.levels)),
-        (None, "pixels", ours.pixels_sha256[:HASH_LETTERS], others.pixels_sha256[:HASH_LETTERS]),
+        (None, "pixels", pixels[0], pixels[1]),
         ("names", "data set", ours.dataset_id, others.dataset_id),
         ("names", "split", ours.split, others.split),
         ("names", "binarization", ours.binarization, others.binarization),
@@ -267,17 +209,17 @@ def differences(a: Scores, b: Scores) -> Iterator[tuple[Waiver | None, str]]:
             yield waiver, f"{what} ({brief(own, 60)}; {brief(other, 60)})"
 
 
-def compare(a: Scores, b: Scores, allow: frozenset[Waiver] = frozenset()) -> Comparison:
-    """Return how two models compare on the same images.
+def compare(a: NllRecord, b: NllRecord, allow: frozenset[Waiver] = frozenset()) -> Comparison:
+    """Return the comparison of two NLLs of the same images.
 
     Args:
-        a: One.
-        b: The other.
-        allow: In what they may differ: `estimator`, such as an exact NLL and a bound; or `names` of data set,
-            split and binarization, as the pixels that were scored have to be equal in any case.
+        a: First NLL, with that of each image.
+        b: Second NLL, with that of each image.
+        allow: Permitted differences: `estimator`, such as an exact NLL and a bound; or `names` of data set,
+            split and binarization. The pixels have to be equal in any case.
 
     Raises:
-        UsageError: They differ in something else, so that no pairs can be made of them.
+        UsageError: Another part of the protocols differs.
     """
     found = list(differences(a, b))
     if refused := [(waiver, words) for waiver, words in found if waiver not in allow]:
@@ -291,7 +233,7 @@ def compare(a: Scores, b: Scores, allow: frozenset[Waiver] = frozenset()) -> Com
 
 
 def paired(nats: np.ndarray) -> Paired:
-    """Return what the differences of pairs, `(N,)` with N at least 2, say of their mean.
+    """Return the mean of paired differences, `(N,)` with N at least 2, with its errors.
 
     Source: the paired t test; the percentile bootstrap: Efron and Tibshirani, An introduction to the
     bootstrap, 1993, chapter 13.
@@ -305,8 +247,29 @@ def paired(nats: np.ndarray) -> Paired:
     return Paired(mean, stderr, (mean - reach, mean + reach), (float(low), float(high)), t, p_value)
 
 
+def two_sided_p(t: float, degrees: int) -> float:
+    """Return the probability that Student's t, of `degrees` degrees of freedom, is as far from 0 as `t`.
+
+    Source: DLMF, 8.17 (incomplete beta function), of `degrees / (degrees + t^2)`.
+    """
+    # Comes with torch; it takes a while to import.
+    from mpmath import betainc
+
+    return float(betainc(0.5 * degrees, 0.5, 0.0, degrees / (degrees + t * t), regularized=True))
+
+
+def two_sided_quantile(p: float, degrees: int) -> float:
+    """Return the t for which `two_sided_p` is `p`, 0 < `p` < 1."""
+    low, high = 0.0, 1.0
+    while two_sided_p(high, degrees) > p:
+        low, high = high, 2.0 * high
+    while low < (middle := 0.5 * (low + high)) < high:
+        low, high = (middle, high) if two_sided_p(middle, degrees) > p else (low, middle)
+    return high
+
+
 def _resampled_means(nats: np.ndarray) -> np.ndarray:
-    """Return the means of as many images drawn with replacement, `(RESAMPLES,)`, the same each time."""
+    """Return means of N images drawn with replacement, `(RESAMPLES,)`, the same each time."""
     generator = np.random.Generator(np.random.Philox(key=0))
     rows = max(1, RESAMPLED_AT_ONCE // len(nats))
     parts = []

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -13,12 +12,10 @@ from famecli.errors import NumericsError
 from famecli.memory import Pieces
 from famecli.model.fame import Fame
 from famecli.nll.importance import Importance, block_sizes, log_mean, weigh
+from famecli.nll.record import Bound
 from famecli.nll.units import NATS_PER_BIT
 from famecli.rng import ImageNoise
 from famecli.runtime.distributed import ALONE, Group
-
-# What `evaluate` measures, which is what a checkpoint may claim.
-Bound = Literal["exact", "elbo", "iwae"]
 
 
 @dataclass(frozen=True)
@@ -26,18 +23,18 @@ class ImageNlls:
     """Nats of each image, float64.
 
     Args:
-        nats: The estimate of -log p(x), `(N,)`.
+        nats: Estimates of -log p(x), `(N,)`.
         distortion: -log p(x | z) of the ELBO, `(N,)`.
         rate: KL divergence per stochastic layer, from the image upwards, `(N, layers)`.
-        bound: What `nats` is: exact, or an upper bound in expectation.
-        importance_samples: Draws of the latents per image; for `ais` its chains.
-        importance: What the weights of several draws say beyond; None for one draw.
+        bound: `exact`, or the kind of upper bound in expectation.
+        importance_samples: Draws of the latents per image; chains per image for `ais`.
+        importance: Statistics of several importance weights; None for one draw.
     """
 
     nats: np.ndarray
     distortion: np.ndarray
     rate: np.ndarray
-    bound: Bound | Literal["ais"]
+    bound: Bound
     importance_samples: int
     importance: Importance | None = None
 
@@ -73,16 +70,16 @@ def evaluate(
     """Return the NLL of each image; the same for any batch size.
 
     Args:
-        model: On its device.
+        model: Model on its device.
         levels: Images, integer levels, `(N, C, H, W)`.
-        importance_samples: 1 for the ELBO with the KL divergence in closed form; more for
-            -log of the mean importance weight, which is tighter. A model without latents is exact.
-        seed: Of the latents; image i draws from a stream of its own.
+        importance_samples: Draws of the latents per image: 1 for the ELBO with the KL divergence in closed
+            form; more for -log of the mean importance weight, which is tighter.
+        seed: Seed of the latents; each image draws from a stream of its own.
         batch_size: Images, or images times samples, in one forward pass.
-        first_index: Number of the first image, by which it draws its latents; the others follow.
+        first_index: Number of the first image, which chooses its stream.
         advance: Called with the number of images just done.
         group: Processes that share the batches; each gets the NLLs of all images.
-        report: Told in one line that memory ran out, and that it goes on with less.
+        report: Called with a line when memory runs out and smaller batches follow.
 
     Raises:
         NumericsError: An image's NLL is not finite.
@@ -98,7 +95,7 @@ def evaluate(
 
         def columns(rows: slice) -> np.ndarray:
             place = first_index + start + rows.start
-            return _columns(*_evaluate_batch(model, batch[rows], place, samples, seed, pieces.size))
+            return _evaluate_batch(model, batch[rows], place, samples, seed, pieces.size)
 
         return np.concatenate(list(pieces.over(len(batch), columns)))
 
@@ -107,39 +104,21 @@ def evaluate(
         tables.append(table)
         advance(len(table))
     layers = model.config.stochastic_layers
-    nats, distortion, rate, importance = _from_columns(np.concatenate(tables), layers, samples)
-    bound: Bound = "exact" if not layers else "elbo" if samples == 1 else "iwae"
-    return ImageNlls(check_nats(nats), distortion, rate, bound, samples, importance)
-
-
-def _columns(
-    nats: np.ndarray, distortion: np.ndarray, rate: np.ndarray, importance: Importance | None
-) -> np.ndarray:
-    """Return what a batch came to as one array, a row per image, such as processes send each other."""
-    columns = [nats[:, None], distortion[:, None], rate]
-    if importance is not None:
-        columns += [importance.curve, importance.stderr, importance.effective[:, None]]
-    return np.concatenate(columns, axis=1)
-
-
-def _from_columns(
-    table: np.ndarray, layers: int, samples: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, Importance | None]:
-    """Return the arguments of `_columns`."""
+    table, importance = np.concatenate(tables), None
     nats, distortion, rate, rest = np.split(table, [1, 2, 2 + layers], axis=1)
-    importance = None
     if samples > 1:
         sizes = block_sizes(samples)
         curve, stderr, effective = np.split(rest, [len(sizes), -1], axis=1)
         importance = Importance(sizes, curve, stderr, effective[:, 0])
-    return nats[:, 0], distortion[:, 0], rate, importance
+    bound: Bound = "exact" if not layers else "elbo" if samples == 1 else "iwae"
+    return ImageNlls(check_nats(nats[:, 0]), distortion[:, 0], rate, bound, samples, importance)
 
 
 def check_nats(nats: np.ndarray) -> np.ndarray:
-    """Return the NLLs of images as they are.
+    """Return the NLLs of images unchanged.
 
     Raises:
-        NumericsError: One is not finite.
+        NumericsError: An NLL is not finite.
     """
     if not np.isfinite(nats).all():
         bad = int(np.flatnonzero(~np.isfinite(nats))[0])
@@ -147,10 +126,12 @@ def check_nats(nats: np.ndarray) -> np.ndarray:
     return nats
 
 
-def _evaluate_batch(
-    model: Fame, batch: Tensor, start: int, samples: int, seed: int, rows: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, Importance | None]:
-    """Return nats, distortion, rate and importance of a batch, about `rows` images times samples at once."""
+def _evaluate_batch(model: Fame, batch: Tensor, start: int, samples: int, seed: int, rows: int) -> np.ndarray:
+    """Return the terms of a batch in one array for exchange between processes, a row per image.
+
+    Its columns are nats, distortion, rates, and for several samples the arrays of `Importance`. About `rows`
+    images times samples are computed at once.
+    """
     noise = ImageNoise(_noise_names(seed, start, len(batch)), device=model.device)
     parts: list[Tensor] = []
     layers = model.config.stochastic_layers
@@ -166,9 +147,10 @@ def _evaluate_batch(
         done += noise.samples
     distortion, rate = distortion / samples, rate / samples
     if samples == 1:
-        return (distortion + rate.sum(1)).numpy(), distortion.numpy(), rate.numpy(), None
+        return torch.column_stack([distortion + rate.sum(1), distortion, rate]).numpy()
     log_weights = torch.cat(parts, dim=1)
-    return -log_mean(log_weights).numpy(), distortion.numpy(), rate.numpy(), weigh(log_weights)
+    found, nats = weigh(log_weights), -log_mean(log_weights).numpy()
+    return np.column_stack([nats, distortion, rate, found.curve, found.stderr, found.effective])
 
 
 def _noise_names(seed: int, start: int, images: int) -> list[tuple[str | int, ...]]:

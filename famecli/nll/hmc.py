@@ -19,12 +19,12 @@ ADAPTATION = 0.3
 
 
 class ChainNoise:
-    """What chains draw: each from a stream of its own, so whatever batch it is in.
+    """Random numbers of chains, each from a stream of its own, independent of the batch.
 
     Args:
         names: One stream name per chain.
-        size: Latents of a chain.
-        like: With the type and device of the latents.
+        size: Number of latents of a chain.
+        like: Tensor with the type and device of the latents.
     """
 
     def __init__(self, names: Sequence[tuple[str | int, ...]], size: int, like: Tensor) -> None:
@@ -45,9 +45,9 @@ class Chains:
     """The states of chains.
 
     Args:
-        space: The latents, one row per chain.
-        at: Where the chains are, in standard normals, `(chains, size)`.
-        noise: Their randomness.
+        space: Latents, one row per chain.
+        at: Positions of the chains, in standard normals, `(chains, size)`.
+        noise: Random numbers of the chains.
     """
 
     def __init__(self, space: LatentSpace, at: Tensor, noise: ChainNoise) -> None:
@@ -60,7 +60,7 @@ class Chains:
         Args:
             power: Inverse temperature.
             step: Length of a leapfrog step of each chain, `(chains,)`; must not depend on its state.
-            leapfrog: How many of them.
+            leapfrog: Number of leapfrog steps.
 
         Returns:
             `(chains,)`, float64, on the CPU.

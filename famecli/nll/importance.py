@@ -1,4 +1,4 @@
-"""What several importance weights of an image say: the curve over their number, and its errors."""
+"""Statistics of several importance weights per image: the curve over their number, and its errors."""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Importance:
-    """What an image's K weights say beyond the log of their mean.
+    """Statistics of an image's K importance weights beyond the log of their mean.
 
     Args:
         samples: Sizes `k` of blocks of weights: 1, 2, 5, 10, 20, 50, ... and K.
@@ -46,7 +46,7 @@ def block_sizes(samples: int) -> tuple[int, ...]:
 
 
 def weigh(log_weights: Tensor) -> Importance:
-    """Return what log-weights say.
+    """Return the statistics of log-weights.
 
     Standard errors come from the deviation between blocks. With one block, that is with all K, it is that of
     the delta method, `sqrt((K / ESS - 1) / (K - 1))`, with ESS the effective sample size

@@ -18,15 +18,15 @@ from torch import Tensor
 from famecli.model.fame import Fame
 from famecli.model.latents import Gaussian
 from famecli.model.likelihoods import scale_levels
-from famecli.nll.settings import Start
+from famecli.nll.record import Start
 
 
 class GivenNoise:
     """Standard normals that are given.
 
     Args:
-        normals: Of all stochastic layers, from the image upwards, each flattened: `(B, latents)`.
-        shapes: Of each layer's latents, without the batch.
+        normals: Values of all stochastic layers, from the image upwards, each flattened: `(B, latents)`.
+        shapes: Shapes of each layer's latents, without the batch.
     """
 
     def __init__(self, normals: Tensor, shapes: Sequence[Sequence[int]]) -> None:
@@ -45,9 +45,9 @@ class LatentSpace:
     """The latents of some images, by their standard normals.
 
     Args:
-        model: With latents.
-        x: The images' levels, `(B, C, H, W)`, on the model's device.
-        start: What standard normals stand for a draw from.
+        model: Model with latents.
+        x: Levels of the images, `(B, C, H, W)`, on the model's device.
+        start: Distribution that standard normals are mapped to: posterior or prior.
     """
 
     def __init__(self, model: Fame, x: Tensor, start: Start) -> None:

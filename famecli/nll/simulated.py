@@ -22,11 +22,11 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Simulated:
-    """Images and what they were drawn with.
+    """Images with the latents that they were drawn with.
 
     Args:
-        levels: `(N, C, H, W)`, uint8.
-        latents: Of each stochastic layer, from the image upwards, `(N, ...)`.
+        levels: Images, `(N, C, H, W)`, uint8.
+        latents: Latents of each stochastic layer, from the image upwards, `(N, ...)`.
     """
 
     levels: np.ndarray
@@ -38,9 +38,9 @@ def simulate(model: Fame, images: int, seed: int = 0) -> Simulated:
     """Return images of a model; image i depends on the seed and i alone.
 
     Args:
-        model: In the precision in which the images will be scored, with latents.
-        images: How many.
-        seed: Of latents and pixels.
+        model: Model with latents, in the precision of the later evaluation.
+        images: Number of images.
+        seed: Seed of latents and pixels.
     """
     decoder = ImageDecoder(model)
     levels, latents = [], []
@@ -55,7 +55,7 @@ def simulate(model: Fame, images: int, seed: int = 0) -> Simulated:
 
 
 def as_split(model: Fame, simulated: Simulated) -> ImageSplit:
-    """Return simulated images in the form in which those of a data set come."""
+    """Return simulated images as a split of a data set."""
     info = dataclasses.replace(
         seen_with(dataset_info(FOLDER), model.config.levels),
         name=NAME,

@@ -10,17 +10,16 @@ import numpy as np
 import torch
 
 from famecli.checkpoints.checkpoint import Checkpoint, load_checkpoint
-from famecli.checkpoints.source import RUN_FILES, checkpoint_file
-from famecli.checkpoints.store import Store
+from famecli.checkpoints.store import RUN_FILES, Store, checkpoint_file
 from famecli.config.presets import model_config
 from famecli.config.resolve import resolve
 from famecli.config.schema import TrainConfig
 from famecli.data.dataset import ImageSplit, fixed_levels, load_split
 from famecli.errors import UnavailableError, UsageError
 from famecli.nll.evaluate import ImageNlls, evaluate
+from famecli.nll.record import NllRecord
 from famecli.nll.score import BITS_SEED, check_fits, score
 from famecli.output import Output
-from famecli.report.nlls import Nll, nll_of_claim
 from famecli.report.pictures import TestImages, draw_samples, reconstruct_and_score
 from famecli.report.runs import RunFacts, read_run, unfinished_run, with_own_names
 
@@ -65,7 +64,7 @@ class RunReport:
     """
 
     facts: RunFacts
-    measured: Nll | None = None
+    measured: NllRecord | None = None
     samples: np.ndarray | None = None
     images: TestImages | None = None
     sha256: str | None = None
@@ -83,7 +82,7 @@ class RunReport:
         return self.facts.model.stochastic_layers > 0
 
     @property
-    def nlls(self) -> Sequence[Nll]:
+    def nlls(self) -> Sequence[NllRecord]:
         """The known NLLs, the best founded first."""
         found = (self.measured, *self.facts.claims, self.facts.validation)
         return [nll for nll in found if nll is not None]
@@ -102,7 +101,7 @@ class RunReport:
             "parameters": facts.parameters,
             "images_seen": facts.images_seen,
             "hours": facts.hours,
-            "nlls": [dataclasses.asdict(nll) for nll in self.nlls],
+            "nlls": [_nll(nll) for nll in self.nlls],
             "validations": [
                 {
                     "images": each.images,
@@ -118,6 +117,31 @@ class RunReport:
             "missing": [reason for reason in (self.no_model, self.no_data) if reason],
             "configuration": facts.settings(),
         }
+
+
+def _nll(nll: NllRecord) -> dict[str, Any]:
+    data, terms = nll.data, nll.terms_nats_per_image
+    return {
+        "data": {
+            "dataset_id": data.dataset_id,
+            "split": data.split,
+            "images": data.images,
+            "binarization": data.binarization,
+            "pixels_sha256": data.pixels_sha256,
+        },
+        "bound": nll.bound,
+        "importance_samples": nll.importance_samples,
+        "nats_per_image": nll.nats_per_image,
+        "bits_per_dim": nll.bits_per_dim,
+        "stderr_nats_per_image": nll.stderr_nats_per_image,
+        "stderr_bits_per_dim": nll.stderr_bits_per_dim,
+        "seed": nll.seed,
+        "weights_sha256": nll.weights_sha256,
+        "precision": nll.precision,
+        "terms_nats_per_image": None if terms is None else dataclasses.asdict(terms),
+        "curve": [dataclasses.asdict(point) for point in nll.curve],
+        "origin": nll.origin,
+    }
 
 
 def grouped_by(runs: Sequence[RunReport], key: Callable[[RunReport], Hashable]) -> list[list[RunReport]]:
@@ -222,15 +246,14 @@ class Collector:
             return None, f"{error}."
         return split, ""
 
-    def _measure(self, loaded: Checkpoint, split: ImageSplit) -> Nll:
+    def _measure(self, loaded: Checkpoint, split: ImageSplit) -> NllRecord:
         seed = self.options.seed
 
         def measure(levels: np.ndarray) -> ImageNlls:
             with self.output.progress("evaluating", len(levels)) as advance:
                 return evaluate(loaded.model, levels, seed=seed, advance=lambda done: advance(done, ""))
 
-        found = score(loaded, split, measure, limit=self.options.limit, seed=seed)
-        return nll_of_claim(found.claim(), "measured", loaded.source)
+        return score(loaded, split, measure, limit=self.options.limit, seed=seed).nll
 
     def _samples(self, loaded: Checkpoint) -> np.ndarray:
         seeds = range(self.options.seed, self.options.seed + self.options.samples)

@@ -12,16 +12,16 @@ import torch
 from markupsafe import Markup
 
 from famecli import __version__
-from famecli.checkpoints.history import described
+from famecli.checkpoints.provenance import in_words
 from famecli.checkpoints.store import Store
 from famecli.errors import InputError, UsageError
 from famecli.files import unwritable, write_atomic
+from famecli.nll.record import NllRecord
 from famecli.nll.units import NATS_PER_BIT
 from famecli.output import Output
 from famecli.report.charts import ColourBar, Curve, LineChart
 from famecli.report.collect import Collector, ReportOptions, RunReport, comparable, grouped_by
 from famecli.report.metrics import LARGEST_NUMBER, METRICS, Record
-from famecli.report.nlls import Nll
 from famecli.report.pictures import Picture, coloured, pairs, sheet, shown_bits
 from famecli.report.render import HTML, MARKDOWN
 from famecli.report.runs import RunFacts, differences
@@ -168,13 +168,15 @@ def _made() -> str:
     return f"famecli {__version__}, torch {torch.__version__}, {when:%Y-%m-%d}"
 
 
-def _nll_row(run: RunReport, nll: Nll) -> tuple[str, ...]:
-    data = nll.data
+def _nll_row(run: RunReport, nll: NllRecord) -> tuple[str, ...]:
+    data, one = nll.data, nll.one_draw_nats
+    beside = f" (K = 1: {one:.2f} nats)" if nll.bound == "iwae" and one is not None else ""
+    seed = "" if nll.seed is None else f", seed {nll.seed}"
     return (
         run.name,
         _with_error(nll.nats_per_image, nll.stderr_nats_per_image, 2),
         _with_error(nll.bits_per_dim, nll.stderr_bits_per_dim, 4),
-        nll.estimator + ("" if nll.seed is None else f", seed {nll.seed}"),
+        f"{nll.estimator}{beside}{seed}",
         _images_of(nll),
         data.binarization or UNKNOWN,
         _short(data.pixels_sha256),
@@ -183,13 +185,13 @@ def _nll_row(run: RunReport, nll: Nll) -> tuple[str, ...]:
     )
 
 
-def _images_of(nll: Nll) -> str:
+def _images_of(nll: NllRecord) -> str:
     """Return data set, split and number of the images of an NLL."""
     count = "" if nll.data.images is None else f", {nll.data.images:,} images"
     return f"{nll.data.dataset_id or UNKNOWN} {nll.data.split}{count}"
 
 
-def _source_of(run: RunReport, nll: Nll) -> str:
+def _source_of(run: RunReport, nll: NllRecord) -> str:
     """Return the source of an NLL in words."""
     if nll.origin == "claim":
         own = nll.weights_sha256 == run.facts.weights_sha256
@@ -198,10 +200,6 @@ def _source_of(run: RunReport, nll: Nll) -> str:
 
 
 def _run_row(facts: RunFacts) -> tuple[str, ...]:
-    versions = facts.provenance.get("versions")
-    listed = (
-        ", ".join(f"{key} {value}" for key, value in versions.items()) if isinstance(versions, dict) else ""
-    )
     return (
         facts.name,
         facts.model.preset,
@@ -209,8 +207,8 @@ def _run_row(facts: RunFacts) -> tuple[str, ...]:
         UNKNOWN if facts.parameters is None else f"{facts.parameters:,}",
         UNKNOWN if facts.images_seen is None else f"{facts.images_seen:,}",
         UNKNOWN if facts.hours is None else f"{facts.hours:.2f}",
-        str(facts.provenance.get("device") or UNKNOWN),
-        listed or UNKNOWN,
+        facts.provenance.device or UNKNOWN,
+        ", ".join(facts.provenance.versions) or UNKNOWN,
     )
 
 
@@ -225,21 +223,22 @@ def _hash_rows(run: RunReport) -> Iterator[tuple[str, str, str]]:
 
 def _began_with(run: RunReport) -> str:
     """Return the weights that a run began with, and their training; empty where it began with none."""
-    first = run.facts.provenance.get("init")
-    if not isinstance(first, dict):
+    first = run.facts.provenance.init
+    if first is None:
         return ""
-    past = f", trained on {described(run.facts.past)}" if run.facts.past else ""
-    return _short(first.get("weights_sha256")) + past
+    return _short(first.weights_sha256) + (f", trained on {in_words(first.past)}" if first.past else "")
 
 
-def _with_error(value: float, stderr: float | None, digits: int) -> str:
+def _with_error(value: float | None, stderr: float | None, digits: int) -> str:
+    if value is None:
+        return UNKNOWN
     # A header may say anything; a number that cannot be an NLL must not fill the page.
     form = f".{digits}f" if abs(value) < LARGEST_NUMBER and abs(stderr or 0.0) < LARGEST_NUMBER else ".3g"
     return f"{value:{form}}" + ("" if stderr is None else f" +- {stderr:{form}}")
 
 
-def _short(sha256: object) -> str:
-    return sha256[:HASH_LETTERS] if isinstance(sha256, str) and sha256 else UNKNOWN
+def _short(sha256: str | None) -> str:
+    return sha256[:HASH_LETTERS] if sha256 else UNKNOWN
 
 
 def _learning_curves(runs: Sequence[RunReport]) -> Iterator[tuple[str, list[LineChart]]]:

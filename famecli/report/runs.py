@@ -1,19 +1,20 @@
-"""What a run, a checkpoint or named weights say of themselves."""
+"""Runs, checkpoints and named weights as they describe themselves."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from famecli.checkpoints.claims import claims_in, read_header
-from famecli.checkpoints.header import CHECKPOINT_SCHEMA, Header
-from famecli.checkpoints.history import PastTraining, before
+from famecli.checkpoints.description import describe
+from famecli.checkpoints.provenance import Provenance
 from famecli.config.schema import ModelConfig, TrainConfig, to_dict
-from famecli.errors import ConfigError, InputError, brief
+from famecli.data.registry import DATASETS
+from famecli.errors import ConfigError, brief
+from famecli.nll.record import NllRecord, ScoredImages, Terms, binarization_words
+from famecli.nll.units import bits_per_dim
 from famecli.output import printable
-from famecli.report.metrics import LARGEST_NUMBER, METRICS, Metrics, read_metrics
-from famecli.report.nlls import Nll, nll_of_claim, nll_of_validation
+from famecli.report.metrics import METRICS, Metrics, Record, read_metrics
 
 MOST_OF_A_NAME = 60
 
@@ -23,108 +24,114 @@ class RunFacts:
     """A run, a checkpoint file, or weights that have a name.
 
     Args:
-        name: For people.
-        path: As typed.
-        model: Its configuration.
-        training: How it was trained; None where that is not recorded.
-        provenance: What its checkpoint says of how it came to be.
+        name: Name for people.
+        path: Run, as typed.
+        model: Configuration of the model.
+        training: Settings of the training; None where they are not recorded.
+        provenance: Origin of the checkpoint; empty without one.
         parameters: Number of weights; None without a checkpoint.
-        weights_sha256: As recorded with the averaged weights; None where it is not: they cannot be checked.
-        metrics: Of its training; None where there is no such file.
-        claims: The NLLs that the checkpoint claims, that of most images first.
-        past: Trainings of the weights that it began with, the first one first.
+        weights_sha256: Hash recorded with the averaged weights; None where they cannot be checked.
+        metrics: Metrics of the training; None where there is no such file.
+        claims: Claims of the checkpoint, that of most images first.
     """
 
     name: str
     path: str
     model: ModelConfig
     training: TrainConfig | None
-    provenance: Mapping[str, Any]
+    provenance: Provenance
     parameters: int | None = None
     weights_sha256: str | None = None
     metrics: Metrics | None = None
-    claims: tuple[Nll, ...] = ()
-    past: tuple[PastTraining, ...] = ()
+    claims: tuple[NllRecord, ...] = ()
 
     @property
     def dataset(self) -> str | None:
-        """What it was trained on; None where that is not recorded."""
-        name = self.provenance.get("dataset")
-        return name if isinstance(name, str) else None
+        """Data set of the training; None where it is not recorded."""
+        return self.provenance.dataset
 
     @property
     def unit(self) -> Literal["nats/image", "bits/dim"]:
-        """In which its NLL is reported, as papers do."""
+        """Unit of its NLL, as papers report it."""
         return "nats/image" if self.model.levels == 2 else "bits/dim"
 
     @property
-    def images_seen(self) -> float | None:
-        """Images of its training: those of the checkpoint, else those of the last record."""
-        told = _number(self.provenance.get("images_seen"))
+    def images_seen(self) -> int | None:
+        """Images of the training: those of the checkpoint, else those of the last record."""
         last = self.metrics.records[-1:] if self.metrics else []
-        return last[0].images if told is None and last else told
+        return self.provenance.images_seen or (last[0].images if last else None)
 
     @property
     def hours(self) -> float | None:
-        """Hours of its training, likewise."""
-        told = _number(self.provenance.get("seconds"))
+        """Hours of the training: those of the checkpoint, else those of the last record."""
         last = self.metrics.records[-1:] if self.metrics else []
-        return last[0].hours if told is None and last else None if told is None else told / 3600
+        return self.provenance.seconds / 3600 or (last[0].hours if last else None)
 
     @property
-    def validation(self) -> Nll | None:
-        """The lowest NLL of a validation during training; None without one."""
+    def validation(self) -> NllRecord | None:
+        """Lowest NLL of a validation during training; None without one."""
         best = self.metrics.best if self.metrics else None
-        if best is None:
+        if best is None or best.nats_per_image is None:
             return None
-        kept = self.weights_sha256 if self.images_seen == best.images else None
-        return nll_of_validation(best, self.model, self.training, self.dataset, kept)
+        return self._validation(best, best.nats_per_image)
+
+    def _validation(self, record: Record, nats: float) -> NllRecord:
+        stderr, shape, info = record.stderr_nats, self.model.image_shape, DATASETS.get(self.dataset or "")
+        rates = tuple(each for each in record.kl_nats if each is not None)
+        bits = None if info is None else binarization_words(info.binarization)
+        return NllRecord(
+            data=ScoredImages(self.dataset, "valid", record.valid_images, binarization=bits),
+            bound="elbo" if self.model.stochastic_layers else "exact",
+            importance_samples=1,
+            nats_per_image=nats,
+            stderr_nats_per_image=stderr,
+            bits_per_dim=bits_per_dim(nats, shape),
+            stderr_bits_per_dim=None if stderr is None else bits_per_dim(stderr, shape),
+            # Without a layer that was not finite, the others do not add up.
+            terms_nats_per_image=Terms(nats - sum(rates), rates)
+            if len(rates) == len(record.kl_nats)
+            else None,
+            seed=None if self.training is None else self.training.seed,
+            # Other steps than the best may have been kept.
+            weights_sha256=self.weights_sha256 if self.images_seen == record.images else None,
+            origin="validation",
+        )
 
     def settings(self) -> dict[str, Any]:
-        """Return the configuration of model and training as plain tables."""
+        """Return the configurations of model and training as plain tables."""
         training = {} if self.training is None else {"train": to_dict(self.training)}
         return {"model": to_dict(self.model), **training}
 
 
 def read_run(path: str, checkpoint: Path, folder: Path | None) -> RunFacts:
-    """Return what a checkpoint says, and the metrics in its run folder if it is from one.
+    """Return the facts of a checkpoint, with the metrics in its run folder if it is from one.
 
     Raises:
         InputError: A file is not what it should be; the message names it, and the line of metrics.
         ConfigError: A configuration, a claim or an earlier training is not possible.
     """
-    header = read_header(checkpoint)
-    metadata = header.metadata
-    if metadata.get("schema") != CHECKPOINT_SCHEMA:
-        raise InputError(
-            f"{checkpoint} is no checkpoint but a file of schema {brief(repr(metadata.get('schema')))}"
-        )
+    found = describe(checkpoint)
+    training = found.header.metadata.get("training")
     try:
-        model = ModelConfig.from_dict(metadata.get("model"))
-        training = metadata.get("training")
         trained = None if training is None else TrainConfig.from_dict(training)
-        provenance = _table(metadata.get("provenance"))
-        past = before(provenance)
     except ConfigError as error:
         raise ConfigError(f"{checkpoint}: {brief(error, 400)}", error.hint) from error
-    claims = [claim for claim in claims_in(metadata) if isinstance(claim, dict)]
     return RunFacts(
         _name(folder or checkpoint),
         path,
-        model,
+        found.model,
         trained,
-        provenance,
-        header.parameters,
-        _hash(header),
+        found.provenance,
+        found.header.parameters,
+        found.weights_sha256,
         _metrics(folder),
-        tuple(nll_of_claim(claim, "claim", f"{checkpoint}: claim") for claim in claims),
-        past,
+        found.claims,
     )
 
 
 def unfinished_run(path: str, folder: Path, model: ModelConfig, training: TrainConfig) -> RunFacts:
-    """Return what a run without a checkpoint says, from its configuration; errors as `read_run`."""
-    return RunFacts(_name(folder), path, model, training, {}, metrics=_metrics(folder))
+    """Return the facts of a run without a checkpoint; errors are those of `read_run`."""
+    return RunFacts(_name(folder), path, model, training, Provenance(), metrics=_metrics(folder))
 
 
 def with_own_names(runs: Sequence[RunFacts]) -> list[RunFacts]:
@@ -169,19 +176,3 @@ def _name(path: Path) -> str:
     return brief(
         printable(f"{path.parent.name}/{name}" if name in ("best", "last") else name), MOST_OF_A_NAME
     )
-
-
-def _hash(header: Header) -> str | None:
-    found = _table(header.metadata.get("weights_sha256")).get("ema")
-    return found if isinstance(found, str) else None
-
-
-def _table(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _number(value: object) -> float | None:
-    """Return a number of a sensible size; None for anything else."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST_NUMBER:
-        return value
-    return None

@@ -25,7 +25,7 @@ import torch
 
 from famecli import __version__
 from famecli.checkpoints.checkpoint import load_tensors, save_checkpoint, save_tensors
-from famecli.checkpoints.history import PastTraining
+from famecli.checkpoints.provenance import FirstWeights
 from famecli.config.schema import ModelConfig, Precision, TrainConfig, build, differences, to_dict
 from famecli.errors import ANOTHER_RUN, InputError
 from famecli.files import remove_leftovers, unwritable, write_atomic
@@ -39,23 +39,6 @@ STATE_SCHEMA = "famecli/state/1"
 Stopped = Literal["done", "patience", "max_time", "signal"]
 # Where processes have several, the last one holds.
 REASONS: tuple[Stopped | None, ...] = (None, "patience", "max_time", "signal")
-
-
-@dataclass(frozen=True)
-class FirstWeights:
-    """Where a training started, if not from random weights.
-
-    Args:
-        source: The checkpoint's file or name, after the last folder.
-        sha256: Of its file.
-        weights_sha256: Of the weights themselves.
-        past: The trainings that made them.
-    """
-
-    source: str
-    sha256: str
-    weights_sha256: str
-    past: tuple[PastTraining, ...] = ()
 
 
 @dataclass

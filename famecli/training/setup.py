@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from famecli.checkpoints.checkpoint import Checkpoint
-from famecli.checkpoints.history import trainings
+from famecli.checkpoints.provenance import FirstWeights
 from famecli.config.presets import Size, model_config
 from famecli.config.resolve import resolve, typed
 from famecli.config.schema import ModelConfig, Precision, TrainConfig
@@ -20,7 +20,7 @@ from famecli.nll.score import BITS_SEED
 from famecli.runtime.processor import multiplies_bf16
 from famecli.training.about import describe_run
 from famecli.training.grow import first_weights
-from famecli.training.run import FirstWeights, Run
+from famecli.training.run import Run
 from famecli.training.schedule import fit
 from famecli.training.trainer import Trainer
 
@@ -137,7 +137,7 @@ def begin(run: Run, *, resume: bool, init: Checkpoint | None = None) -> None:
             run.trainer.start_from(first_weights(init.model, run.trainer.model))
             # Without the folders above the run's, which would be told to whoever gets the checkpoint.
             source = "/".join(Path(init.source).parts[-2:])
-            past = trainings(init.metadata)
+            past = init.provenance.trainings
             run.progress.init = FirstWeights(source, init.sha256, init.weights_sha256, past)
         run.clear()
     describe_run(run)

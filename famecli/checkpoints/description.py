@@ -1,0 +1,135 @@
+"""A checkpoint described by its header: model, training, provenance, claimed NLLs. No torch here."""
+
+import hashlib
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from famecli.checkpoints.header import CHECKPOINT_SCHEMA, Header, parse_header, read_checkpoint
+from famecli.checkpoints.provenance import Provenance, parse_provenance
+from famecli.config.schema import ModelConfig
+from famecli.errors import ConfigError, InputError, brief
+from famecli.nll.record import NllRecord, parse_nll
+
+FURTHER = "further_claims"
+
+
+@dataclass(frozen=True)
+class Description:
+    """Checkpoint as its header describes it.
+
+    Args:
+        path: File.
+        sha256: SHA-256 of the file.
+        header: Tensors and metadata.
+        model: Configuration of the model.
+        provenance: Last training, and those before it.
+        claims: Claimed NLLs, that of most images first.
+    """
+
+    path: Path
+    sha256: str
+    header: Header
+    model: ModelConfig
+    provenance: Provenance
+    claims: tuple[NllRecord, ...]
+
+    @property
+    def name(self) -> str:
+        """Name of the file, or of the run's folder where all files have the same names."""
+        stem = self.path.stem
+        return stem if stem not in ("best", "last") else self.path.resolve().parent.name
+
+    @property
+    def kinds(self) -> list[str]:
+        """Kinds of its weights: `ema`, and `raw` where those of the last step are stored, too."""
+        return ["ema", "raw"] if self.header.has_raw else ["ema"]
+
+    @property
+    def weights_sha256(self) -> str | None:
+        """SHA-256 recorded with the averaged weights; None where it is not recorded."""
+        hashes = self.header.metadata.get("weights_sha256")
+        found = hashes.get("ema") if isinstance(hashes, dict) else None
+        return found if isinstance(found, str) else None
+
+
+def describe(path: Path) -> Description:
+    """Return the description of the checkpoint `path`, on stdin if it is `-`.
+
+    Raises:
+        InputError: The file cannot be read, or is no checkpoint.
+        IntegrityError: Its metadata do not have their recorded hash.
+        ConfigError: Its configuration, its provenance or a claim is not possible; the message names the file.
+    """
+    content = read_checkpoint(path)
+    header = parse_header(content, len(content), str(path))
+    header.check_schema(CHECKPOINT_SCHEMA, str(path))
+    metadata = header.metadata
+    return Description(
+        path,
+        hashlib.sha256(content).hexdigest(),
+        header,
+        model_in(metadata, str(path)),
+        parse_provenance(metadata, f"{path}: provenance"),
+        tuple(parse_nll(each, f"{path}: claim") for each in claims_in(metadata)),
+    )
+
+
+def claims_of(path: Path) -> tuple[NllRecord, ...]:
+    """Return the claims of a checkpoint, at least one, that of most images first.
+
+    Raises:
+        InputError: The checkpoint claims nothing; or as `describe`.
+    """
+    if not (claims := describe(path).claims):
+        raise InputError(f"{path} claims no NLL", f"fame evaluate-nll {path} --record FILE")
+    return claims
+
+
+def model_in(metadata: Mapping[str, Any], source: str) -> ModelConfig:
+    """Return the configuration of the model in the metadata of the file `source`.
+
+    Raises:
+        ConfigError: The configuration is not possible.
+    """
+    try:
+        return ModelConfig.from_dict(metadata.get("model"))
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {brief(error, 400)}", error.hint) from error
+
+
+def claims_in(metadata: Mapping[str, Any]) -> list[Any]:
+    """Return all claims in the metadata of a checkpoint as they are stored, that of most images first."""
+    further = metadata.get(FURTHER)
+    every = [metadata.get("claim"), *(further if isinstance(further, list) else [])]
+    return [claim for claim in every if claim is not None]
+
+
+def readable_claims(metadata: Mapping[str, Any]) -> list[NllRecord]:
+    """Return the claims in metadata; those of another form are left out."""
+    found = []
+    for each in claims_in(metadata):
+        with suppress(ConfigError):
+            found.append(parse_nll(each, "claim"))
+    return found
+
+
+def with_claim(metadata: Mapping[str, Any], claim: dict[str, Any]) -> dict[str, Any]:
+    """Return the keys `claim` and `further_claims` of metadata with one more claim.
+
+    Claims about other weights are dropped, and so is an earlier one of the same data set, split and
+    estimator. The claim about most images comes first; among equals, the earliest.
+
+    Raises:
+        ConfigError: An earlier claim is of another form.
+    """
+    own = parse_nll(claim, "claim")
+    found = []
+    for each in claims_in(metadata):
+        earlier = parse_nll(each, "claim")
+        if earlier.weights_sha256 == own.weights_sha256 and not earlier.same_kind(own):
+            found.append(each)
+    first, *others = sorted([*found, claim], key=lambda each: -each["data"]["images"])
+    return {"claim": first} | ({FURTHER: others} if others else {})

@@ -1,0 +1,155 @@
+"""Origin of a checkpoint: its training, and the trainings that made its first weights. No torch here."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from famecli.config.schema import check_ranges, ranged
+from famecli.errors import ConfigError
+from famecli.nll.record import build_known
+from famecli.report.metrics import known_keys
+
+MOST = 1e15
+
+
+@dataclass(frozen=True)
+class PastTraining:
+    """One training, as a checkpoint records it.
+
+    Args:
+        dataset: Name of the data set; None where it is not recorded.
+        images_seen: Images of all steps.
+        seconds: Wall time of training and validation.
+        threads: CPU threads of each process.
+        processes: Processes that shared the training.
+        seed: Seed of the training; None where it is not recorded.
+        cpu_seconds: CPU time of all processes; None where it is not recorded.
+
+    Raises:
+        ConfigError: A value is outside its range.
+    """
+
+    dataset: str | None = None
+    images_seen: int = ranged(0, MOST, "images seen", 0)
+    seconds: float = ranged(0.0, MOST, "time of training", 0.0)
+    threads: int = ranged(1, MOST, "threads of each process", 1)
+    processes: int = ranged(1, MOST, "processes", 1)
+    seed: int | None = None
+    cpu_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        problems = check_ranges(self, "")
+        if self.cpu_seconds is not None and not 0.0 <= self.cpu_seconds <= MOST:
+            problems.append(f"cpu_seconds = {self.cpu_seconds} is outside 0.0 to {MOST}")
+        if problems:
+            raise ConfigError("past training: " + "; ".join(problems))
+
+    @property
+    def thread_hours(self) -> float:
+        """Hours of wall time, times threads."""
+        return self.seconds / 3600 * self.threads * self.processes
+
+
+def in_words(trainings: Sequence[PastTraining]) -> str:
+    """Return data, images, time and seed of each training, in words."""
+    return ", then ".join(
+        f"{each.images_seen:,} of {each.dataset or 'unknown images'} "
+        f"({each.thread_hours:.2f} hours, seed {each.seed})"
+        for each in trainings
+    )
+
+
+@dataclass(frozen=True)
+class FirstWeights:
+    """Weights that a training started from, if not from random ones; what is not recorded is empty.
+
+    Args:
+        source: File or name of the checkpoint, with its last folder.
+        sha256: SHA-256 of the file.
+        weights_sha256: SHA-256 of the weights.
+        past: Trainings that made the weights, the first one first.
+    """
+
+    source: str = ""
+    sha256: str = ""
+    weights_sha256: str = ""
+    past: tuple[PastTraining, ...] = ()
+
+
+@dataclass(frozen=True)
+class Provenance(PastTraining):
+    """Last training of a checkpoint, and the weights that it started from; what is not recorded is None.
+
+    Args:
+        steps: Steps of the optimizer.
+        skipped_steps: Steps left out because a gradient was not finite.
+        device: Kind of device.
+        precision: Precision of the arithmetic, `fp32` or `bf16`.
+        versions: Packages with their versions.
+        init: First weights; None for random ones.
+    """
+
+    steps: int | None = None
+    skipped_steps: int | None = None
+    device: str | None = None
+    precision: str | None = None
+    versions: tuple[str, ...] = ()
+    init: FirstWeights | None = None
+
+    @property
+    def past(self) -> tuple[PastTraining, ...]:
+        """Trainings of the first weights, the first one first."""
+        return () if self.init is None else self.init.past
+
+    @property
+    def trainings(self) -> tuple[PastTraining, ...]:
+        """All trainings, the first one first; none where no provenance is recorded."""
+        own = PastTraining(*(getattr(self, name) for name in PastTraining.__dataclass_fields__))
+        return self.past if own == PastTraining() else (*self.past, own)
+
+    @property
+    def total_images(self) -> int:
+        """Images seen in all trainings."""
+        return sum(each.images_seen for each in self.trainings)
+
+    @property
+    def total_thread_hours(self) -> float:
+        """Hours of all trainings, times threads."""
+        return sum(each.thread_hours for each in self.trainings)
+
+    @property
+    def total_cpu_hours(self) -> float | None:
+        """Hours of CPU time of all trainings; None where one did not record it."""
+        told = [each.cpu_seconds for each in self.trainings]
+        return sum(each or 0.0 for each in told) / 3600 if told and None not in told else None
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds of all trainings that record one, the first one first."""
+        return tuple(each.seed for each in self.trainings if each.seed is not None)
+
+
+def parse_provenance(metadata: Mapping[str, Any], where: str = "provenance") -> Provenance:
+    """Return the provenance in the untrusted metadata of a checkpoint.
+
+    Args:
+        metadata: Metadata with the keys `provenance` and `training`, both of which may be absent.
+        where: Name of the table for errors.
+
+    Raises:
+        ConfigError: A value has the wrong type or range.
+    """
+    table, training = metadata.get("provenance"), metadata.get("training")
+    if table is None:
+        return Provenance()
+    if not isinstance(table, dict):
+        raise ConfigError(f"{where}: expected a table of keys, got {type(table).__name__}")
+    versions, seed = table.get("versions"), training.get("seed") if isinstance(training, dict) else None
+    told = {
+        "versions": [f"{name} {found}" for name, found in versions.items()]
+        if isinstance(versions, dict)
+        else (),
+        "init": known_keys(FirstWeights, table.get("init")),
+        "seed": seed,
+    }
+    return build_known(Provenance, table | told, where)

@@ -1,0 +1,273 @@
+"""The record of an NLL: its value with data set, estimator, seed, weights and precision. No torch here."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, get_args
+
+from famecli.config.schema import build
+from famecli.errors import ConfigError, GateError, IntegrityError, UnavailableError, UsageError
+from famecli.report.metrics import LARGEST_NUMBER, known_keys
+
+SCHEMA = "famecli/nll/1"
+# The bits of binarized test sets are part of the protocol: they do not follow the seed of the latents.
+BITS_SEED = 0
+FIRST_IMAGES = 256
+AUTOMATIC_BATCH = 128
+TOLERANCE_NATS = 1e-3
+
+Bound = Literal["exact", "elbo", "iwae", "ais"]
+Origin = Literal["measured", "claim", "validation"]
+Start = Literal["posterior", "prior"]
+STARTS = get_args(Start)
+NAMES: Mapping[Bound, str] = {"exact": "exact", "elbo": "-ELBO", "iwae": "IWAE", "ais": "AIS"}
+T = TypeVar("T")
+
+
+def binarization_words(binarization: str) -> str:
+    """Return how the bits of a test set are made, in words, from the kind in the registry of data sets."""
+    return f"dynamic, bits of seed {BITS_SEED}" if binarization == "dynamic" else binarization
+
+
+@dataclass(frozen=True)
+class Annealing:
+    """Settings of annealed importance sampling.
+
+    Args:
+        steps: Steps from the start to the target; 1 is plain importance sampling.
+        chains: Chains per image.
+        leapfrog: Leapfrog steps per transition, one gradient each.
+        start: Source of the first latents: the approximate posterior q(z | x), or the prior p(z).
+    """
+
+    steps: int
+    chains: int = 1
+    leapfrog: int = 5
+    start: Start = "posterior"
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """Estimator of an NLL.
+
+    Args:
+        bound: `exact`, or the kind of upper bound.
+        importance_samples: Draws of the latents per image; chains per image for `ais`.
+        annealing: Settings of annealed importance sampling; None for other bounds.
+    """
+
+    bound: Bound
+    importance_samples: int
+    annealing: Annealing | None = None
+
+    @property
+    def name(self) -> str:
+        """Name without settings."""
+        return NAMES[self.bound]
+
+    def __str__(self) -> str:
+        """Return the estimator with its settings, for people."""
+        if self.annealing is not None:
+            each = self.annealing
+            return (
+                f"AIS, {each.steps} steps of {each.leapfrog} leapfrog steps from the {each.start}, "
+                f"chains = {self.importance_samples}"
+            )
+        return f"IWAE, K = {self.importance_samples}" if self.bound == "iwae" else self.name
+
+
+@dataclass(frozen=True)
+class ScoredImages:
+    """Images of an NLL; what is not recorded is None or empty.
+
+    Args:
+        dataset_id: Name of the data set.
+        split: Part of the data set.
+        images: Number of images, the first ones of the split.
+        pixels_sha256: SHA-256 of the levels.
+        shape: Channels, height and width.
+        levels: Number of values of a pixel.
+        binarization: Source of the bits, in words.
+    """
+
+    dataset_id: str | None
+    split: str
+    images: int | None = None
+    pixels_sha256: str | None = None
+    shape: tuple[int, ...] = ()
+    levels: int | None = None
+    binarization: str | None = None
+
+    def __str__(self) -> str:
+        """Return data set, split, number and bits of the images, for people."""
+        count = "" if self.images is None else f", {self.images:,} images"
+        return f"{self.dataset_id}, {self.split}{count}, binarization: {self.binarization}"
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Parts of an NLL, nats per image: the decoder's, and the KL divergence of each layer, lowest first."""
+
+    decoder: float
+    kl: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Point:
+    """NLL of the same images by another number of draws, in nats per image."""
+
+    importance_samples: int
+    nats_per_image: float
+
+
+@dataclass(frozen=True)
+class NllRecord:
+    """An NLL with its protocol; fields have the names of the schema `famecli/nll/1`.
+
+    Args:
+        data: Images that were scored.
+        bound: `exact`, or the kind of upper bound.
+        importance_samples: Draws of the latents per image; chains per image for `ais`.
+        nats_per_image: Mean over images.
+        stderr_nats_per_image: Standard error over images; None for one image.
+        bits_per_dim: Mean in bits per pixel and channel; None where it is not recorded.
+        stderr_bits_per_dim: Standard error in bits per pixel and channel.
+        curve: NLLs of the same images by fewer draws.
+        annealing: Settings of annealed importance sampling; None for other bounds.
+        terms_nats_per_image: Parts of the NLL; None where they are not recorded.
+        seed: Seed of the latents; None where it is not recorded.
+        precision: Floating-point type of the arithmetic; None where it is not recorded.
+        weights_sha256: SHA-256 of the weights; None where it is not recorded.
+        first_256_nats_per_image: Mean over the first 256 images, or over all where there are fewer; None in
+            claims that are older than this figure.
+        image_nats: NLL of each image; empty where it is not recorded.
+        name: Name or file of the checkpoint.
+        origin: Source: an evaluation just done, a checkpoint, or a validation in training.
+    """
+
+    data: ScoredImages
+    bound: Bound
+    importance_samples: int
+    nats_per_image: float
+    stderr_nats_per_image: float | None = None
+    bits_per_dim: float | None = None
+    stderr_bits_per_dim: float | None = None
+    curve: tuple[Point, ...] = ()
+    annealing: Annealing | None = None
+    terms_nats_per_image: Terms | None = None
+    seed: int | None = None
+    precision: str | None = None
+    weights_sha256: str | None = None
+    first_256_nats_per_image: float | None = None
+    image_nats: tuple[float, ...] = ()
+    name: str | None = None
+    origin: Origin = "claim"
+
+    @property
+    def estimator(self) -> Estimator:
+        """Estimator with its settings."""
+        return Estimator(self.bound, self.importance_samples, self.annealing)
+
+    @property
+    def one_draw_nats(self) -> float | None:
+        """NLL of the same images by one draw of the latents, nats; None where it is not recorded."""
+        found = (point.nats_per_image for point in self.curve if point.importance_samples == 1)
+        return next((nats for nats in found if abs(nats) < LARGEST_NUMBER), None)
+
+    def __str__(self) -> str:
+        """Return the NLL with its protocol, for people."""
+        return f"{self.nats_per_image:.3f} nats/image ({self.estimator}; {self.data})"
+
+    def same_kind(self, other: "NllRecord") -> bool:
+        """Return whether data set, split and estimator are those of `other`."""
+        one, two = self.data, other.data
+        return (one.dataset_id, one.split, self.estimator) == (two.dataset_id, two.split, other.estimator)
+
+    def expected(self, name: str, limit: int) -> tuple[int, float]:
+        """Return a number of images, and the claimed mean over these first images in nats.
+
+        Args:
+            name: Name of the weights, for the error.
+            limit: Number of images to score; more than were scored stand for all.
+
+        Raises:
+            UsageError: No NLL is recorded of so many images.
+            UnavailableError: The claim is older than the figure of the first 256 images.
+        """
+        images = self.data.images or 0
+        if limit >= images:
+            return images, self.nats_per_image
+        if limit != FIRST_IMAGES:
+            recorded = f"{FIRST_IMAGES} or {images}"
+            raise UsageError(f"no NLL of the first {limit} images is recorded", f"choose --limit {recorded}")
+        if self.first_256_nats_per_image is None:
+            raise UnavailableError(
+                f"{name} records no NLL of its first {FIRST_IMAGES} images: only a full evaluation can tell",
+                f"fame weights verify {name} --claims --limit {images}",
+            )
+        return FIRST_IMAGES, self.first_256_nats_per_image
+
+    def check(self, name: str, measured: "NllRecord") -> None:
+        """Check a measurement of all images, or of the first 256, against this claim.
+
+        Args:
+            name: Name of the weights, for errors.
+            measured: New measurement.
+
+        Raises:
+            IntegrityError: All images were scored, and their pixels are others.
+            GateError: The estimators differ, or the means differ by more than `TOLERANCE_NATS`.
+        """
+        ours, theirs = self.data, measured.data
+        if theirs.images == ours.images and theirs.pixels_sha256 != ours.pixels_sha256:
+            found, claimed = (str(each.pixels_sha256)[:12] for each in (theirs, ours))
+            raise IntegrityError(f"{ours.dataset_id} has pixels {found}, the claim is about {claimed}")
+        _, nats = self.expected(name, theirs.images or 0)
+        # A comparison with NaN is false: NaN must not pass.
+        if measured.bound != self.bound or not abs(measured.nats_per_image - nats) <= TOLERANCE_NATS:
+            raise GateError(
+                f"{name} claims {nats:.4f} nats/image ({self.estimator}), has "
+                f"{measured.nats_per_image:.4f} ({measured.estimator})"
+            )
+
+
+def build_known(cls: type[T], table: object, where: str) -> T:
+    """Return the dataclass `cls` made of an untrusted table; keys that it does not have are ignored.
+
+    Raises:
+        ConfigError: A key is missing, or a value has a wrong type or range; the message begins with `where`.
+    """
+    try:
+        return build(cls, known_keys(cls, table), where)
+    except OverflowError as error:
+        raise ConfigError(f"{where}: a number is out of range") from error
+    except ConfigError as error:
+        raise (
+            error if str(error).startswith(where) else ConfigError(f"{where}: {error}", error.hint)
+        ) from error
+
+
+def parse_nll(table: object, where: str, origin: Origin = "claim") -> NllRecord:
+    """Return the record in an untrusted table: a claim, or a document of schema `famecli/nll/1`.
+
+    Args:
+        table: Keys of `famecli/nll/1`; keys that a record does not have are ignored.
+        where: Name of the table for errors.
+        origin: Source of the record, whatever the table says.
+
+    Raises:
+        ConfigError: The table is of another form; the message begins with `where`.
+    """
+    if not isinstance(table, dict):
+        raise ConfigError(f"{where}: expected a table of keys, got {type(table).__name__}")
+    curve = table.get("curve", [])
+    known: dict[str, Any] = {
+        "data": known_keys(ScoredImages, table.get("data")),
+        "annealing": known_keys(Annealing, table.get("annealing")),
+        "curve": [known_keys(Point, point) for point in curve] if isinstance(curve, list) else curve,
+        "origin": origin,
+    }
+    found = build_known(NllRecord, table | known, where)
+    counts = (found.importance_samples, 1 if found.data.images is None else found.data.images)
+    if min(counts) < 1 or (found.seed or 0) < 0:
+        raise ConfigError(f"{where}: a count is out of range")
+    return found

@@ -1,0 +1,95 @@
+"""The record of an NLL: its reader, its words, and the check of a claim."""
+
+import dataclasses
+import math
+from typing import Any
+
+import pytest
+from test_cli_info import CLAIM
+
+from famecli.config.schema import to_dict
+from famecli.errors import ConfigError, GateError, IntegrityError, UnavailableError, UsageError
+from famecli.nll.record import Annealing, Estimator, NllRecord, parse_nll
+
+SETTINGS = Annealing(steps=9, chains=2)
+
+
+def record(**changes: Any) -> NllRecord:
+    return dataclasses.replace(parse_nll(CLAIM, "here"), **changes)
+
+
+def test_what_is_written_is_read_again() -> None:
+    claim = parse_nll(
+        CLAIM | {"curve": [{"importance_samples": 1, "nats_per_image": 82.0, "more": 3}]}, "here"
+    )
+    assert parse_nll(to_dict(claim), "here") == claim
+    annealed = record(bound="ais", importance_samples=2, annealing=SETTINGS)
+    assert parse_nll(to_dict(annealed), "here") == annealed
+    assert claim.one_draw_nats == 82.0
+    assert record().one_draw_nats is None
+
+
+@pytest.mark.parametrize(
+    ("estimator", "words"),
+    [
+        (Estimator("exact", 1), "exact"),
+        (Estimator("elbo", 1), "-ELBO"),
+        (Estimator("iwae", 100), "IWAE, K = 100"),
+        (Estimator("ais", 2, SETTINGS), "AIS, 9 steps of 5 leapfrog steps from the posterior, chains = 2"),
+    ],
+)
+def test_estimators_have_words(estimator: Estimator, words: str) -> None:
+    assert str(estimator) == words
+
+
+def test_a_record_is_told_with_its_protocol() -> None:
+    images = "mnist, test, 10,000 images, binarization: dynamic, bits of seed 0"
+    assert str(record()) == f"81.250 nats/image (IWAE, K = 100; {images})"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"nats_per_image": 10**400},
+        {"nats_per_image": True},
+        {"seed": -1},
+        {"importance_samples": 0},
+        {"data": CLAIM["data"] | {"images": 0}},
+        {"data": CLAIM["data"] | {"shape": "large"}},
+        {"curve": [7]},
+        {"curve": 7},
+        {"annealing": {"steps": "many"}},
+    ],
+)
+def test_a_record_of_another_form_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"^here"):
+        parse_nll(CLAIM | change, "here")
+    with pytest.raises(ConfigError, match=r"^here"):
+        parse_nll([CLAIM], "here")
+
+
+def test_a_claim_says_what_it_expects_of_so_many_images() -> None:
+    claim = record(first_256_nats_per_image=80.0)
+    assert [claim.expected("it", limit) for limit in (256, 10_000, 99_999)] == [
+        (256, 80.0),
+        (10_000, 81.25),
+        (10_000, 81.25),
+    ]
+    with pytest.raises(UsageError, match="first 5 images"):
+        claim.expected("it", 5)
+    with pytest.raises(UnavailableError, match="it records no NLL of its first 256"):
+        record().expected("it", 256)
+
+
+def test_a_measurement_is_checked_against_a_claim() -> None:
+    claim = record(first_256_nats_per_image=80.0)
+    claim.check("it", claim)
+    first = dataclasses.replace(claim.data, images=256, pixels_sha256="0" * 64)
+    claim.check("it", record(data=first, nats_per_image=80.0009))
+    for nats in (80.0011, math.nan):
+        with pytest.raises(GateError, match=r"it claims 80\.0000 nats/image \(IWAE, K = 100\)"):
+            claim.check("it", record(data=first, nats_per_image=nats))
+    with pytest.raises(GateError):
+        claim.check("it", record(bound="elbo"))
+    with pytest.raises(IntegrityError, match="the claim is about abababababab"):
+        claim.check("it", record(data=dataclasses.replace(claim.data, pixels_sha256="0" * 64)))
