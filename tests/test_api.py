@@ -18,7 +18,7 @@ from support.outcomes import Command
 
 import famecli
 from famecli.checkpoints.checkpoint import load_checkpoint
-from famecli.errors import ArgumentError, ArgumentTypeError, FameError
+from famecli.errors import ArgumentError, ArgumentTypeError, ConfigError, FameError
 from famecli.images import to_uint8
 
 SHAPE = (1, 6, 5)
@@ -361,9 +361,9 @@ def test_training_is_that_of_the_command(train: Command, data: Path, tmp_path: P
     with pytest.raises(FameError, match=r"this run began with train\.beta = 1\.0") as caught:
         trained(beta=2)
     assert "resume=False" in caught.value.hint
-    with pytest.raises(FameError, match="settings: bet: unknown key"):
+    with pytest.raises(FameError, match="`settings` bet: unknown key"):
         trained(bet=2)
-    with pytest.raises(ArgumentTypeError, match="beta is of type complex"):
+    with pytest.raises(ConfigError, match="beta: expected float, got 2j"):
         trained(beta=2j)
 
 

@@ -84,7 +84,7 @@ class Collector:
             return read_run(word, choice.path(self.output.note), None)
         config = folder / CONFIG
         if config.is_file() and not any((folder / name).is_file() for name in RUN_FILES):
-            return unfinished_run(word, folder, *resolve(*_any_configuration(), config, []))
+            return unfinished_run(word, folder, *resolve(*_any_configuration(), config, [])[:2])
         return read_run(word, choice.path(self.output.note), folder)
 
     def _run(self, facts: "RunFacts", choice: ModelChoice) -> "RunReport":
