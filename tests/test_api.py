@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,8 +19,9 @@ from support.outcomes import Command
 
 import famecli
 from famecli.checkpoints.checkpoint import load_checkpoint
-from famecli.errors import ArgumentError, ArgumentTypeError, ConfigError, FameError
+from famecli.errors import ArgumentError, ArgumentTypeError, ConfigError, FameError, UsageError
 from famecli.images import to_uint8
+from famecli.training import capacity
 
 SHAPE = (1, 6, 5)
 GREYS = (3, 4, 4)
@@ -365,6 +367,43 @@ def test_training_is_that_of_the_command(train: Command, data: Path, tmp_path: P
         trained(bet=2)
     with pytest.raises(ConfigError, match="beta: expected float, got 2j"):
         trained(beta=2j)
+
+
+def test_training_takes_what_the_command_takes(data: Path, tmp_path: Path) -> None:
+    def trained(folder: str, **told: Any) -> famecli.Model:
+        return famecli.train("vae", "mnist", out=tmp_path / folder, data=data, precision="fp32", **told)
+
+    sizes = {"batch_size": 6, "eval_every": 12}
+    whole = trained("whole", epochs=2, **sizes)
+    stopped = trained(
+        "parts", steps=6, accumulate=2, keep=1, sample_every=12, max_time_s=0.0, threads=1, **sizes
+    )
+    assert stopped.checkpoint.provenance["images_seen"] == 6
+    # What is not given is that of the run.
+    found = trained("parts", keep=1, sample_every=12)
+    assert found.checkpoint.metadata["training"] == whole.checkpoint.metadata["training"]
+    assert found.checkpoint.metadata["training"]["total_images"] == 36
+    names = {path.name for path in (tmp_path / "parts").rglob("*")}
+    assert {"images-000000000036.safetensors", "000000000036.png"} <= names
+    frozen = {"lr": 0.0, "settings": {"muon_lr": 0.0}}
+    waited = trained("patient", steps=50, patience=12, **frozen, **sizes)
+    assert waited.checkpoint.provenance["images_seen"] == 12
+    assert famecli.load(tmp_path / "patient" / "last.safetensors").checkpoint.provenance["images_seen"] == 24
+    again = trained("patient", init=whole, resume=False, images=6, **frozen, **sizes)
+    assert again.checkpoint.weights_sha256 == whole.checkpoint.weights_sha256
+    with pytest.raises(UsageError, match="`images` and `epochs` say the same thing"):
+        trained("odd", images=6, epochs=1)
+    with pytest.raises(ArgumentError, match="accumulate is 0"):
+        trained("odd", accumulate=0)
+    assert not (tmp_path / "odd").exists()
+
+
+def test_a_budget_chooses_the_number_of_images(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capacity, "images_in_time", lambda trainer, budget_s: (24, budget_s))
+    found = famecli.train("vae", "mnist", out=tmp_path / "run", data=data, batch_size=6, budget_s=60.0)
+    assert found.checkpoint.metadata["training"]["total_images"] == 24
 
 
 def test_types_of_a_consumer_are_checked() -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.console import Console
 
-from famecli.cli.groups import Common, grouped
+from famecli.cli.groups import Common, Machine, Network, grouped
 from famecli.cli.image_output import NO_TERMINAL, show
 from famecli.cli.processes import join
 from famecli.cli.train_options import Display, TypedOptions, check_options, flags_for_parameters
@@ -30,7 +30,9 @@ SETTINGS_SCHEMA = "famecli/settings/1"
 
 
 @grouped
-def train(*, options: TypedOptions, display: Display, common: Common) -> None:
+def train(
+    *, options: TypedOptions, display: Display, network: Network, machine: Machine, common: Common
+) -> None:
     """Train a model. Prints the path of the best checkpoint; running the same command again goes on.
 
     Exit code 75: stopped by --max-time or SIGTERM with everything saved; 130: the same by Ctrl-C.

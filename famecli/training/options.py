@@ -1,6 +1,5 @@
 """The parameters of a training. No torch here."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -59,7 +58,7 @@ class TrainOptions:
     data: Path | None = None
     size: Size | None = None
     config: Path | None = None
-    settings: Sequence[Setting] | None = None
+    settings: list[Setting] | None = None
     images: int | None = None
     epochs: float | None = None
     steps: int | None = None
