@@ -123,7 +123,7 @@ def _check_length(options: TrainOptions) -> None:
             f"{' and '.join(f'`{name}`' for name in given)} say the same thing: give one of them"
         )
     if options.budget_s == 0:
-        raise UsageError("`budget_s=0` leaves no time for a step")
+        raise UsageError("`budget_s=0` leaves no time for a step", "for example `budget_s=600`")
     for name, value in given.items():
         if not 0 <= value < math.inf:
             raise UsageError(f"`{name}={value}` is no length of a training")
