@@ -20,7 +20,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.tables import Table, publish
 from famecli.config.presets import PRESETS, SIZES, model_config
-from famecli.config.resolve import resolve
+from famecli.config.resolve import Setting, resolve
 from famecli.config.schema import TrainConfig
 from famecli.data.dataset import ImageSplit
 from famecli.data.folder import describe
@@ -83,7 +83,7 @@ def parse_options() -> argparse.Namespace:
 def make_trainer(options: argparse.Namespace, *, compiled: bool = False) -> Trainer:
     info = describe(options.dataset, None)
     preset = model_config(options.model, options.size, info.shape, info.levels)
-    model, config = resolve(preset, TrainConfig(), None, options.set)
+    model, config, _ = resolve(preset, TrainConfig(), None, [Setting.parse(text) for text in options.set])
     pixels = np.random.default_rng(0).integers(0, 256, (4 * config.batch_size, *info.shape)).astype(np.uint8)
     split = ImageSplit(info, "train", pixels)
     return Trainer(model, config, split, torch.device("cpu"), options.precision, compiled=compiled)

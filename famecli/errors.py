@@ -28,9 +28,6 @@ def brief(text: object, most: int = 120) -> str:
     return line if len(line) <= most else line[: most - 3] + "..."
 
 
-ANOTHER_RUN = "choose another --out, or --resume never to start over"
-
-
 class FameError(Exception):
     """Base of all errors with a one-line message.
 

@@ -14,10 +14,8 @@ import pytest
 import torch
 from PIL import Image
 from support.commands import ROOT, fame, result_of, save_model, use_small_mnist
-from support.outcomes import Command
 
 import famecli
-from famecli.checkpoints.checkpoint import load_checkpoint
 from famecli.errors import ArgumentError, ArgumentTypeError, FameError
 from famecli.images import to_uint8
 
@@ -324,47 +322,6 @@ def test_images_are_shown(coloured: famecli.Model, ladder: famecli.Model) -> Non
     assert coloured.grid(coloured.sample(3), columns=3).size == (3 * 6 + 2, 8)
     assert ladder.grid(torch.from_numpy(ladder.sample(2))).mode == "L"
     assert coloured.grid(coloured.reconstruct(coloured.sample(2), decoder_output="mean")).mode == "RGB"
-
-
-def test_training_is_that_of_the_command(train: Command, data: Path, tmp_path: Path) -> None:
-    words = ("--images", 24, "--seed", 3, "--set", "free_nats=2", "--precision", "fp32", "-o", tmp_path / "a")
-    assert train("vae", *words).code == 0
-    settings = {"train.free_nats": 2, "eval_every_images": 12}
-    told: list[int] = []
-
-    def trained(**changes: object) -> famecli.Model:
-        return famecli.train(
-            "vae",
-            "mnist",
-            out=tmp_path / "b",
-            images=24,
-            batch_size=6,
-            seed=3,
-            settings=settings | changes,
-            precision="fp32",
-            data=data,
-            progress=lambda record: told.append(record["images"]),
-        )
-
-    random, threads = torch.get_rng_state(), torch.get_num_threads()
-    with torch.no_grad():
-        found = trained()
-    assert torch.equal(torch.get_rng_state(), random)
-    assert torch.get_num_threads() == threads
-    expected = load_checkpoint(tmp_path / "a" / "best.safetensors")
-    assert found.checkpoint.weights_sha256 == expected.weights_sha256
-    assert found.name == str(tmp_path / "b" / "best.safetensors")
-    assert (tmp_path / "b" / "config.toml").read_text() == (tmp_path / "a" / "config.toml").read_text()
-    assert told[-1] == 24
-    # It is done, and goes on from its end.
-    assert trained().checkpoint.sha256 == found.checkpoint.sha256
-    with pytest.raises(FameError, match=r"this run began with train\.beta = 1\.0") as caught:
-        trained(beta=2)
-    assert "resume=False" in caught.value.hint
-    with pytest.raises(FameError, match="settings: bet: unknown key"):
-        trained(bet=2)
-    with pytest.raises(ArgumentTypeError, match="beta is of type complex"):
-        trained(beta=2j)
 
 
 def test_types_of_a_consumer_are_checked() -> None:

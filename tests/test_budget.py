@@ -12,8 +12,8 @@ from torch import Tensor
 from famecli.cli.options import seconds
 from famecli.config.schema import TrainConfig
 from famecli.runtime.distributed import Group
-from famecli.training import budget
-from famecli.training.budget import WARM_UP_STEPS, images_in_time
+from famecli.training import capacity
+from famecli.training.capacity import WARM_UP_STEPS, images_in_time
 from famecli.training.schedule import fit
 from famecli.training.trainer import Trainer
 
@@ -97,7 +97,7 @@ def test_all_processes_take_the_number_of_the_first(slow: Times, monkeypatch: py
 
 
 def test_a_budget_is_fixed_once(train: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(budget, "images_in_time", lambda trainer, budget_s: (24, 0.4))
+    monkeypatch.setattr(capacity, "images_in_time", lambda trainer, budget_s: (24, 0.4))
     words = ("vae", "--budget", "1m", "--set", "rate_warmup_images=5")
     first = train(*words, "--max-time", "0s")
     assert first.code == 75
@@ -109,7 +109,7 @@ def test_a_budget_is_fixed_once(train: Command, monkeypatch: pytest.MonkeyPatch)
     def again(trainer: Trainer, budget_s: float) -> tuple[int, float]:
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(budget, "images_in_time", again)
+    monkeypatch.setattr(capacity, "images_in_time", again)
     # Any spelling of the same time.
     second = train(*words[:2], "60s", *words[3:])
     assert second.code == 0
@@ -123,7 +123,7 @@ def test_a_budget_is_fixed_once(train: Command, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_dry_run_tells_what_fits(fame: Command, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(budget, "images_in_time", lambda trainer, budget_s: (int(budget_s), 0.4))
+    monkeypatch.setattr(capacity, "images_in_time", lambda trainer, budget_s: (int(budget_s), 0.4))
     outcome = fame("train", "vae", "--batch-size", 6, "--budget", "90", "--dry-run", "--json")
     assert '"total_images": 90' in outcome.out
     outcome = fame("train", "vae", "--batch-size", 6, "--budget", "90", "--print-config")
@@ -131,7 +131,7 @@ def test_a_dry_run_tells_what_fits(fame: Command, data: Path, monkeypatch: pytes
 
 
 def test_a_budget_is_a_time(train: Command) -> None:
-    for text, hint in (("soon", "1.5h"), ("0s", "10m")):
+    for text, hint in (("soon", "1.5h"), ("0s", "--budget 600")):
         outcome = train("vae", "--budget", text)
         assert (outcome.code, len(error_lines(outcome))) == (2, 1)
         assert hint in outcome.err

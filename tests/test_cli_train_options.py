@@ -53,7 +53,7 @@ def test_the_length_is_given_in_steps_epochs_or_images(
     ("words", "code", "message", "hint"),
     [
         (("gan",), 2, "unknown model 'gan'", "fame"),
-        (("--size", "huge"), 2, "unknown size 'huge'", "tiny"),
+        (("--size", "huge"), 2, "'huge' is not one of 'tiny', 'small', 'paper'", "--help"),
         (("--dataset", "mnits"), 2, "unknown data set 'mnits'", "did you mean mnist?"),
         (("--set", "free_nat=1"), 3, "unknown key 'free_nat'", "did you mean free_nats?"),
         (("--set", "decoder.layer=1"), 3, "unknown key 'layer'", "did you mean layers?"),
@@ -67,7 +67,7 @@ def test_the_length_is_given_in_steps_epochs_or_images(
         (("--init", "absent"), 2, "absent", ""),
         (("--data", "."), 4, "no files of mnist", "--data"),
         (("--device", "tpu"), 2, "tpu", ""),
-        (("--precision", "fp8"), 2, "unknown precision 'fp8'", "fp32"),
+        (("--precision", "fp8"), 2, "'fp8' is not one of 'fp32', 'bf16', 'auto'", "--help"),
         (("--max-time", "soon"), 2, "'soon' is not a length of time", "1.5h"),
         (("--save-every", "soon"), 2, "'soon' is not a length of time", "1.5h"),
         (("--batch-size", "19"), 3, "18 training images are fewer", ""),

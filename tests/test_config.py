@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from famecli.config.presets import PRESETS, SIZES, Size, model_config, preset_named
-from famecli.config.resolve import resolve, to_toml
+from famecli.config.resolve import Setting, resolve, to_toml
 from famecli.config.schema import DecoderConfig, ModelConfig, StageConfig, TrainConfig, to_dict
 from famecli.errors import ConfigError, ExitCode, UsageError
 from famecli.model.size import count_parameters
@@ -40,6 +40,10 @@ def changed(config: Any, path: str, value: object) -> dict[str, Any]:
     else:
         place[last] = value
     return table
+
+
+def settings(*texts: str) -> list[Setting]:
+    return [Setting.parse(text) for text in texts]
 
 
 def one_line(error: ConfigError) -> str:
@@ -236,15 +240,14 @@ def test_toml_that_is_printed_reads_back(tmp_path: Path, preset: str, size: Size
     model, train = model_config(preset, size, MNIST, 2), TrainConfig(lr=1e-5, total_images=10**12)
     file = tmp_path / "config.toml"
     file.write_text(to_toml(model, train))
-    assert resolve(fame(), TrainConfig(), file, []) == (model, train)
+    assert resolve(fame(), TrainConfig(), file, [])[:2] == (model, train)
 
 
 def test_assignments_outrank_the_file_and_later_ones_earlier_ones(tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.write_text("[train]\nlr = 0.5\nbatch_size = 3\nseed = 4\n[model.decoder]\nlayers = 9\n")
-    model, train = resolve(
-        fame(), TrainConfig(), file, ["lr=0.25", "train.seed=5", "train.seed=6", "decoder.kernel=5"]
-    )
+    texts = ("lr=0.25", "train.seed=5", "train.seed=6", "decoder.kernel=5")
+    model, train, _ = resolve(fame(), TrainConfig(), file, settings(*texts))
     assert (train.lr, train.batch_size, train.seed) == (0.25, 3, 6)
     assert train == dataclasses.replace(TrainConfig(), lr=0.25, batch_size=3, seed=6)
     decoder = dataclasses.replace(fame().decoder, layers=9, kernel=5)
@@ -253,17 +256,19 @@ def test_assignments_outrank_the_file_and_later_ones_earlier_ones(tmp_path: Path
 
 def test_nested_keys_reach_into_stages() -> None:
     whole = "stages.0={width=5,blocks=2,stride=2}"
-    model, train = resolve(fame(), TrainConfig(), None, ["stages.1.latents=7", "model.stages.2.width=40"])
+    found = settings("stages.1.latents=7", "model.stages.2.width=40")
+    model, train, _ = resolve(fame(), TrainConfig(), None, found)
     assert [stage.latents for stage in model.stages] == [0, 7, 4]
     assert [stage.width for stage in model.stages] == [16, 24, 40]
     assert train == TrainConfig()
-    assert resolve(fame(), train, None, [whole])[0].stages[0] == StageConfig(width=5, blocks=2, stride=2)
-    assert resolve(fame(), train, None, ["optimizer=adamw"])[1].optimizer == "adamw"
+    replaced = resolve(fame(), train, None, settings(whole)).model
+    assert replaced.stages[0] == StageConfig(width=5, blocks=2, stride=2)
+    assert resolve(fame(), train, None, settings("optimizer=adamw")).train.optimizer == "adamw"
 
 
 def test_resolving_leaves_the_defaults_as_they_were() -> None:
     model, before = fame(), copy.deepcopy(to_dict(fame()))
-    resolve(model, TrainConfig(), None, ["stages.1.latents=7", "decoder.layers=9"])
+    resolve(model, TrainConfig(), None, settings("stages.1.latents=7", "decoder.layers=9"))
     assert to_dict(model) == before
 
 
@@ -292,7 +297,7 @@ def test_resolving_leaves_the_defaults_as_they_were() -> None:
 )
 def test_a_bad_assignment_is_an_error_that_names_the_key(assignment: str, message: str, hint: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        resolve(fame(), TrainConfig(), None, [assignment])
+        resolve(fame(), TrainConfig(), None, settings(assignment))
     assert message in one_line(caught.value)
     assert hint in caught.value.hint
 
@@ -301,9 +306,9 @@ def test_a_bad_assignment_is_an_error_that_names_the_key(assignment: str, messag
     ("text", "message", "hint"),
     [
         ("[train]\nlearning_rate = 1", "unknown key 'learning_rate'", "known keys"),
-        ("[train]\nbatch_sise = 1", "train: unknown key 'batch_sise'", "did you mean batch_size?"),
+        ("[train]\nbatch_sise = 1", "train.batch_sise: unknown key 'batch_sise'", "did you mean batch_size?"),
         ("[trian]\nlr = 1", "unknown key 'trian'", "did you mean train?"),
-        ("[model.decoder]\nwidht = 1", "model: decoder: unknown key 'widht'", "did you mean width?"),
+        ("[model.decoder]\nwidht = 1", "model.decoder.widht: unknown key 'widht'", "did you mean width?"),
         ("train = 3", "expected a table of keys", ""),
         ("[[model.stages]]\nblocks = 1", "stages[0]: key 'width' is missing", ""),
         ("lr = = 3", "not TOML", ""),

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,15 +15,17 @@ from support.commands import fame as fame_here
 from support.outcomes import Command, error_lines
 from support.trainers import split_of, trainer_of
 
-from famecli.cli.sources import DataPlace
-from famecli.cli.train_options import Asked
-from famecli.cli.train_request import configure
 from famecli.config.presets import model_config
+from famecli.config.resolve import Setting
+from famecli.config.schema import TrainConfig
 from famecli.errors import OutOfMemoryError
 from famecli.memory import Pieces
 from famecli.runtime.distributed import ALONE, Group
-from famecli.training import memory
-from famecli.training.memory import USED, explain_out_of_memory, largest_batch, peak_on_gpu
+from famecli.training import capacity, setup
+from famecli.training.capacity import USED, explain_failed_steps, largest_batch, peak_on_gpu
+from famecli.training.options import TrainOptions
+from famecli.training.plan import make_plan
+from famecli.training.setup import make_trainer
 from famecli.training.trainer import Trainer
 
 FULL = [
@@ -42,6 +45,10 @@ most = used + int(sys.argv.pop(1)) * 2**20
 resource.setrlimit(resource.RLIMIT_AS, (most, most))
 main()
 """
+
+
+class DeathError(Exception):
+    """In the place of what a test stops before."""
 
 
 @pytest.fixture(params=FULL, ids=["cuda", "cpu", "onednn", "numpy"])
@@ -133,13 +140,13 @@ def test_a_defect_is_no_lack_of_memory() -> None:
 @pytest.mark.parametrize(
     ("accumulate", "advice"),
     [
-        (1, "add --accumulate 2 to compute 3 at once: same result; or start anew with --batch-size 3"),
-        (6, "choose a smaller --size, or a device with more memory"),
+        (1, "add `accumulate=2` to compute 3 at once: same result; or start anew with `batch_size=3`"),
+        (6, "choose a smaller `size`, or a device with more memory"),
     ],
 )
 def test_the_advice_fits_the_training(full: Exception, accumulate: int, advice: str) -> None:
     trainer = trainer_of("vae", accumulate=accumulate)
-    with pytest.raises(OutOfMemoryError) as caught, explain_out_of_memory(trainer):
+    with pytest.raises(OutOfMemoryError) as caught, explain_failed_steps(trainer):
         raise full
     assert f"step 1 with {trainer.images_at_once} images at once" in str(caught.value)
     assert caught.value.hint == advice
@@ -174,35 +181,41 @@ class Other(Group):
 
 def test_the_process_with_least_memory_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (100, 100))
-    monkeypatch.setattr(memory, "peak_on_gpu", lambda *told: lambda images: images)
+    monkeypatch.setattr(capacity, "peak_on_gpu", lambda *told: lambda images: images)
     trainer = trainer_of("vae")
     told = (trainer.model.config, trainer.config, split_of(1000), torch.device("cuda"), "fp32")
-    assert memory.largest_common_batch(*told, 1, ALONE) == 64  # type: ignore[arg-type]
-    assert memory.largest_common_batch(*told, 3, Other(0, 2)) == 4 * 3 * 2  # type: ignore[arg-type]
+    assert capacity.largest_common_batch(*told, 1, ALONE) == 64  # type: ignore[arg-type]
+    assert capacity.largest_common_batch(*told, 3, Other(0, 2)) == 4 * 3 * 2  # type: ignore[arg-type]
 
 
 def test_a_batch_of_any_size_is_measured_once_per_run(
-    fame: Command, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[Asked] = []
-    monkeypatch.setattr("famecli.cli.train._act", asked.append)
-    run = tmp_path / "run"
-    for words in ([], ["--resume", "never"], ["--batch-size", "5"], ["--set", "batch_size=5"]):
-        fame("train", "vae", "--data", data, "--steps", 2, "-o", run, *words)
     measured: list[int] = []
-    monkeypatch.setattr(memory, "largest_common_batch", lambda *told: measured.append(24) or 24)
+    monkeypatch.setattr(capacity, "largest_common_batch", lambda *told: measured.append(12) or 12)
+    built: list[TrainConfig] = []
 
-    def batch(asked: Asked, device: str) -> tuple[int, int]:
-        request = configure(asked, DataPlace(data, None, True, print))
-        config = request._fitting(split_of(), torch.device(device), "fp32", ALONE)
-        return config.batch_size, config.total_images
+    def build(model: object, config: TrainConfig, *rest: object) -> None:
+        built.append(config)
+        raise DeathError
 
-    assert [batch(each, "cuda") for each in asked] == [(24, 48), (24, 48), (5, 10), (5, 10)]
-    assert batch(asked[0], "cpu") == (16, 32)
+    monkeypatch.setattr(setup, "Trainer", build)
+
+    def batch(device: str, **told: Any) -> tuple[int, int]:
+        monkeypatch.setattr(setup, "device_named", lambda name: torch.device(device))
+        options = TrainOptions(preset="vae", data=data, steps=2, out=tmp_path / "run", **told)
+        with pytest.raises(DeathError):
+            make_trainer(make_plan(options))
+        return built[-1].batch_size, built[-1].total_images
+
+    fixed: list[dict[str, Any]] = [{"batch_size": 5}, {"settings": [Setting("batch_size", 5)]}]
+    assert batch("cuda") == batch("cuda", resume="never") == (12, 24)
+    assert [batch("cuda", **told) for told in fixed] == [(5, 10), (5, 10)]
+    assert batch("cpu") == (16, 32)
     assert len(measured) == 2
-    run.mkdir()
-    (run / "config.toml").write_text("[train]\nbatch_size = 16\n")
-    assert [batch(each, "cuda")[0] for each in asked[:2]] == [16, 24]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.toml").write_text("[train]\nbatch_size = 16\n")
+    assert [batch("cuda")[0], batch("cuda", resume="never")[0]] == [16, 12]
 
 
 def limited(mib: int, *words: str | Path) -> subprocess.CompletedProcess[str]:

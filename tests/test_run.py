@@ -190,7 +190,7 @@ def test_a_run_is_not_resumed_with_another_configuration(
     with pytest.raises(InputError) as caught:
         resumed(unbroken, config, preset)
     assert f"{unbroken / 'state.safetensors'}: this run began with {named}" in str(caught.value)
-    assert "--resume never" in caught.value.hint
+    assert "resume=False" in caught.value.hint
 
 
 def test_a_changed_key_of_a_stage_is_named_by_its_path(tmp_path: Path, unbroken: Path) -> None:

@@ -13,12 +13,12 @@ import tomli_w
 from support.outcomes import Command, error_lines
 
 from famecli.checkpoints.checkpoint import load_tensors, save_tensors
-from famecli.cli import train_request
 from famecli.config import first_defaults
 from famecli.config.first_defaults import DATA_KEYS, first_digest
 from famecli.config.presets import model_config
-from famecli.config.resolve import resolve, to_toml, typed
+from famecli.config.resolve import Setting, resolve, to_toml
 from famecli.config.schema import ModelConfig, TrainConfig, to_dict
+from famecli.training import plan
 from famecli.training.run import STATE_SCHEMA
 
 STOP = ("--max-time", "0s")
@@ -143,7 +143,10 @@ def test_a_whole_file_that_lacks_younger_keys_is_not_filled_by_presets(
     others = tuple(key for key in first_defaults.DECODER_KEYS if key != "first_kernel")
     monkeypatch.setattr(first_defaults, "DECODER_KEYS", others)
     assert resolve(preset, TrainConfig(), file, [])[0].decoder.first_kernel == 7
-    assert resolve(preset, TrainConfig(), file, ["decoder.first_kernel=9"])[0].decoder.first_kernel == 9
+    assert (
+        resolve(preset, TrainConfig(), file, [Setting("decoder.first_kernel", 9)])[0].decoder.first_kernel
+        == 9
+    )
     assert resolve(preset, TrainConfig(), file, [], presets=False)[0].decoder.first_kernel == 15
 
 
@@ -170,7 +173,9 @@ def test_a_run_in_a_folder_of_the_first_kind_is_found(train: Command) -> None:
     assert train(*words, "-o", "run", *STOP).code == 75
     # Of then, too, is the rate of Muon.
     wanted = {"batch_size": 6, "total_images": 18, "eval_every_images": 12, "seed": 0, "muon_lr": 0.01}
-    model = resolve(model_config("vae", "tiny", (1, 28, 28), 2), TrainConfig(), None, ["decoder.lag=3"])[0]
+    model = resolve(
+        model_config("vae", "tiny", (1, 28, 28), 2), TrainConfig(), None, [Setting("decoder.lag", 3)]
+    )[0]
     first = Path(f"runs/vae-mnist-{digest_of(model, TrainConfig(**wanted))}")  # type: ignore[arg-type]
     first.parent.mkdir()
     shutil.move("run", first)
@@ -197,10 +202,11 @@ def test_changed_defaults_find_the_same_run(train: Command, monkeypatch: pytest.
     begun = config_of(run)
 
     def wider(*told: Any) -> ModelConfig:
-        return resolve(model_config(*told), TrainConfig(), None, ["decoder.lag=7", "stages.0.width=40"])[0]
+        settings = [Setting("decoder.lag", 7), Setting("stages.0.width", 40)]
+        return resolve(model_config(*told), TrainConfig(), None, settings).model
 
-    monkeypatch.setattr(train_request, "model_config", wider)
-    monkeypatch.setattr(train_request, "fit", lambda config, by_hand: config)
+    monkeypatch.setattr(plan, "model_config", wider)
+    monkeypatch.setattr(plan, "fit", lambda config, by_hand: config)
     done = train(*words)
     assert done.code == 0, done.err
     assert "resumed at 6 images" in done.err
@@ -211,11 +217,9 @@ def test_changed_defaults_find_the_same_run(train: Command, monkeypatch: pytest.
 def test_values_of_typed_keys_are_told_by_their_paths(tmp_path: Path) -> None:
     file = tmp_path / "c.toml"
     file.write_text("[train]\nlr = 1\n[model.decoder]\nlayers = 9\n")
-    words = ["stages.1.latents=7", "train.seed=3", "train.seed=4"]
-    found = typed(
-        *resolve(model_config("fame", "tiny", (1, 28, 28), 2), TrainConfig(), file, words), file, words
-    )
-    assert found == {
+    settings = [Setting("stages.1.latents", 7), Setting("train.seed", 3), Setting("train.seed", 4)]
+    found = resolve(model_config("fame", "tiny", (1, 28, 28), 2), TrainConfig(), file, settings)
+    assert found.named == {
         ("train", "lr"): 1.0,
         ("model", "decoder", "layers"): 9,
         ("model", "stages", "1", "latents"): 7,

@@ -6,7 +6,7 @@ Nothing is printed, and the settings of torch stay as they are.
 from collections.abc import Callable, Collection, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from famecli.api.pixels import LARGEST_SEED, Array, choice, levels_of, number, w
 from famecli.checkpoints.checkpoint import WeightsKind, load_checkpoint
 from famecli.checkpoints.store import Store, checkpoint_file
 from famecli.config.presets import SIZES, Size
-from famecli.config.schema import Precision
+from famecli.config.resolve import Setting
 from famecli.data.dataset import ImageSplit, Split, load_split, own_images
 from famecli.errors import ArgumentError, ArgumentTypeError
 from famecli.nll import comparison
@@ -28,12 +28,23 @@ from famecli.nll.report import NllReport
 from famecli.nll.score import AUTOMATIC_BATCH, score
 from famecli.runtime.devices import device_named
 from famecli.runtime.undisturbed import undisturbed
-from famecli.training.failures import explain_failed_steps
-from famecli.training.setup import Plan, begin
+from famecli.training.follow import follow
+from famecli.training.options import AUTO, NEVER, AnyPrecision, TrainOptions
+from famecli.training.plan import make_plan
+from famecli.training.setup import begin, make_run
 
 AnyPath = str | PathLike[str]
-AnyPrecision = Precision | Literal["auto"]
 OWN_IMAGES = "own"
+# Least values of the whole numbers that `train` takes.
+SMALLEST = {
+    "images": 1,
+    "steps": 1,
+    "accumulate": 1,
+    "patience": 1,
+    "keep": 0,
+    "sample_every": 1,
+    "threads": 1,
+}
 
 
 def load(
@@ -143,15 +154,27 @@ def train(
     out: AnyPath,
     size: Size = "tiny",
     images: int | None = None,
+    epochs: float | None = None,
+    steps: int | None = None,
+    budget_s: float | None = None,
     batch_size: int | None = None,
+    accumulate: int = 1,
     lr: float | None = None,
+    ema: int | None = None,
     seed: int | None = None,
     settings: Mapping[str, object] | None = None,
     init: Model | AnyPath | None = None,
-    resume: bool = True,
+    resume: bool | AnyPath = True,
     save_every_s: float = 600.0,
+    eval_every: int | None = None,
+    keep: int = 0,
+    sample_every: int | None = None,
+    patience: int | None = None,
+    max_time_s: float | None = None,
     device: str | torch.device = "cpu",
+    threads: int | None = None,
     precision: AnyPrecision = "auto",
+    compile: bool = False,
     data: AnyPath | None = None,
     offline: bool = False,
     cache_dir: AnyPath | None = None,
@@ -159,52 +182,93 @@ def train(
 ) -> Model:
     """Train a model and return it as it was at the lowest validation NLL.
 
-    Weights are those of `fame train` with the same settings. A run that is in `out` already goes on.
+    Weights are those of `fame train` with the same settings. A run that is in `out` already goes on, with its
+    own values for all that is not given; a training that stopped early goes on when it is called again.
 
     Args:
         preset: Name of the model; see `famecli.presets`.
         dataset: Name of the data set.
         out: Folder of the run.
         size: `tiny`, `small` or `paper`.
-        images: Images to see in all; None for what the configuration says, as for the next three.
-        batch_size: Images per step.
-        lr: Learning rate of AdamW's part.
+        images: Images to see in all; at most one of the lengths `images`, `epochs`, `steps` and `budget_s`.
+        epochs: Length in epochs.
+        steps: Length in steps.
+        budget_s: Length in seconds of training steps: speed is measured, then the number of images is fixed.
+        batch_size: Images per step; None for 16 on a CPU, on a GPU what fits in memory.
+        accumulate: Parts that the images of a step are split into, to save memory; same result.
+        lr: Learning rate of AdamW.
+        ema: Half-life in images of the averaged weights.
         seed: Seed of weights, order, bits and latents.
-        settings: Values of further keys of the configuration, such as `decoder.width` or `train.beta`.
+        settings: Values of further keys, such as `decoder.width` or `train.beta`; see docs/settings.md.
         init: Model whose weights the training begins with, or what `load` takes; None for random weights.
-        resume: Whether a run in `out` goes on; else it is removed.
+        resume: Whether a run in `out` goes on, else it is removed; or the state file of a run that goes on.
         save_every_s: Seconds between two saves.
-        device: As for `load`.
+        eval_every: Images between two validations.
+        keep: Number of numbered checkpoints to keep, one for each of the last validations.
+        sample_every: Images between two grids of samples in `samples/`; None for no grids.
+        patience: Images without a better validation after which the training stops; None for never.
+        max_time_s: Seconds after which the training saves and stops; None for never.
+        device: Device; see `load`.
+        threads: Number of CPU threads; None for torch's own.
         precision: `fp32`, `bf16`, or `auto` for bf16 where the hardware multiplies it.
-        data: As for `evaluate`, as the next two.
+        compile: Whether `torch.compile` makes the steps faster, after minutes of its own.
+        data: Folder with the data set's files; None for `FAME_DATA` or the cache.
         offline: Whether downloads are forbidden.
-        cache_dir: Folder of fetched files.
+        cache_dir: Folder of downloaded files; None for the user's cache.
         progress: Called with each line of metrics.jsonl, a dictionary with `images` and `nats_per_image`.
 
     Raises:
+        ArgumentError: A number is out of range.
         ConfigError: A key is unknown or a value impossible.
-        InputError: The run in `out` has another configuration.
+        InputError: The run in `out` began with other values.
         NumericsError: The training diverged.
+        OutOfMemoryError: A step does not fit in memory; the hint says what would.
         FameError: As `load`, or the data set is unknown, not here, or damaged.
     """
     choice("size", size, SIZES)
-    choice("precision", precision, (*get_args(Precision), "auto"))
-    every_s = number("save_every_s", save_every_s, 0.0, float("inf"))
-    typed = {"total_images": images, "batch_size": batch_size, "lr": lr, "seed": seed}
-    changes = {f"train.{key}": value for key, value in typed.items() if value is not None}
-    changed = {**(settings or {}), **changes}
-    plan = Plan(preset, size, dataset, changed, _path(data), _path(cache_dir), offline)
-    place = device_named(str(device))
-    first = None if init is None else _model(init, offline, cache_dir)
+    choice("precision", precision, get_args(AnyPrecision))
+    options = TrainOptions(
+        preset=preset,
+        dataset=dataset,
+        data=_path(data),
+        size=size,
+        settings=[Setting(*each) for each in (settings or {}).items()],
+        images=images,
+        epochs=epochs,
+        steps=steps,
+        budget_s=budget_s,
+        batch_size=batch_size,
+        accumulate=accumulate,
+        lr=lr,
+        ema=ema,
+        precision=precision,
+        compile=compile,
+        out=Path(out),
+        resume=(AUTO if resume else NEVER) if isinstance(resume, bool) else str(resume),
+        init=None if init is None or isinstance(init, Model) else str(init),
+        save_every_s=number("save_every_s", save_every_s, 0.0, float("inf")),
+        eval_every=eval_every,
+        patience=patience,
+        max_time_s=max_time_s,
+        keep=keep,
+        sample_every=sample_every,
+        seed=seed,
+        device=str(device),
+        threads=threads,
+        offline=offline,
+        cache_dir=_path(cache_dir),
+    )
+    for name, least in SMALLEST.items():
+        if (value := getattr(options, name)) is not None:
+            whole(name, value, least)
+    plan = make_plan(options)
     with undisturbed():
-        run = plan.run(Path(out), place, None if precision == "auto" else precision, every_s)
-        begin(run, resume=resume, init=None if first is None else first.checkpoint)
-        with explain_failed_steps(run.trainer):
-            for record in run.records(lambda: None):
-                if progress is not None:
-                    progress(record)
-    best = run.best()
-    return load(run.folder / "last.safetensors" if best is None else best.path, device=place)
+        run = make_run(plan)
+        begin(run, plan, first=init.checkpoint if isinstance(init, Model) else None)
+        for record in follow(run, options):
+            if progress is not None:
+                progress(record)
+    return load(run.checkpoint, device=run.trainer.device)
 
 
 def compare(a: NllReport | AnyPath, b: NllReport | AnyPath, *, allow: Collection[Waiver] = ()) -> Comparison:

@@ -4,6 +4,9 @@ A command takes a group as one argument::
 
     @grouped
     def info(checkpoint: CheckpointArgument = None, *, network: Network, common: Common) -> None: ...
+
+A dataclass of the library is a group by `Annotated[DATACLASS, {FIELD: OPTION}]`. Other groups of the command
+declare the options of the remaining fields.
 """
 
 import dataclasses
@@ -12,7 +15,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -115,7 +118,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
         command: Function whose groups are keyword arguments without defaults.
     """
     hints = get_type_hints(command, include_extras=True)
-    groups = {name: hint for name, hint in hints.items() if dataclasses.is_dataclass(hint)}
+    groups = {name: hint for name, hint in hints.items() if dataclasses.is_dataclass(_bare(hint))}
     parameters: dict[str, inspect.Parameter] = {}
     for name, parameter in inspect.signature(command).parameters.items():
         if name in groups:
@@ -127,7 +130,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(**values: object) -> None:
         own = {name: value for name, value in values.items() if name in hints}
-        command(**own, **{name: _filled(group, values) for name, group in groups.items()})
+        command(**own, **{name: _filled(_bare(group), values) for name, group in groups.items()})
 
     # Typer reads both, and would follow `__wrapped__` to the groups.
     del run.__wrapped__
@@ -136,13 +139,21 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+def _bare(hint: Any) -> Any:  # noqa: ANN401
+    """Return the type in an annotation."""
+    return get_args(hint)[0] if get_origin(hint) is Annotated else hint
+
+
 def _options(group: Any) -> Iterator[inspect.Parameter]:  # noqa: ANN401
     """Yield the options of a group as parameters."""
-    hints = get_type_hints(group, include_extras=True)
-    for field in dataclasses.fields(group):
-        if dataclasses.is_dataclass(hints[field.name]):
+    hints, bare = get_type_hints(_bare(group), include_extras=True), _bare(group)
+    if bare is not group:
+        (flags,) = group.__metadata__
+        hints = {name: Annotated[hints[name], option] for name, option in flags.items()}
+    for field in dataclasses.fields(bare):
+        if dataclasses.is_dataclass(hints.get(field.name)):
             yield from _options(hints[field.name])
-        else:
+        elif field.name in hints:
             default = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
             yield inspect.Parameter(
                 field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[field.name]

@@ -1,60 +1,37 @@
 """`fame train`."""
 
+import json
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
 import typer
+from rich.console import Console
 
-from famecli.cli import options
-from famecli.cli import train_options as own
+from famecli.cli.groups import Common, Machine, Network, grouped
+from famecli.cli.image_output import NO_TERMINAL, show
 from famecli.cli.processes import join
-from famecli.cli.sources import DataPlace, ModelChoice
-from famecli.cli.train_request import Request, configure
-from famecli.cli.train_run import follow, prepare
-from famecli.cli.train_track import check_tracker
-from famecli.config.resolve import to_toml
-from famecli.errors import UsageError
-from famecli.output import Output
+from famecli.cli.train_options import Display, TypedOptions, check_options, flags_for_parameters
+from famecli.config.resolve import Key, keys, to_toml
+from famecli.errors import ExitCode
+from famecli.output import Output, table
 
-STDOUT = "-"
+if TYPE_CHECKING:
+    import numpy as np
+
+    from famecli.runtime.distributed import Group
+    from famecli.training.plan import Plan
+    from famecli.training.run import Run
+
+SETTINGS_SCHEMA = "famecli/settings/1"
 
 
+@grouped
 def train(
-    context: typer.Context,
-    model: own.Model = "fame",
-    dataset: options.Dataset = None,
-    data: options.Data = None,
-    size: own.ModelSize = "small",
-    config: own.Config = None,
-    assignments: own.Assignments = None,
-    print_config: own.PrintConfig = False,
-    dry_run: own.DryRun = False,
-    images: own.Images = None,
-    epochs: own.Epochs = None,
-    steps: own.Steps = None,
-    budget: own.Budget = None,
-    batch_size: own.TrainBatchSize = "auto",
-    accumulate: own.Accumulate = 1,
-    lr: own.Lr = None,
-    ema: own.Ema = None,
-    precision: own.Precision = "auto",
-    compile: own.Compile = False,
-    out: own.Out = None,
-    resume: own.Resume = "auto",
-    init: own.Init = None,
-    save_every: own.SaveEvery = "10m",
-    eval_every: own.EvalEvery = None,
-    keep: own.Keep = 0,
-    sample_every: own.SampleEvery = None,
-    preview: own.Preview = False,
-    log: own.Log = None,
-    track: own.Track = None,
-    patience: own.Patience = None,
-    max_time: own.MaxTime = None,
-    seed: own.TrainSeed = None,
-    threads: options.Threads = None,
-    device: options.Device = "auto",
-    offline: options.Offline = False,
-    cache_dir: options.CacheDir = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
+    *, options: TypedOptions, display: Display, network: Network, machine: Machine, common: Common
 ) -> None:
     """Train a model. Prints the path of the best checkpoint; running the same command again goes on.
 
@@ -72,49 +49,137 @@ def train(
 
       torchrun --nproc-per-node 8 -m famecli train fame --size paper --dataset cifar10 -o run/
     """
-    _act(own.Asked(**locals()))
-
-
-def _act(asked: own.Asked) -> None:
-    """Print the configuration, or what a few steps predict, or train."""
-    output = Output(json=asked.json, quiet=asked.quiet)
-    request = configure(asked, DataPlace(asked.data, asked.cache_dir, asked.offline, output.note))
-    if asked.print_config:
-        config = request.config
-        if request.open_budget_s is not None:
-            config = request.trainer(output, join(output), blank=True).config
-        typer.echo(to_toml(request.model, config), nl=False)
+    output = common.output()
+    if display.help_settings:
+        _print_settings(output)
         return
-    _check_streams(asked)
-    if not asked.dry_run:
-        _train(request, output)
+    # Here, since it needs numpy, which `fame --help` can do without.
+    from famecli.training.plan import make_plan
+
+    with flags_for_parameters():
+        plan = make_plan(options, fresh=display.print_config or display.dry_run)
+        if display.print_config:
+            _print_config(plan, output)
+            return
+        check_options(options, display, json=common.json)
+        if display.dry_run:
+            _predict(plan, output)
+        else:
+            _train(plan, display, output)
+
+
+def _print_settings(output: Output) -> None:
+    rows = keys()
+    document = {"schema": SETTINGS_SCHEMA, "settings": [row._asdict() for row in rows]}
+    names = "\n".join(row.key for row in rows)
+    output.result(document, names, lambda console: console.print(table("", Key._fields, rows, right=False)))
+
+
+def _print_config(plan: "Plan", output: Output) -> None:
+    config = plan.config
+    if plan.open_budget_s is not None:
+        from famecli.training.setup import make_trainer
+
+        config = make_trainer(plan, join(output), output.note, blank=True).config
+    typer.echo(to_toml(plan.model, config), nl=False)
+
+
+def _predict(plan: "Plan", output: Output) -> None:
+    """Print parameters, memory and time as a few steps on blank images predict them."""
+    from famecli.training.costs import predict
+    from famecli.training.setup import make_trainer
+
+    trainer = make_trainer(plan, join(output), output.note, blank=True)
+    data = predict(trainer)
+    rows = [
+        ("parameters", f"{data['parameters']:,}"),
+        ("weights, averages, optimizers", f"{data['state_mib']:,.0f} MiB"),
+        ("activations of an image", f"{data['activation_mib_per_image']:,.2f} MiB"),
+        ("both passes over an image", f"{data['gflops_per_image']:,.2f} GFLOP"),
+        (f"memory for {data['images_at_once']} at once", f"{data['predicted_memory_mib']:,.0f} MiB"),
+        ("peak memory, measured", f"{data['peak_memory_mib']:,.0f} MiB"),
+        ("speed", f"{data['images_per_s']:,.1f} images/s"),
+        (f"one epoch of {data['epoch_images']:,}", f"{data['seconds_per_epoch'] / 60:,.1f} minutes"),
+        (f"all {data['total_images']:,} images", f"{data['seconds_total'] / 60:,.1f} minutes"),
+    ]
+
+    def human(console: Console) -> None:
+        console.print(table(f"{plan.model.preset}, without validation", ["", ""], rows))
+
+    if trainer.group.first:
+        output.result(data, f"{data['seconds_total']:.0f}", human)
+
+
+def _train(plan: "Plan", display: Display, output: Output) -> None:
+    """Train with progress on stderr, then print the result and exit with the code that fits."""
+    from famecli.runtime.distributed import explain_lost_processes
+    from famecli.training.follow import check_tracker, follow, result, warnings
+    from famecli.training.setup import begin, make_run
+
+    check_tracker(plan.options)
+    group = join(output)
+    run = make_run(plan, group, output.note, _shown(display, output, group))
+    begin(run, plan, output.note)
+    config, seen = run.trainer.config, run.trainer.images
+    total = config.total_steps * config.batch_size
+    with _catch_signals() as signals, output.progress("training", total) as advance:
+        advance(seen, "")
+        for record in follow(run, plan.options, lambda: "signal" if signals else None):
+            advance(record["images"] - seen, _describe(record))
+            seen = record["images"]
+            for text in warnings(record) if group.first else ():
+                output.warn(text)
+            if display.log and group.first:
+                print(json.dumps(record, allow_nan=False), flush=True)
+    if group.first and not display.log:
+        output.result(result(run), str(run.checkpoint))
+    with explain_lost_processes():
+        # torchrun ends them all when one ends with a code that is not 0: none may before the first is done.
+        group.largest(0)
+    _exit(run, signals)
+
+
+def _shown(display: Display, output: Output, group: "Group") -> "Callable[[np.ndarray], None]":
+    """Return what is done with samples beyond being written: they are shown, or not."""
+    if display.preview and output.errors.is_terminal:
+        return partial(show, output=output)
+    if display.preview and group.first:
+        output.warn(NO_TERMINAL)
+    return lambda images: None
+
+
+@contextmanager
+def _catch_signals() -> Iterator[list[int]]:
+    """Yield a list that collects SIGINT and SIGTERM; a second signal acts as usual."""
+    caught: list[int] = []
+    before: dict[int, Any] = {}
+
+    def put_back() -> None:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        caught.append(number)
+        put_back()
+
+    for kind in (signal.SIGINT, signal.SIGTERM):
+        before[kind] = signal.signal(kind, remember)
+    try:
+        yield caught
+    finally:
+        put_back()
+
+
+def _describe(record: dict[str, Any]) -> str:
+    text = f"{record['split']} {record['nats_per_image'] or float('nan'):.2f} nats"
+    return f"{text} {record['images_per_s']:.0f} images/s" if "images_per_s" in record else text
+
+
+def _exit(run: "Run", signals: list[int]) -> None:
+    """End the command with the code of a training that was stopped, if it was.
+
+    Where torchrun would take such a code for a failure and start again, all is said and the code is 0.
+    """
+    if run.stopped not in ("signal", "max_time") or run.trainer.group.restarts:
         return
-    from famecli.cli.dry_run import predict
-
-    group = join(output)
-    predict(request.trainer(output, group, blank=True), output)
-
-
-def _check_streams(asked: own.Asked) -> None:
-    if asked.log not in (None, STDOUT):
-        raise UsageError(f"--log {asked.log!r}: metrics are in metrics.jsonl", "write --log - for stdout")
-    if asked.log and asked.json:
-        raise UsageError("--json and --log - both want stdout", "leave one of them out")
-    if asked.preview and asked.sample_every is None:
-        raise UsageError("--preview shows samples of the training", "add --sample-every IMAGES")
-    check_tracker(asked.track)
-
-
-def _train(request: Request, output: Output) -> None:
-    asked, place = request.asked, request.place
-    max_time_s = None if asked.max_time is None else options.seconds(asked.max_time)
-    save_every_s = options.seconds(asked.save_every)
-    if not save_every_s:
-        raise UsageError("--save-every 0 would do nothing but save", "write for example 10m")
-    group = join(output)
-    run = request.run(output, group, save_every_s)
-    init = asked.init and ModelChoice(
-        asked.init, None, None, "ema", "cpu", None, place.cache_dir, place.offline
-    )
-    prepare(run, asked.resume, init or None, output)
-    follow(run, output, max_time_s, stream=asked.log == STDOUT, track=asked.track is not None)
+    raise typer.Exit(ExitCode.INTERRUPTED if signal.SIGINT in signals[:1] else ExitCode.PREEMPTED)

@@ -1,227 +1,204 @@
-"""Options of `fame train` alone."""
+"""Options of `fame train`: how each parameter of a training is typed."""
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, get_args
 
 import typer
 
-from famecli.config.presets import PRESETS, SIZES
+from famecli.cli import options
+from famecli.config.presets import DEFAULT_SIZE, PRESETS
+from famecli.config.resolve import Setting
+from famecli.errors import ConfigError, FameError, UsageError
+from famecli.training.options import TrainOptions
 
 RUN = "Run"
 SCHEDULE = "Schedule"
+# Parameters that errors name, and that are typed otherwise than --NAME and --NAME VALUE.
+OTHER_WORDS = {"settings": "--set", "resume=False": "--resume never"}
 
-Model = Annotated[str, typer.Argument(metavar="[MODEL]", help=f"One of {', '.join(PRESETS)}.")]
-ModelSize = Annotated[
-    str, typer.Option("--size", "--preset", metavar="|".join(SIZES), help="Size of the model.")
-]
-Config = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="TOML, as --print-config prints it.")
-]
-Assignments = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one key; may be repeated.")
-]
-PrintConfig = Annotated[
-    bool, typer.Option("--print-config", help="Print the resolved configuration and stop.")
-]
-DryRun = Annotated[
-    bool,
-    typer.Option(
-        "--dry-run",
-        "-n",
-        help="Measure steps on blank images, predict memory and time, read and write nothing.",
+
+def _seconds(value: object) -> float:
+    return options.seconds(str(value))
+
+
+def _batch_size(text: str) -> int | None:
+    return options.count(text, "--batch-size", 0) or None
+
+
+# How each parameter of a training is typed; `Network` and `Machine` have the others.
+FLAGS = {
+    "preset": typer.Argument(metavar="[MODEL]", show_default="fame", help=f"One of {', '.join(PRESETS)}."),
+    "dataset": get_args(options.Dataset)[1],
+    "data": get_args(options.Data)[1],
+    "size": typer.Option("--size", "--preset", show_default=DEFAULT_SIZE, help="Size of the model."),
+    "config": typer.Option("--config", metavar="FILE", help="TOML, as --print-config prints it."),
+    "settings": typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        parser=Setting.parse,
+        help="Change one key of --help-settings; may be repeated.",
     ),
-]
-Images = Annotated[
-    int | None, typer.Option("--images", min=1, help="Images to see in all.", rich_help_panel=SCHEDULE)
-]
-Epochs = Annotated[
-    float | None, typer.Option("--epochs", min=0.0, help="The same, in epochs.", rich_help_panel=SCHEDULE)
-]
-Steps = Annotated[
-    int | None, typer.Option("--steps", min=1, help="The same, in steps.", rich_help_panel=SCHEDULE)
-]
-Budget = Annotated[
-    str | None,
-    typer.Option(
+    "images": typer.Option("--images", min=1, help="Images to see in all.", rich_help_panel=SCHEDULE),
+    "epochs": typer.Option("--epochs", min=0.0, help="Length in epochs.", rich_help_panel=SCHEDULE),
+    "steps": typer.Option("--steps", min=1, help="Length in steps.", rich_help_panel=SCHEDULE),
+    "budget_s": typer.Option(
         "--budget",
         metavar="TIME",
-        help="The same, as time for the steps: measured here, then fixed. Without start and validations.",
+        parser=_seconds,
+        help="Length as time for the steps: speed is measured, then the images are fixed. "
+        "Start and validations come on top.",
         rich_help_panel=SCHEDULE,
     ),
-]
-TrainBatchSize = Annotated[
-    str,
-    typer.Option(
+    "batch_size": typer.Option(
         "--batch-size",
         metavar="IMAGES|auto",
+        parser=_batch_size,
+        show_default="auto",
         help="Images per step, over all processes; auto: 16 on the CPU, on GPUs what fits in memory.",
         envvar="FAME_BATCH_SIZE",
     ),
-]
-Accumulate = Annotated[
-    int,
-    typer.Option(
+    "accumulate": typer.Option(
         "--accumulate",
         min=1,
         help="Parts that a process splits its images of a step into, to save memory; same result.",
         rich_help_panel=SCHEDULE,
     ),
-]
-Lr = Annotated[
-    float | None, typer.Option("--lr", help="Learning rate of AdamW's part.", rich_help_panel=SCHEDULE)
-]
-Ema = Annotated[
-    int | None,
-    typer.Option(
+    "lr": typer.Option("--lr", help="Learning rate of AdamW.", rich_help_panel=SCHEDULE),
+    "ema": typer.Option(
         "--ema",
         min=0,
         metavar="IMAGES",
         help="Half-life of averaged weights; at most a twentieth of the images seen.",
         rich_help_panel=SCHEDULE,
     ),
-]
-Precision = Annotated[
-    str,
-    typer.Option(
+    "precision": typer.Option(
         "--precision",
-        metavar="fp32|bf16|auto",
-        help="Of the forward pass; auto: bf16 where the hardware multiplies it, and what a run began with.",
+        help="Precision of the forward pass; auto: bf16 where the hardware multiplies it, or the "
+        "precision that the run began with.",
         rich_help_panel=SCHEDULE,
     ),
-]
-Compile = Annotated[
-    bool,
-    typer.Option(
+    "compile": typer.Option(
         "--compile/--no-compile",
         help="Compile the step first, for minutes: long trainings end sooner.",
         rich_help_panel=SCHEDULE,
     ),
-]
-Out = Annotated[
-    Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="Folder of the run.", rich_help_panel=RUN)
-]
-Resume = Annotated[
-    str,
-    typer.Option(
+    "out": typer.Option("--out", "-o", metavar="FOLDER", help="Folder of the run.", rich_help_panel=RUN),
+    "resume": typer.Option(
         "--resume", metavar="auto|never|FILE", help="Go on from a saved state.", rich_help_panel=RUN
     ),
-]
-Init = Annotated[
-    str | None,
-    typer.Option("--init", metavar="CKPT", help="Start from the weights of this model.", rich_help_panel=RUN),
-]
-SaveEvery = Annotated[
-    str, typer.Option("--save-every", metavar="TIME", help="Between two saves.", rich_help_panel=RUN)
-]
-EvalEvery = Annotated[
-    int | None,
-    typer.Option(
-        "--eval-every", min=1, metavar="IMAGES", help="Between two validations.", rich_help_panel=RUN
+    "init": typer.Option(
+        "--init", metavar="CKPT", help="Start from the weights of this model.", rich_help_panel=RUN
     ),
-]
-Patience = Annotated[
-    int | None,
-    typer.Option(
-        "--patience",
-        min=1,
-        metavar="IMAGES",
-        help="Stop after so many without progress.",
+    "save_every_s": typer.Option(
+        "--save-every",
+        metavar="TIME",
+        parser=_seconds,
+        show_default="10m",
+        help="Time between two saves.",
         rich_help_panel=RUN,
     ),
-]
-MaxTime = Annotated[
-    str | None,
-    typer.Option(
-        "--max-time", metavar="TIME", help="Save and stop with code 75 after it.", rich_help_panel=RUN
+    "eval_every": typer.Option(
+        "--eval-every",
+        min=1,
+        metavar="IMAGES",
+        help="Images between two validations.",
+        rich_help_panel=RUN,
     ),
-]
-Keep = Annotated[
-    int,
-    typer.Option(
+    "keep": typer.Option(
         "--keep",
         min=0,
         metavar="N",
         help="Keep images-*.safetensors of the last N validations.",
         rich_help_panel=RUN,
     ),
-]
-SampleEvery = Annotated[
-    int | None,
-    typer.Option(
+    "sample_every": typer.Option(
         "--sample-every",
         min=1,
         metavar="IMAGES",
-        help="Between two grids of samples in samples/.",
+        help="Images between two grids of samples in samples/.",
         rich_help_panel=RUN,
     ),
-]
-Preview = Annotated[
-    bool,
-    typer.Option("--preview", help="Show these samples in the terminal, too.", rich_help_panel=RUN),
-]
-Log = Annotated[
-    str | None,
-    typer.Option("--log", metavar="-", help="Print metrics.jsonl, not the path.", rich_help_panel=RUN),
-]
-Track = Annotated[
-    str | None,
-    typer.Option(
-        "--track",
-        metavar="tensorboard",
-        help="Write metrics for TensorBoard, too, into tensorboard/.",
+    "track": typer.Option(
+        "--track", help="Write metrics for TensorBoard, too, into tensorboard/.", rich_help_panel=RUN
+    ),
+    "patience": typer.Option(
+        "--patience",
+        min=1,
+        metavar="IMAGES",
+        help="Stop after so many images without progress.",
         rich_help_panel=RUN,
     ),
-]
-TrainSeed = Annotated[
-    int | None, typer.Option("--seed", min=0, help="Seed of everything random.", envvar="FAME_SEED")
-]
+    "max_time_s": typer.Option(
+        "--max-time",
+        metavar="TIME",
+        parser=_seconds,
+        help="Save and stop with code 75 after this time.",
+        rich_help_panel=RUN,
+    ),
+    "seed": typer.Option("--seed", min=0, help="Seed of everything random.", envvar="FAME_SEED"),
+}
+TypedOptions = Annotated[TrainOptions, FLAGS]
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What was typed, by the names of the options."""
+class Display:
+    """Output of `fame train` in place of a training, or beside its result."""
 
-    context: typer.Context
-    model: str
-    dataset: str | None
-    data: Path | None
-    size: str
-    config: Path | None
-    assignments: list[str] | None
-    print_config: bool
-    dry_run: bool
-    images: int | None
-    epochs: float | None
-    steps: int | None
-    budget: str | None
-    batch_size: str
-    accumulate: int
-    lr: float | None
-    ema: int | None
-    precision: str
-    compile: bool
-    out: Path | None
-    resume: str
-    init: str | None
-    save_every: str
-    eval_every: int | None
-    keep: int
-    sample_every: int | None
-    preview: bool
-    log: str | None
-    track: str | None
-    patience: int | None
-    max_time: str | None
-    seed: int | None
-    threads: int | None
-    device: str
-    offline: bool
-    cache_dir: Path | None
-    json: bool
-    quiet: bool
+    help_settings: Annotated[
+        bool, typer.Option("--help-settings", help="Print the table of all keys for --set and stop.")
+    ] = False
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print the resolved configuration and stop.")
+    ] = False
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            "-n",
+            help="Measure steps on blank images, predict memory and time, read and write nothing.",
+        ),
+    ] = False
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Show the samples in the terminal, too.", rich_help_panel=RUN)
+    ] = False
+    log: Annotated[
+        Literal["-"] | None,
+        typer.Option("--log", help="Print metrics.jsonl, not the path.", rich_help_panel=RUN),
+    ] = None
 
-    def typed(self, name: str) -> bool:
-        """Whether an option was typed, or a variable stood for it: no default shows through."""
-        source = self.context.get_parameter_source(name)
-        return source is not None and source.name in ("COMMANDLINE", "ENVIRONMENT")
+
+def check_options(asked: TrainOptions, display: Display, *, json: bool) -> None:
+    """Check that options go together.
+
+    Raises:
+        UsageError: They do not.
+    """
+    if display.log and json:
+        raise UsageError("--json and --log - both want stdout", "leave one of them out")
+    if display.preview and asked.sample_every is None:
+        raise UsageError("--preview shows samples of the training", "add --sample-every IMAGES")
+    if not asked.save_every_s:
+        raise UsageError("--save-every 0 would do nothing but save", "write for example 10m")
+
+
+@contextmanager
+def flags_for_parameters() -> Iterator[None]:
+    """Name options where an error of the library names parameters, which it does in backticks."""
+
+    def flag(match: re.Match[str]) -> str:
+        name, _, value = match[1].partition("=")
+        return OTHER_WORDS.get(match[1], f"--{name.removesuffix('_s').replace('_', '-')} {value}".rstrip())
+
+    names = "|".join((*FLAGS, "device", "threads"))
+    try:
+        yield
+    except FameError as error:
+        hint = error.hint
+        if not hint and isinstance(error, ConfigError):
+            hint = "fame train --help-settings explains all keys"
+        pattern = rf"`((?:{names})(?:=[^`]*)?)`"
+        error.args, error.hint = (re.sub(pattern, flag, str(error)),), re.sub(pattern, flag, hint)
+        raise

@@ -9,6 +9,7 @@ from famecli.errors import UsageError, closest
 
 Size = Literal["tiny", "small", "paper"]
 SIZES: tuple[Size, ...] = ("tiny", "small", "paper")
+DEFAULT_SIZE: Size = "small"
 
 
 @dataclass(frozen=True)

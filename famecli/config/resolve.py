@@ -1,84 +1,161 @@
-"""From presets, a configuration file and `--set` to the configurations of a training."""
+"""Keys of the configurations: their table, and how a file and settings change their values. No torch here."""
 
 import copy
 import dataclasses
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple, Self, get_args, get_origin, get_type_hints
 
 from famecli.config.first_defaults import whole
-from famecli.config.schema import DecoderConfig, ModelConfig, TrainConfig, to_dict
+from famecli.config.schema import DecoderConfig, ModelConfig, StageConfig, TrainConfig, leaves, to_dict
 from famecli.errors import ConfigError, closest
 from famecli.files import read_bytes
 
-KEYS = "known keys"
+# Stages are a list; N is the number of one, from 0.
+TABLES = {
+    "model": ModelConfig,
+    "model.decoder": DecoderConfig,
+    "model.stages.N": StageConfig,
+    "train": TrainConfig,
+}
+TYPES = {int: "integer", float: "number", bool: "boolean", str: "text", tuple: "list of integers"}
+
+
+class Key(NamedTuple):
+    """A key of a configuration.
+
+    Args:
+        key: Path of the key.
+        type: Type of the value.
+        range: Smallest and largest value, or the words to choose from; empty where any value will do.
+        default: Default value as TOML has it; empty where the preset has one for each model.
+        meaning: Meaning of the value.
+    """
+
+    key: str
+    type: str
+    range: str
+    default: str
+    meaning: str
+
+
+class Setting(NamedTuple):
+    """A value for a key, such as `model.decoder.width`, `decoder.width`, `stages.1.latents` or `train.lr`."""
+
+    key: str
+    value: object
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Return the setting in `KEY=VALUE`; the value is TOML, or else a text.
+
+        Raises:
+            ConfigError: There is no `=`.
+        """
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"setting {text!r}: expected key=value")
+        try:
+            return cls(key.strip(), tomllib.loads(f"value = {value.strip()}")["value"])
+        except (tomllib.TOMLDecodeError, RecursionError):
+            return cls(key.strip(), value.strip())
+
+
+class Resolved(NamedTuple):
+    """Resolved configurations.
+
+    Args:
+        model: Configuration of the model.
+        train: Configuration of the training.
+        named: Values of the keys that the file and the settings name, by path.
+    """
+
+    model: ModelConfig
+    train: TrainConfig
+    named: dict[tuple[str, ...], Any]
+
+
+def keys() -> list[Key]:
+    """Return all keys of both configurations."""
+    return [
+        _described(table, item)
+        for table, cls in TABLES.items()
+        for item in dataclasses.fields(cls)
+        if "meaning" in item.metadata
+    ]
+
+
+def _described(table: str, item: dataclasses.Field[Any]) -> Key:
+    kind = get_type_hints(TABLES[table])[item.name]
+    words = get_args(kind) if get_origin(kind) is Literal else ()
+    told = item.metadata
+    limits = f"{told['minimum']:,} to {told['maximum']:,}" if "minimum" in told else ", ".join(words)
+    default = "" if item.default is dataclasses.MISSING or table != "train" else str(item.default)
+    return Key(
+        f"{table}.{item.name}",
+        TYPES[str if words else get_origin(kind) or kind],
+        limits,
+        default,
+        told["meaning"],
+    )
+
+
+def keys_as_markdown() -> str:
+    """Return the table of `docs/settings.md`."""
+    rows = [Key._fields, ("---",) * len(Key._fields), *((f"`{each.key}`", *each[1:]) for each in keys())]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def resolve(
     model: ModelConfig,
     train: TrainConfig,
     file: Path | None,
-    assignments: Sequence[str],
+    settings: Sequence[Setting],
     *,
     presets: bool = True,
-    word: str = "--set",
-) -> tuple[ModelConfig, TrainConfig]:
-    """Return the defaults `model` and `train` with what the file and then `key=value` assignments change.
+) -> Resolved:
+    """Return the defaults `model` and `train` with what a file and then settings change.
 
-    A key is a path such as `model.decoder.width`, `model.stages.1.latents` or `train.lr`; without its first
-    part it is looked up in both tables. A file that has a whole model, as that of a run has, may be older
-    than some keys; these then have the defaults of their classes.
+    The key of a setting may lack its first part: it is looked up in both tables. A file with a whole model,
+    such as that of a run, may be older than some keys; these keys then have the defaults of their classes.
 
     Args:
         model: Defaults.
         train: Defaults.
-        file: TOML.
-        assignments: `key=value`, later ones ranking higher.
-        presets: Whether `model` is a preset, rather than that of a run.
-        word: What an assignment is called in errors.
+        file: TOML file with the tables `model` and `train`; None for no file.
+        settings: Values for keys; later ones outrank earlier ones.
+        presets: Whether `model` is a preset, rather than the model of a run.
 
     Raises:
-        ConfigError: A key is unknown or a value impossible; the message names it.
+        ConfigError: A key is unknown or a value impossible; the message names the key.
+        InputError: The file cannot be read.
     """
     tables: dict[str, Any] = {"model": to_dict(model), "train": to_dict(train)}
+    changes: list[tuple[str, tuple[str, ...], Any]] = []
     if file is not None:
-        changes = _read_toml(file)
-        if presets and whole(changes.get("model")):
+        told = _read_toml(file)
+        if presets and whole(told.get("model")):
             _reset(tables["model"], ModelConfig)
             _reset(tables["model"]["decoder"], DecoderConfig)
-        _merge(tables, changes, str(file))
-    for assignment in assignments:
-        key, text = _split(assignment)
-        _assign(tables, key, _parse(text), f"{word} {key}")
-    return ModelConfig.from_dict(tables["model"]), TrainConfig.from_dict(tables["train"])
-
-
-def typed(
-    model: ModelConfig, train: TrainConfig, file: Path | None, assignments: Sequence[str]
-) -> dict[tuple[str, ...], Any]:
-    """Return the values of all keys that a file and assignments name, by their paths.
-
-    Args:
-        model: What `resolve` made of them.
-        train: Likewise.
-        file: As in `resolve`.
-        assignments: As in `resolve`.
-    """
+        changes += [(f"{file}: {'.'.join(path)}", path, value) for path, value in leaves(told, (dict,))]
+    for key, value in settings:
+        where = f"`settings` {key}"
+        changes.append((where, _path(tables, key, where), value))
+    for where, path, value in changes:
+        place, last = _entry(tables, path, where)
+        place[last] = copy.deepcopy(value)
+    model, train = ModelConfig.from_dict(tables["model"]), TrainConfig.from_dict(tables["train"])
     tables = {"model": to_dict(model), "train": to_dict(train)}
-    paths = [] if file is None else list(_leaves(_read_toml(file)))
-    paths += [tuple(_path(tables, _split(each)[0], each)) for each in assignments]
-    found = {}
-    for path in paths:
-        place: Any = tables
-        for part in path:
-            place = place[_index(place, part, ".".join(path))]
-        found[path] = place
-    return found
+    named = {}
+    for where, path, _ in changes:
+        place, last = _entry(tables, path, where)
+        named[path] = place[last]
+    return Resolved(model, train, named)
 
 
 def to_toml(model: ModelConfig, train: TrainConfig) -> str:
-    """Return both configurations as the TOML that `--config` reads."""
+    """Return both configurations as the TOML that `resolve` reads."""
     import tomli_w
 
     return tomli_w.dumps({"model": to_dict(model), "train": to_dict(train)})
@@ -91,25 +168,6 @@ def _read_toml(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file}: not TOML: {error}") from error
 
 
-def _merge(table: dict[str, Any], changes: Mapping[str, Any], where: str) -> None:
-    for key, value in changes.items():
-        if key not in table:
-            raise ConfigError(f"{where}: unknown key {key!r}", closest(key, table, KEYS))
-        if isinstance(value, dict) and isinstance(table[key], dict):
-            _merge(table[key], value, f"{where}: {key}")
-        else:
-            table[key] = copy.deepcopy(value)
-
-
-def _leaves(table: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    """Yield the paths of what is no table itself."""
-    for key, value in table.items():
-        if isinstance(value, dict):
-            yield from ((key, *path) for path in _leaves(value))
-        else:
-            yield (key,)
-
-
 def _reset(table: dict[str, Any], cls: type) -> None:
     """Give all keys that have a default in `cls` this one."""
     for item in dataclasses.fields(cls):
@@ -117,46 +175,32 @@ def _reset(table: dict[str, Any], cls: type) -> None:
             table[item.name] = list(item.default) if isinstance(item.default, tuple) else item.default
 
 
-def _split(assignment: str) -> tuple[str, str]:
-    key, equals, text = assignment.partition("=")
-    if not equals:
-        raise ConfigError(f"--set {assignment}: expected key=value")
-    return key.strip(), text.strip()
+def _path(tables: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
+    """Return the parts of the key of a setting, the name of its table first."""
+    parts = tuple(key.split("."))
+    if parts[0] in tables:
+        return parts
+    homes = [name for name, table in tables.items() if parts[0] in table]
+    if not homes:
+        known = [name for table in tables.values() for name in table]
+        raise _unknown(where, parts[0], known)
+    return (homes[-1], *parts)
 
 
-def _assign(tables: dict[str, Any], key: str, value: object, where: str) -> None:
-    parts = _path(tables, key, where)
-    place: Any = tables
-    for part in parts[:-1]:
-        place = place[_index(place, part, where)]
-    place[_index(place, parts[-1], where)] = value
+def _entry(tables: dict[str, Any], path: Sequence[str], where: str) -> tuple[Any, str | int]:
+    """Return the table or list that holds the value at `path`, and the value's key or index there."""
+    place: Any = {"": tables}
+    index: str | int = ""
+    for part in path:
+        place = place[index]
+        if isinstance(place, dict) and part in place:
+            index = part
+        elif isinstance(place, list) and part.isdecimal() and int(part) < len(place):
+            index = int(part)
+        else:
+            raise _unknown(where, part, list(place) if isinstance(place, dict) else [])
+    return place, index
 
 
-def _path(tables: Mapping[str, Any], key: str, where: str) -> list[str]:
-    """Return the parts of a key, the table that has it first."""
-    parts = key.split(".")
-    if parts[0] not in tables:
-        homes = [name for name, table in tables.items() if parts[0] in table]
-        if not homes:
-            known = [name for table in tables.values() for name in table]
-            raise ConfigError(f"{where}: unknown key {parts[0]!r}", closest(parts[0], known, KEYS))
-        parts.insert(0, homes[-1])
-    return parts
-
-
-def _index(place: object, part: str, where: str) -> str | int:
-    """Return the key or list index of `place` that `part` names."""
-    if isinstance(place, dict) and part in place:
-        return part
-    if isinstance(place, list | tuple) and part.isdecimal() and int(part) < len(place):
-        return int(part)
-    known = list(place) if isinstance(place, dict) else []
-    raise ConfigError(f"{where}: unknown key {part!r}", closest(part, known, KEYS))
-
-
-def _parse(text: str) -> object:
-    """Return `text` as a TOML value, or as it is where it is none."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except (tomllib.TOMLDecodeError, RecursionError):
-        return text
+def _unknown(where: str, part: str, known: Sequence[str]) -> ConfigError:
+    return ConfigError(f"{where}: unknown key {part!r}", closest(part, known, "known keys"))

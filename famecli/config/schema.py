@@ -17,23 +17,29 @@ MOST_PLACES = 4096
 Precision = Literal["fp32", "bf16"]
 
 
+def described(meaning: str, default: Any = dataclasses.MISSING) -> Any:  # noqa: ANN401
+    """Declare a key with its meaning, as `famecli.config.resolve.keys` lists it."""
+    return field(default=default, metadata={"meaning": meaning})
+
+
 def ranged(minimum: float, maximum: float, meaning: str, default: Any = dataclasses.MISSING) -> Any:  # noqa: ANN401
-    """Declare a field with its allowed range, ends included, and its meaning for the help texts."""
+    """Declare a key with its allowed range, ends included, and its meaning."""
     metadata = {"minimum": minimum, "maximum": maximum, "meaning": meaning}
     return field(default=default, metadata=metadata)
 
 
 def check_ranges(config: Any, where: str) -> list[str]:  # noqa: ANN401
     """Return one sentence per field of `config` that lies outside its declared range."""
-    problems = []
-    for item in dataclasses.fields(config):
-        value = getattr(config, item.name)
-        if "minimum" not in item.metadata:
-            continue
-        low, high = item.metadata["minimum"], item.metadata["maximum"]
-        if not low <= value <= high:
-            problems.append(f"{where}{item.name} = {value} is outside {low} to {high}")
-    return problems
+    ranges = [
+        (item, getattr(config, item.name), item.metadata["minimum"], item.metadata["maximum"])
+        for item in dataclasses.fields(config)
+        if "minimum" in item.metadata
+    ]
+    return [
+        f"{where}{item.name} = {value} is outside {low} to {high} ({item.metadata['meaning']})"
+        for item, value, low, high in ranges
+        if not low <= value <= high
+    ]
 
 
 @dataclass(frozen=True)
@@ -44,14 +50,14 @@ class StageConfig:
     blocks: int = ranged(0, 256, "residual blocks in each direction")
     stride: int = ranged(1, 2, "downsampling from the stage below, or from the image", 1)
     latents: int = ranged(0, 4096, "latent maps, or entries of a dense latent; 0: no stochastic layer", 0)
-    dense: bool = False
+    dense: bool = described("whether the latents are a vector per image instead of maps", False)
 
 
 @dataclass(frozen=True)
 class DecoderConfig:
     """What turns the features of the last stochastic layer into the parameters of each pixel."""
 
-    autoregressive: bool
+    autoregressive: bool = described("whether the decoder is a PixelCNN; else pixels are independent")
     width: int = ranged(1, 4096, "feature maps per patch")
     layers: int = ranged(0, 256, "gated residual layers")
     kernel: int = ranged(1, 15, "side in patches of the window of the gated layers, odd", 3)
@@ -59,7 +65,7 @@ class DecoderConfig:
     condition: int = ranged(0, 4096, "feature maps by which the latents condition every layer", 0)
     lag: int = ranged(1, 1024, "patches by which a row's sampling lags behind the row above", 2)
     patch: int = ranged(1, 4, "side in pixels of the patches that the layers work on: 1, 2 or 4", 1)
-    attention: tuple[int, ...] = ()
+    attention: tuple[int, ...] = described("numbers of the layers that an attention block follows", ())
     heads: int = ranged(1, 64, "heads of an attention block", 4)
     attention_width: int = ranged(0, 4096, "features of queries, keys and values each; 0: `width`", 0)
 
@@ -96,8 +102,8 @@ class ModelConfig:
             each with the key's name.
     """
 
-    preset: str
-    likelihood: Literal["bernoulli", "logistic-mixture"]
+    preset: str = described("name of the preset")
+    likelihood: Literal["bernoulli", "logistic-mixture"] = described("distribution of a pixel")
     channels: int = ranged(1, 3, "colour channels of an image")
     height: int = ranged(1, 1024, "pixel rows")
     width: int = ranged(1, 1024, "pixel columns")
@@ -106,8 +112,10 @@ class ModelConfig:
     stages: tuple[StageConfig, ...] = field(default=(), kw_only=True)
     mixtures: int = ranged(1, 64, "logistics in the mixture", 10)
     # Off in files that lack the keys; presets turn both on.
-    normalised: bool = False
-    bounded_latents: bool = False
+    normalised: bool = described(
+        "whether features are divided by their root mean square before each ELU", False
+    )
+    bounded_latents: bool = described("whether means and scales of the latents are bounded", False)
 
     def __post_init__(self) -> None:
         problems = check_ranges(self, "") + check_ranges(self.decoder, "decoder.")
@@ -175,7 +183,9 @@ class ModelConfig:
 class TrainConfig:
     """How a model is trained; counts are in images, so that they keep their meaning at any batch size."""
 
-    optimizer: Literal["muon", "adamw"] = "muon"
+    optimizer: Literal["muon", "adamw"] = described(
+        "optimizer of large matrices; AdamW trains the rest", "muon"
+    )
     lr: float = ranged(0.0, 10.0, "learning rate of AdamW (with muon: of what is not a large matrix)", 2e-3)
     muon_lr: float = ranged(0.0, 10.0, "learning rate of Muon", 2e-2)
     final_lr: float = ranged(0.0, 1.0, "part of the learning rate that the cosine schedule ends at", 0.02)
@@ -191,7 +201,7 @@ class TrainConfig:
     max_skipped: int = ranged(0, 10**6, "consecutive steps with a non-finite gradient before giving up", 5)
     eval_every_images: int = ranged(1, 10**12, "images between two validations", 25_600)
     valid_images: int = ranged(1, 10**9, "images of the validation set that are evaluated", 1_000)
-    seed: int = ranged(0, 2**63 - 1, "of weights, order, bits and latents", 0)
+    seed: int = ranged(0, 2**63 - 1, "seed of weights, order, bits and latents", 0)
 
     def __post_init__(self) -> None:
         if problems := check_ranges(self, ""):
@@ -221,6 +231,20 @@ def _plain(value: Any) -> Any:  # noqa: ANN401
     return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
+def leaves(
+    value: Any,  # noqa: ANN401
+    kinds: tuple[type, ...] = (dict, list),
+    path: tuple[str, ...] = (),
+) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield path and value of whatever in `value` is none of `kinds`: tables, or tables and lists."""
+    if not isinstance(value, kinds):
+        yield path, value
+        return
+    entries = value.items() if isinstance(value, dict) else enumerate(typing.cast(list[Any], value))
+    for key, entry in entries:
+        yield from leaves(entry, kinds, (*path, str(key)))
+
+
 def differences(before: Any, now: Any, key: str) -> Iterator[str]:  # noqa: ANN401
     """Yield where two tables of equal keys differ, as the path of the key and both values."""
     if isinstance(before, dict):
@@ -248,30 +272,32 @@ def build(cls: type[T], data: object, where: str) -> T:
     values = {}
     for name, item in fields.items():
         if name in data:
-            values[name] = _value(hints[name], data[name], f"{where}: {name}")
+            values[name] = _value(
+                hints[name], data[name], f"{where}: {name}", item.metadata.get("meaning", "")
+            )
         elif item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
             raise ConfigError(f"{where}: key {name!r} is missing")
     return cls(**values)
 
 
-def _value(kind: Any, value: object, where: str) -> Any:  # noqa: ANN401
-    """Return `value` checked against the annotation `kind`."""
+def _value(kind: Any, value: object, where: str, meaning: str) -> Any:  # noqa: ANN401
+    """Return `value` checked against the annotation `kind`; the hint of an error is the key's meaning."""
     if dataclasses.is_dataclass(kind):
         return build(typing.cast(type, kind), value, where)
     if isinstance(kind, types.UnionType):
-        return None if value is None else _value(typing.get_args(kind)[0], value, where)
+        return None if value is None else _value(typing.get_args(kind)[0], value, where, meaning)
     origin = typing.get_origin(kind)
     if origin is Literal:
         if value not in typing.get_args(kind):
-            raise ConfigError(f"{where} = {value!r} is none of {', '.join(typing.get_args(kind))}")
+            raise ConfigError(f"{where} = {value!r} is none of {', '.join(typing.get_args(kind))}", meaning)
         return value
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise ConfigError(f"{where}: expected a list, got {type(value).__name__}")
+            raise ConfigError(f"{where}: expected a list, got {type(value).__name__}", meaning)
         item = typing.get_args(kind)[0]
-        return tuple(_value(item, entry, f"{where}[{index}]") for index, entry in enumerate(value))
+        return tuple(_value(item, entry, f"{where}[{index}]", meaning) for index, entry in enumerate(value))
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:
-        raise ConfigError(f"{where}: expected {kind.__name__}, got {value!r}")
+        raise ConfigError(f"{where}: expected {kind.__name__}, got {value!r}", meaning)
     return value

@@ -197,7 +197,7 @@ class Collector:
         ):
             # The file has a whole configuration, which replaces these two.
             model, training = model_config("fame", "small", (1, 28, 28), 2), TrainConfig()
-            return unfinished_run(run, folder, *resolve(model, training, folder / CONFIG, []))
+            return unfinished_run(run, folder, *resolve(model, training, folder / CONFIG, [])[:2])
         return read_run(run, checkpoint_file(run, self.store), folder)
 
     def _report(self, facts: RunFacts) -> RunReport:

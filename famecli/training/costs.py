@@ -1,8 +1,12 @@
-"""What a training step costs per image, counted and not timed: the same on any device."""
+"""Costs of a training: operations and bytes per image are counted, memory and time are measured."""
 
+import resource
+import sys
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,8 +15,12 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from famecli.model.fame import Fame
 from famecli.rng import BatchNoise, stream
+from famecli.training.capacity import explain_failed_steps
+from famecli.training.trainer import Trainer
 
+SCHEMA = "famecli/dry-run/1"
 COUNTED = (2, 4)
+MEASURED_STEPS = 3
 # Makes the context of forward passes.
 Autocast = Callable[[], AbstractContextManager[object]]
 
@@ -83,3 +91,56 @@ def _pass(model: Fame, autocast: Autocast, images: int) -> Costs:
         terms.negative_elbo.sum().backward()
     model.zero_grad()
     return Costs(counter.get_total_flops(), sum(kept.values()))
+
+
+def predict(trainer: Trainer) -> dict[str, Any]:
+    """Take some steps and return the document of `fame train --dry-run`: memory, speed, time of the training.
+
+    The predicted memory is that of weights, averages, the optimizers' state, gradients, and activations of
+    the images that are computed at once. The measured peak has workspaces, too, and on a CPU the libraries.
+
+    Args:
+        trainer: Trainer to be thrown away afterwards.
+
+    Raises:
+        OutOfMemoryError: A step does not fit.
+        UnavailableError: A step cannot be compiled here.
+    """
+    config = trainer.config
+    with explain_failed_steps(trainer):
+        per_image = costs(trainer.model, trainer.autocast)
+        trainer.step()
+        started_s = time.monotonic()
+        for _ in range(MEASURED_STEPS):
+            trainer.step()
+    images_per_s = MEASURED_STEPS * config.batch_size / (time.monotonic() - started_s)
+    state_bytes = sum(value.nbytes for value in trainer.state_tensors().values())
+    gradient_bytes = sum(weight.nbytes for weight in trainer.model.parameters())
+    activation_bytes = trainer.images_at_once * per_image.activation_bytes
+    epoch_images = trainer.split.info.splits["train"]
+    return {
+        "schema": SCHEMA,
+        "batch_size": config.batch_size,
+        "processes": trainer.group.size,
+        "images_at_once": trainer.images_at_once,
+        "parameters": trainer.model.count_parameters(),
+        "state_mib": state_bytes / 2**20,
+        "activation_mib_per_image": per_image.activation_bytes / 2**20,
+        "gflops_per_image": per_image.flops / 1e9,
+        "predicted_memory_mib": (state_bytes + gradient_bytes + activation_bytes) / 2**20,
+        "peak_memory_mib": _peak_bytes(trainer.device) / 2**20,
+        "images_per_s": images_per_s,
+        "epoch_images": epoch_images,
+        "seconds_per_epoch": epoch_images / images_per_s,
+        "total_images": config.total_images,
+        "seconds_total": config.total_images / images_per_s,
+    }
+
+
+def _peak_bytes(device: torch.device) -> int:
+    """Return the most memory used so far: by the allocator of a GPU, or else by the whole process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    # Kilobytes, but bytes on macOS.
+    unit = 1 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -27,15 +27,16 @@ from famecli import __version__
 from famecli.checkpoints.checkpoint import load_tensors, save_checkpoint, save_tensors
 from famecli.checkpoints.provenance import FirstWeights
 from famecli.config.schema import ModelConfig, Precision, TrainConfig, build, differences, to_dict
-from famecli.errors import ANOTHER_RUN, InputError
+from famecli.errors import InputError
 from famecli.files import remove_leftovers, unwritable, write_atomic
 from famecli.nll.units import NATS_PER_BIT, bits_per_dim
 from famecli.training.clock import Clock
+from famecli.training.resume import ANOTHER_RUN, STATE
+from famecli.training.resume import STATE_SCHEMA as STATE_SCHEMA
 from famecli.training.snapshots import SAMPLES_FOLDER, draw_grid, keep_last, numbered_name, remove_later
 from famecli.training.trainer import StepRecord, Trainer
 
-RUN_FILES = ("metrics.jsonl", "last.safetensors", "best.safetensors", "state.safetensors")
-STATE_SCHEMA = "famecli/state/1"
+RUN_FILES = ("metrics.jsonl", "last.safetensors", "best.safetensors", STATE)
 Stopped = Literal["done", "patience", "max_time", "signal"]
 # Where processes have several, the last one holds.
 REASONS: tuple[Stopped | None, ...] = (None, "patience", "max_time", "signal")
@@ -47,13 +48,14 @@ class Progress:
 
     Args:
         seconds: Wall time of training and validation, without stops, over all starts.
-        cpu_seconds: CPU time of the same in all processes; None in a run that began without counting it.
-        best_nats: The lowest validation NLL.
-        best_images: Images seen by then.
-        best_sha256: Of the checkpoint.
-        init: The first weights, if not random ones.
-        size: As typed after `--size`; None in a run that began without recording it.
-        budget_s: Seconds that its number of images was chosen for, if it was.
+        cpu_seconds: CPU time of all processes in that time; None in a run that began without counting it.
+        best_nats: Lowest validation NLL in nats; None before the first validation.
+        best_images: Images seen at the lowest validation NLL.
+        best_sha256: SHA-256 of the checkpoint with the lowest validation NLL.
+        precision: Precision of the last step.
+        init: First weights; None for random ones.
+        size: Size of the preset; None in a run that began without recording it.
+        budget_s: Seconds that the number of images was chosen for; None where a number was given.
     """
 
     seconds: float = 0.0
@@ -219,6 +221,12 @@ class Run:
         path = self.folder / "best.safetensors"
         return Best(path, self.progress.best_sha256, self.progress.best_images, self.progress.best_nats)
 
+    @property
+    def checkpoint(self) -> Path:
+        """Checkpoint with the lowest validation NLL; the last one before the first validation."""
+        best = self.best()
+        return self.folder / "last.safetensors" if best is None else best.path
+
     def save(self) -> None:
         """Write `state.safetensors` and `last.safetensors`."""
         if not self.group.first:
@@ -230,7 +238,7 @@ class Run:
             "train": to_dict(self.trainer.config),
             "progress": dataclasses.asdict(self.progress),
         }
-        save_tensors(self.folder / "state.safetensors", self.trainer.state_tensors(), metadata)
+        save_tensors(self.folder / STATE, self.trainer.state_tensors(), metadata)
         self._save_model("last.safetensors")
         self._last_saved_s = time.monotonic()
 

@@ -1,143 +1,217 @@
-"""A run from the names of a preset and a data set, and from what is to be changed of their configurations."""
+"""From a plan to a run: the trainer, its precision, its batch, its budget and its first weights."""
 
+import dataclasses
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from famecli.checkpoints.checkpoint import Checkpoint
+from famecli.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from famecli.checkpoints.provenance import FirstWeights
-from famecli.config.presets import Size, model_config
-from famecli.config.resolve import resolve, typed
-from famecli.config.schema import ModelConfig, Precision, TrainConfig
-from famecli.data.dataset import ImageSplit, Split, describe, fixed_levels, load_split
-from famecli.data.folder import seen_with
-from famecli.data.registry import FOLDER, DatasetInfo
-from famecli.errors import ArgumentTypeError, InputError
+from famecli.checkpoints.store import Store, checkpoint_file
+from famecli.config.presets import DEFAULT_SIZE
+from famecli.config.resolve import resolve, to_toml
+from famecli.config.schema import Precision
+from famecli.data.dataset import ImageSplit, Split, fixed_levels, load_split
+from famecli.data.fetch import say_nothing
+from famecli.errors import InputError
+from famecli.files import write_atomic
 from famecli.nll.score import BITS_SEED
+from famecli.runtime.devices import device_named
+from famecli.runtime.distributed import ALONE, Group
+from famecli.runtime.environment import environment
 from famecli.runtime.processor import multiplies_bf16
-from famecli.training.about import describe_run
+from famecli.training import capacity
 from famecli.training.grow import first_weights
+from famecli.training.options import AUTO, NEVER
+from famecli.training.plan import Plan
+from famecli.training.resume import check_shared
 from famecli.training.run import Run
-from famecli.training.schedule import fit
 from famecli.training.trainer import Trainer
 
-STATE = "state.safetensors"
+BLANK_IMAGES = 4096
+Note = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a training is made of.
+def make_trainer(
+    plan: Plan, group: Group = ALONE, note: Note = say_nothing, *, blank: bool = False
+) -> Trainer:
+    """Load the training images and build the model.
 
     Args:
-        preset: Name of the model.
-        size: Size of the preset.
-        dataset: Name of the data set.
-        settings: Values of keys of both configurations, as `train.lr` or `decoder.width`.
-        data: Folder with the data set's files; see `famecli.data.cache.locate`, as the next two.
-        cache_dir: Folder of fetched files.
-        offline: Whether downloads are forbidden.
+        plan: Plan of the training.
+        group: Processes that train together.
+        note: Called with each choice that is made here, in one line.
+        blank: Whether images of zeros stand for those of the data set.
+
+    Raises:
+        FameError: The images or the device are not here, or do not fit the model.
     """
+    options, info = plan.options, plan.info
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    device = device_named(group.device(options.device))
+    with group.one_before_the_others():
+        split = _blank(plan) if blank else _split(plan, "train", note)
+    precision = _precision(plan, device, group, note)
+    if plan.open_batch_size and device.type == "cuda":
+        batch_size = _batch_size(plan, split, device, precision, group)
+        plan = plan.fitted(dataclasses.replace(plan.config, batch_size=batch_size))
 
-    preset: str
-    size: Size
-    dataset: str
-    settings: Mapping[str, object]
-    data: Path | None = None
-    cache_dir: Path | None = None
-    offline: bool = False
+    def build() -> Trainer:
+        return Trainer(
+            plan.model, plan.config, split, device, precision, options.accumulate, group, options.compile
+        )
 
-    def resolve(self) -> tuple[DatasetInfo, ModelConfig, TrainConfig]:
-        """Return data set, model and training, with the schedule that fits the number of images.
+    if options.budget_s is not None:
+        check_shared(group, plan.folder, int(plan.begun is not None))
+    if plan.open_budget_s is not None:
+        measured = build()
+        with capacity.explain_failed_steps(measured):
+            images, images_per_s = capacity.images_in_time(measured, plan.open_budget_s)
+        note(f"{images_per_s:,.0f} images/s: {images:,} images fit in {plan.open_budget_s:g} s")
+        plan = plan.fitted(dataclasses.replace(plan.config, total_images=images))
+    trainer = build()
+    note(
+        f"training {plan.model.preset} ({trainer.model.count_parameters():,} parameters) "
+        f"on {info.name} with {device}{f' in {group.size} processes' if group.size > 1 else ''}: "
+        f"{plan.config.total_images:,} images in batches of {plan.config.batch_size}"
+    )
+    return trainer
 
-        Raises:
-            FameError: There is no such preset, data set or key, or a value is impossible.
-        """
-        changes = [f"{key}={_text(key, value)}" for key, value in self.settings.items()]
 
-        def resolved(info: DatasetInfo) -> tuple[ModelConfig, TrainConfig]:
-            default = model_config(self.preset, self.size, info.shape, info.levels)
-            return resolve(default, TrainConfig(), None, changes, word="settings:")
+def make_run(
+    plan: Plan,
+    group: Group = ALONE,
+    note: Note = say_nothing,
+    show: Callable[[np.ndarray], None] = lambda images: None,
+) -> Run:
+    """Return the run of a plan, neither resumed nor begun.
 
-        info = describe(self.dataset, self.data)
-        model, config = resolved(info)
-        if info.family == FOLDER and model.levels != info.levels:
-            # The levels of such images are the model's to choose, and presets go by them.
-            info = seen_with(info, model.levels)
-            model, config = resolved(info)
-        named = typed(model, config, None, changes)
-        by_hand = frozenset(path[1] for path in named if path[0] == "train" and len(path) > 1)
-        return info, model, fit(config, by_hand)
+    Args:
+        plan: Plan of the training.
+        group: As for `make_trainer`, as `note`; errors are those of `make_trainer`, too.
+        note: As above.
+        show: Called with the images of each grid of samples, bytes `(N, H, W, C)`.
+    """
+    options, trainer = plan.options, make_trainer(plan, group, note)
+    with group.one_before_the_others():
+        valid = _split(plan, "valid", note)
+    run = Run(
+        trainer,
+        plan.folder,
+        fixed_levels(valid, BITS_SEED, plan.config.valid_images).levels,
+        save_every_s=options.save_every_s,
+        patience_images=options.patience,
+        keep=options.keep,
+        sample_every_images=options.sample_every,
+        show=show,
+        keep_precision=options.precision == AUTO,
+    )
+    run.progress.size, run.progress.budget_s = options.size or DEFAULT_SIZE, options.budget_s
+    return run
 
-    def run(
-        self, folder: Path, device: torch.device, precision: Precision | None, save_every_s: float
-    ) -> Run:
-        """Return the run, neither resumed nor begun.
 
-        Args:
-            folder: Folder of the run.
-            device: Device.
-            precision: Precision of the forward pass; None for bf16 where the hardware multiplies it.
-            save_every_s: Seconds between two saves.
-        """
-        info, model, config = self.resolve()
+def begin(run: Run, plan: Plan, note: Note = say_nothing, first: Checkpoint | None = None) -> None:
+    """Resume a run, or give it first weights and an empty folder; write its configuration.
 
-        def split(name: Split) -> ImageSplit:
-            return load_split(
-                info.name,
-                name,
-                data=self.data,
-                cache_dir=self.cache_dir,
-                offline=self.offline,
-                levels=info.levels,
+    Args:
+        run: Run as `make_run` returns it.
+        plan: Plan of the training.
+        note: Called with what was done, in one line.
+        first: Model whose weights the training begins with, in place of `init`.
+
+    Raises:
+        InputError: There is nothing to resume, the folder cannot be made, not all processes see it, or the
+            first weights are of another kind of model.
+    """
+    trainer, resume = run.trainer, plan.options.resume
+    if resume != NEVER and (resume != AUTO or plan.state.exists()):
+        if not plan.state.exists():
+            raise InputError(
+                f"no saved state {plan.state}", "`resume` takes auto, never, or a state.safetensors"
             )
-
-        chosen: Precision = precision or ("bf16" if multiplies_bf16(device.type) else "fp32")
-        trainer = Trainer(model, config, split("train"), device, chosen)
-        valid = fixed_levels(split("valid"), BITS_SEED, config.valid_images).levels
-        run = Run(trainer, folder, valid, save_every_s=save_every_s, keep_precision=precision is None)
-        run.progress.size = self.size
-        return run
-
-
-def _text(key: str, value: object) -> str:
-    """Return a value as TOML has it: numbers, texts, truth values and lists are those of JSON.
-
-    Raises:
-        ArgumentTypeError: It is something else.
-    """
-    try:
-        return json.dumps(value)
-    except TypeError as error:
-        found = type(value).__name__
-        raise ArgumentTypeError(f"{key} is of type {found}, expected a number, text or list") from error
-
-
-def begin(run: Run, *, resume: bool, init: Checkpoint | None = None) -> None:
-    """Resume a run whose state is in its folder, or begin it; write its configuration.
-
-    Args:
-        run: Fresh.
-        resume: Whether to go on with a state; else what another run left is removed.
-        init: The model whose weights it begins with; None for random ones.
-
-    Raises:
-        InputError: The run in the folder has another configuration, or `init` is no model of the same kind.
-    """
-    state = run.folder / STATE
-    if resume and state.exists():
-        try:
-            run.resume(state)
-        except InputError as error:
-            raise InputError(str(error), "choose another folder, or resume=False to start over") from error
+        run.resume(plan.state)
+        note(f"resumed at {trainer.images:,} images from {plan.state} in {trainer.precision}")
     else:
-        if init is not None:
-            run.trainer.start_from(first_weights(init.model, run.trainer.model))
-            # Without the folders above the run's, which would be told to whoever gets the checkpoint.
-            source = "/".join(Path(init.source).parts[-2:])
-            past = init.provenance.trainings
-            run.progress.init = FirstWeights(source, init.sha256, init.weights_sha256, past)
+        _give_first_weights(run, plan, note, first)
         run.clear()
-    describe_run(run)
+    check_shared(trainer.group, run.folder, trainer.step_count)
+    if trainer.group.first:
+        _describe(run)
+
+
+def _split(plan: Plan, name: Split, note: Note) -> ImageSplit:
+    options, info = plan.options, plan.info
+    return load_split(
+        info.name,
+        name,
+        data=options.data,
+        cache_dir=options.cache_dir,
+        offline=options.offline,
+        report=note,
+        levels=info.levels,
+    )
+
+
+def _blank(plan: Plan) -> ImageSplit:
+    """Return training images for measuring, no more than a large batch needs."""
+    images = min(plan.info.splits["train"], max(BLANK_IMAGES, plan.config.batch_size))
+    return ImageSplit(plan.info, "train", np.zeros((images, *plan.info.shape), np.uint8))
+
+
+def _precision(plan: Plan, device: torch.device, group: Group, note: Note) -> Precision:
+    """Return the precision asked for, or for `auto` the one that the hardware of all processes multiplies."""
+    if plan.options.precision != "auto":
+        return plan.options.precision
+    bf16 = group.all(multiplies_bf16(device.type))
+    why = f"{device.type} {'multiplies' if bf16 else 'does not multiply'} bfloat16 in hardware"
+    note(f"precision {'bf16' if bf16 else 'fp32'}: {why}")
+    return "bf16" if bf16 else "fp32"
+
+
+def _batch_size(
+    plan: Plan, split: ImageSplit, device: torch.device, precision: Precision, group: Group
+) -> int:
+    """Return the batch size of the run in the folder, or else the largest that fits in memory."""
+    before = plan.folder / "config.toml"
+    if plan.options.resume != NEVER and before.exists():
+        return resolve(plan.model, plan.config, before, []).train.batch_size
+    parts = plan.options.accumulate
+    return capacity.largest_common_batch(plan.model, plan.config, split, device, precision, parts, group)
+
+
+def _give_first_weights(run: Run, plan: Plan, note: Note, first: Checkpoint | None) -> None:
+    """Let a run begin with the weights of another model, if one is given, and its checkpoints tell which."""
+    options, model = plan.options, run.trainer.model
+    name = options.init
+    if first is not None:
+        name = first.source
+    elif name is not None:
+        with run.trainer.group.one_before_the_others():
+            path = checkpoint_file(name, Store(options.cache_dir, options.offline, note))
+        first = load_checkpoint(path)
+    if first is None or name is None:
+        return
+    run.trainer.start_from(first_weights(first.model, model))
+    # Without the folders above the last, which would be told to whoever gets the checkpoint.
+    source = "/".join(Path(name).parts[-2:])
+    run.progress.init = FirstWeights(source, first.sha256, first.weights_sha256, first.provenance.trainings)
+    more = model.count_parameters() - first.model.count_parameters()
+    note(f"started from the weights of {name}" + (f" and {more:,} new ones" if more else ""))
+
+
+def _describe(run: Run) -> None:
+    """Make the folder of a run, and write `config.toml` and `env.json` there."""
+    folder, trainer = run.folder, run.trainer
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make folder {folder}: {error.strerror}", "choose another `out`") from error
+    machine = {"device": str(trainer.device), "threads": torch.get_num_threads(), "command": sys.argv}
+    about = environment() | machine | {"processes": trainer.group.size}
+    write_atomic(folder / "env.json", (json.dumps(about, indent=2) + "\n").encode())
+    write_atomic(folder / "config.toml", to_toml(trainer.model.config, trainer.config).encode())

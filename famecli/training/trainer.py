@@ -226,7 +226,7 @@ class Trainer:
                 raise NumericsError(
                     f"training diverged: {self.skipped_in_a_row} steps in a row had a gradient that is not "
                     f"finite (step {self.step_count})",
-                    "start again with a lower --lr, or a larger --batch-size",
+                    "start again with a lower `lr`, or a larger `batch_size`",
                 )
             return
         self.skipped_in_a_row = 0

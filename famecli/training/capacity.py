@@ -1,0 +1,157 @@
+"""What fits: the largest batch in memory, the images in a time, and advice where a step cannot be taken."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from famecli.config.schema import ModelConfig, Precision, TrainConfig
+from famecli.data.dataset import ImageSplit
+from famecli.errors import OutOfMemoryError, UnavailableError, brief
+from famecli.memory import is_out_of_memory, release
+from famecli.runtime.distributed import Group
+from famecli.training.clock import Clock
+from famecli.training.trainer import Trainer
+
+# Part of the free memory that steps may use; validation, samples and fragmentation need the rest.
+USED = 0.8
+MOST_AT_ONCE = 512
+FIRST_TRIAL = 8
+# Libraries are loaded, memory is found and code is compiled in these steps.
+WARM_UP_STEPS = 3
+FEWEST_STEPS = 5
+# Most of a budget that is measured, as a part and in seconds.
+MEASURED_PART = 0.05
+MOST_S = 30.0
+# Where torch defines what its compiler raises; it names none of it in public.
+COMPILER = ("torch._dynamo", "torch._inductor")
+
+
+def largest_batch(peak_bytes: Callable[[int], int], free_bytes: int, most: int = MOST_AT_ONCE) -> int:
+    """Return the largest number of images that was computed at once with memory to spare, or 1.
+
+    Powers of two are tried, the larger one as long as it fits: what is returned has been seen to work.
+
+    Args:
+        peak_bytes: Takes steps of so many images and returns the most memory that was in use.
+        free_bytes: Free memory.
+        most: Largest number to try.
+    """
+
+    def fits(images: int) -> bool:
+        try:
+            return peak_bytes(images) <= USED * free_bytes
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return False
+
+    images = min(FIRST_TRIAL, 1 << (most.bit_length() - 1))
+    while images > 1 and not fits(images):
+        images //= 2
+        most = images
+    while 2 * images <= most and fits(2 * images):
+        images *= 2
+    return images
+
+
+def peak_on_gpu(
+    model: ModelConfig, config: TrainConfig, split: ImageSplit, device: torch.device, precision: Precision
+) -> Callable[[int], int]:
+    """Return a function that trains two steps of so many images and returns the most bytes in use.
+
+    The second step has the optimizers' state in memory.
+    """
+
+    def measure(images: int) -> int:
+        release()
+        torch.cuda.reset_peak_memory_stats(device)
+        trainer = Trainer(model, dataclasses.replace(config, batch_size=images), split, device, precision)
+        for _ in range(2):
+            trainer.step()
+        return torch.cuda.max_memory_allocated(device)
+
+    return measure
+
+
+def largest_common_batch(
+    model: ModelConfig,
+    config: TrainConfig,
+    split: ImageSplit,
+    device: torch.device,
+    precision: Precision,
+    accumulate: int,
+    group: Group,
+) -> int:
+    """Return the images of a batch, over all processes, that fit in the memory of each process's GPU."""
+    free = torch.cuda.mem_get_info(device)[0]
+    most = min(MOST_AT_ONCE, max(1, len(split.pixels) // (accumulate * group.size)))
+    at_once = largest_batch(peak_on_gpu(model, config, split, device, precision), free, most)
+    release()
+    # The smallest number of all processes.
+    return -group.largest(-at_once) * accumulate * group.size
+
+
+def images_in_time(trainer: Trainer, budget_s: float) -> tuple[int, float]:
+    """Take steps that no training keeps, and return how many images fit in a time, in whole batches.
+
+    The time of the measured steps is part of the budget; that of the steps before them is not. All processes
+    return what the first one found.
+
+    Args:
+        trainer: Trainer to be thrown away afterwards.
+        budget_s: Seconds of training steps.
+
+    Returns:
+        Number of images, one batch at least, and images per second.
+    """
+    clock, group, batch = Clock(), trainer.group, trainer.config.batch_size
+    for _ in range(WARM_UP_STEPS):
+        trainer.step()
+    with clock.running():
+        started_s, steps, enough = clock.now_s(), 0, False
+        while not enough:
+            trainer.step()
+            steps += 1
+            spent_s = clock.now_s() - started_s
+            enough = steps >= FEWEST_STEPS and spent_s >= min(MOST_S, MEASURED_PART * budget_s)
+            # The first process decides.
+            enough = bool(group.largest(int(enough and group.first)))
+    spent_s = float(group.sum(torch.tensor(spent_s if group.first else 0.0, dtype=torch.float64)))
+    images_per_s = steps * batch / max(spent_s, 1e-9)
+    images = int((budget_s - spent_s) * images_per_s)
+    return max(1, images // batch) * batch, images_per_s
+
+
+@contextmanager
+def explain_failed_steps(trainer: Trainer) -> Iterator[None]:
+    """Say what would fit where a step runs out of memory, and what lacks where it cannot be compiled.
+
+    Raises:
+        OutOfMemoryError: A step does not fit.
+        UnavailableError: A step cannot be compiled here, for example for want of a C++ compiler.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            at_once = trainer.images_at_once
+            message = f"out of memory in step {trainer.step_count + 1} with {at_once} images at once"
+            raise OutOfMemoryError(message, _advice(trainer, at_once)) from error
+        if not type(error).__module__.startswith(COMPILER):
+            raise
+        said = brief(str(error).partition("\n")[0])
+        raise UnavailableError(
+            f"a step cannot be compiled: {said}",
+            "install a C++ compiler, or leave out `compile`: the result differs in rounding alone",
+        ) from error
+
+
+def _advice(trainer: Trainer, at_once: int) -> str:
+    batch, processes = trainer.config.batch_size, trainer.group.size
+    if at_once == 1:
+        return "choose a smaller `size`, or a device with more memory"
+    advice = f"add `accumulate={2 * trainer.accumulate}` to compute {-(-at_once // 2)} at once: same result"
+    smaller = batch // 2 // processes * processes
+    return f"{advice}; or start anew with `batch_size={smaller}`" if smaller else advice

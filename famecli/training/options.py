@@ -1,0 +1,86 @@
+"""The parameters of a training. No torch here."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from famecli.config.presets import Size
+from famecli.config.resolve import Setting
+from famecli.config.schema import Precision
+
+AnyPrecision = Literal[Precision, "auto"]
+Tracker = Literal["tensorboard"]
+AUTO, NEVER = "auto", "never"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """What a training is asked for.
+
+    None leaves a value to the run that goes on, to the file, or to the default, in this order.
+
+    Args:
+        preset: Name of the preset; default `fame`.
+        dataset: Name of the data set; default `mnist`.
+        data: Folder with the data set's files; see `famecli.data.fetch.locate`.
+        size: Size of the preset; default `small`.
+        config: TOML file with values for keys.
+        settings: Values for keys, which outrank those of the file.
+        images: Images to see in all; `images`, `epochs`, `steps` and `budget_s` exclude each other.
+        epochs: Length in epochs.
+        steps: Length in steps.
+        budget_s: Length in seconds of training steps: speed is measured, then the number of images is fixed.
+        batch_size: Images per step, over all processes; None for 16 on a CPU, on a GPU what fits in memory.
+        accumulate: Parts that a process splits its images of a step into, to save memory.
+        lr: Learning rate of AdamW.
+        ema: Half-life in images of the averaged weights.
+        precision: Precision of the forward pass; `auto` for bf16 where the hardware multiplies it.
+        compile: Whether `torch.compile` makes the steps faster, after minutes of its own.
+        out: Folder of the run; None for one named after all that was given.
+        resume: `auto` to go on with a run in the folder, `never` to remove it, or the state file of a run.
+        init: Checkpoint whose weights the training begins with; see `checkpoints.source.checkpoint_file`.
+        save_every_s: Seconds between two saves.
+        eval_every: Images between two validations.
+        patience: Images without a better validation after which the training stops.
+        max_time_s: Seconds after which the training saves and stops.
+        keep: Number of numbered checkpoints to keep, one for each of the last validations.
+        sample_every: Images between two grids of samples.
+        track: Program that reads the metrics, too.
+        seed: Seed of weights, order, bits and latents.
+        device: Device; see `famecli.runtime.devices.device_named`.
+        threads: Number of CPU threads; None for torch's own choice.
+        offline: Whether downloads are forbidden.
+        cache_dir: Folder of downloaded files; None for the user's cache.
+    """
+
+    preset: str | None = None
+    dataset: str | None = None
+    data: Path | None = None
+    size: Size | None = None
+    config: Path | None = None
+    settings: list[Setting] | None = None
+    images: int | None = None
+    epochs: float | None = None
+    steps: int | None = None
+    budget_s: float | None = None
+    batch_size: int | None = None
+    accumulate: int = 1
+    lr: float | None = None
+    ema: int | None = None
+    precision: AnyPrecision = "auto"
+    compile: bool = False
+    out: Path | None = None
+    resume: str = AUTO
+    init: str | None = None
+    save_every_s: float = 600.0
+    eval_every: int | None = None
+    patience: int | None = None
+    max_time_s: float | None = None
+    keep: int = 0
+    sample_every: int | None = None
+    track: Tracker | None = None
+    seed: int | None = None
+    device: str = "auto"
+    threads: int | None = None
+    offline: bool = False
+    cache_dir: Path | None = None

@@ -1,0 +1,149 @@
+"""What a training is: data set, model and configuration, as its parameters resolve them. No torch here."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from famecli.checkpoints.index import DEFAULT_DATASET, DEFAULT_MODEL
+from famecli.config.presets import DEFAULT_SIZE, model_config
+from famecli.config.resolve import Resolved, Setting, resolve
+from famecli.config.schema import ModelConfig, TrainConfig
+from famecli.data.folder import describe, seen_with
+from famecli.data.registry import FOLDER, DatasetInfo
+from famecli.errors import UsageError
+from famecli.training.options import NEVER, TrainOptions
+from famecli.training.resume import Begun, begun_with, check_kind, check_values, default_folder, state_of
+from famecli.training.schedule import fit
+
+LENGTHS = ("images", "epochs", "steps", "budget_s")
+TOTAL_IMAGES, BATCH_SIZE = ("train", "total_images"), ("train", "batch_size")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A training whose parameters are resolved.
+
+    Args:
+        options: Parameters of the training.
+        info: Data set.
+        model: Configuration of the model.
+        config: Configuration of the training, with a schedule that fits the number of images.
+        folder: Folder of the run.
+        named: Values of the keys that were given, by path.
+        begun: Run to go on with; None for a new run.
+    """
+
+    options: TrainOptions
+    info: DatasetInfo
+    model: ModelConfig
+    config: TrainConfig
+    folder: Path
+    named: dict[tuple[str, ...], Any]
+    begun: Begun | None = None
+
+    @property
+    def state(self) -> Path:
+        """State file to go on from, if it exists."""
+        return state_of(self.folder, self.options.resume)
+
+    @property
+    def open_batch_size(self) -> bool:
+        """Whether nothing says how large a batch is."""
+        return self.begun is None and not {BATCH_SIZE[:1], BATCH_SIZE} & self.named.keys()
+
+    @property
+    def open_budget_s(self) -> float | None:
+        """Seconds that the number of images is still to be chosen for; None where it is known."""
+        return self.options.budget_s if self.begun is None else None
+
+    def fitted(self, config: TrainConfig) -> "Plan":
+        """Return the plan with another configuration of the training, its length and schedule made to fit."""
+        images = _total_images(self.options, self.info, config)
+        if images is not None:
+            config = dataclasses.replace(config, total_images=images)
+        by_hand = {path[1] for path in self.named if path[0] == "train" and len(path) > 1}
+        return dataclasses.replace(self, config=fit(config, by_hand))
+
+
+def make_plan(options: TrainOptions, *, fresh: bool = False) -> Plan:
+    """Return data set, model and training as parameters, file, preset and defaults say, in this order.
+
+    Where there is a run to go on with, it takes the place of preset and defaults.
+
+    Args:
+        options: Parameters of the training.
+        fresh: Whether a run that is there is ignored.
+
+    Raises:
+        UsageError: A preset or data set is unknown, or two parameters contradict each other.
+        ConfigError: A key is unknown or a value impossible.
+        InputError: The run that is there began with other values.
+    """
+    _check_length(options)
+    info, settings = describe(options.dataset or DEFAULT_DATASET, options.data), _settings(options)
+
+    def resolved(info: DatasetInfo) -> Resolved:
+        size = options.size or DEFAULT_SIZE
+        preset = model_config(options.preset or DEFAULT_MODEL, size, info.shape, info.levels)
+        return resolve(preset, TrainConfig(), options.config, settings)
+
+    found = resolved(info)
+    if info.family == FOLDER and found.model.levels != info.levels:
+        # The levels of such images are the model's to choose, and presets go by them.
+        info = seen_with(info, found.model.levels)
+        found = resolved(info)
+    images = _total_images(options, info, found.train)
+    named = found.named | ({} if images is None else {TOTAL_IMAGES: images})
+    folder = options.out or default_folder(options, found.model, info.name, named)
+    plan = Plan(options, info, found.model, found.train, folder, named).fitted(found.train)
+    begun = None if fresh or options.resume == NEVER else begun_with(plan.state)
+    return plan if begun is None else _continued(plan, begun, settings)
+
+
+def _continued(plan: Plan, begun: Begun, settings: list[Setting]) -> Plan:
+    """Return the plan of a run that goes on, after a check that it began with all that was given."""
+    options, info = plan.options, plan.info
+    check_kind(begun, options, plan.model, info)
+    if info.family == FOLDER:
+        info = seen_with(info, begun.model.levels)
+    found = resolve(begun.model, begun.config, options.config, settings, presets=False)
+    images = _total_images(options, info, found.train)
+    config = found.train if images is None else dataclasses.replace(found.train, total_images=images)
+    check_values(begun, found.model, config, options.budget_s)
+    return dataclasses.replace(plan, info=info, model=found.model, config=config, begun=begun)
+
+
+def _check_length(options: TrainOptions) -> None:
+    given = {name: value for name in LENGTHS if (value := getattr(options, name)) is not None}
+    if len(given) > 1:
+        raise UsageError(
+            f"{' and '.join(f'`{name}`' for name in given)} say the same thing: give one of them"
+        )
+    if options.budget_s == 0:
+        raise UsageError("`budget_s=0` leaves no time for a step", "for example `budget_s=600`")
+    for name, value in given.items():
+        if not 0 <= value < math.inf:
+            raise UsageError(f"`{name}={value}` is no length of a training")
+
+
+def _total_images(options: TrainOptions, info: DatasetInfo, config: TrainConfig) -> int | None:
+    """Return the number of images that the length of a training comes to; None where it is open."""
+    units = {"images": 1, "epochs": info.splits["train"], "steps": config.batch_size}
+    lengths = {name: getattr(options, name) for name in units}
+    found = [max(1, round(value * units[name])) for name, value in lengths.items() if value is not None]
+    return found[0] if found else None
+
+
+def _settings(options: TrainOptions) -> list[Setting]:
+    """Return all values that are given for keys, those of parameters last."""
+    named = {
+        "lr": options.lr,
+        "ema_halflife_images": options.ema,
+        "eval_every_images": options.eval_every,
+        "seed": options.seed,
+        "batch_size": options.batch_size,
+    }
+    own = [Setting(f"train.{name}", value) for name, value in named.items() if value is not None]
+    return [*(options.settings or ()), *own]

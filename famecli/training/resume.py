@@ -1,0 +1,186 @@
+"""The run that a training goes on with: where it is, and whether it began as asked for now. No torch here."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from famecli.checkpoints.header import canonical_json, read_header
+from famecli.checkpoints.index import DEFAULT_MODEL
+from famecli.config import first_defaults
+from famecli.config.presets import DEFAULT_SIZE, SIZES, Size, model_config
+from famecli.config.schema import ModelConfig, TrainConfig, differences, leaves, to_dict
+from famecli.data.registry import FOLDER, DatasetInfo
+from famecli.errors import ConfigError, InputError
+from famecli.training.options import AUTO, NEVER, TrainOptions
+
+if TYPE_CHECKING:
+    from famecli.runtime.distributed import Group
+
+RUNS = Path("runs")
+STATE = "state.safetensors"
+STATE_SCHEMA = "famecli/state/1"
+ANOTHER_RUN = "choose another `out`, or `resume=False` to start over"
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A run to go on with.
+
+    Args:
+        state: State file.
+        model: Configuration of the model.
+        config: Configuration of the training.
+        size: Size of the preset that the run began with; None where it is not recorded.
+        budget_s: Budget in seconds that the run began with; None without one.
+    """
+
+    state: Path
+    model: ModelConfig
+    config: TrainConfig
+    size: str | None
+    budget_s: float | None
+
+
+def default_folder(
+    options: TrainOptions, model: ModelConfig, dataset: str, named: Mapping[tuple[str, ...], Any]
+) -> Path:
+    """Return the folder of a run without `out`: the same for the same options, whatever defaults become.
+
+    The name is a digest of all that was given. Formerly it was a digest of the whole configuration: a run in
+    such a folder is found there.
+
+    Args:
+        options: Parameters of the training.
+        model: Configuration of the model.
+        dataset: Name of the data set.
+        named: Values of the keys that were given, by path.
+    """
+    table = {
+        "size": options.size or DEFAULT_SIZE,
+        "images": [*model.image_shape, model.levels],
+        "keys": {".".join(path): value for path, value in named.items()},
+        "budget_s": options.budget_s,
+    }
+    stem = f"{model.preset}-{dataset}"
+    folder = RUNS / f"{stem}-{hashlib.sha256(canonical_json(table).encode()).hexdigest()[:8]}"
+    if options.budget_s is not None or options.resume != AUTO or (folder / STATE).exists():
+        return folder
+    data = {name: getattr(model, name) for name in first_defaults.DATA_KEYS}
+    size = options.size or first_defaults.SIZE
+    digest = first_defaults.first_digest(options.preset or DEFAULT_MODEL, size, data, named)
+    former = RUNS / f"{stem}-{digest}"
+    return former if digest is not None and (former / STATE).exists() else folder
+
+
+def state_of(folder: Path, resume: str) -> Path:
+    """Return the state file that `resume` names: by default the one in the folder of the run."""
+    return folder / STATE if resume in (AUTO, NEVER) else Path(resume)
+
+
+def begun_with(state: Path) -> Begun | None:
+    """Return what a run began with; None where the file is missing or holds no state.
+
+    A key that the state lacks is younger than the run and has the default of its class.
+
+    Raises:
+        InputError: The file is damaged.
+    """
+    if not state.exists():
+        return None
+    told = read_header(state).metadata
+    if told.get("schema") != STATE_SCHEMA:
+        return None
+    try:
+        model = ModelConfig.from_dict(told.get("model"))
+        config = TrainConfig.from_dict(told.get("train"))
+    except ConfigError as error:
+        raise InputError(f"{state}: {error}", error.hint) from error
+    progress = told.get("progress")
+    progress = progress if isinstance(progress, dict) else {}
+    size, budget_s = progress.get("size"), progress.get("budget_s")
+    return Begun(
+        state,
+        model,
+        config,
+        size if isinstance(size, str) else None,
+        budget_s if isinstance(budget_s, float) else None,
+    )
+
+
+def check_kind(begun: Begun, options: TrainOptions, fresh: ModelConfig, info: DatasetInfo) -> None:
+    """Check that a run has the preset, the size and the kind of images that are asked for.
+
+    Args:
+        begun: Run to go on with.
+        options: Parameters of the training.
+        fresh: Model that a new run would have.
+        info: Data set.
+
+    Raises:
+        InputError: Something differs; the message names both values.
+    """
+    # Levels of one's own images are the model's to choose.
+    names = ["channels", "height", "width", *(["levels"] if info.family != FOLDER else [])]
+    names = ["preset", *names] if options.preset is not None else names
+    for name in names:
+        refuse(begun.state, differences(getattr(begun.model, name), getattr(fresh, name), f"model.{name}"))
+    if options.size is not None and begun.model != fresh and options.size not in (sizes := _sizes(begun)):
+        refuse(begun.state, [f"size = {' or '.join(sizes)}, now it is {options.size}"])
+
+
+def check_values(begun: Begun, model: ModelConfig, config: TrainConfig, budget_s: float | None) -> None:
+    """Check that the values that are asked for are those that a run began with.
+
+    Args:
+        begun: Run to go on with.
+        model: Model of the run, with the values that are asked for.
+        config: Training of the run, with the values that are asked for.
+        budget_s: Budget in seconds that is asked for; None for none.
+
+    Raises:
+        InputError: A value differs; the message names the key and both values.
+    """
+    refuse(begun.state, differences(to_dict(begun.model), to_dict(model), "model"))
+    refuse(begun.state, differences(to_dict(begun.config), to_dict(config), "train"))
+    if budget_s not in (None, begun.budget_s):
+        before = "none" if begun.budget_s is None else f"{begun.budget_s:g} s"
+        refuse(begun.state, [f"budget = {before}, now it is {budget_s:g} s"])
+
+
+def refuse(state: Path, found: Iterator[str] | Sequence[str]) -> None:
+    """Raise the error for the first difference, if there is any.
+
+    Raises:
+        InputError: There is a difference.
+    """
+    for difference in found:
+        raise InputError(f"{state}: this run began with {difference}", ANOTHER_RUN)
+
+
+def _sizes(begun: Begun) -> Sequence[str]:
+    """Return the size of a run; if it is not recorded, the sizes whose presets are nearest to its model."""
+    if begun.size is not None:
+        return (begun.size,)
+    model = begun.model
+
+    def distance(size: Size) -> int:
+        preset = model_config(model.preset, size, model.image_shape, model.levels)
+        return len(set(leaves(to_dict(model))) ^ set(leaves(to_dict(preset))))
+
+    distances = {size: distance(size) for size in SIZES}
+    return [size for size, found in distances.items() if found == min(distances.values())]
+
+
+def check_shared(group: "Group", folder: Path, value: int) -> None:
+    """Check that all processes found the same in the folder of a run.
+
+    Raises:
+        InputError: Their values differ.
+    """
+    if group.largest(value) != -group.largest(-value):
+        raise InputError(
+            f"the processes do not all see the same files in {folder}",
+            "choose an `out` on a file system that all machines share",
+        )

@@ -1,0 +1,91 @@
+"""`famecli.train`: the training of the command, with all that the command takes."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.outcomes import Command
+
+import famecli
+from famecli.checkpoints.checkpoint import load_checkpoint
+from famecli.errors import ArgumentError, ConfigError, FameError, UsageError
+from famecli.training import capacity
+
+
+def test_training_is_that_of_the_command(train: Command, data: Path, tmp_path: Path) -> None:
+    words = ("--images", 24, "--seed", 3, "--set", "free_nats=2", "--precision", "fp32", "-o", tmp_path / "a")
+    assert train("vae", *words).code == 0
+    settings = {"train.free_nats": 2, "eval_every_images": 12}
+    told: list[int] = []
+
+    def trained(**changes: object) -> famecli.Model:
+        return famecli.train(
+            "vae",
+            "mnist",
+            out=tmp_path / "b",
+            images=24,
+            batch_size=6,
+            seed=3,
+            settings=settings | changes,
+            precision="fp32",
+            data=data,
+            progress=lambda record: told.append(record["images"]),
+        )
+
+    random, threads = torch.get_rng_state(), torch.get_num_threads()
+    with torch.no_grad():
+        found = trained()
+    assert torch.equal(torch.get_rng_state(), random)
+    assert torch.get_num_threads() == threads
+    expected = load_checkpoint(tmp_path / "a" / "best.safetensors")
+    assert found.checkpoint.weights_sha256 == expected.weights_sha256
+    assert found.name == str(tmp_path / "b" / "best.safetensors")
+    assert (tmp_path / "b" / "config.toml").read_text() == (tmp_path / "a" / "config.toml").read_text()
+    assert told[-1] == 24
+    # It is done, and goes on from its end.
+    assert trained().checkpoint.sha256 == found.checkpoint.sha256
+    with pytest.raises(FameError, match=r"this run began with train\.beta = 1\.0") as caught:
+        trained(beta=2)
+    assert "resume=False" in caught.value.hint
+    with pytest.raises(FameError, match="`settings` bet: unknown key"):
+        trained(bet=2)
+    with pytest.raises(ConfigError, match="beta: expected float, got 2j"):
+        trained(beta=2j)
+
+
+def test_training_takes_what_the_command_takes(data: Path, tmp_path: Path) -> None:
+    def trained(folder: str, **told: Any) -> famecli.Model:
+        return famecli.train("vae", "mnist", out=tmp_path / folder, data=data, precision="fp32", **told)
+
+    sizes = {"batch_size": 6, "eval_every": 12}
+    whole = trained("whole", epochs=2, **sizes)
+    stopped = trained(
+        "parts", steps=6, accumulate=2, keep=1, sample_every=12, max_time_s=0.0, threads=1, **sizes
+    )
+    assert stopped.checkpoint.provenance["images_seen"] == 6
+    # What is not given is that of the run.
+    found = trained("parts", keep=1, sample_every=12)
+    assert found.checkpoint.metadata["training"] == whole.checkpoint.metadata["training"]
+    assert found.checkpoint.metadata["training"]["total_images"] == 36
+    names = {path.name for path in (tmp_path / "parts").rglob("*")}
+    assert {"images-000000000036.safetensors", "000000000036.png"} <= names
+    frozen = {"lr": 0.0, "settings": {"muon_lr": 0.0}}
+    waited = trained("patient", steps=50, patience=12, **frozen, **sizes)
+    assert waited.checkpoint.provenance["images_seen"] == 12
+    assert famecli.load(tmp_path / "patient" / "last.safetensors").checkpoint.provenance["images_seen"] == 24
+    again = trained("patient", init=whole, resume=False, images=6, **frozen, **sizes)
+    assert again.checkpoint.weights_sha256 == whole.checkpoint.weights_sha256
+    with pytest.raises(UsageError, match="`images` and `epochs` say the same thing"):
+        trained("odd", images=6, epochs=1)
+    with pytest.raises(ArgumentError, match="accumulate is 0"):
+        trained("odd", accumulate=0)
+    assert not (tmp_path / "odd").exists()
+
+
+def test_a_budget_chooses_the_number_of_images(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capacity, "images_in_time", lambda trainer, budget_s: (24, budget_s))
+    found = famecli.train("vae", "mnist", out=tmp_path / "run", data=data, batch_size=6, budget_s=60.0)
+    assert found.checkpoint.metadata["training"]["total_images"] == 24
