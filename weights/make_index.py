@@ -2,17 +2,13 @@
 
 from pathlib import Path
 
-from famecli.checkpoints.card import model_card
-from famecli.checkpoints.header import parse_header, read_checkpoint
+from famecli.checkpoints.card import checkpoint_info, model_card
 from famecli.checkpoints.index import INDEX, index_text
-from famecli.cli.info import header_facts
 
 
 def card_text(path: Path) -> str:
     """Return the model card of a checkpoint."""
-    content = read_checkpoint(path)
-    facts = header_facts(path, parse_header(content, len(content), str(path)), content)
-    return model_card(path.stem, facts)
+    return model_card(path.stem, checkpoint_info(path))
 
 
 if __name__ == "__main__":

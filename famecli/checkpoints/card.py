@@ -1,11 +1,16 @@
-"""Model cards: what a checkpoint's header says, for people, as Markdown. No torch here."""
+"""What a checkpoint's header says, as a document and as a model card in Markdown. No torch here."""
 
+import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from famecli.checkpoints.claims import FURTHER
+from famecli.checkpoints.header import CHECKPOINT_SCHEMA, parse_header, read_checkpoint
 from famecli.checkpoints.history import cpu_hours, described, seeds, thread_hours, trainings
 from famecli.config.presets import PRESETS
+from famecli.errors import InputError, brief
+from famecli.runtime.environment import SCHEMA
 
 BOUNDS = {"exact": "exact", "elbo": "-ELBO, one draw of the latents", "iwae": "importance-weighted"}
 # What a schedule is made of, in the order of a card.
@@ -13,6 +18,41 @@ SCHEDULE = (
     "optimizer", "muon_lr", "lr", "batch_size", "warmup_images", "rate_warmup_images", "beta",
     "free_nats", "ema_halflife_images", "seed",
 )  # fmt: skip
+
+
+def checkpoint_info(path: Path, *, tensors: bool = False) -> dict[str, Any]:
+    """Return what a checkpoint says of itself, as `famecli/info/1`.
+
+    Args:
+        path: File of the checkpoint, `-` for stdin.
+        tensors: Whether names, types and shapes of its tensors are listed.
+
+    Raises:
+        InputError: The file is missing or damaged, or is no checkpoint.
+    """
+    content = read_checkpoint(path)
+    header = parse_header(content, len(content), str(path))
+    metadata = header.metadata
+    if metadata.get("schema") != CHECKPOINT_SCHEMA:
+        found = brief(repr(metadata.get("schema")))
+        raise InputError(f"{path} is no checkpoint but a file of schema {found}")
+    facts: dict[str, Any] = {
+        "schema": SCHEMA,
+        "path": str(path),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "bytes": len(content),
+        "file_schema": metadata.get("schema"),
+        "parameters": header.parameters,
+        "weights": ["ema", "raw"] if header.has_raw else ["ema"],
+        **{key: metadata.get(key) for key in ("model", "training", "provenance", "claim")},
+        FURTHER: metadata.get(FURTHER) or [],
+    }
+    if tensors:
+        facts["tensors"] = {
+            name: {"dtype": tensor.dtype, "shape": list(tensor.shape)}
+            for name, tensor in sorted(header.tensors.items())
+        }
+    return facts
 
 
 def model_card(name: str, facts: dict[str, Any]) -> str:
