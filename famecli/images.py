@@ -191,14 +191,14 @@ class ZipWriter(FolderWriter):
 
     def _open(self) -> None:
         self.archive = self.resources.enter_context(zipfile.ZipFile(self._open_sink(), "w"))
-        self.manifest = io.StringIO()
+        self.manifest = self.lines = io.StringIO()
 
     def _write(self, name: str, content: bytes) -> None:
         self.archive.writestr(zipfile.ZipInfo(name), content)
 
     def _finish(self) -> None:
         super()._finish()
-        self._write(MANIFEST, self.manifest.getvalue().encode())
+        self._write(MANIFEST, self.lines.getvalue().encode())
 
 
 class NpyWriter(ImageWriter):
@@ -279,8 +279,8 @@ class ImageTarget:
 
         Args:
             target: Path, or `-` for stdout.
-            format: `auto` goes by the name: `.png` is a grid, `.npz`, `.npy` and `.zip` are what they say, `-`
-                is npy and anything else a folder of PNG files.
+            format: `auto` goes by the name: `.png` is a grid, `.npz`, `.npy` and `.zip` are what they say,
+                `-` is npy and anything else a folder of PNG files.
             rgb: Whether grey images are written with three channels.
             force: Whether an output that exists is written over; other files in a folder stay.
 

@@ -102,7 +102,6 @@ class Output:
                 task = bar.add_task(label, total=total, text="")
                 yield lambda done, text="": bar.update(task, advance=done, text=text)
 
-
     def preview(self, images: "np.ndarray") -> None:
         """Show the first of `images` `(N, H, W, C)` on stderr, if that is a terminal."""
         if self.errors.is_terminal:

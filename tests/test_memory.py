@@ -14,7 +14,8 @@ from support.commands import fame as fame_here
 from support.outcomes import Command, error_lines
 from support.trainers import split_of, trainer_of
 
-from famecli.cli.sources import DataPlace
+from famecli.cli.groups import Network
+from famecli.cli.sources import DataSource
 from famecli.cli.train_options import Asked
 from famecli.cli.train_request import configure
 from famecli.config.presets import model_config
@@ -193,7 +194,7 @@ def test_a_batch_of_any_size_is_measured_once_per_run(
     monkeypatch.setattr(memory, "largest_common_batch", lambda *told: measured.append(24) or 24)
 
     def batch(asked: Asked, device: str) -> tuple[int, int]:
-        request = configure(asked, DataPlace(data, None, True, print))
+        request = configure(asked, DataSource(data=data, network=Network(offline=True)))
         config = request._fitting(split_of(), torch.device(device), "fp32", ALONE)
         return config.batch_size, config.total_images
 

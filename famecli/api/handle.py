@@ -19,7 +19,7 @@ from famecli.coding.whole import check_model, decode_images, encode_images
 from famecli.config.schema import ModelConfig
 from famecli.errors import ArgumentError, ArgumentTypeError, closest
 from famecli.nll.evaluate import ImageNlls
-from famecli.nll.score import Estimator
+from famecli.nll.score import EstimatorSettings
 from famecli.nll.settings import Annealing
 from famecli.runtime.undisturbed import undisturbed
 from famecli.sampling.complete import SWEEPS, complete_batches
@@ -55,7 +55,7 @@ def counted(progress: Progress | None, total: int) -> Callable[[int], None]:
 
 def estimator_of(
     importance_samples: int, annealing: Annealing | int | None, seed: int, batch_size: int | None
-) -> Estimator:
+) -> EstimatorSettings:
     """Return the estimator that the arguments of a call name.
 
     Raises:
@@ -67,7 +67,7 @@ def estimator_of(
     if annealing is not None and not isinstance(annealing, Annealing):
         annealing = Annealing(whole("annealing", annealing, 1))
     batch = None if batch_size is None else whole("batch_size", batch_size, 1)
-    return Estimator(draws, annealing, whole("seed", seed, 0, LARGEST_SEED), batch)
+    return EstimatorSettings(draws, annealing, whole("seed", seed, 0, LARGEST_SEED), batch)
 
 
 class Model:
@@ -158,7 +158,7 @@ class Model:
         Args:
             x: Levels `(N, C, H, W)`.
             importance_samples: Draws of the latents per image: 1 for the ELBO, more for a tighter bound.
-            annealing: Settings of annealed importance sampling, or its number of steps; None for no annealing.
+            annealing: Settings of annealed importance sampling, or its number of steps; None for none.
             seed: Seed of the latents.
             first_index: Number of the first image: image `i` draws from stream `first_index + i` of the seed.
             batch_size: Images times samples, or chains, in one forward pass; None for a default.

@@ -1,5 +1,6 @@
 """The command line: assembly of the commands, and what happens when one fails."""
 
+import os
 import sys
 from typing import Annotated
 
@@ -12,7 +13,6 @@ from famecli.cli.datasets import app as datasets
 from famecli.cli.decompress import decompress
 from famecli.cli.evaluate_nll import evaluate_nll
 from famecli.cli.info import info
-from famecli.cli.options import debugging
 from famecli.cli.reconstruct import reconstruct
 from famecli.cli.report import report
 from famecli.cli.sample import sample
@@ -80,7 +80,7 @@ def main() -> None:
             sys.exit(ExitCode.BROKEN_PIPE)
         raise
     except (FameError, MemoryError, RuntimeError, OSError) as error:
-        if debugging():
+        if os.environ.get("FAME_DEBUG", "") not in ("", "0"):
             raise
         known = _as_fame_error(error)
         if known is None:

@@ -1,6 +1,5 @@
 """`fame info`: what a checkpoint says of itself, and without one what this machine has. No torch here."""
 
-import hashlib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,36 +7,32 @@ import typer
 from rich.console import Console
 
 from famecli import __version__
-from famecli.checkpoints.card import model_card
+from famecli.checkpoints.card import checkpoint_info, model_card
 from famecli.checkpoints.claims import FURTHER, protocol
-from famecli.checkpoints.header import CHECKPOINT_SCHEMA, Header, parse_header, read_checkpoint
 from famecli.checkpoints.history import before, described
-from famecli.cli import options
-from famecli.cli.machine import show_machine
-from famecli.cli.sources import ModelChoice
+from famecli.cli.groups import Common, grouped
+from famecli.cli.sources import CheckpointSource
 from famecli.errors import ConfigError, InputError, UsageError, brief
-from famecli.output import Output, printable, table
-from famecli.runtime.environment import SCHEMA, environment
+from famecli.output import printable, table
+from famecli.runtime.environment import environment
+from famecli.runtime.environment import machine as describe_machine
 
 Tensors = Annotated[bool, typer.Option("--tensors", help="List the tensors.")]
 Card = Annotated[bool, typer.Option("--card", help="Print a model card in Markdown.")]
-Machine = Annotated[
-    bool, typer.Option("--machine", help="Show the processor, and what is computed how on it.")
+Processor = Annotated[
+    bool, typer.Option("--machine", help="Show the processor, and the routines chosen for it.")
 ]
 
 
+@grouped
 def info(
     context: typer.Context,
-    checkpoint: options.CheckpointArgument = None,
-    dataset: options.Dataset = None,
-    model: options.Model = None,
+    *,
+    source: CheckpointSource,
     tensors: Tensors = False,
     card: Card = False,
-    machine: Machine = False,
-    offline: options.Offline = False,
-    cache_dir: options.CacheDir = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
+    machine: Processor = False,
+    common: Common,
 ) -> None:
     """Show what a checkpoint says of itself: model, training, claimed NLL. Weights are hashed, not loaded.
 
@@ -56,73 +51,35 @@ def info(
 
       fame info --machine
     """
-    output = Output(json=json, quiet=quiet)
-    nothing = checkpoint is None and dataset is None and model is None
+    output = common.output()
+    nothing = source.checkpoint is source.dataset is source.model is None
     if machine:
         if not nothing or tensors or card:
             raise UsageError("--machine is about no checkpoint", "leave all else but --json and -q out")
-        show_machine(output)
-        return
-    if nothing:
+        facts = describe_machine()
+        output.result(facts, facts["precision"], lambda console: _show_rows(_machine_rows(facts), console))
+    elif nothing:
         facts = environment()
-        output.result(facts, __version__, lambda console: _show_environment(facts, console))
-        return
-    picked = options.picking(context, checkpoint, dataset)
-    choice = ModelChoice(checkpoint, picked, model, "ema", "cpu", None, cache_dir, offline)
-    _describe(choice, output, tensors=tensors, card=card)
-
-
-def _describe(choice: ModelChoice, output: Output, *, tensors: bool, card: bool) -> None:
-    """Print what the checkpoint says that was chosen.
-
-    Raises:
-        InputError: It is none, or not as famecli writes it.
-    """
-    path = choice.path(output.note)
-    content = read_checkpoint(path)
-    header = parse_header(content, len(content), str(path))
-    if header.metadata.get("schema") != CHECKPOINT_SCHEMA:
-        raise InputError(
-            f"{path} is no checkpoint but a file of schema {brief(repr(header.metadata.get('schema')))}"
-        )
-    facts = header_facts(path, header, content, tensors=tensors)
-    try:
-        rows = _rows(facts)
-        text = model_card(checkpoint_name(path), facts) if card else ""
-    except (ArithmeticError, AttributeError, ConfigError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: its header is not that of a checkpoint ({brief(error)})") from error
-    choice.check_trained_on((facts["provenance"] or {}).get("dataset"))
-    if card:
-        output.result(facts, text.removesuffix("\n"))
-        return
-    output.result(facts, facts["sha256"], lambda console: _show(facts, rows, console))
+        output.result(facts, __version__, lambda console: _show_rows(_environment_rows(facts), console))
+    else:
+        source = source.picked(context)
+        path = source.path(output)
+        facts = checkpoint_info(path, tensors=tensors)
+        try:
+            rows = _rows(facts)
+            text = model_card(checkpoint_name(path), facts) if card else ""
+        except (ArithmeticError, AttributeError, ConfigError, KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{path}: its header is not that of a checkpoint ({brief(error)})") from error
+        source.check_trained_on((facts["provenance"] or {}).get("dataset"))
+        if card:
+            output.result(facts, text.removesuffix("\n"))
+        else:
+            output.result(facts, facts["sha256"], lambda console: _show(facts, rows, console))
 
 
 def checkpoint_name(path: Path) -> str:
-    """Return what to call a checkpoint: its file's name, or its run's where all files have the same names."""
+    """Return the name of a checkpoint's file, or of its run where all files have the same names."""
     return path.stem if path.stem not in ("best", "last") else path.resolve().parent.name
-
-
-def header_facts(path: Path, header: Header, content: bytes, *, tensors: bool = False) -> dict[str, Any]:
-    """Return what the `header` of the file `path` says, as `famecli/info/1`; `tensors` adds their shapes."""
-    metadata = header.metadata
-    facts: dict[str, Any] = {
-        "schema": SCHEMA,
-        "path": str(path),
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "bytes": len(content),
-        "file_schema": metadata.get("schema"),
-        "parameters": header.parameters,
-        "weights": ["ema", "raw"] if header.has_raw else ["ema"],
-        **{key: metadata.get(key) for key in ("model", "training", "provenance", "claim")},
-        FURTHER: metadata.get(FURTHER) or [],
-    }
-    if tensors:
-        facts["tensors"] = {
-            name: {"dtype": tensor.dtype, "shape": list(tensor.shape)}
-            for name, tensor in sorted(header.tensors.items())
-        }
-    return facts
 
 
 def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
@@ -157,8 +114,12 @@ def _cpu_time(provenance: dict[str, Any]) -> str:
     return "" if seconds is None else f", {seconds / 60:,.1f} of CPU time"
 
 
-def _show(facts: dict[str, Any], rows: list[tuple[str, str]], console: Console) -> None:
+def _show_rows(rows: list[tuple[str, str]], console: Console) -> None:
     console.print(table("", ["", ""], rows, right=False))
+
+
+def _show(facts: dict[str, Any], rows: list[tuple[str, str]], console: Console) -> None:
+    _show_rows(rows, console)
     for name, tensor in facts.get("tensors", {}).items():
         console.print(printable(f"{name} {tensor['dtype']} {tensor['shape']}"), markup=False)
 
@@ -179,8 +140,8 @@ def _claim(claim: dict[str, Any] | None) -> str:
     )
 
 
-def _show_environment(facts: dict[str, Any], console: Console) -> None:
-    rows = [
+def _environment_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    return [
         ("famecli", facts["version"]),
         ("python", f"{facts['python']} ({facts['executable']})"),
         ("platform", facts["platform"]),
@@ -188,4 +149,16 @@ def _show_environment(facts: dict[str, Any], console: Console) -> None:
         ("cache", facts["cache"]),
         ("weights", ", ".join(facts["weights"])),
     ]
-    console.print(table("", ["", ""], rows, right=False))
+
+
+def _machine_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    maker = ", ".join((facts["vendor"] or "unknown vendor", f"family {facts['family']}"))
+    bf16 = "multiplied in hardware" if facts["bf16_in_hardware"] else "not multiplied in hardware"
+    return [
+        ("processor", f"{facts['processor']} ({maker})"),
+        ("instructions", ", ".join(facts["instructions"]) or "none that are told of"),
+        ("cores", str(facts["cores"])),
+        ("torch", f"{facts['torch']}, {facts['torch_capability']}, oneDNN: {facts['onednn']}"),
+        ("bfloat16", f"{bf16}; fame train --precision auto takes {facts['precision']}"),
+        ("products in fp32", f"{facts['fp32_products']}: {facts['fp32_products_reason']}"),
+    ]

@@ -10,11 +10,11 @@ import typer
 
 from famecli import __version__
 from famecli.cli import options
-from famecli.cli.image_output import free_name
+from famecli.cli.groups import Machine, Network
 from famecli.cli.report_runs import Collector, Wishes
-from famecli.cli.sources import DataPlace, ModelChoice
+from famecli.cli.sources import DataSource, ModelSource
 from famecli.errors import InputError, UsageError
-from famecli.files import STDIN, unwritable, write_atomic
+from famecli.files import STDIN, free_name, unwritable, write_atomic
 from famecli.output import Output
 
 if TYPE_CHECKING:
@@ -76,10 +76,11 @@ def report(
         raise UsageError("a report reads files: nothing comes through stdin")
     _check_named_once(runs)
     target = Target.of(out or Path(free_name("report", ".html")), force)
-    place = DataPlace(data, cache_dir, offline, output.note)
-    choices = [ModelChoice(run, None, None, "ema", device, threads, cache_dir, offline) for run in runs]
+    network, machine = Network(offline=offline, cache_dir=cache_dir), Machine(threads=threads, device=device)
+    place = DataSource(data=data, network=network)
+    choices = [ModelSource(checkpoint=run, network=network) for run in runs]
     wishes = Wishes(samples, images, evaluate, limit, seed)
-    target.write(Collector(choices, place, wishes, output).collect(), wishes, output)
+    target.write(Collector(choices, place, machine, wishes, output).collect(), wishes, output)
 
 
 def _check_named_once(runs: list[str]) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from famecli.checkpoints.source import RUN_FILES
-from famecli.cli.sources import DataPlace, ModelChoice
+from famecli.cli.groups import Machine
+from famecli.cli.sources import DataSource, ModelSource
 from famecli.config.presets import model_config
 from famecli.config.resolve import resolve
 from famecli.config.schema import ModelConfig, TrainConfig
@@ -53,13 +54,15 @@ class Collector:
     Args:
         choices: The runs.
         place: Where test images are looked for.
+        machine: Device and threads.
         wishes: What is shown.
         output: The command's streams.
         splits: Test images that were read already, by data set and levels of the model.
     """
 
-    choices: list[ModelChoice]
-    place: DataPlace
+    choices: list[ModelSource]
+    place: DataSource
+    machine: Machine
     wishes: Wishes
     output: Output
     splits: "dict[tuple[str, int], ImageSplit]" = field(default_factory=dict)
@@ -75,24 +78,24 @@ class Collector:
         facts = with_own_names([self._facts(choice) for choice in self.choices])
         return [self._run(each, choice) for each, choice in zip(facts, self.choices, strict=True)]
 
-    def _facts(self, choice: ModelChoice) -> "RunFacts":
+    def _facts(self, choice: ModelSource) -> "RunFacts":
         from famecli.report.runs import read_run, unfinished_run
 
         assert choice.checkpoint is not None
         word, folder = choice.checkpoint, Path(choice.checkpoint)
         if not folder.is_dir():
-            return read_run(word, choice.path(self.output.note), None)
+            return read_run(word, choice.path(self.output), None)
         config = folder / CONFIG
         if config.is_file() and not any((folder / name).is_file() for name in RUN_FILES):
             return unfinished_run(word, folder, *resolve(*_any_configuration(), config, []))
-        return read_run(word, choice.path(self.output.note), folder)
+        return read_run(word, choice.path(self.output), folder)
 
-    def _run(self, facts: "RunFacts", choice: ModelChoice) -> "RunReport":
+    def _run(self, facts: "RunFacts", choice: ModelSource) -> "RunReport":
         from famecli.report.report import RunReport
 
         if facts.weights_sha256 is None:
             return RunReport(facts, no_model=NOTHING_YET if facts.parameters is None else NO_HASH)
-        loaded, wishes = choice.load(self.output), self.wishes
+        loaded, wishes = choice.load(self.output, self.machine.torch_device()), self.wishes
         split, no_data = None, ""
         if wishes.images or wishes.evaluate:
             split, no_data = self._test_split(choice, loaded)
@@ -105,7 +108,7 @@ class Collector:
             no_data=no_data,
         )
 
-    def _test_split(self, choice: ModelChoice, loaded: "Checkpoint") -> "tuple[ImageSplit | None, str]":
+    def _test_split(self, choice: ModelSource, loaded: "Checkpoint") -> "tuple[ImageSplit | None, str]":
         """Return the test images, or None and why there are none."""
         from famecli.nll.score import check_fits
 
@@ -113,7 +116,7 @@ class Collector:
         try:
             dataset = choice.dataset_of(loaded)
             if (dataset, levels) not in self.splits:
-                self.splits[dataset, levels] = self.place.split(dataset, "test", levels)
+                self.splits[dataset, levels] = self.place.split(dataset, "test", levels, self.output)
             split = self.splits[dataset, levels]
             check_fits(loaded, split.info.shape, split.info.levels, dataset)
         except (UnavailableError, UsageError) as error:
@@ -122,17 +125,12 @@ class Collector:
         return split, ""
 
     def _measure(self, loaded: "Checkpoint", split: "ImageSplit") -> "Nll":
-        from famecli.nll.evaluate import ImageNlls, evaluate
-        from famecli.nll.score import score
+        from famecli.nll.score import EstimatorSettings, score, scored_levels
         from famecli.report.nlls import nll_of_claim
 
-        seed = self.wishes.seed
-
-        def measure(levels: "np.ndarray") -> ImageNlls:
-            with self.output.progress("evaluating", len(levels)) as advance:
-                return evaluate(loaded.model, levels, seed=seed, advance=lambda done: advance(done, ""))
-
-        found = score(loaded, split, measure, limit=self.wishes.limit, seed=seed)
+        scored = scored_levels(loaded, split, self.wishes.limit)
+        with self.output.progress("evaluating", len(scored.levels)) as advance:
+            found = score(loaded, split, scored, EstimatorSettings(seed=self.wishes.seed), advance=advance)
         return nll_of_claim(found.claim(), "measured", loaded.source)
 
     def _samples(self, loaded: "Checkpoint") -> "np.ndarray":
@@ -140,7 +138,7 @@ class Collector:
 
         seeds = range(self.wishes.seed, self.wishes.seed + self.wishes.samples)
         with self.output.progress("sampling", len(seeds)) as advance:
-            return draw_samples(loaded.model, seeds, lambda done: advance(done, ""))
+            return draw_samples(loaded.model, seeds, advance)
 
     def _images(self, loaded: "Checkpoint", split: "ImageSplit") -> "TestImages":
         from famecli.data.dataset import fixed_levels

@@ -4,8 +4,8 @@ import typer
 
 from famecli.cli import options
 from famecli.cli import train_options as own
-from famecli.cli.processes import join
-from famecli.cli.sources import DataPlace, ModelChoice
+from famecli.cli.groups import Network, join
+from famecli.cli.sources import CheckpointSource, DataSource
 from famecli.cli.train_request import Request, configure
 from famecli.cli.train_run import follow, prepare
 from famecli.cli.train_track import check_tracker
@@ -78,7 +78,8 @@ def train(
 def _act(asked: own.Asked) -> None:
     """Print the configuration, or what a few steps predict, or train."""
     output = Output(json=asked.json, quiet=asked.quiet)
-    request = configure(asked, DataPlace(asked.data, asked.cache_dir, asked.offline, output.note))
+    network = Network(offline=asked.offline, cache_dir=asked.cache_dir)
+    request = configure(asked, DataSource(data=asked.data, network=network))
     if asked.print_config:
         config = request.config
         if request.open_budget_s is not None:
@@ -113,8 +114,6 @@ def _train(request: Request, output: Output) -> None:
         raise UsageError("--save-every 0 would do nothing but save", "write for example 10m")
     group = join(output)
     run = request.run(output, group, save_every_s)
-    init = asked.init and ModelChoice(
-        asked.init, None, None, "ema", "cpu", None, place.cache_dir, place.offline
-    )
-    prepare(run, asked.resume, init or None, output)
+    init = CheckpointSource(checkpoint=asked.init, network=place.network) if asked.init else None
+    prepare(run, asked.resume, init, output)
     follow(run, output, max_time_s, stream=asked.log == STDOUT, track=asked.track is not None)

@@ -3,14 +3,12 @@
 import dataclasses
 import math
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast, get_args
 
 from famecli.checkpoints.index import DEFAULT_DATASET
 from famecli.cli import options
-from famecli.cli.image_output import NO_TERMINAL, show
-from famecli.cli.sources import DataPlace
+from famecli.cli.sources import DataSource
 from famecli.cli.train_folder import default_folder
 from famecli.cli.train_options import Asked
 from famecli.cli.train_resume import Begun, begun_with, check_kind, check_shared, check_values, state_of
@@ -20,7 +18,7 @@ from famecli.config.schema import ModelConfig, Precision, TrainConfig
 from famecli.data.info import DatasetInfo
 from famecli.data.registry import FOLDER
 from famecli.errors import UsageError
-from famecli.output import Output
+from famecli.output import NO_TERMINAL, Output
 from famecli.training.schedule import fit
 
 if TYPE_CHECKING:
@@ -61,7 +59,7 @@ class Request:
     config: TrainConfig
     open_batch: bool
     folder: Path
-    place: DataPlace
+    place: DataSource
     by_hand: frozenset[str]
     open_budget_s: float | None
     begun: bool
@@ -75,7 +73,8 @@ class Request:
             raise UsageError(f"unknown precision {asked.precision!r}", "choose fp32, bf16 or auto")
         device = options.use_device(group.device(asked.device), asked.threads)
         with group.one_before_the_others():
-            split = self._blank() if blank else self.place.split(self.info.name, "train", self.info.levels)
+            name, levels = self.info.name, self.info.levels
+            split = self._blank() if blank else self.place.split(name, "train", levels, output)
         precision = self._precision(device, group, output)
         config = self._fitting(split, device, precision, group)
 
@@ -154,7 +153,7 @@ class Request:
         show_samples = self._show(output, group)
         trainer = self.trainer(output, group)
         with group.one_before_the_others():
-            valid = self.place.split(self.info.name, "valid", self.info.levels)
+            valid = self.place.split(self.info.name, "valid", self.info.levels, output)
         levels = fixed_levels(valid, seed=0, limit=self.config.valid_images).levels
         run = Run(
             trainer,
@@ -175,13 +174,13 @@ class Request:
     def _show(self, output: Output, group: "Group") -> "Callable[[np.ndarray], None]":
         """Return what is done with samples beyond being written: they are shown, or not."""
         if self.asked.preview and output.errors.is_terminal:
-            return partial(show, output=output)
+            return output.preview
         if self.asked.preview and group.first:
             output.warn(NO_TERMINAL)
         return lambda images: None
 
 
-def configure(asked: Asked, place: DataPlace) -> Request:
+def configure(asked: Asked, place: DataSource) -> Request:
     """Return data, model and training as options, `--set`, file, preset and defaults say, by this rank.
 
     Where there is a run to go on with, what was not typed is as that began.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from famecli.cli.sources import ModelChoice
+from famecli.cli.sources import CheckpointSource
 from famecli.cli.train_resume import check_shared, state_of
 from famecli.cli.train_track import tracker
 from famecli.cli.train_warnings import record_warnings
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SCHEMA = "famecli/train/1"
 
 
-def prepare(run: "Run", resume: str, init: ModelChoice | None, output: Output) -> None:
+def prepare(run: "Run", resume: str, init: CheckpointSource | None, output: Output) -> None:
     """Resume `run`, or give it first weights and an empty folder; write its configuration.
 
     Raises:
@@ -38,7 +38,7 @@ def prepare(run: "Run", resume: str, init: ModelChoice | None, output: Output) -
         describe_run(run)
 
 
-def _start(run: "Run", resume: str, init: ModelChoice | None, output: Output) -> None:
+def _start(run: "Run", resume: str, init: CheckpointSource | None, output: Output) -> None:
     state = state_of(run.folder, resume)
     if resume not in ("auto", "never") or (resume == "auto" and state.exists()):
         if not state.exists():
@@ -51,7 +51,7 @@ def _start(run: "Run", resume: str, init: ModelChoice | None, output: Output) ->
     run.clear()
 
 
-def _start_from(run: "Run", init: ModelChoice, output: Output) -> None:
+def _start_from(run: "Run", init: CheckpointSource, output: Output) -> None:
     """Give `run` its first weights, and let its checkpoints tell which."""
     from famecli.checkpoints.checkpoint import load_checkpoint
     from famecli.checkpoints.history import trainings
@@ -59,7 +59,7 @@ def _start_from(run: "Run", init: ModelChoice, output: Output) -> None:
     from famecli.training.run import FirstWeights
 
     with run.trainer.group.one_before_the_others():
-        path = init.path(output.note)
+        path = init.path(output)
     loaded = load_checkpoint(path)
     model = run.trainer.model
     run.trainer.start_from(first_weights(loaded.model, model))

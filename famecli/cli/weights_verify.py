@@ -7,12 +7,12 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from famecli.checkpoints.claims import FIRST_IMAGES, Claim, read_claims
+from famecli.checkpoints.claims import FIRST_IMAGES, read_claims
 from famecli.checkpoints.index import index, unknown_checkpoint
 from famecli.checkpoints.store import Store, check_hash
 from famecli.cli import options
-from famecli.cli.evaluate_nll import AUTOMATIC_BATCH, Protocol, measure
-from famecli.cli.sources import DataPlace, ModelChoice
+from famecli.cli.groups import BatchSize, Machine, Network
+from famecli.cli.sources import DataSource, ModelSource
 from famecli.errors import ExitCode, FameError, UnavailableError, UsageError
 from famecli.files import STDIN
 from famecli.output import Output, table
@@ -41,41 +41,40 @@ Further = Annotated[
 class Measuring:
     """How claims are measured: where the data are, how fast, and whether by other estimators, too."""
 
-    place: DataPlace
+    place: DataSource
     limit: int
-    batch_size: int
-    device: str
-    threads: int | None
+    batch_size: int | None
+    machine: Machine
     output: Output
     further: bool = False
 
     def check(self, name: str, path: Path, found: list[dict[str, Any]]) -> None:
-        """Measure anew what a checkpoint claims; the figures of each claim are added to `found`.
+        """Measure the claims of a checkpoint again; the figures of each claim are added to `found`.
 
         Raises:
-            GateError: It is something else.
-            FameError: It cannot be measured.
+            GateError: An NLL is another one than the claimed one.
+            FameError: A claim cannot be measured.
         """
-        first, *others = read_claims(path)
-        for claim in (first, *others) if self.further else (first,):
-            self._check(name, path, claim, found)
+        from famecli.nll.score import measure_claim
 
-    def _check(self, name: str, path: Path, claim: Claim, found: list[dict[str, Any]]) -> None:
-        images, claimed = claim.expected(name, self.limit)
-        protocol = Protocol(claim.split, claim.importance_samples, images, self.batch_size, claim.seed)
-        choice = ModelChoice(str(path), claim.dataset_id, None, "ema", self.device, self.threads)
-        report = measure(choice, self.place, protocol, self.output)
-        measured = report.nlls.mean
-        figures = {
-            "bound": claim.bound,
-            "importance_samples": claim.importance_samples,
-            "images": len(report.nlls.nats),
-            "claimed_nats_per_image": claimed,
-            "measured_nats_per_image": measured,
-        }
-        found.append(figures)
-        claim.check_pixels(images, report.scored.sha256)
-        claim.check(name, claimed, measured, report.nlls.bound)
+        first, *others = read_claims(path)
+        source = ModelSource(checkpoint=str(path), network=self.place.network)
+        loaded = source.load(self.output, self.machine.torch_device())
+        levels = loaded.model.config.levels
+        for claim in (first, *others) if self.further else (first,):
+            count, _ = claim.expected(name, self.limit)
+            with self.output.progress("evaluating", count) as advance:
+                again = measure_claim(
+                    loaded,
+                    claim,
+                    lambda claim: self.place.split(claim.dataset_id, claim.split, levels, self.output),
+                    name=name,
+                    limit=self.limit,
+                    batch_size=self.batch_size,
+                    advance=advance,
+                )
+            found.append(again.to_dict())
+            again.check(name)
 
 
 def verify(
@@ -84,7 +83,7 @@ def verify(
     limit: ClaimLimit = FIRST_IMAGES,
     further: Further = False,
     data: options.Data = None,
-    batch_size: options.BatchSize = "auto",
+    batch_size: BatchSize = None,
     threads: options.Threads = None,
     device: options.Device = "auto",
     offline: options.Offline = False,
@@ -105,9 +104,9 @@ def verify(
     output = Output(json=json, quiet=quiet)
     if data == STDIN:
         raise UsageError("claims are about data sets, not about images on stdin", "name a folder with --data")
-    place = DataPlace(data, cache_dir, offline, output.note)
-    batch = options.count(batch_size, "--batch-size", AUTOMATIC_BATCH)
-    measuring = Measuring(place, limit, batch, device, threads, output, further) if claims else None
+    place = DataSource(data=data, network=Network(offline=offline, cache_dir=cache_dir))
+    machine = Machine(threads=threads, device=device)
+    measuring = Measuring(place, limit, batch_size, machine, output, further) if claims else None
     rows: list[dict[str, Any]] = []
     problems: list[FameError] = []
     for each, path, sha256 in _chosen(Store(cache_dir), name):

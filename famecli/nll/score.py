@@ -30,7 +30,7 @@ AUTOMATIC_CHAINS = 32
 
 
 @dataclass(frozen=True)
-class Estimator:
+class EstimatorSettings:
     """How the NLL of images is estimated.
 
     Args:
@@ -106,7 +106,7 @@ def score(
     checkpoint: Checkpoint,
     images: ImageSplit,
     scored: FixedLevels,
-    estimator: Estimator,
+    estimator: EstimatorSettings,
     *,
     latents: Sequence[Tensor] | None = None,
     advance: Callable[[int], None] = lambda images: None,
@@ -119,8 +119,11 @@ def score(
         checkpoint: Model.
         images: Split of a data set, or `simulated` images.
         scored: Levels of these images, from `scored_levels` or `simulated`.
-        estimator: Estimator of the NLL.
-        latents: See `Estimator.nlls`, as for the rest and for errors.
+        estimator: EstimatorSettings of the NLL.
+        latents: See `EstimatorSettings.nlls`, which raises the errors.
+        advance: Called with the number of images just done.
+        group: Processes that share the batches.
+        report: Called with one line when memory runs out.
     """
     started_s = time.monotonic()
     nlls = estimator.nlls(
@@ -222,7 +225,7 @@ def measure_claim(
         images: Returns the split that a claim is about.
         name: Name of the checkpoint in errors.
         limit: Number of images, the first ones.
-        batch_size: See `Estimator`.
+        batch_size: See `EstimatorSettings`.
         advance: Called with the number of images just done.
 
     Raises:
@@ -230,7 +233,7 @@ def measure_claim(
     """
     count, claimed = claim.expected(name, limit)
     split = images(claim)
-    estimator = Estimator(claim.importance_samples, None, claim.seed, batch_size)
+    estimator = EstimatorSettings(claim.importance_samples, None, claim.seed, batch_size)
     scored = scored_levels(checkpoint, split, count)
     return Remeasurement(claim, count, claimed, score(checkpoint, split, scored, estimator, advance=advance))
 

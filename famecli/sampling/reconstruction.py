@@ -196,18 +196,26 @@ def fidelity(
     return rows
 
 
-def with_originals(originals: np.ndarray, results: np.ndarray, *, interpolated: bool) -> np.ndarray:
-    """Return reconstructions with the originals in front, or an interpolation between its originals.
+def arranged(
+    results: np.ndarray, originals: np.ndarray | None, *, interpolated: bool
+) -> tuple[np.ndarray, int | None]:
+    """Return images in the order of a grid, `(M, H, W, C)`, and the images in a row of it; None for a square.
 
     Args:
-        originals: Images `(N, ...)`, two of them for an interpolation.
-        results: Reconstructions `(N, samples, ...)`, or steps `(samples, steps, ...)`.
+        results: Reconstructions `(N, samples, H, W, C)`, or steps `(samples, steps, H, W, C)`.
+        originals: Images `(N, H, W, C)` to show in front, or two at the ends of the steps; None for none.
         interpolated: Whether `results` are steps of an interpolation.
     """
-    if not interpolated:
-        return np.concatenate([originals[:, None], results], axis=1)
-    ends = np.broadcast_to(originals, (len(results), *originals.shape))
-    return np.concatenate([ends[:, :1], results, ends[:, 1:]], axis=1)
+    rows, columns = results, None
+    if interpolated:
+        if originals is not None:
+            ends = np.broadcast_to(originals, (len(results), *originals.shape))
+            rows = np.concatenate([ends[:, :1], results, ends[:, 1:]], axis=1)
+        columns = rows.shape[1]
+    elif originals is not None:
+        rows = np.concatenate([originals[:, None], results], axis=1)
+        columns = rows.shape[1] * max(1, round(math.sqrt(len(rows) / rows.shape[1])))
+    return rows.reshape(-1, *rows.shape[2:]), columns
 
 
 def _moments(draws: list[Draw]) -> Iterator[tuple[str, Tensor]]:
