@@ -4,8 +4,8 @@ Pixels are integer levels, 0 to `config.levels - 1`, `(N, C, H, W)`. Numpy array
 the same kind comes out. Nothing is printed, and the settings of torch stay as they are.
 """
 
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, get_args
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -126,15 +126,21 @@ class Model:
         seeds, batch = range(first, first + whole("n", n, 0)), whole("batch_size", batch_size, 1)
         pixels = number("temperature", temperature, 0.01, 100.0)
         latents = number("latent_temperature", latent_temperature, 0.0, 100.0)
-        advance, parts = counted(progress, n), [np.zeros((0, *self.config.image_shape), np.uint8)]
+        batches = generate_batches(
+            self.checkpoint.model,
+            seeds,
+            batch_size=batch,
+            temperature=pixels,
+            latent_temperature=latents,
+        )
+        return self._gathered(batches, counted(progress, n))
+
+    def _gathered(
+        self, batches: Iterator[npt.NDArray[Any]], advance: Callable[[int], None]
+    ) -> npt.NDArray[np.uint8]:
+        parts = [np.zeros((0, *self.config.image_shape), np.uint8)]
         with undisturbed():
-            for part in generate_batches(
-                self.checkpoint.model,
-                seeds,
-                batch_size=batch,
-                temperature=pixels,
-                latent_temperature=latents,
-            ):
+            for part in batches:
                 parts.append(part)
                 advance(len(part))
         return np.concatenate(parts)
@@ -275,19 +281,15 @@ class Model:
         first, total = whole("seed", seed, 0, LARGEST_SEED), count * len(levels)
         steps = whole("sweeps", sweeps, 0)
         spread = number("temperature", temperature, 0.01, 100.0)
-        advance, parts = counted(progress, total), []
-        with undisturbed():
-            for part in complete_batches(
-                self.checkpoint.model,
-                levels.repeat(count, axis=0),
-                known,
-                range(first, first + total),
-                sweeps=steps,
-                temperature=spread,
-            ):
-                parts.append(part)
-                advance(len(part))
-        found = np.concatenate(parts)
+        batches = complete_batches(
+            self.checkpoint.model,
+            levels.repeat(count, axis=0),
+            known,
+            range(first, first + total),
+            sweeps=steps,
+            temperature=spread,
+        )
+        found = self._gathered(batches, counted(progress, total))
         return like(found if n is None else found.reshape(len(levels), count, *found.shape[1:]), x)
 
     def compress(self, x: Array | Tensor, *, progress: Progress | None = None) -> bytes:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -30,16 +31,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("train")(train)
-app.command("evaluate-nll")(evaluate_nll)
-app.command("compare")(compare)
-app.command("verify")(verify)
-app.command("sample")(sample)
-app.command("reconstruct")(reconstruct)
-app.command("compress")(compress)
-app.command("decompress")(decompress)
-app.command("report")(report)
-app.command("info")(info)
+# In the order of fame --help.
+COMMANDS: tuple[Callable[..., None], ...] = (
+    train,
+    evaluate_nll,
+    compare,
+    verify,
+    sample,
+    reconstruct,
+    compress,
+    decompress,
+    report,
+    info,
+)
+for command in COMMANDS:
+    app.command()(command)
 app.add_typer(datasets, name="datasets")
 app.add_typer(weights, name="weights", help="List, fetch, check and carry the weights that have names.")
 

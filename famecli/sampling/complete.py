@@ -78,7 +78,7 @@ def complete_batches(
         x = _chain(model, decoder, image, given, chosen, sweeps)
         return x.float().cpu().numpy().astype(np.uint8)
 
-    return group.in_turn(range(0, len(seeds), CHUNK), draw)
+    yield from group.in_turn(range(0, len(seeds), CHUNK), draw)
 
 
 @torch.no_grad()
