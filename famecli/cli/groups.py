@@ -245,7 +245,8 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(**values: object) -> None:
-        own = {name: value for name, value in values.items() if name in hints}
+        # A field of a group may be called like the group.
+        own = {name: value for name, value in values.items() if name in hints.keys() - groups.keys()}
         command(**own, **{name: _filled(group, values) for name, group in groups.items()})
 
     # Typer reads both, and would follow `__wrapped__` to the groups.
