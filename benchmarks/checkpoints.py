@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from famecli import __version__
+from famecli import __version__, load
 from famecli.checkpoints.checkpoint import Checkpoint
-from famecli.cli.sources import DataPlace, ModelChoice
+from famecli.data.dataset import ImageSplit, Split, load_split
 from famecli.errors import ExitCode, FameError, InputError, UsageError
 from famecli.model.fame import Fame
 from famecli.output import Output
@@ -60,7 +60,7 @@ def load_models(words: Sequence[str], shape: tuple[int, int, int], levels: int) 
         levels: Values of a pixel, likewise.
 
     Raises:
-        FameError: As `ModelChoice.load` does.
+        FameError: As `famecli.load` does.
         InputError: A model is for other images.
         UsageError: Two have one name.
     """
@@ -68,7 +68,7 @@ def load_models(words: Sequence[str], shape: tuple[int, int, int], levels: int) 
     for word in words:
         match = NAMED.fullmatch(word)
         source = match[2] if match else word
-        checkpoint = ModelChoice(source, None, None, "ema", "cpu", None).load(Output())
+        checkpoint = load(source).checkpoint
         config = checkpoint.model.config
         if (config.image_shape, config.levels) != (shape, levels):
             raise InputError(f"{source} is for images {config.image_shape} of {config.levels} levels")
@@ -84,9 +84,9 @@ def reference_of(models: Sequence[NamedModel]) -> NamedModel:
     return next((each for each in models if not each.has_latents), models[0])
 
 
-def data_place(data: Path | None) -> DataPlace:
-    """Return where data sets are looked for; messages go to stderr."""
-    return DataPlace(data, None, False, Output().note)
+def read_split(name: str, split: Split, data: Path | None) -> ImageSplit:
+    """Return a split of a data set, fetched if it is not here; messages go to stderr."""
+    return load_split(name, split, data=data, report=Output().note)
 
 
 def shared_facts(models: Sequence[NamedModel]) -> dict[str, Any]:

@@ -19,8 +19,8 @@ from benchmarks.checkpoints import (
     CHECKPOINT_HELP,
     NamedModel,
     add_shared_options,
-    data_place,
     load_models,
+    read_split,
     run,
     shared_facts,
 )
@@ -44,7 +44,7 @@ def main() -> None:
     info = dataset_info(options.dataset)
     models = load_models(options.checkpoints, info.shape, info.levels)
     limit = QUICK_IMAGES if options.quick and options.images is None else options.images
-    levels = fixed_levels(data_place(options.data).split(info.name, "test"), limit=limit).levels
+    levels = fixed_levels(read_split(info.name, "test", options.data), limit=limit).levels
     nlls = score(models, levels, options.importance_samples)
     seconds = draw_seconds(models, options.batch, 1 if options.quick else options.rounds)
     if options.pictures is not None:

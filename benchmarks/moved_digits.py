@@ -14,7 +14,7 @@ from typing import get_args
 
 import numpy as np
 
-from benchmarks.checkpoints import data_place, run
+from benchmarks.checkpoints import read_split, run
 from benchmarks.equal_sizes import BASE, QUICK_IMAGES, changes_of
 from benchmarks.tables import Cell, Table
 from benchmarks.trainings import (
@@ -79,7 +79,7 @@ def digits(most: int, options: argparse.Namespace) -> Path:
     """Write the moved digits as black and white images, `(N, H, W)`, and return their file."""
     path: Path = options.out / f"moved-{most}.npy"
     path.parent.mkdir(parents=True, exist_ok=True)
-    bits = data_place(options.data and Path(options.data)).split(options.dataset, "train").pixels
+    bits = read_split(options.dataset, "train", options.data and Path(options.data)).pixels
     np.save(path, moved(bits, most)[:, 0] * np.uint8(255))
     return path
 

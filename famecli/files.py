@@ -1,6 +1,7 @@
 """Files that are whole or absent: temporary file, fsync, rename."""
 
 import errno
+import itertools
 import os
 import secrets
 import stat
@@ -54,6 +55,12 @@ def partial_file(path: Path, *, sync: bool = True) -> Iterator[Path]:
         raise
     if sync:
         _sync_folder(target.parent)
+
+
+def free_name(stem: str, suffix: str) -> str:
+    """Return the first name among `stem.png`, `stem-2.png`, ... that does not exist, for suffix `.png`."""
+    names = (f"{stem}{'' if number == 1 else f'-{number}'}{suffix}" for number in itertools.count(1))
+    return next(name for name in names if not os.path.lexists(name))
 
 
 def remove_leftovers(folder: Path, older_than_s: float = 0.0) -> None:

@@ -1,4 +1,4 @@
-"""Images in and out: PNG folders named by seed, grids, arrays.
+"""Images out: PNG folders named by seed, grids, arrays.
 
 All images here are uint8, `(N, H, W, C)`, as image files have them; a model's are `(N, C, H, W)`.
 """
@@ -12,13 +12,13 @@ import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Literal, Self
 
 import numpy as np
 
-from famecli.data.image_files import read_images as read_images
 from famecli.errors import InputError, UsageError
 from famecli.files import partial_file, unwritable
 
@@ -64,17 +64,6 @@ def bits_to_uint8(bits: np.ndarray) -> np.ndarray:
         `(N, H, W)` to `(N, H, W, 1)`.
     """
     return mean_to_uint8(bits[:, None] / 8)
-
-
-def mean_square(image: np.ndarray, other: np.ndarray) -> float:
-    """Return the mean squared difference of two uint8 images."""
-    return float(np.mean((image.astype(np.float64) - other) ** 2))
-
-
-def psnr(image: np.ndarray, other: np.ndarray) -> float:
-    """Return the peak signal-to-noise ratio of two uint8 images in dB; infinite if they are equal."""
-    error = mean_square(image, other)
-    return math.inf if error == 0 else 10 * math.log10(255**2 / error)
 
 
 def grid(images: np.ndarray, columns: int | None = None, padding: int = 2) -> np.ndarray:
@@ -161,10 +150,6 @@ class ImageWriter(ABC):
         partial = self.resources.enter_context(partial_file(Path(self.target)))
         return self.resources.enter_context(partial.open("wb"))
 
-    def _number(self, metadata: Metadata, position: int) -> int:
-        """Return the number in the file name of an image: its seed, its index, or its place."""
-        return int(metadata.get("seed", metadata.get("index", self.written + position)))
-
     @abstractmethod
     def _open(self) -> None:
         """Make the output; what has to be closed goes into `resources`."""
@@ -181,6 +166,8 @@ class ImageWriter(ABC):
 class FolderWriter(ImageWriter):
     """A folder of `000042.png`, numbered by seed or index, with one line for each in `manifest.jsonl`."""
 
+    manifest: IO[str]
+
     def _open(self) -> None:
         folder = Path(self.target)
         folder.mkdir(parents=True, exist_ok=True)
@@ -189,27 +176,29 @@ class FolderWriter(ImageWriter):
 
     def _add(self, images: np.ndarray, metadata: Sequence[Metadata]) -> None:
         for position, (image, entry) in enumerate(zip(images, metadata, strict=True)):
-            name = f"{self._number(entry, position):06d}.png"
-            write_png(Path(self.target) / name, image, entry, sync=False)
+            number = entry.get("seed", entry.get("index", self.written + position))
+            name = f"{int(number):06d}.png"
+            self._write(name, png_bytes(image, entry))
             self.manifest.write(json.dumps({"file": name, **entry}) + "\n")
 
+    def _write(self, name: str, content: bytes) -> None:
+        with partial_file(Path(self.target) / name, sync=False) as partial:
+            partial.write_bytes(content)
 
-class ZipWriter(ImageWriter):
+
+class ZipWriter(FolderWriter):
     """The files of `FolderWriter` in one zip."""
 
     def _open(self) -> None:
         self.archive = self.resources.enter_context(zipfile.ZipFile(self._open_sink(), "w"))
-        self.manifest: list[str] = []
+        self.manifest = self.lines = io.StringIO()
 
-    def _add(self, images: np.ndarray, metadata: Sequence[Metadata]) -> None:
-        for position, (image, entry) in enumerate(zip(images, metadata, strict=True)):
-            name = f"{self._number(entry, position):06d}.png"
-            self.archive.writestr(zipfile.ZipInfo(name), png_bytes(image, entry))
-            self.manifest.append(json.dumps({"file": name, **entry}) + "\n")
+    def _write(self, name: str, content: bytes) -> None:
+        self.archive.writestr(zipfile.ZipInfo(name), content)
 
     def _finish(self) -> None:
         super()._finish()
-        self.archive.writestr(zipfile.ZipInfo(MANIFEST), "".join(self.manifest))
+        self._write(MANIFEST, self.lines.getvalue().encode())
 
 
 class NpyWriter(ImageWriter):
@@ -268,6 +257,67 @@ WRITERS: Mapping[str, type[ImageWriter]] = {
 }
 
 
+@dataclass(frozen=True)
+class ImageTarget:
+    """An output of images, checked before there are any.
+
+    Args:
+        name: Path, or `-` for stdout.
+        format: Key of `WRITERS`.
+        rgb: Whether grey images are written with three channels.
+    """
+
+    name: str
+    format: str
+    rgb: bool = False
+
+    @classmethod
+    def of(
+        cls, target: Path | str, format: Format = "auto", *, rgb: bool = False, force: bool = False
+    ) -> Self:
+        """Return a target.
+
+        Args:
+            target: Path, or `-` for stdout.
+            format: `auto` goes by the name: `.png` is a grid, `.npz`, `.npy` and `.zip` are what they say,
+                `-` is npy and anything else a folder of PNG files.
+            rgb: Whether grey images are written with three channels.
+            force: Whether an output that exists is written over; other files in a folder stay.
+
+        Raises:
+            UsageError: The target cannot take the format.
+            InputError: The output exists.
+        """
+        name, suffix = str(target), Path(target).suffix.lower()
+        if format == "auto" and suffix in OTHER_SUFFIXES and not os.path.isdir(target):
+            raise UsageError(f"{name}: no {suffix[1:]} files are written", f"endings: {', '.join(SUFFIXES)}")
+        if format == "auto":
+            format = "npy" if name == "-" else SUFFIXES.get(suffix, "png")
+        if format not in WRITERS:
+            raise UsageError(f"unknown image format {format!r}", f"formats: auto, {', '.join(WRITERS)}")
+        if format not in (SUFFIXES.get(suffix, format), "png"):
+            raise UsageError(
+                f"{name} is no name for format {format}", "choose another name, or leave --format out"
+            )
+        if name == "-":
+            _check_stdout(format)
+        else:
+            _check_target(Path(target), format, force)
+        return cls(name, format, rgb)
+
+    def open(self, count: int, columns: int | None = None) -> ImageWriter:
+        """Return a writer.
+
+        Args:
+            count: Images in all.
+            columns: Images in a row of a grid; None for about as many as rows.
+
+        Raises:
+            InputError: The output cannot be made.
+        """
+        return WRITERS[self.format](self.name, count, self.rgb, columns)
+
+
 def open_writer(
     target: Path | str,
     count: int,
@@ -277,43 +327,8 @@ def open_writer(
     force: bool = False,
     columns: int | None = None,
 ) -> ImageWriter:
-    """Return a writer of `count` images.
-
-    Args:
-        target: Path, or `-` for stdout.
-        count: Images in all.
-        format: `auto` goes by the name: `.png` is a grid, `.npz`, `.npy` and `.zip` are what they say, `-` is
-            npy and anything else a folder of PNG files.
-        rgb: Whether grey images are written with three channels.
-        force: Whether an output that exists is written over; other files in a folder stay.
-        columns: Images in a row of a grid; None for about as many as rows.
-
-    Raises:
-        UsageError: The format is unknown, or the target cannot take it.
-        InputError: The output exists, or cannot be made.
-    """
-    name = str(target)
-    return WRITERS[resolve_format(name, format, force)](name, count, rgb, columns)
-
-
-def resolve_format(target: str, format: str, force: bool) -> str:
-    """Return the format that `open_writer` writes, in place of `auto`; errors are those of `open_writer`."""
-    suffix = Path(target).suffix.lower()
-    if format == "auto" and suffix in OTHER_SUFFIXES and not os.path.isdir(target):
-        raise UsageError(f"{target}: no {suffix[1:]} files are written", f"endings: {', '.join(SUFFIXES)}")
-    if format == "auto":
-        format = "npy" if target == "-" else SUFFIXES.get(suffix, "png")
-    if format not in WRITERS:
-        raise UsageError(f"unknown image format {format!r}", f"formats: auto, {', '.join(WRITERS)}")
-    if format not in (SUFFIXES.get(suffix, format), "png"):
-        raise UsageError(
-            f"{target} is no name for format {format}", "choose another name, or leave --format out"
-        )
-    if target == "-":
-        _check_stdout(format)
-    else:
-        _check_target(Path(target), format, force)
-    return format
+    """Return a writer of `count` images; arguments and errors are those of `ImageTarget`."""
+    return ImageTarget.of(target, format, rgb=rgb, force=force).open(count, columns)
 
 
 def write_images(

@@ -3,20 +3,33 @@
 import codecs
 import io
 import json
+import math
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+if TYPE_CHECKING:
+    import numpy as np
+
 WIDTH_OF_FILES = 4096
 ANY_TEXT = "famecli.any_text"
+MOST_PREVIEWED = 16
+NO_TERMINAL = "--preview needs a terminal"
+
+
+class Advance(Protocol):
+    """Takes the units of work just done, and a text to show beside them."""
+
+    def __call__(self, done: int, text: str = "") -> None: ...
 
 
 class Output:
@@ -67,14 +80,14 @@ class Output:
         sys.stdout.flush()
 
     @contextmanager
-    def progress(self, label: str, total: int) -> Iterator[Callable[[int, str], None]]:
+    def progress(self, label: str, total: int) -> Iterator[Advance]:
         """Show progress on stderr: a bar on a terminal, else a line per tenth.
 
         Yields:
             A function that takes the units just done and a text to show beside them.
         """
         if self.quiet:
-            yield lambda done, text: None
+            yield lambda done, text="": None
         elif not self.errors.is_terminal:
             yield _Tenths(self, label, total)
         else:
@@ -87,7 +100,45 @@ class Output:
             )
             with Progress(*columns, console=self.errors) as bar:
                 task = bar.add_task(label, total=total, text="")
-                yield lambda done, text: bar.update(task, advance=done, text=text)
+                yield lambda done, text="": bar.update(task, advance=done, text=text)
+
+    def preview(self, images: "np.ndarray") -> None:
+        """Show the first of `images` `(N, H, W, C)` on stderr, if that is a terminal."""
+        if self.errors.is_terminal:
+            text = terminal_picture(images[:MOST_PREVIEWED], self.errors.width)
+            self.errors.out(text, highlight=False)
+        else:
+            self.warn(NO_TERMINAL)
+
+
+def terminal_picture(images: "np.ndarray", width_chars: int) -> str:
+    """Return images as text for a terminal with 24-bit colour, two pixels in each character.
+
+    Args:
+        images: Images `(N, H, W, C)`, uint8.
+        width_chars: Width of the terminal; wider images are thinned out.
+    """
+    import numpy as np
+
+    from famecli.images import grid
+
+    columns = max(1, min(len(images), (width_chars - 1) // (images.shape[2] + 1)))
+    canvas = grid(images, columns, padding=1)
+    stride = math.ceil(canvas.shape[1] / max(1, width_chars))
+    canvas = np.broadcast_to(canvas, (*canvas.shape[:2], 3))[::stride, ::stride]
+    lines = []
+    for top in range(0, len(canvas), 2):
+        upper = canvas[top].tolist()
+        lower = canvas[top + 1].tolist() if top + 1 < len(canvas) else [[0, 0, 0]] * len(upper)
+        runs = groupby(zip(upper, lower, strict=True))
+        cells = (_colours(*pair) + "▀" * len(list(run)) for pair, run in runs)
+        lines.append("".join(cells) + "\x1b[0m")
+    return "\n".join(lines)
+
+
+def _colours(foreground: Sequence[int], background: Sequence[int]) -> str:
+    red, green, blue = foreground
+    return f"\x1b[38;2;{red};{green};{blue};48;2;{';'.join(map(str, background))}m"
 
 
 def prepare_streams() -> None:
@@ -134,7 +185,7 @@ class _Tenths:
         self.done, self.tenth = 0, 0
         self.started_s = time.monotonic()
 
-    def __call__(self, done: int, text: str) -> None:
+    def __call__(self, done: int, text: str = "") -> None:
         self.done += done
         tenth = 10 * self.done // max(1, self.total)
         if tenth > self.tenth:

@@ -18,6 +18,7 @@ from support.commands import ROOT, fame, result_of, save_model, use_small_mnist
 import famecli
 from famecli.errors import ArgumentError, ArgumentTypeError, FameError
 from famecli.images import to_uint8
+from famecli.nll.record import Annealing
 
 SHAPE = (1, 6, 5)
 GREYS = (3, 4, 4)
@@ -139,6 +140,26 @@ def test_an_evaluation_is_the_document_of_the_command(
     assert json.loads(json.dumps(found.record | {"seconds": 0})) == printed | {"seconds": 0}
     assert found.nlls.nats.tolist() == nats
     assert "5 images" in found._repr_html_()
+
+
+def test_annealing_is_that_of_the_command(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ladder: famecli.Model
+) -> None:
+    x = ladder.sample(3, seed=5)
+    np.save(tmp_path / "x.npy", to_uint8(x, 2))
+    path = folder / "fame.safetensors"
+    told = result_of(
+        "evaluate-nll", path, "--data", "-", "--ais", "3", stdin=(tmp_path / "x.npy").read_bytes()
+    )
+    found = famecli.evaluate(path, x, annealing=3)
+    assert found.record["annealing"] == told["annealing"]
+    assert found.record["nats_per_image"] == told["nats_per_image"]
+    nlls = ladder.nll(x, annealing=Annealing(3), batch_size=1)
+    np.testing.assert_allclose(nlls.nats, found.nlls.nats, rtol=1e-9)
+    with pytest.raises(ArgumentError, match="two bounds"):
+        ladder.nll(x, importance_samples=2, annealing=3)
+    with pytest.raises(ArgumentError, match="leave first_index out"):
+        ladder.nll(x, annealing=3, first_index=1)
 
 
 def test_reconstructions_and_completions_are_those_of_the_commands(

@@ -9,7 +9,7 @@ from support.outcomes import Command, error_lines
 from support.trainers import Times, trainer_of
 from torch import Tensor
 
-from famecli.cli.options import seconds
+from famecli.cli.train_options import seconds
 from famecli.config.schema import TrainConfig
 from famecli.runtime.distributed import Group
 from famecli.training import capacity

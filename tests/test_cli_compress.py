@@ -2,6 +2,7 @@
 
 import json
 import os
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -13,8 +14,11 @@ from support.codes import sealed, set_to
 from support.commands import error_of, fame, process, result_of, save_model
 from support.commands import use_small_mnist as small
 
+from famecli.checkpoints.checkpoint import save_tensors
 from famecli.checkpoints.index import default_weights, weights_folder
+from famecli.checkpoints.store import Store, weights_with_hash
 from famecli.data.dataset import fixed_levels, load_split
+from famecli.errors import UnavailableError
 from famecli.images import to_uint8
 
 ODD_NAMES = ("0.png", "a b.png", "é 数字.png", "b.c.png", "#'%&;.png")
@@ -153,6 +157,21 @@ def test_a_wrong_model_is_told(model: Path, tmp_path: Path) -> None:
     error = error_of(4, "decompress", "x.fame", "--offline", "-o", "out")
     assert "which are not here" in error
     assert not (tmp_path / "out").exists()
+
+
+def test_weights_are_found_by_headers_alone(tmp_path: Path) -> None:
+    store, sha256 = Store(tmp_path, offline=True), "ab" * 32
+    path = store.place_of_import("large", sha256)
+    path.parent.mkdir(parents=True)
+    save_tensors(path, {"zeros": torch.zeros(1 << 23)}, {"weights_sha256": {"raw": sha256}})
+    tracemalloc.start()
+    found = weights_with_hash("raw", sha256, "large", store)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found == path
+    assert peak_bytes < path.stat().st_size / 4
+    with pytest.raises(UnavailableError, match="which are not here"):
+        weights_with_hash("ema", sha256, "large", store)
 
 
 def test_damage_is_told_and_nothing_written(model: Path, tmp_path: Path) -> None:

@@ -334,8 +334,8 @@ def test_the_explanation_has_the_numbers_in_it(model: Path) -> None:
     [
         (["--dataset", "mnist-grey"], 2, "256"),
         (["--dataset", "mnits"], 2, "did you mean mnist?"),
-        (["--split", "tset"], 2, "train, valid, test"),
-        (["--weights", "best"], 2, "choose ema or raw"),
+        (["--split", "tset"], 2, "'train', 'valid', 'test'"),
+        (["--weights", "best"], 2, "'ema', 'raw'"),
         (["--device", "tpu"], 2, "choose auto, cpu"),
         (["--batch-size", "0"], 2, "--batch-size"),
         (["--batch-size", "many"], 2, "--batch-size"),

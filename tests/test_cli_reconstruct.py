@@ -115,7 +115,7 @@ def test_kept_layers_count_from_the_top(model: Path) -> None:
 def test_expected_pixels_are_greys(model: Path) -> None:
     assert set(np.unique(rebuilt(model, "-n", "2"))) == {0, 255}
     assert len(np.unique(rebuilt(model, "-n", "2", "--decoder", "mean"))) > 50
-    assert "choose sample or mean" in error_of(2, "reconstruct", model, "--decoder", "median")
+    assert "'sample', 'mean'" in error_of(2, "reconstruct", model, "--decoder", "median")
 
 
 def test_json_has_a_row_per_image_with_the_nll_of_evaluate(model: Path) -> None:
@@ -249,7 +249,7 @@ def test_images_that_cannot_be_used_are_code_3(model: Path, tmp_path: Path, kind
     ("words", "code", "part"),
     [
         (["--dataset", "mnist-grey"], 2, "256"),
-        (["--split", "tset"], 2, "train, valid, test"),
+        (["--split", "tset"], 2, "'train', 'valid', 'test'"),
         (["--format", "gif"], 2, "grid, png, npz"),
         (["--latents", "/nowhere/a.safetensors"], 3, "/nowhere/a.safetensors"),
     ],

@@ -215,10 +215,10 @@ def test_a_preview_without_a_terminal_is_a_warning(model: Path) -> None:
     [
         (["-o", "-", "--json"], "--json and -o -"),
         (["-o", "-", "--format", "png"], "zip, npy, npz or grid"),
-        (["--format", "gif"], "formats: auto, grid, png, npz, npy, zip"),
-        (["--decoder", "median"], "choose sample or mean"),
+        (["--format", "gif"], "'auto', 'grid', 'png', 'npz', 'npy', 'zip'"),
+        (["--decoder", "median"], "'sample', 'mean'"),
         (["--device", "tpu"], "choose auto, cpu"),
-        (["--weights", "best"], "choose ema or raw"),
+        (["--weights", "best"], "'ema', 'raw'"),
         (["--model", "vae"], "leave it out"),
         (["--dataset", "mnits"], "did you mean mnist?"),
         (["--dataset", "cifar10"], "trained on mnist, not on cifar10"),

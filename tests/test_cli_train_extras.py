@@ -16,9 +16,8 @@ from support.trainers import metrics
 
 from famecli.checkpoints.checkpoint import load_checkpoint
 from famecli.checkpoints.provenance import FirstWeights
-from famecli.cli.preview import preview
 from famecli.images import grid
-from famecli.output import Output
+from famecli.output import Output, terminal_picture
 from famecli.sampling.generate import generate
 from famecli.training.trainer import StepRecord, Trainer
 
@@ -101,7 +100,7 @@ def test_samples_are_shown_in_a_terminal(train: Command, monkeypatch: pytest.Mon
     assert (outcome.code, outcome.out) == (0, "run/best.safetensors\n")
     model = load_checkpoint(Path("run/last.safetensors"), "ema").model
     drawn = generate(model, range(16)).transpose(0, 2, 3, 1) * 255
-    assert preview(drawn, 80) in outcome.err
+    assert terminal_picture(drawn, 80) in outcome.err
 
 
 def test_without_a_terminal_or_samples_there_is_nothing_to_show(train: Command) -> None:

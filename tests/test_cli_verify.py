@@ -10,8 +10,8 @@ from support import sabotage as broken
 from support.commands import Done, error_of, fame, random_model, result_of, save_model, use_small_mnist
 
 from famecli.checkpoints.checkpoint import load_checkpoint, save_checkpoint
-from famecli.cli.verify import CHECKS
 from famecli.model.likelihoods import Bernoulli
+from famecli.verification.findings import CHECKS
 
 FEW = ("--samples", "4", "--limit", "3")
 KEYS = {"schema", "checkpoint", "passed", "checks", "seed", "device", "seconds", "version"}
@@ -121,7 +121,7 @@ def test_a_wrong_claim_fails(claiming: Path, tmp_path: Path) -> None:
     assert document["checks"][1]["measurements"][0]["what"].startswith("NLL of 7 test images")
 
 
-def test_what_claims_nothing_is_skipped(claiming: Path, model: Path) -> None:
+def test_what_claims_nothing_is_skipped(model: Path) -> None:
     done = fame("verify", model, "--checks", "claims", "-q")
     assert (done.code, done.out) == (4, b"skip\n")
     assert "the checkpoint claims no NLL" in done.err
@@ -130,6 +130,9 @@ def test_what_claims_nothing_is_skipped(claiming: Path, model: Path) -> None:
     verdicts = {each["name"]: each["verdict"] for each in document["checks"]}
     assert verdicts == {"batch": "passed", "latents": "skipped", "claims": "skipped"}
     assert document["passed"] is True
+
+
+def test_the_claim_of_a_checkpoint_on_stdin_is_measured_again(claiming: Path) -> None:
     done = fame("verify", "-", "--checks", "claims", "-q", stdin=claiming.read_bytes())
     assert (done.code, done.out) == (0, b"pass\n")
 

@@ -15,8 +15,7 @@ import pytest
 from PIL import Image
 from support.data import image_bytes, png_claiming, random_pixels
 
-from famecli.cli.preview import preview
-from famecli.data.image_files import LARGEST_SIDE
+from famecli.data.image_files import LARGEST_SIDE, read_images
 from famecli.errors import FameError, InputError, UsageError
 from famecli.images import (
     MANIFEST,
@@ -26,12 +25,12 @@ from famecli.images import (
     grid,
     mean_to_uint8,
     open_writer,
-    psnr,
-    read_images,
     to_uint8,
     write_images,
     write_png,
 )
+from famecli.output import terminal_picture
+from famecli.sampling.reconstruction import psnr
 
 NAMES: dict[Format, str] = {"grid": "a.png", "png": "a", "npz": "a.npz", "npy": "a.npy", "zip": "a.zip"}
 
@@ -244,7 +243,7 @@ def test_psnr_is_the_textbook_one() -> None:
 @pytest.mark.parametrize("width", [1, 10, 79, 200])
 @pytest.mark.parametrize("count", [1, 7])
 def test_a_preview_fits_the_terminal_and_ends_its_colours(width: int, count: int) -> None:
-    lines = preview(random_pixels(count, 3, 28), width).split("\n")
+    lines = terminal_picture(random_pixels(count, 3, 28), width).split("\n")
     visible = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in lines]
     assert {len(line) for line in visible} == {len(visible[0])}
     assert len(visible[0]) <= width
@@ -254,7 +253,7 @@ def test_a_preview_fits_the_terminal_and_ends_its_colours(width: int, count: int
 
 def test_a_preview_shows_two_rows_in_one_line() -> None:
     image = np.array([[10], [20]], np.uint8).reshape(1, 2, 1, 1)
-    text = preview(image, 80)
+    text = terminal_picture(image, 80)
     assert "38;2;0;0;0;48;2;10;10;10m▀" in text
     assert "38;2;20;20;20;48;2;0;0;0m▀" in text
 

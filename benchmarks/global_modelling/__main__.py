@@ -16,14 +16,14 @@ from benchmarks.checkpoints import (
     CHECKPOINT_HELP,
     NamedModel,
     add_shared_options,
-    data_place,
     load_models,
+    read_split,
     run,
     shared_facts,
 )
 from benchmarks.global_modelling import completions, halves, maps, probe
 from benchmarks.tables import Table, publish
-from famecli.data.dataset import ImageSplit, fixed_levels
+from famecli.data.dataset import ImageSplit, Split, fixed_levels
 from famecli.data.registry import dataset_info
 from famecli.errors import UsageError
 from famecli.images import grid, levels_to_bytes, write_png
@@ -93,8 +93,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     info = dataset_info(options.dataset)
     models = load_models(options.checkpoints, info.shape, info.levels)
-    place = data_place(options.data)
-    digits = Digits(*(place.split(info.name, part) for part in ("train", "valid", "test")))
+    parts: tuple[Split, ...] = ("train", "valid", "test")
+    digits = Digits(*(read_split(info.name, part, options.data) for part in parts))
     if options.pictures is not None:
         options.pictures.mkdir(parents=True, exist_ok=True)
     tables = measure(models, digits, effort_of(options), options.only, options.pictures)

@@ -4,8 +4,8 @@ Pixels are integer levels, 0 to `config.levels - 1`, `(N, C, H, W)`. Numpy array
 the same kind comes out. Nothing is printed, and the settings of torch stay as they are.
 """
 
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, get_args
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -17,17 +17,16 @@ from famecli.coding.container import from_bytes, to_bytes
 from famecli.coding.whole import check_model, decode_images, encode_images
 from famecli.config.schema import ModelConfig
 from famecli.errors import ArgumentError, ArgumentTypeError, closest
-from famecli.nll.evaluate import ImageNlls, evaluate
-from famecli.nll.record import NllRecord
-from famecli.nll.score import AUTOMATIC_BATCH
+from famecli.nll.evaluate import ImageNlls
+from famecli.nll.record import Annealing, NllRecord
+from famecli.nll.score import EstimatorSettings
 from famecli.runtime.undisturbed import undisturbed
 from famecli.sampling.complete import SWEEPS, complete_batches
 from famecli.sampling.generate import DecoderOutput, generate_batches
 from famecli.sampling.reconstruction import Settings, reconstruct
 from famecli.sampling.sampler import CHUNK
-from famecli.verification.code_length import check_code
-from famecli.verification.findings import CheckResult
-from famecli.verification.runner import MODEL_CHECKS, run_checks
+from famecli.verification.findings import CHECKS, CheckResult
+from famecli.verification.runner import verify
 from famecli.verification.subject import Subject
 
 if TYPE_CHECKING:
@@ -36,6 +35,8 @@ if TYPE_CHECKING:
 # Told the images that are done and those that there are.
 Progress = Callable[[int, int], None]
 OUTPUTS = get_args(DecoderOutput)
+# The check of claims needs a data set.
+OWN_CHECKS = tuple(name for name in CHECKS if name != "claims")
 
 
 def counted(progress: Progress | None, total: int) -> Callable[[int], None]:
@@ -49,6 +50,23 @@ def counted(progress: Progress | None, total: int) -> Callable[[int], None]:
             progress(done, total)
 
     return advance
+
+
+def estimator_of(
+    importance_samples: int, annealing: Annealing | int | None, seed: int, batch_size: int | None
+) -> EstimatorSettings:
+    """Return the estimator that the arguments of a call name.
+
+    Raises:
+        ArgumentError: A number is out of range, or the arguments name two bounds.
+    """
+    draws = whole("importance_samples", importance_samples, 1)
+    if annealing is not None and draws != 1:
+        raise ArgumentError("importance_samples and annealing are two bounds", "anneal several chains")
+    if annealing is not None and not isinstance(annealing, Annealing):
+        annealing = Annealing(whole("annealing", annealing, 1))
+    batch = None if batch_size is None else whole("batch_size", batch_size, 1)
+    return EstimatorSettings(draws, annealing, whole("seed", seed, 0, LARGEST_SEED), batch)
 
 
 class Model:
@@ -107,15 +125,21 @@ class Model:
         seeds, batch = range(first, first + whole("n", n, 0)), whole("batch_size", batch_size, 1)
         pixels = number("temperature", temperature, 0.01, 100.0)
         latents = number("latent_temperature", latent_temperature, 0.0, 100.0)
-        advance, parts = counted(progress, n), [np.zeros((0, *self.config.image_shape), np.uint8)]
+        batches = generate_batches(
+            self.checkpoint.model,
+            seeds,
+            batch_size=batch,
+            temperature=pixels,
+            latent_temperature=latents,
+        )
+        return self._gathered(batches, counted(progress, n))
+
+    def _gathered(
+        self, batches: Iterator[npt.NDArray[Any]], advance: Callable[[int], None]
+    ) -> npt.NDArray[np.uint8]:
+        parts = [np.zeros((0, *self.config.image_shape), np.uint8)]
         with undisturbed():
-            for part in generate_batches(
-                self.checkpoint.model,
-                seeds,
-                batch_size=batch,
-                temperature=pixels,
-                latent_temperature=latents,
-            ):
+            for part in batches:
                 parts.append(part)
                 advance(len(part))
         return np.concatenate(parts)
@@ -125,21 +149,24 @@ class Model:
         x: Array | Tensor,
         *,
         importance_samples: int = 1,
+        annealing: Annealing | int | None = None,
         seed: int = 0,
         first_index: int = 0,
-        batch_size: int = AUTOMATIC_BATCH,
+        batch_size: int | None = None,
         progress: Progress | None = None,
     ) -> ImageNlls:
         """Return what each image costs, float64 numpy arrays, nats: exact without latents, else a bound.
 
-        `nats` and `distortion` are `(N,)`, `rate` is `(N, layers)`, `bound` is `exact`, `elbo` or `iwae`.
+        `nats` and `distortion` are `(N,)`, `rate` is `(N, layers)`, `bound` is `exact`, `elbo`, `iwae` or
+        `ais`.
 
         Args:
             x: Levels `(N, C, H, W)`.
             importance_samples: Draws of the latents per image: 1 for the ELBO, more for a tighter bound.
+            annealing: Settings of annealed importance sampling, or its number of steps; None for none.
             seed: Seed of the latents.
             first_index: Number of the first image: image `i` draws from stream `first_index + i` of the seed.
-            batch_size: Images times samples in one forward pass.
+            batch_size: Images times samples, or chains, in one forward pass; None for a default.
             progress: Called with the images done and `N`.
 
         Raises:
@@ -147,19 +174,13 @@ class Model:
             ArgumentTypeError: `x` is no array or tensor of integers.
             NumericsError: An NLL is not finite.
 
-        Source: arXiv:1509.00519 (importance weighting).
+        Source: arXiv:1509.00519 (importance weighting), arXiv:1611.04273 (annealing).
         """
         levels = levels_of(x, self.config)
+        estimator = estimator_of(importance_samples, annealing, seed, batch_size)
+        first, advance = whole("first_index", first_index, 0, LARGEST_SEED), counted(progress, len(levels))
         with undisturbed():
-            return evaluate(
-                self.checkpoint.model,
-                levels,
-                importance_samples=whole("importance_samples", importance_samples, 1),
-                seed=whole("seed", seed, 0, LARGEST_SEED),
-                batch_size=whole("batch_size", batch_size, 1),
-                first_index=whole("first_index", first_index, 0, LARGEST_SEED),
-                advance=counted(progress, len(levels)),
-            )
+            return estimator.nlls(self.checkpoint.model, levels, first_index=first, advance=advance)
 
     def elbo(self, x: Pixels, *, seed: int = 0, first_index: int = 0) -> Pixels:
         """Return a lower bound of log p(x), `(N,)`, float64, nats; exact without latents.
@@ -259,19 +280,15 @@ class Model:
         first, total = whole("seed", seed, 0, LARGEST_SEED), count * len(levels)
         steps = whole("sweeps", sweeps, 0)
         spread = number("temperature", temperature, 0.01, 100.0)
-        advance, parts = counted(progress, total), []
-        with undisturbed():
-            for part in complete_batches(
-                self.checkpoint.model,
-                levels.repeat(count, axis=0),
-                known,
-                range(first, first + total),
-                sweeps=steps,
-                temperature=spread,
-            ):
-                parts.append(part)
-                advance(len(part))
-        found = np.concatenate(parts)
+        batches = complete_batches(
+            self.checkpoint.model,
+            levels.repeat(count, axis=0),
+            known,
+            range(first, first + total),
+            sweeps=steps,
+            temperature=spread,
+        )
+        found = self._gathered(batches, counted(progress, total))
         return like(found if n is None else found.reshape(len(levels), count, *found.shape[1:]), x)
 
     def compress(self, x: Array | Tensor, *, progress: Progress | None = None) -> bytes:
@@ -331,19 +348,15 @@ class Model:
         Raises:
             ArgumentError: A check is unknown, or a number is out of range.
         """
-        most = whole("limit", limit, 1)
-        every = MODEL_CHECKS | {
-            "code": lambda subject: check_code(subject.model, subject.drawn[:most], "samples of the model")
-        }
-        names = list(every) if checks is None else list(checks)
+        most, names = whole("limit", limit, 1), OWN_CHECKS if checks is None else tuple(checks)
         for name in names:
-            if name not in every:
-                raise ArgumentError(f"unknown check {name!r}", closest(name, every, "checks"))
+            if name not in OWN_CHECKS:
+                raise ArgumentError(f"unknown check {name!r}", closest(name, OWN_CHECKS, "checks"))
         drawn = None if samples is None else whole("samples", samples, 2)
         least = None if images is None else whole("images", images, 1)
         with undisturbed():
             subject = Subject(self.checkpoint.model, whole("seed", seed, 0, LARGEST_SEED), drawn, least)
-            return list(run_checks(subject, {name: every[name] for name in every if name in names}))
+            return verify(self.checkpoint, subject, names, limit=most)
 
     def grid(self, x: Array | Tensor, *, columns: int | None = None) -> "Image":
         """Return images side by side as one PIL image, which a notebook shows.

@@ -12,20 +12,19 @@ import torch
 from torch import Tensor
 
 from famecli.api.handle import Model as Model
-from famecli.api.handle import Progress, counted
-from famecli.api.pixels import LARGEST_SEED, Array, choice, levels_of, number, whole
+from famecli.api.handle import Progress, counted, estimator_of
+from famecli.api.pixels import Array, choice, levels_of, number, whole
 from famecli.checkpoints.checkpoint import WeightsKind, load_checkpoint
 from famecli.checkpoints.store import Store, checkpoint_file
 from famecli.config.presets import SIZES, Size
 from famecli.config.resolve import Setting
-from famecli.data.dataset import ImageSplit, Split, load_split, own_images
+from famecli.data.dataset import Split, load_split, own_images
 from famecli.errors import ArgumentError, ArgumentTypeError
 from famecli.nll import comparison
 from famecli.nll.comparison import WAIVERS, Comparison, Waiver
-from famecli.nll.evaluate import evaluate as evaluate_levels
-from famecli.nll.record import NllRecord
+from famecli.nll.record import Annealing, NllRecord
 from famecli.nll.report import NllReport
-from famecli.nll.score import AUTOMATIC_BATCH, score
+from famecli.nll.score import score, scored_levels
 from famecli.runtime.devices import device_named
 from famecli.runtime.undisturbed import undisturbed
 from famecli.training.follow import follow
@@ -88,8 +87,9 @@ def evaluate(
     split: Split = "test",
     limit: int | None = None,
     importance_samples: int = 1,
+    annealing: Annealing | int | None = None,
     seed: int = 0,
-    batch_size: int = AUTOMATIC_BATCH,
+    batch_size: int | None = None,
     data: AnyPath | None = None,
     offline: bool = False,
     cache_dir: AnyPath | None = None,
@@ -105,8 +105,9 @@ def evaluate(
         split: Part of a data set with a name: `train`, `valid` or `test`.
         limit: Number of images, the first ones; None for all.
         importance_samples: Draws of the latents per image; see `Model.nll`.
+        annealing: Settings of annealed importance sampling; see `Model.nll`.
         seed: Seed of the latents.
-        batch_size: Images times samples in one forward pass.
+        batch_size: Images times samples, or chains, in one forward pass; None for a default.
         data: Folder with the data set's files; None for `FAME_DATA` or the cache.
         offline: Whether downloads are forbidden.
         cache_dir: Folder of fetched files; None for the user's cache.
@@ -117,9 +118,8 @@ def evaluate(
         FameError: As `load`, or the data set is unknown, not here, or damaged.
     """
     handle = _model(model, offline, cache_dir)
-    draws, own_seed = whole("importance_samples", importance_samples, 1), whole("seed", seed, 0, LARGEST_SEED)
+    estimator = estimator_of(importance_samples, annealing, seed, batch_size)
     most = None if limit is None else whole("limit", limit, 1)
-    batch = whole("batch_size", batch_size, 1)
     if isinstance(dataset, str):
         choice("split", split, get_args(Split))
         images = load_split(
@@ -131,20 +131,12 @@ def evaluate(
             levels=handle.config.levels,
         )
     else:
-        images = _own(handle, dataset)
-
-    def scored(levels: Array) -> Any:  # noqa: ANN401
-        return evaluate_levels(
-            handle.checkpoint.model,
-            levels,
-            importance_samples=draws,
-            seed=own_seed,
-            batch_size=batch,
-            advance=counted(progress, len(levels)),
-        )
-
+        own = levels_of(dataset, handle.config)
+        images = own_images(own, handle.config.levels, OWN_IMAGES, "Images of one's own")
+    scored = scored_levels(handle.checkpoint, images, most)
+    advance = counted(progress, len(scored.levels))
     with undisturbed():
-        return score(handle.checkpoint, images, scored, limit=most, seed=own_seed)
+        return score(handle.checkpoint, images, scored, estimator, advance=advance)
 
 
 def train(
@@ -307,12 +299,6 @@ def _scores(scored: NllReport | AnyPath, name: str) -> NllRecord:
 
 def _model(model: Model | AnyPath, offline: bool, cache_dir: AnyPath | None) -> Model:
     return model if isinstance(model, Model) else load(model, offline=offline, cache_dir=cache_dir)
-
-
-def _own(model: Model, x: Array | Tensor) -> ImageSplit:
-    """Return images of the caller as a data set; errors are those of `levels_of`."""
-    config = model.config
-    return own_images(levels_of(x, config), config.levels, OWN_IMAGES, "Images of one's own")
 
 
 def _path(path: AnyPath | None) -> Path | None:

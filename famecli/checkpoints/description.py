@@ -14,6 +14,7 @@ from famecli.errors import ConfigError, InputError, brief
 from famecli.nll.record import NllRecord, parse_nll
 
 FURTHER = "further_claims"
+INFO_SCHEMA = "famecli/info/1"
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,32 @@ class Description:
         hashes = self.header.metadata.get("weights_sha256")
         found = hashes.get("ema") if isinstance(hashes, dict) else None
         return found if isinstance(found, str) else None
+
+    def document(self, *, tensors: bool = False) -> dict[str, Any]:
+        """Return the document `famecli/info/1`.
+
+        Args:
+            tensors: Whether it lists types and shapes of the tensors.
+        """
+        header = self.header
+        stored = {key: header.metadata.get(key) for key in ("model", "training", "provenance", "claim")}
+        found = {
+            "schema": INFO_SCHEMA,
+            "path": str(self.path),
+            "sha256": self.sha256,
+            "bytes": header.file_bytes,
+            "file_schema": header.metadata["schema"],
+            "parameters": header.parameters,
+            "weights": self.kinds,
+            **stored,
+            FURTHER: header.metadata.get(FURTHER) or [],
+        }
+        if tensors:
+            found["tensors"] = {
+                name: {"dtype": tensor.dtype, "shape": list(tensor.shape)}
+                for name, tensor in sorted(header.tensors.items())
+            }
+        return found
 
 
 def describe(path: Path) -> Description:

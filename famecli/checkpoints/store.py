@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urldefrag, urlsplit
 
 from famecli.checkpoints.description import claims_of
-from famecli.checkpoints.header import read_checkpoint
+from famecli.checkpoints.header import read_checkpoint, read_header
 from famecli.checkpoints.index import WeightsEntry, index, named_weights, unknown_checkpoint, weights_folder
 from famecli.data.cache import cache_root
 from famecli.data.fetch import fetch_file, is_offline, say_nothing
@@ -250,6 +250,31 @@ def checkpoint_file(name: str, store: Store) -> Path:
     if path.suffix or len(path.parts) > 1:
         raise InputError(f"cannot read checkpoint {path}: no such file", "fame train writes one")
     raise unknown_checkpoint(name)
+
+
+def weights_with_hash(kind: str, sha256: str, name: str, store: Store, hint: str = "") -> Path:
+    """Return the checkpoint that has some weights, among those with names; headers alone are read.
+
+    Args:
+        kind: `ema` or `raw`.
+        sha256: SHA-256 of the weights.
+        name: Name of the weights, which are fetched if no file on this machine has them.
+        store: Named weights.
+        hint: Advice where no weights have the hash.
+
+    Raises:
+        UnavailableError: No weights with a name have this hash.
+    """
+    for each in store.installed():
+        with suppress(FameError):
+            hashes = read_header(each.path).metadata.get("weights_sha256")
+            if isinstance(hashes, dict) and hashes.get(kind) == sha256:
+                return each.path
+    if (entry := named_weights(name)) is not None and store.find(entry) is None:
+        return store.fetch(entry)
+    raise UnavailableError(
+        f"the file was written with weights {sha256[:12]} ({name}), which are not here", hint
+    )
 
 
 def check_hash(path: Path, sha256: str) -> None:

@@ -1,6 +1,8 @@
 """The command line: assembly of the commands, and what happens when one fails."""
 
+import os
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -12,7 +14,6 @@ from famecli.cli.datasets import app as datasets
 from famecli.cli.decompress import decompress
 from famecli.cli.evaluate_nll import evaluate_nll
 from famecli.cli.info import info
-from famecli.cli.options import debugging
 from famecli.cli.reconstruct import reconstruct
 from famecli.cli.report import report
 from famecli.cli.sample import sample
@@ -30,16 +31,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("train")(train)
-app.command("evaluate-nll")(evaluate_nll)
-app.command("compare")(compare)
-app.command("verify")(verify)
-app.command("sample")(sample)
-app.command("reconstruct")(reconstruct)
-app.command("compress")(compress)
-app.command("decompress")(decompress)
-app.command("report")(report)
-app.command("info")(info)
+# In the order of fame --help.
+COMMANDS: tuple[Callable[..., None], ...] = (
+    train,
+    evaluate_nll,
+    compare,
+    verify,
+    sample,
+    reconstruct,
+    compress,
+    decompress,
+    report,
+    info,
+)
+for command in COMMANDS:
+    app.command()(command)
 app.add_typer(datasets, name="datasets")
 app.add_typer(weights, name="weights", help="List, fetch, check and carry the weights that have names.")
 
@@ -80,7 +86,7 @@ def main() -> None:
             sys.exit(ExitCode.BROKEN_PIPE)
         raise
     except (FameError, MemoryError, RuntimeError, OSError) as error:
-        if debugging():
+        if os.environ.get("FAME_DEBUG", "") not in ("", "0"):
             raise
         known = _as_fame_error(error)
         if known is None:

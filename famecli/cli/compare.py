@@ -6,17 +6,15 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 from rich.console import Console
 
-from famecli.cli import options
+from famecli.cli.groups import Common, grouped
 from famecli.errors import UsageError
 from famecli.files import STDIN
-from famecli.output import Output, printable, table
+from famecli.output import printable, table
 
 if TYPE_CHECKING:
     from famecli.nll.comparison import Comparison, Waiver
 
-A = Annotated[
-    Path, typer.Argument(metavar="A.json|-", help="What evaluate-nll --json --with-images printed.")
-]
+A = Annotated[Path, typer.Argument(metavar="A.json|-", help="Output of evaluate-nll --json --with-images.")]
 B = Annotated[Path, typer.Argument(metavar="B.json|-", help="The same of another model or estimator.")]
 Allow = Annotated[
     list[str] | None,
@@ -28,9 +26,8 @@ Allow = Annotated[
 ]
 
 
-def compare(
-    a: A, b: B, allow: Allow = None, json: options.Json = False, quiet: options.Quiet = False
-) -> None:
+@grouped
+def compare(a: A, b: B, *, allow: Allow = None, common: Common) -> None:
     """Compare two NLLs image by image: mean difference A - B, its 95 % interval, and the p value.
 
     Both have to be of the very same pixels, by the same estimator. Below 0, A is the better one. -q prints
@@ -48,14 +45,15 @@ def compare(
     """
     from famecli.nll import comparison as library
 
-    output = Output(json=json, quiet=quiet)
     if unknown := [word for word in allow or () if word not in library.WAIVERS]:
         raise UsageError(f"unknown --allow {unknown[0]!r}", f"choose {' or '.join(library.WAIVERS)}")
     if a == b == STDIN:
         raise UsageError("only one of the two can come from stdin", "write the other one to a file")
     waived = cast("frozenset[Waiver]", frozenset(allow or ()))
     found = library.compare(library.read_scores(a), library.read_scores(b), waived)
-    output.result(found.to_dict(), f"{found.paired.mean:.5f}", lambda console: _show(found, (a, b), console))
+    common.output().result(
+        found.to_dict(), f"{found.paired.mean:.5f}", lambda console: _show(found, (a, b), console)
+    )
 
 
 def _show(found: "Comparison", paths: tuple[Path, Path], console: Console) -> None:

@@ -1,17 +1,16 @@
-"""`fame datasets`: what there is, where it is, and whether it is the official thing."""
+"""`fame datasets`: the data sets, their folders, and whether their files are the official ones."""
 
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from famecli.cli import options
-from famecli.data.cache import dataset_cache, file_states, find_dataset, locate, missing_files
+from famecli.cli.groups import Common, Network, grouped
+from famecli.cli.sources import DataSource
+from famecli.data.cache import locate
 from famecli.data.registry import DATASETS, FOLDER, DatasetInfo, dataset_info
-from famecli.errors import FameError, IntegrityError, UnavailableError, UsageError
-from famecli.output import Output, printable, table
+from famecli.errors import UsageError
+from famecli.output import printable, table
 
 SCHEMA = "famecli/datasets/1"
 PULL_SCHEMA = "famecli/datasets-pull/1"
@@ -22,16 +21,12 @@ app = typer.Typer(help="List, fetch and verify data sets.", no_args_is_help=True
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Data set; fame datasets list names all.")]
 Names = Annotated[list[str], typer.Argument(metavar="NAME...", help="Data sets; list names all.")]
-DryRun = Annotated[bool, typer.Option("-n", "--dry-run", help="Say what would be downloaded, and stop.")]
+DryRun = Annotated[bool, typer.Option("-n", "--dry-run", help="Name the files to download, and stop.")]
 
 
 @app.command("list")
-def list_datasets(
-    data: options.Data = None,
-    cache_dir: options.CacheDir = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-) -> None:
+@grouped
+def list_datasets(*, data: DataSource, network: Network, common: Common) -> None:
     """List the data sets: images, splits, unit of the NLL, and whether they are on this machine.
 
     -q prints the names alone. --json adds files with hashes, citation, and the sha256 of the test pixels.
@@ -42,57 +37,11 @@ def list_datasets(
 
       fame datasets list --json | jq '.datasets[] | select(.path) | .name'
     """
-    rows = [_row(info, data, cache_dir) for info in DATASETS.values()]
+    from famecli.data.status import describe_dataset
+
+    rows = [describe_dataset(info, data.data, network.cache_dir) for info in DATASETS.values()]
     names = "\n".join(DATASETS)
-    output = Output(json=json, quiet=quiet)
-    output.result({"schema": SCHEMA, "datasets": rows}, names, lambda console: _show(rows, console))
-
-
-def _row(info: DatasetInfo, data: Path | None, cache_dir: Path | None) -> dict[str, Any]:
-    """Return what is known of a data set and where it is, for JSON."""
-    try:
-        path = find_dataset(info, data, cache_dir)
-    except FameError:
-        # A version in pickles, which no command would read.
-        path = None
-    files = {
-        name: {
-            "sha256": file.sha256,
-            "git_blob": file.git_blob,
-            "bytes": file.size_bytes,
-            "content_sha256": file.content_sha256,
-            "members": dict(file.members),
-        }
-        for name, file in info.files.items()
-    }
-    return {
-        "name": info.name,
-        "title": info.title,
-        "shape": None if info.name == FOLDER else list(info.shape),
-        "levels": info.levels,
-        "binarization": info.binarization,
-        "splits": None if info.name == FOLDER else dict(info.splits),
-        "rule": info.rule,
-        "unit": info.unit,
-        "citation": info.citation,
-        "hashes": _hashes(info),
-        "hashes_from": info.source,
-        "test_pixels_sha256": info.pixels_sha256,
-        "files": files,
-        "mirrors": list(info.mirrors),
-        "path": None if path is None else str(path),
-    }
-
-
-def _hashes(info: DatasetInfo) -> str:
-    """Return by which hashes the files as published are known, in a word or two."""
-    if not info.files:
-        return "none"
-    kinds = {
-        "sha256" if file.sha256 else "git blob" if file.git_blob else "unverified"
-        for file in info.files.values()
-    }
-    return ", ".join(sorted(kinds))
+    common.output().result({"schema": SCHEMA, "datasets": rows}, names, lambda console: _show(rows, console))
 
 
 def _show(rows: list[dict[str, Any]], console: Console) -> None:
@@ -113,33 +62,9 @@ def _show(rows: list[dict[str, Any]], console: Console) -> None:
     console.print(table("", columns, cells, right=False))
 
 
-@dataclass(frozen=True)
-class _Wanted:
-    """A data set to fetch, and what of it is missing."""
-
-    info: DatasetInfo
-    path: Path | None
-    files: list[str]
-
-    def to_dict(self) -> dict[str, Any]:
-        sizes = [self.info.files[name].size_bytes for name in self.files]
-        return {
-            "name": self.info.name,
-            "path": None if self.path is None else str(self.path),
-            "downloads": self.files,
-            "bytes": None if None in sizes else sum(size for size in sizes if size is not None),
-        }
-
-
 @app.command("pull")
-def pull(
-    names: Names,
-    dry_run: DryRun = False,
-    offline: options.Offline = False,
-    cache_dir: options.CacheDir = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-) -> None:
+@grouped
+def pull(names: Names, *, dry_run: DryRun = False, network: Network, common: Common) -> None:
     """Download data sets that are not on this machine. Prints the folder of each.
 
     A file takes its name only once its hash is that of the official one. A data set that is in FAME_DATA or
@@ -151,18 +76,17 @@ def pull(
 
       fame datasets pull imagenet32 -n
     """
-    output = Output(json=json, quiet=quiet)
-    wanted = [_wanted(_fetchable(name), cache_dir) for name in names]
-    if dry_run:
-        rows = [each.to_dict() for each in wanted]
-        lines = [f"{each.info.name} {name}" for each in wanted for name in each.files]
-        output.result({"schema": PULL_SCHEMA, "datasets": rows}, "\n".join(lines))
-        return
-    rows = []
-    for each in wanted:
-        path = locate(each.info, None, cache_dir, offline, output.note)
-        rows.append(each.to_dict() | {"path": str(path)})
-    output.result({"schema": PULL_SCHEMA, "datasets": rows}, "\n".join(str(row["path"]) for row in rows))
+    from famecli.data.status import missing_downloads
+
+    output, cache_dir = common.output(), network.cache_dir
+    infos = [_fetchable(name) for name in names]
+    rows = [missing_downloads(info, cache_dir) for info in infos]
+    lines = [f"{row['name']} {name}" for row in rows for name in row["downloads"]]
+    if not dry_run:
+        for info, row in zip(infos, rows, strict=True):
+            row["path"] = str(locate(info, None, cache_dir, network.offline, output.note))
+        lines = [row["path"] for row in rows]
+    output.result({"schema": PULL_SCHEMA, "datasets": rows}, "\n".join(lines))
 
 
 def _fetchable(name: str) -> DatasetInfo:
@@ -174,40 +98,23 @@ def _fetchable(name: str) -> DatasetInfo:
     return info
 
 
-def _wanted(info: DatasetInfo, cache_dir: Path | None) -> _Wanted:
-    path, cache = find_dataset(info, None, cache_dir), dataset_cache(info, cache_dir)
-    # What a folder of the user lacks is not put there.
-    return _Wanted(info, path, missing_files(info, cache) if path in (None, cache) else [])
-
-
 @app.command("path")
-def path(
-    name: Name,
-    data: options.Data = None,
-    offline: options.Offline = False,
-    cache_dir: options.CacheDir = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-) -> None:
+@grouped
+def path(name: Name, *, data: DataSource, network: Network, common: Common) -> None:
     """Print the folder of a data set, which is downloaded first if it is not on this machine.
 
     Examples:
 
       ls "$(fame datasets path mnist --offline)"
     """
-    output = Output(json=json, quiet=quiet)
-    folder = locate(_fetchable(name), data, cache_dir, offline, output.note)
+    output = common.output()
+    folder = locate(_fetchable(name), data.data, network.cache_dir, network.offline, output.note)
     output.result({"schema": PATH_SCHEMA, "name": name, "path": str(folder)}, str(folder))
 
 
 @app.command("verify")
-def verify(
-    names: Names,
-    data: options.Data = None,
-    cache_dir: options.CacheDir = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-) -> None:
+@grouped
+def verify(names: Names, *, data: DataSource, network: Network, common: Common) -> None:
     """Hash the files of data sets on this machine, and the pixels of the test split that are scored.
 
     Downloads nothing. A file of which no official hash is known is called unverified. -q prints the sha256
@@ -219,44 +126,12 @@ def verify(
 
       fame datasets verify cifar10 --data ~/data -q
     """
-    output = Output(json=json, quiet=quiet)
-    rows = [_verified(dataset_info(name), data, cache_dir) for name in names]
+    from famecli.data.status import verify_dataset
+
+    rows = [verify_dataset(dataset_info(name), data.data, network.cache_dir) for name in names]
     pixels = "\n".join(row["test_pixels_sha256"] for row in rows)
-    output.result(
-        {"schema": VERIFY_SCHEMA, "datasets": rows}, pixels, lambda console: _show_verified(rows, console)
-    )
-
-
-def _verified(info: DatasetInfo, data: Path | None, cache_dir: Path | None) -> dict[str, Any]:
-    """Return what the files and the test pixels of a data set are.
-
-    Raises:
-        UnavailableError: It is not on this machine.
-        IntegrityError: A file, or the pixels, are not the official ones.
-    """
-    from famecli.data.dataset import fixed_levels, load_split
-
-    folder = data if info.family == FOLDER else find_dataset(info, data, cache_dir)
-    if folder is None and info.family != FOLDER:
-        raise UnavailableError(f"{info.name} is not on this machine", f"fame datasets pull {info.name}")
-    states = [] if folder is None else file_states(info, folder)
-    if wrong := [state for state in states if state.state == "differs"]:
-        found = ", ".join(f"{state.path} (sha256 {(state.sha256 or '')[:12]})" for state in wrong)
-        raise IntegrityError(
-            f"not the official files of {info.name}: {found}", "delete and download them again"
-        )
-    split = load_split(info.name, "test", data=data, cache_dir=cache_dir, offline=True)
-    actual, expected = fixed_levels(split).sha256, info.pixels_sha256
-    if expected not in (None, actual):
-        raise IntegrityError(f"{info.name}: test pixels {actual[:12]}, expected {str(expected)[:12]}")
-    return {
-        "name": info.name,
-        "path": str(folder),
-        "files": [{"name": state.name, "sha256": state.sha256, "state": state.state} for state in states],
-        "test_images": len(split.pixels),
-        "test_pixels_sha256": actual,
-        "test_pixels": "unverified" if expected is None else "official",
-    }
+    document = {"schema": VERIFY_SCHEMA, "datasets": rows}
+    common.output().result(document, pixels, lambda console: _show_verified(rows, console))
 
 
 def _show_verified(rows: list[dict[str, Any]], console: Console) -> None:

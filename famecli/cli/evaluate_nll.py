@@ -1,116 +1,221 @@
 """`fame evaluate-nll`."""
 
 import dataclasses
-import time
+import math
+import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from famecli.cli import evaluate_options as own
-from famecli.cli import options
-from famecli.cli.evaluate_output import deliver
-from famecli.cli.processes import join
-from famecli.cli.sources import DataPlace, ModelChoice
-from famecli.errors import UsageError
-from famecli.output import Output
+import typer
+from rich.console import Console
+
+from famecli.cli.groups import (
+    BatchSize,
+    Common,
+    Force,
+    Limit,
+    Machine,
+    Seed,
+    Split,
+    check_absent,
+    grouped,
+    join,
+)
+from famecli.cli.sources import DataSource, ModelSource
+from famecli.errors import GateError, UsageError, brief
+from famecli.files import STDIN, write_atomic
+from famecli.nll.record import STARTS, Annealing, Start
+from famecli.output import Output, printable, table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import numpy as np
-    from torch import Tensor
-
-    from famecli.checkpoints.checkpoint import Checkpoint
-    from famecli.coding.measure import CodeLength
-    from famecli.nll.evaluate import ImageNlls
-    from famecli.nll.record import Annealing
+    from famecli.nll.record import NllRecord
     from famecli.nll.report import NllReport
-    from famecli.runtime.distributed import Group
+    from famecli.nll.score import EstimatorSettings
 
-AUTOMATIC_BATCH = 128
-# Chains, whose gradients take more memory.
-AUTOMATIC_CHAINS = 32
+ANNEALING = "Annealed importance sampling"
+
+Row = tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Protocol:
-    """What is scored, and how.
+@dataclass(frozen=True, kw_only=True)
+class Bound:
+    """EstimatorSettings of the NLL."""
 
-    Args:
-        split: Part of the data set.
-        importance_samples: Draws of the latents per image.
-        limit: Only the first images; None for all.
-        batch_size: Images, or draws, or chains, that are worked on at once.
-        seed: Of the latents.
-        annealing: How to anneal them; None for draws from q(z | x).
-    """
+    importance_samples: Annotated[
+        int,
+        typer.Option(
+            "-k",
+            "--importance-samples",
+            min=1,
+            metavar="K",
+            help="1: the ELBO; more: the tighter IWAE bound, with its curve from 1 to K.",
+        ),
+    ] = 1
+    ais: Annotated[
+        int | None,
+        typer.Option(
+            "--ais",
+            min=1,
+            metavar="STEPS",
+            help="Steps of annealing of the latents: a still tighter bound.",
+            rich_help_panel=ANNEALING,
+        ),
+    ] = None
+    chains: Annotated[
+        int | None,
+        typer.Option("--chains", min=1, help="Chains per image (default: 1).", rich_help_panel=ANNEALING),
+    ] = None
+    leapfrog: Annotated[
+        int | None,
+        typer.Option("--leapfrog", min=1, help="Gradients per step (default: 5).", rich_help_panel=ANNEALING),
+    ] = None
+    ais_from: Annotated[
+        Start | None,
+        typer.Option(
+            "--ais-from",
+            metavar="|".join(STARTS),
+            help="Start of the chains (default: posterior).",
+            rich_help_panel=ANNEALING,
+        ),
+    ] = None
+    simulated: Annotated[
+        int | None,
+        typer.Option(
+            "--simulated",
+            min=1,
+            metavar="IMAGES",
+            help="Score images drawn from the model, and bound their NLL from below, too.",
+            rich_help_panel=ANNEALING,
+        ),
+    ] = None
+    batch_size: BatchSize = None
+    seed: Seed = 0
 
-    split: str
-    importance_samples: int
-    limit: int | None
-    batch_size: int
-    seed: int
-    annealing: "Annealing | None" = None
+    def estimator(self) -> "EstimatorSettings":
+        """Return the estimator.
 
-    def evaluate(
-        self,
-        checkpoint: "Checkpoint",
-        levels: "np.ndarray",
-        output: Output,
-        group: "Group",
-        latents: "Sequence[Tensor] | None" = None,
-    ) -> "ImageNlls":
-        """Return what each image costs; see `evaluate` and `evaluate_ais`, which `latents` are for.
-
-        Of a model without latents there is nothing to draw or to anneal; then it is said what was in vain.
+        Raises:
+            UsageError: The options do not fit together.
         """
-        from famecli.nll.ais import evaluate_ais
-        from famecli.nll.evaluate import evaluate
-        from famecli.runtime.distributed import explain_lost_processes
+        from famecli.nll.score import EstimatorSettings
 
-        model = checkpoint.model
-        exact = not model.config.stochastic_layers
-        if exact and (self.annealing is not None or self.importance_samples > 1):
-            option = "-k" if self.annealing is None else "--ais"
-            output.note(f"{checkpoint.source} has no latents: its NLL is exact, and {option} is not needed")
-        with explain_lost_processes(), output.progress("evaluating", len(levels)) as advance:
-            common: dict[str, Any] = {"seed": self.seed, "batch_size": self.batch_size, "group": group}
-            common |= {"advance": lambda done: advance(done, ""), "report": output.note}
-            if self.annealing is not None and not exact:
-                return evaluate_ais(model, levels, self.annealing, latents=latents, **common)
-            return evaluate(model, levels, importance_samples=self.importance_samples, **common)
+        given = {"chains": self.chains, "leapfrog": self.leapfrog, "start": self.ais_from}
+        given = {name: value for name, value in given.items() if value is not None}
+        if self.ais is None:
+            if given:
+                option = {"start": "ais-from"}.get(name := next(iter(given)), name)
+                raise UsageError(f"--{option} is for --ais", "add --ais STEPS")
+            return EstimatorSettings(self.importance_samples, None, self.seed, self.batch_size)
+        if self.importance_samples != 1:
+            raise UsageError("-k and --ais are two bounds", "--chains takes several chains")
+        annealing = Annealing(self.ais, **given)  # type: ignore[arg-type]
+        return EstimatorSettings(1, annealing, self.seed, self.batch_size)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """Files and remarks beside the result."""
+
+    per_image: Annotated[
+        Path | None,
+        typer.Option(
+            "--per-image", metavar="FILE|-", help="Write a row per image: CSV, or JSON lines in .jsonl."
+        ),
+    ] = None
+    with_images: Annotated[
+        bool, typer.Option("--with-images", help="With --json: the nats of every image, for fame compare.")
+    ] = False
+    heatmap: Annotated[
+        Path | None,
+        typer.Option(
+            "--heatmap", metavar="FOLDER", help="Write a PNG per image; white is 8 bits or more a channel."
+        ),
+    ] = None
+    record: Annotated[
+        Path | None,
+        typer.Option(
+            "--record", metavar="FILE", help="Write these weights alone, with this NLL as their claim."
+        ),
+    ] = None
+    force: Force = False
+    fail_above: Annotated[
+        float | None,
+        typer.Option("--fail-above", metavar="BITS", help="Exit with code 7 if bits/dim are above this."),
+    ] = None
+    explain: Annotated[bool, typer.Option("--explain", help="Show the formulas with this run's numbers.")] = (
+        False
+    )
+    common: Common
+
+    def check(self) -> None:
+        """Check, before any work is done, that options fit together and that no output exists.
+
+        Raises:
+            UsageError: The options do not fit together.
+            InputError: An output exists, and --force was not given.
+        """
+        paths = (self.heatmap, self.record, self.per_image)
+        if self.common.json and STDIN in paths:
+            raise UsageError("--json and --per-image - both want stdout", "write --per-image to a file")
+        if self.with_images and not self.common.json:
+            raise UsageError("--with-images is for --json", "add --json, or write --per-image FILE")
+        check_absent(self.force, *(path for path in paths if path != STDIN))
+        if self.fail_above is not None and not math.isfinite(self.fail_above):
+            raise UsageError(f"--fail-above {self.fail_above} is no limit", "give a number")
+
+    def write(self, report: "NllReport", output: Output) -> None:
+        """Write the files that were asked for, and print the result.
+
+        Raises:
+            InputError: A file cannot be written.
+            GateError: Bits/dim are above the limit.
+        """
+        from famecli.nll.score import save_claim, write_heatmaps
+
+        if self.heatmap is not None:
+            write_heatmaps(report, self.heatmap)
+        if self.record is not None:
+            save_claim(report, self.record)
+        if self.per_image is not None:
+            _write_per_image(report, self.per_image)
+        if self.per_image != STDIN:
+            document = report.to_dict() | ({"explanation": report.explain()} if self.explain else {})
+            document |= {"image_nats": report.nlls.nats.tolist()} if self.with_images else {}
+            document |= {} if report.coded is None else {"coded": report.coded.to_dict()}
+            output.result(
+                document, f"{report.bits_per_dim:.5f}", lambda console: _show(report, console, self.explain)
+            )
+        elif not output.quiet:
+            _show(report, output.errors, self.explain)
+        if self.fail_above is not None and report.bits_per_dim > self.fail_above:
+            raise GateError(f"{report.bits_per_dim:.5f} bits/dim are above the limit of {self.fail_above}")
+
+
+Half = Annotated[
+    bool,
+    typer.Option("--half", help="Round the weights to half precision first: a --record is half as large."),
+]
+Coded = Annotated[
+    bool,
+    typer.Option(
+        "--coded", help="Compress and restore the images, too; PNG and lossless WebP for comparison."
+    ),
+]
+
+
+@grouped
 def evaluate_nll(
-    checkpoint: options.CheckpointArgument = None,
-    dataset: options.Dataset = None,
-    data: options.Data = None,
-    model: options.Model = None,
-    split: own.Split = "test",
-    importance_samples: own.Samples = 1,
-    ais: own.Ais = None,
-    chains: own.Chains = None,
-    leapfrog: own.Leapfrog = None,
-    ais_from: own.AisFrom = None,
-    simulated: own.Simulate = None,
-    limit: options.Limit = None,
-    batch_size: options.BatchSize = "auto",
-    weights: options.Weights = "ema",
-    seed: options.Seed = 0,
-    per_image: own.PerImage = None,
-    with_images: own.WithImages = False,
-    heatmap: own.Heatmap = None,
-    record: own.Record = None,
-    half: own.Half = False,
-    coded: own.Coded = False,
-    force: options.Force = False,
-    fail_above: own.FailAbove = None,
-    explain: own.Explain = False,
-    threads: options.Threads = None,
-    device: options.Device = "auto",
-    offline: options.Offline = False,
-    cache_dir: options.CacheDir = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
+    *,
+    source: ModelSource,
+    data: DataSource,
+    split: Split = "test",
+    bound: Bound,
+    limit: Limit = None,
+    results: Results,
+    half: Half = False,
+    coded: Coded = False,
+    machine: Machine,
 ) -> None:
     """Measure the negative log-likelihood of a data set's images, in nats and bits/dim.
 
@@ -136,89 +241,127 @@ def evaluate_nll(
 
       fame sample --dataset mnist -n 256 -o - | fame evaluate-nll run/ --data - -q
     """
-    _act(own.Asked(**locals()))
+    from famecli.coding.measure import measure_code
+    from famecli.nll.score import score, scored_levels, simulated
+    from famecli.runtime.distributed import explain_lost_processes
 
-
-def _act(asked: own.Asked) -> None:
-    """Measure, and leave what was asked for."""
-    output = Output(json=asked.json, quiet=asked.quiet)
-    asked.check()
-    annealing = asked.annealing()
-    batch = options.count(
-        asked.batch_size, "--batch-size", AUTOMATIC_CHAINS if annealing else AUTOMATIC_BATCH
-    )
-    group = join(output)
-    choice = ModelChoice(
-        asked.checkpoint,
-        asked.dataset,
-        asked.model,
-        asked.weights,
-        group.device(asked.device),
-        asked.threads,
-        asked.cache_dir,
-        asked.offline,
-        asked.half,
-    )
-    protocol = Protocol(asked.split, asked.importance_samples, asked.limit, batch, asked.seed, annealing)
-    if asked.simulated is not None:
-        report = measure_simulated(choice, asked.simulated, protocol, output, group)
-    else:
-        place = DataPlace(asked.data, asked.cache_dir, asked.offline, output.note)
-        place.check_stdin(choice, asked.split)
-        report = measure(choice, place, protocol, output, group)
-    if group.first:
-        if asked.coded:
-            report = dataclasses.replace(report, coded=code(report, output))
-        deliver(report, asked, output)
-
-
-def measure(
-    choice: ModelChoice, place: DataPlace, protocol: Protocol, output: Output, group: "Group | None" = None
-) -> "NllReport":
-    """Return the NLL of a model on a data set, which a group of processes measures together."""
-    from famecli.nll.score import score
-    from famecli.runtime.distributed import ALONE
-
-    group = group or ALONE
+    output = results.common.output()
+    results.check()
+    _check_together(bound, results, data, split, limit)
+    estimator = bound.estimator()
+    if bound.simulated is None:
+        data.check_stdin(source, split)
+    group, latents = join(output), None
     with group.one_before_the_others():
-        loaded = choice.load(output)
-        images = place.images(choice, loaded, protocol.split)  # type: ignore[arg-type]
+        loaded = source.load(output, machine.torch_device(group), half=half)
+        if bound.simulated is None:
+            images = data.images(source, loaded, split, output)
+    if bound.simulated is None:
+        scored = scored_levels(loaded, images, limit)
+    else:
+        images, scored, latents = simulated(loaded, bound.simulated, bound.seed)
+    if not loaded.model.config.stochastic_layers and (bound.ais or bound.importance_samples > 1):
+        option = "-k" if bound.ais is None else "--ais"
+        output.note(f"{loaded.source} has no latents: its NLL is exact, and {option} is not needed")
+    with explain_lost_processes(), output.progress("evaluating", len(scored.levels)) as advance:
+        report = score(
+            loaded,
+            images,
+            scored,
+            estimator,
+            latents=latents,
+            advance=advance,
+            group=group,
+            report=output.note,
+        )
+    if not group.first:
+        return
+    if coded:
+        with output.progress("coding and decoding", 2 * len(scored.levels)) as advance:
+            code = measure_code(loaded.model, scored.levels, advance)
+        report = dataclasses.replace(report, coded=code)
+    results.write(report, output)
 
-    def evaluate(levels: "np.ndarray") -> "ImageNlls":
-        return protocol.evaluate(loaded, levels, output, group)
 
-    return score(loaded, images, evaluate, limit=protocol.limit, seed=protocol.seed)
-
-
-def measure_simulated(
-    choice: ModelChoice, images: int, protocol: Protocol, output: Output, group: "Group"
-) -> "NllReport":
-    """Return the NLL of images that a model draws, with lower bounds beside.
+def _check_together(bound: Bound, results: Results, data: DataSource, split: str, limit: int | None) -> None:
+    """Check options of several groups.
 
     Raises:
-        UsageError: It has no latents, so that its NLL is exact.
+        UsageError: The options do not fit together.
     """
-    from famecli.data.dataset import fixed_levels
-    from famecli.nll.ais import double
-    from famecli.nll.report import NllReport
-    from famecli.nll.simulated import as_split, simulate
-
-    with group.one_before_the_others():
-        loaded = choice.load(output)
-    if not loaded.model.config.stochastic_layers:
-        raise UsageError(f"{loaded.source} has no latents: its NLL is exact, and there is no gap to bound")
-    started_s = time.monotonic()
-    drawn = simulate(double(loaded.model), images, protocol.seed)
-    split = as_split(loaded.model, drawn)
-    scored = fixed_levels(split)
-    nlls = protocol.evaluate(loaded, scored.levels, output, group, drawn.latents)
-    return NllReport(loaded, split, scored, nlls, protocol.seed, time.monotonic() - started_s)
+    if results.record is not None and data.data == STDIN:
+        raise UsageError("--record is for a data set: nobody else has the images on stdin")
+    if results.record is not None and (bound.ais or bound.simulated):
+        raise UsageError("--record is for the ELBO or -k, which fame weights verify can measure again")
+    if bound.simulated is None:
+        return
+    if bound.ais is None:
+        raise UsageError("--simulated is for --ais", "for example --simulated 16 --ais 500")
+    for name, value in (("--data", data.data), ("--limit", limit)):
+        if value is not None:
+            raise UsageError(f"{name} is for images of a data set", f"leave --simulated or {name} out")
+    if split != "test":
+        raise UsageError("simulated images have no splits", "leave --split out")
 
 
-def code(report: "NllReport", output: Output) -> "CodeLength":
-    """Return what the scored images cost as a file of `fame compress`; errors are those of `measure_code`."""
-    from famecli.coding.measure import measure_code
+def _show(report: "NllReport", console: Console, explain: bool = False) -> None:
+    """Print the report for people, with `explain` the formulas below."""
+    console.print(str(report.nll.data))
+    console.print(table("", ["", "nats/image", "+-", "bits/dim", "+-"], _rows(report)))
+    for line in report.remarks():
+        console.print(line)
+    if report.claims and not any(map(report.comparable, report.claims)):
+        told = printable(brief(report.claims[0], 300))
+        console.print(f"the checkpoint claims, not comparable: {told}", markup=False)
+    if report.coded is not None:
+        console.print(report.coded.remark())
+    console.print(
+        f"weights {report.checkpoint.weights} {report.checkpoint.weights_sha256[:16]}, "
+        f"data {report.scored.sha256[:16]}, seed {report.seed}, {report.seconds:.1f} s"
+    )
+    if explain:
+        console.print(report.explain())
 
-    levels = report.scored.levels
-    with output.progress("coding and decoding", 2 * len(levels)) as advance:
-        return measure_code(report.checkpoint.model, levels, lambda done: advance(done, ""))
+
+def _rows(report: "NllReport") -> list[Row]:
+    """Return the rows of the table: the NLL, what it is the sum of, and what it may be compared with."""
+    nlls = report.nlls
+
+    def row(label: str, nats: float, stderr: float | None = None) -> Row:
+        bits = report.per_dim(nats)
+        if stderr is None:
+            return label, f"{nats:.3f}", "", f"{bits:.5f}", ""
+        return label, f"{nats:.3f}", f"{stderr:.3f}", f"{bits:.5f}", f"{report.per_dim(stderr):.5f}"
+
+    rows = [row(f"NLL ({report.nll.estimator})", nlls.mean, nlls.stderr)]
+    rows += [row(*each) for each in report.beside()]
+    if nlls.bound != "exact":
+        rows.append(row("decoder, -log p(x|z)", float(nlls.distortion.mean())))
+        rows += [row(f"KL of layer {layer}", float(each)) for layer, each in enumerate(nlls.rate.mean(0))]
+    comparable = filter(report.comparable, report.claims)
+    rows += [row(_label(report, claim), claim.nats_per_image) for claim in comparable]
+    if report.coded is not None:
+        rows += [row(*each) for each in report.coded.rows()]
+    return rows
+
+
+def _label(report: "NllReport", claim: "NllRecord") -> str:
+    """Return what to call a claim that may be compared, and in what else it differs from this evaluation."""
+    label = "claimed by the checkpoint"
+    if not report.has_pixels_of(claim):
+        images = claim.data.images != len(report.nlls.nats)
+        label += f", {claim.data.images or 0:,} images" if images else ", other pixels"
+    if claim.weights_sha256 not in (None, report.checkpoint.weights_sha256):
+        label += ", other weights"
+    return label
+
+
+def _write_per_image(report: "NllReport", target: Path) -> None:
+    from famecli.nll.report import per_image_text
+
+    text = per_image_text(report, lines=target.suffix == ".jsonl")
+    if target == STDIN:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    else:
+        write_atomic(target, text.encode())

@@ -1,9 +1,9 @@
-"""Options that several commands share: a dataclass declares each option once.
+"""Options that several commands share: each is declared once, as a type or as a field of a group.
 
 A command takes a group as one argument::
 
     @grouped
-    def info(checkpoint: CheckpointArgument = None, *, network: Network, common: Common) -> None: ...
+    def info(*, source: CheckpointSource, common: Common, tensors: Tensors = False) -> None: ...
 
 A dataclass of the library is a group by `Annotated[DATACLASS, {FIELD: OPTION}]`. Other groups of the command
 declare the options of the remaining fields.
@@ -12,23 +12,83 @@ declare the options of the remaining fields.
 import dataclasses
 import functools
 import inspect
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
 from famecli.checkpoints.store import Store
+from famecli.errors import InputError, UsageError
+from famecli.files import free_name
 from famecli.output import Output
 
 if TYPE_CHECKING:
     import torch
 
+    from famecli.images import Format, ImageTarget
+    from famecli.runtime.distributed import Group
+
 COMMON = "Common"
+# Names of outputs without a name; the format png is a folder.
+SUFFIXES = {"grid": ".png", "png": ""}
 
 
-@dataclass(frozen=True)
+def images_or_auto(text: str) -> int | None:
+    """Return a number of images; None for "auto".
+
+    Raises:
+        UsageError: `text` is neither a positive whole number nor "auto".
+    """
+    if text == "auto":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"--batch-size {text!r} is neither a positive whole number nor auto")
+    return int(text)
+
+
+SplitName = Literal["train", "valid", "test"]
+Split = Annotated[
+    SplitName, typer.Option("--split", metavar="train|valid|test", help="Part of the data set.")
+]
+Dataset = Annotated[
+    str | None,
+    typer.Option("--dataset", metavar="NAME", help="Data set, such as mnist.", envvar="FAME_DATASET"),
+]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data", metavar="PATH", help="Folder with the data set's files (or set FAME_DATA), or your images."
+    ),
+]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.", envvar="FAME_SEED")]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, metavar="IMAGES", help="Only the first images.")]
+Force = Annotated[bool, typer.Option("--force", help="Write over an output that exists.")]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        "--batch-size",
+        metavar="IMAGES|auto",
+        help="Images computed at once (default: auto).",
+        envvar="FAME_BATCH_SIZE",
+        parser=images_or_auto,
+    ),
+]
+DecoderOutput = Annotated[
+    Literal["sample", "mean"],
+    typer.Option("--decoder", metavar="sample|mean", help="Drawn pixels, or expected ones."),
+]
+ImageFormat = Annotated[
+    Literal["auto", "grid", "png", "npz", "npy", "zip"],
+    typer.Option(
+        "--format", metavar="auto|grid|png|npz|npy|zip", help="Format of the output; auto goes by the name."
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Common:
     """Form of the result on stdout."""
 
@@ -45,7 +105,7 @@ class Common:
         return Output(json=self.json, quiet=self.quiet)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Network:
     """Downloads, and the folder that keeps them."""
 
@@ -67,7 +127,7 @@ class Network:
         return Store(self.cache_dir, self.offline, output.note)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Machine:
     """Device and threads."""
 
@@ -92,11 +152,14 @@ class Machine:
         ),
     ] = "auto"
 
-    def torch_device(self) -> "torch.device":
+    def torch_device(self, group: "Group | None" = None) -> "torch.device":
         """Return the device, after the number of CPU threads is set.
 
+        Args:
+            group: Processes of the command, which share the devices; None for a single process.
+
         Raises:
-            UsageError: The device's kind is unknown.
+            UsageError: The device's kind is unknown, or several processes cannot share it.
             UnavailableError: The device is not on this machine.
         """
         import torch
@@ -105,14 +168,80 @@ class Machine:
 
         if self.threads is not None:
             torch.set_num_threads(self.threads)
-        return device_named(self.device)
+        return device_named(self.device if group is None else group.device(self.device))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOutput:
+    """File or folder of images."""
+
+    out: Annotated[
+        str | None, typer.Option("-o", "--out", metavar="PATH|-", help="Output (default: a free name).")
+    ] = None
+    force: Force = False
+    common: Common
+
+    def target(
+        self, stem: str, format: "Format", *, rgb: bool = False, suffix: str = ".png"
+    ) -> "ImageTarget":
+        """Return the output, checked before any work is done.
+
+        Args:
+            stem: Start of the name of an output without `--out`.
+            format: Format of the images.
+            rgb: Whether grey images are written with three channels.
+            suffix: End of the name of an output without `--out`, for the format `auto`.
+
+        Raises:
+            UsageError: Images and a JSON document both go to stdout, or the output cannot take the format.
+            InputError: The output exists.
+        """
+        from famecli.images import ImageTarget
+
+        if self.out == "-" and self.common.json:
+            raise UsageError("--json and -o - both want stdout", "name a file for the images")
+        end = suffix if format == "auto" else SUFFIXES.get(format, f".{format}")
+        name = free_name(stem, end) if self.out is None else self.out
+        return ImageTarget.of(name, format, rgb=rgb, force=self.force)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureOutput(ImageOutput):
+    """Images that a model made."""
+
+    rgb: Annotated[bool, typer.Option("--rgb", help="Write grey images with three channels.")] = False
+    preview: Annotated[bool, typer.Option("--preview", help="Show the first images in the terminal.")] = False
+
+
+def join(output: Output) -> "Group":
+    """Return the processes of this command, all but the first silent; see `famecli.runtime.distributed.join`.
+
+    Check outputs before: this waits for all processes, and none must see what the first one writes.
+    """
+    from famecli.runtime import distributed
+
+    group = distributed.join()
+    output.quiet = output.quiet or not group.first
+    return group
+
+
+def check_absent(force: bool, *paths: Path | None) -> None:
+    """Check that no output exists, before any work is done; an empty folder may exist.
+
+    Raises:
+        InputError: An output exists, and `force` is not set.
+    """
+    for path in paths:
+        fresh = path is None or not os.path.lexists(path) or (path.is_dir() and not any(path.iterdir()))
+        if not fresh and not force:
+            raise InputError(f"{path} exists", "add --force to write over it, or choose another name")
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
     """Return a command in whose signature each group is replaced by its options.
 
-    A field that is a group itself is replaced, too. Options of one name are one option: all groups that
-    declare it share its value.
+    A field that is a group itself is replaced, too. A group that stands in two places, such as `Network` in
+    a command and in another group, is declared once and has one value.
 
     Args:
         command: Function whose groups are keyword arguments without defaults.
@@ -129,7 +258,8 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(**values: object) -> None:
-        own = {name: value for name, value in values.items() if name in hints}
+        # A field of a group may be called like the group.
+        own = {name: value for name, value in values.items() if name in hints.keys() - groups.keys()}
         command(**own, **{name: _filled(_bare(group), values) for name, group in groups.items()})
 
     # Typer reads both, and would follow `__wrapped__` to the groups.

@@ -7,36 +7,33 @@ from rich.console import Console
 
 from famecli import __version__
 from famecli.checkpoints.card import model_card
-from famecli.checkpoints.description import FURTHER, Description, describe
+from famecli.checkpoints.description import Description, describe
 from famecli.checkpoints.provenance import in_words
-from famecli.cli import options
-from famecli.cli.machine import show_machine
-from famecli.cli.sources import ModelChoice
+from famecli.cli.groups import Common, grouped
+from famecli.cli.sources import CheckpointSource
 from famecli.config.schema import StageConfig, to_dict
 from famecli.errors import UsageError
 from famecli.nll.record import NllRecord
-from famecli.output import Output, printable, table
-from famecli.runtime.environment import SCHEMA, environment
+from famecli.output import printable, table
+from famecli.runtime.environment import environment
+from famecli.runtime.environment import machine as describe_machine
 
 Tensors = Annotated[bool, typer.Option("--tensors", help="List the tensors.")]
 Card = Annotated[bool, typer.Option("--card", help="Print a model card in Markdown.")]
-Machine = Annotated[
-    bool, typer.Option("--machine", help="Show the processor, and what is computed how on it.")
+Processor = Annotated[
+    bool, typer.Option("--machine", help="Show the processor, and the routines chosen for it.")
 ]
 
 
+@grouped
 def info(
     context: typer.Context,
-    checkpoint: options.CheckpointArgument = None,
-    dataset: options.Dataset = None,
-    model: options.Model = None,
+    *,
+    source: CheckpointSource,
     tensors: Tensors = False,
     card: Card = False,
-    machine: Machine = False,
-    offline: options.Offline = False,
-    cache_dir: options.CacheDir = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
+    machine: Processor = False,
+    common: Common,
 ) -> None:
     """Show what a checkpoint says of itself: model, training, claimed NLL. Weights are hashed, not loaded.
 
@@ -55,57 +52,29 @@ def info(
 
       fame info --machine
     """
-    output = Output(json=json, quiet=quiet)
-    nothing = checkpoint is None and dataset is None and model is None
+    output = common.output()
+    nothing = source.checkpoint is source.dataset is source.model is None
     if machine:
         if not nothing or tensors or card:
             raise UsageError("--machine is about no checkpoint", "leave all else but --json and -q out")
-        show_machine(output)
-        return
-    if nothing:
+        facts = describe_machine()
+        output.result(facts, facts["precision"], lambda console: _show_rows(_machine_rows(facts), console))
+    elif nothing:
         facts = environment()
-        output.result(facts, __version__, lambda console: _show_environment(facts, console))
-        return
-    picked = options.picking(context, checkpoint, dataset)
-    choice = ModelChoice(checkpoint, picked, model, "ema", "cpu", None, cache_dir, offline)
-    _describe(choice, output, tensors=tensors, card=card)
+        output.result(facts, __version__, lambda console: _show_rows(_environment_rows(facts), console))
+    else:
+        source = source.picked(context)
+        described = describe(source.path(output))
+        source.check_trained_on(described.provenance.dataset)
+        facts = described.document(tensors=tensors)
+        if card:
+            output.result(facts, model_card(described).removesuffix("\n"))
+        else:
+            output.result(facts, described.sha256, lambda console: _show(described, console, tensors=tensors))
 
 
-def _describe(choice: ModelChoice, output: Output, *, tensors: bool, card: bool) -> None:
-    """Print what the checkpoint says that was chosen.
-
-    Raises:
-        InputError: It is none, or not as famecli writes it.
-    """
-    described = describe(choice.path(output.note))
-    choice.check_trained_on(described.provenance.dataset)
-    facts = _facts(described, tensors=tensors)
-    if card:
-        output.result(facts, model_card(described).removesuffix("\n"))
-        return
-    output.result(facts, described.sha256, lambda console: _show(described, console, tensors=tensors))
-
-
-def _facts(described: Description, *, tensors: bool) -> dict[str, Any]:
-    """Return the document `famecli/info/1`; `tensors` adds their shapes."""
-    header = described.header
-    facts: dict[str, Any] = {
-        "schema": SCHEMA,
-        "path": str(described.path),
-        "sha256": described.sha256,
-        "bytes": header.file_bytes,
-        "file_schema": header.metadata["schema"],
-        "parameters": header.parameters,
-        "weights": described.kinds,
-        **{key: header.metadata.get(key) for key in ("model", "training", "provenance", "claim")},
-        FURTHER: header.metadata.get(FURTHER) or [],
-    }
-    if tensors:
-        facts["tensors"] = {
-            name: {"dtype": tensor.dtype, "shape": list(tensor.shape)}
-            for name, tensor in sorted(header.tensors.items())
-        }
-    return facts
+def _show_rows(rows: list[tuple[str, str]], console: Console) -> None:
+    console.print(table("", ["", ""], rows, right=False))
 
 
 def _rows(described: Description) -> list[tuple[str, str]]:
@@ -136,7 +105,7 @@ def _rows(described: Description) -> list[tuple[str, str]]:
 
 
 def _show(described: Description, console: Console, *, tensors: bool) -> None:
-    console.print(table("", ["", ""], _rows(described), right=False))
+    _show_rows(_rows(described), console)
     for name, tensor in sorted(described.header.tensors.items()) if tensors else ():
         console.print(printable(f"{name} {tensor.dtype} {list(tensor.shape)}"), markup=False)
 
@@ -156,8 +125,8 @@ def _claim(claim: NllRecord) -> str:
     )
 
 
-def _show_environment(facts: dict[str, Any], console: Console) -> None:
-    rows = [
+def _environment_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    return [
         ("famecli", facts["version"]),
         ("python", f"{facts['python']} ({facts['executable']})"),
         ("platform", facts["platform"]),
@@ -165,4 +134,16 @@ def _show_environment(facts: dict[str, Any], console: Console) -> None:
         ("cache", facts["cache"]),
         ("weights", ", ".join(facts["weights"])),
     ]
-    console.print(table("", ["", ""], rows, right=False))
+
+
+def _machine_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    maker = ", ".join((facts["vendor"] or "unknown vendor", f"family {facts['family']}"))
+    bf16 = "multiplied in hardware" if facts["bf16_in_hardware"] else "not multiplied in hardware"
+    return [
+        ("processor", f"{facts['processor']} ({maker})"),
+        ("instructions", ", ".join(facts["instructions"]) or "none that are told of"),
+        ("cores", str(facts["cores"])),
+        ("torch", f"{facts['torch']}, {facts['torch_capability']}, oneDNN: {facts['onednn']}"),
+        ("bfloat16", f"{bf16}; fame train --precision auto takes {facts['precision']}"),
+        ("products in fp32", f"{facts['fp32_products']}: {facts['fp32_products_reason']}"),
+    ]

@@ -5,11 +5,9 @@ from typing import Annotated
 
 import typer
 
-from famecli.cli import options
-from famecli.cli.groups import Common, Machine, Network, grouped
-from famecli.cli.image_output import free_name
+from famecli.cli.groups import Common, Data, Force, Limit, Machine, Network, Seed, check_absent, grouped
 from famecli.errors import UsageError
-from famecli.files import STDIN
+from famecli.files import STDIN, free_name
 
 Runs = Annotated[
     list[str], typer.Argument(metavar="RUN…", help="Run folders, checkpoints, or names of weights.")
@@ -34,10 +32,10 @@ def report(
     samples: Samples = 64,
     images: Images = 8,
     evaluate: Evaluate = False,
-    limit: options.Limit = None,
-    data: options.Data = None,
-    seed: options.Seed = 0,
-    force: options.Force = False,
+    limit: Limit = None,
+    data: Data = None,
+    seed: Seed = 0,
+    force: Force = False,
     *,
     machine: Machine,
     network: Network,
@@ -64,7 +62,7 @@ def report(
     from famecli.report.page import page_paths, write_report
 
     output, path = common.output(), out or Path(free_name("report", ".html"))
-    options.check_absent(force, *page_paths(path))
+    check_absent(force, *page_paths(path))
     wanted = ReportOptions(samples, images, evaluate, limit, seed, data)
     document = write_report(runs, path, wanted, network.store(output), machine.torch_device(), output)
     output.result(document, str(path))

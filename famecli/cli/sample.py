@@ -1,176 +1,164 @@
 """`fame sample`."""
 
-import dataclasses
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from famecli import __version__
-from famecli.cli import options
-from famecli.cli.image_output import ImageOutput, KnownPixels, read_known
-from famecli.cli.processes import join
-from famecli.cli.sources import ModelChoice
+from famecli.cli.groups import (
+    BatchSize,
+    DecoderOutput,
+    ImageFormat,
+    Machine,
+    PictureOutput,
+    Seed,
+    grouped,
+    join,
+)
+from famecli.cli.sources import ModelSource
 from famecli.errors import UsageError
 from famecli.output import Output
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from famecli.checkpoints.checkpoint import Checkpoint
+    from famecli.config.schema import ModelConfig
+    from famecli.data.image_files import KnownPixels
+    from famecli.model.fame import Fame
     from famecli.runtime.distributed import Group
 
 SCHEMA = "famecli/sample/1"
 AUTOMATIC_BATCH = 64
 
-Number = Annotated[int, typer.Option("-n", "--num", min=1, metavar="IMAGES", help="How many.")]
+Number = Annotated[int, typer.Option("-n", "--num", min=1, metavar="IMAGES", help="Number of images.")]
 StartIndex = Annotated[
     int, typer.Option("--start-index", min=0, metavar="K", help="Image k comes from --seed + K + k.")
 ]
-Temperature = Annotated[
-    float,
-    typer.Option("--temperature", min=0.01, max=100.0, help="Spread of each pixel; 1 is the model's own."),
-]
-LatentTemperature = Annotated[
-    float,
-    typer.Option("--latent-temperature", min=0.0, max=100.0, help="Factor on the deviations of the priors."),
-]
-Complete = Annotated[
-    str | None,
-    typer.Option("--complete", metavar="IMAGE", help="Keep a part of this image and draw the rest."),
-]
-Rows = Annotated[
-    int | None, typer.Option("--rows", min=0, help="With --complete: keep so many rows from the top.")
-]
-Mask = Annotated[
-    str | None,
-    typer.Option("--mask", metavar="IMAGE", help="With --complete: keep where this image is white."),
-]
-Precision = Annotated[
-    str,
-    typer.Option("--precision", metavar="fp32|bf16|fp64", help="Of the decoder (bf16), or of all (fp64)."),
-]
-NoCache = Annotated[
-    bool, typer.Option("--no-cache", help="The slow reference: one forward pass per pixel, same images.")
-]
 
 
-@dataclass(frozen=True)
-class Request:
-    """What is drawn, and how."""
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """The part of an image that is known."""
 
-    loaded: "Checkpoint"
-    seeds: range
-    settings: dict[str, Any]
-    cached: bool
-    batch: int
-    precision: str
-    known: KnownPixels | None
-    group: "Group"
+    complete: Annotated[
+        str | None,
+        typer.Option("--complete", metavar="IMAGE", help="Keep a part of this image and draw the rest."),
+    ] = None
+    rows: Annotated[
+        int | None,
+        typer.Option("--rows", min=0, help="With --complete: number of rows from the top to keep."),
+    ] = None
+    mask: Annotated[
+        str | None,
+        typer.Option("--mask", metavar="IMAGE", help="With --complete: keep where this image is white."),
+    ] = None
 
-    def prepare(self) -> None:
-        """Check what goes together, and convert the model to the precision.
+    def read(self, config: "ModelConfig") -> "KnownPixels | None":
+        """Return the known pixels; None without `--complete`.
 
         Raises:
-            UsageError: A word is unknown, or two options exclude each other.
+            UsageError: The options do not go together.
+            InputError: A file is not an image of the model's size.
         """
-        options.check_decoder_output(self.settings["decoder_output"])
-        if self.known is not None and self.settings["decoder_output"] == "mean":
+        from famecli.data.image_files import read_known
+
+        if self.complete is None:
+            if self.rows is not None or self.mask is not None:
+                raise UsageError("--rows and --mask say what to keep of an image", "add --complete IMAGE")
+            return None
+        if (self.rows is None) == (self.mask is None):
+            raise UsageError("--complete needs to know what to keep", "add one of --rows R and --mask IMAGE")
+        return read_known(config, self.complete, self.rows, self.mask)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """How images are drawn."""
+
+    temperature: Annotated[
+        float,
+        typer.Option(
+            "--temperature", min=0.01, max=100.0, help="Spread of each pixel; 1 is the model's own."
+        ),
+    ] = 1.0
+    latent_temperature: Annotated[
+        float,
+        typer.Option(
+            "--latent-temperature", min=0.0, max=100.0, help="Factor on the deviations of the priors."
+        ),
+    ] = 1.0
+    decoder: DecoderOutput = "sample"
+    no_cache: Annotated[
+        bool,
+        typer.Option("--no-cache", help="The slow reference: one forward pass per pixel, same images."),
+    ] = False
+    batch_size: BatchSize = None
+    precision: Annotated[
+        Literal["fp32", "bf16", "fp64"],
+        typer.Option(
+            "--precision", metavar="fp32|bf16|fp64", help="Precision of the decoder (bf16), or of all (fp64)."
+        ),
+    ] = "fp32"
+
+    def prepare(self, model: "Fame", known: "KnownPixels | None") -> None:
+        """Convert a model to the precision.
+
+        Raises:
+            UsageError: Two options exclude each other.
+        """
+        if known is not None and self.decoder == "mean":
             raise UsageError("a completion is drawn: --complete does not go with --decoder mean")
-        if self.precision not in ("fp32", "bf16", "fp64"):
-            raise UsageError(f"unknown precision {self.precision!r}", "choose fp32, bf16 or fp64")
         if self.precision == "bf16":
-            if self.known is not None and self.loaded.model.config.stochastic_layers:
+            if known is not None and model.config.stochastic_layers:
                 raise UsageError("--precision bf16 does not go with --complete where there are latents")
-            self.loaded.model.decoder.bfloat16()
+            model.decoder.bfloat16()
         elif self.precision == "fp64":
-            self.loaded.model.double()
+            model.double()
 
-    def completion(self, output: Output) -> dict[str, bool]:
-        """Return whether completions are exact draws, and say so if known pixels follow unknown ones."""
-        from famecli.sampling.complete import is_exact, looks_ahead
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Settings that, with weights and seed, make an image again."""
+        return {
+            "temperature": self.temperature,
+            "latent_temperature": self.latent_temperature,
+            "decoder_output": self.decoder,
+        }
 
-        if self.known is None:
-            return {}
-        model, mask = self.loaded.model, self.known.mask
-        if looks_ahead(model, mask):
-            patch = model.config.decoder.patch
-            rows = f"first rows, a multiple of {patch} of them," if patch > 1 else "first rows"
-            output.warn(
-                "known pixels come after unknown ones, which are drawn without regard to them: the "
-                f"completions are no exact draws given the known pixels; {rows} come before all others"
-            )
-        return {"exact": is_exact(model, mask)}
-
-    def facts(self) -> dict[str, str | int | float]:
-        """Return what, with its seed, makes an image again: stored in each file."""
-        part = {} if self.known is None else {"completes": self.known.source}
-        return {"weights_sha256": self.loaded.weights_sha256, "famecli": __version__, **self.settings, **part}
-
-    def batches(self, output: Output) -> Iterator["np.ndarray"]:
-        """Yield images as levels or expected levels, `(n, C, H, W)`; say so if memory runs out."""
+    def batches(
+        self, model: "Fame", seeds: range, known: "KnownPixels | None", group: "Group", output: Output
+    ) -> Iterator["np.ndarray"]:
+        """Yield images as levels or expected levels, `(n, C, H, W)`; note where memory runs out."""
+        from famecli.sampling.complete import complete_batches
         from famecli.sampling.generate import generate_batches
 
-        if self.known is not None:
-            return self._completions(self.known)
+        cached = not self.no_cache
+        if known is not None:
+            levels, mask, temperature = known.levels, known.mask, self.temperature
+            return complete_batches(
+                model, levels, mask, seeds, temperature=temperature, cached=cached, group=group
+            )
+        batch, report = self.batch_size or AUTOMATIC_BATCH, output.note
         return generate_batches(
-            self.loaded.model,
-            self.seeds,
-            batch_size=self.batch,
-            cached=self.cached,
-            group=self.group,
-            report=output.note,
-            **self.settings,
+            model, seeds, batch_size=batch, cached=cached, group=group, report=report, **self.settings
         )
 
-    def _completions(self, known: KnownPixels) -> Iterator["np.ndarray"]:
-        import numpy as np
 
-        from famecli.sampling.complete import complete_batches
-        from famecli.sampling.sampler import CHUNK
-
-        def complete(seeds: range) -> "np.ndarray":
-            model, temperature = self.loaded.model, self.settings["temperature"]
-            found = complete_batches(
-                model, known.levels, known.mask, seeds, temperature=temperature, cached=self.cached
-            )
-            return np.concatenate(list(found))
-
-        starts = range(0, len(self.seeds), CHUNK)
-        return self.group.in_turn([self.seeds[start : start + CHUNK] for start in starts], complete)
-
-
+@grouped
 def sample(
     context: typer.Context,
-    checkpoint: options.CheckpointArgument = None,
-    dataset: options.Dataset = None,
-    model: options.Model = None,
+    *,
+    source: ModelSource,
     number: Number = 64,
-    out: options.ImagesOut = None,
-    format: options.ImageFormat = "auto",
-    rgb: options.Rgb = False,
-    force: options.Force = False,
-    seed: options.Seed = 0,
+    images: PictureOutput,
+    format: ImageFormat = "auto",
+    seed: Seed = 0,
     start_index: StartIndex = 0,
-    temperature: Temperature = 1.0,
-    latent_temperature: LatentTemperature = 1.0,
-    decoder: options.DecoderOutput = "sample",
-    complete: Complete = None,
-    rows: Rows = None,
-    mask: Mask = None,
-    no_cache: NoCache = False,
-    batch_size: options.BatchSize = "auto",
-    precision: Precision = "fp32",
-    preview: options.Preview = False,
-    weights: options.Weights = "ema",
-    threads: options.Threads = None,
-    device: options.Device = "auto",
-    offline: options.Offline = False,
-    cache_dir: options.CacheDir = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
+    drawing: Drawing,
+    part: Part,
+    machine: Machine,
 ) -> None:
     """Draw images: latents from the prior, then pixels. Prints the path of what was written.
 
@@ -190,78 +178,65 @@ def sample(
 
       fame sample --dataset mnist -n 256 -o - > samples.npy
     """
-    output = Output(json=json, quiet=quiet)
-    images = ImageOutput(out, "samples", format, rgb, force, preview, output)
-    settings: dict[str, Any] = {"temperature": temperature, "latent_temperature": latent_temperature}
-    settings["decoder_output"] = decoder
-    seeds = range(seed + start_index, seed + start_index + number)
-    batch = options.count(batch_size, "--batch-size", AUTOMATIC_BATCH)
-    choice = ModelChoice(checkpoint, dataset, model, weights, device, threads, cache_dir, offline)
-    loaded, group = _load(choice, context, output)
-    known = read_known(loaded.model.config, complete, rows, mask)
-    _run(Request(loaded, seeds, settings, not no_cache, batch, precision, known, group), images, output)
-
-
-def _load(choice: ModelChoice, context: typer.Context, output: Output) -> "tuple[Checkpoint, Group]":
-    """Return the model, on this process's device, and the processes that draw together."""
-    group = join(output)
-    picked = options.picking(context, choice.checkpoint, choice.dataset)
-    own = dataclasses.replace(choice, dataset=picked, device=group.device(choice.device))
-    with group.one_before_the_others():
-        loaded = own.load(output)
-    own.check_trained_on(loaded.provenance.dataset)
-    return loaded, group
-
-
-def _run(request: Request, target: ImageOutput, output: Output) -> None:
-    """Draw and write all images, and report; of several processes each draws, and the first writes."""
+    from famecli.images import levels_to_bytes
     from famecli.runtime.distributed import explain_lost_processes
 
-    request.prepare()
+    output = images.common.output()
+    target = images.target("samples", format, rgb=images.rgb)
+    group, source = join(output), source.picked(context)
+    with group.one_before_the_others():
+        loaded = source.load(output, machine.torch_device(group))
+    source.check_trained_on(loaded.provenance.dataset)
+    model, known = loaded.model, part.read(loaded.model.config)
+    drawing.prepare(model, known)
+    first = seed + start_index
+    seeds = range(first, first + number)
     with explain_lost_processes():
-        if request.group.first:
-            _write(request, target, output)
-        else:
-            for _ in request.batches(output):
+        batches = drawing.batches(model, seeds, known, group, output)
+        if not group.first:
+            for _ in batches:
                 pass
-
-
-def _write(request: Request, target: ImageOutput, output: Output) -> None:
-    from famecli.images import levels_to_bytes
-
-    seed, levels = request.seeds[0], request.loaded.model.config.levels
-    completion = request.completion(output)
-    started_s = time.monotonic()
-    with (
-        target.open(len(request.seeds)) as writer,
-        output.progress("sampling", len(request.seeds)) as advance,
-    ):
-        for found in request.batches(output):
-            images = levels_to_bytes(found, levels)
-            writer.add(images, [request.facts() | {"seed": seed + place} for place in range(len(images))])
-            target.show(images)
-            seed += len(images)
-            advance(len(images), "")
-    _report(output, request, target.target, completion, time.monotonic() - started_s)
-
-
-def _report(
-    output: Output, request: Request, target: str, completion: dict[str, bool], seconds: float
-) -> None:
-    loaded, seeds = request.loaded, request.seeds
-    data = {
+            return
+        exact = {} if known is None else {"exact": _is_exact(model, known, output)}
+        made = {"weights_sha256": loaded.weights_sha256, "famecli": __version__, **drawing.settings}
+        made |= {} if known is None else {"completes": known.source}
+        started_s = time.monotonic()
+        with target.open(number) as writer, output.progress("sampling", number) as advance:
+            for found in batches:
+                pixels = levels_to_bytes(found, model.config.levels)
+                writer.add(pixels, [made | {"seed": first + place} for place in range(len(pixels))])
+                if images.preview and first == seeds[0]:
+                    output.preview(pixels)
+                first += len(pixels)
+                advance(len(pixels))
+    seconds = time.monotonic() - started_s
+    document = {
         "schema": SCHEMA,
         "checkpoint": {"name": loaded.source, "sha256": loaded.sha256, "weights": loaded.weights},
-        "out": target,
-        "images": len(seeds),
-        "shape": list(loaded.model.config.image_shape),
+        "out": target.name,
+        "images": number,
+        "shape": list(model.config.image_shape),
         "seeds": [seeds[0], seeds[-1]],
-        **request.facts(),
-        **completion,
-        "device": loaded.model.device.type,
+        **made,
+        **exact,
+        "device": model.device.type,
         "seconds": round(seconds, 3),
-        "images_per_s": round(len(seeds) / max(seconds, 1e-9), 2),
+        "images_per_s": round(number / max(seconds, 1e-9), 2),
     }
-    output.note(f"{len(seeds):,} images in {seconds:.1f} s")
-    if target != "-":
-        output.result(data, target)
+    output.note(f"{number:,} images in {seconds:.1f} s")
+    if target.name != "-":
+        output.result(document, target.name)
+
+
+def _is_exact(model: "Fame", known: "KnownPixels", output: Output) -> bool:
+    """Return whether completions are exact draws; warn if known pixels follow unknown ones."""
+    from famecli.sampling.complete import is_exact, looks_ahead
+
+    if looks_ahead(model, known.mask):
+        patch = model.config.decoder.patch
+        rows = f"first rows, a multiple of {patch} of them," if patch > 1 else "first rows"
+        output.warn(
+            "known pixels come after unknown ones, which are drawn without regard to them: the "
+            f"completions are no exact draws given the known pixels; {rows} come before all others"
+        )
+    return is_exact(model, known.mask)

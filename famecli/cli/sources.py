@@ -1,120 +1,58 @@
-"""Where a command's model and images come from: the CKPT argument, `--dataset` and their like."""
+"""Groups of options for a command's model and images."""
 
+import dataclasses
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal, Self
+
+import typer
 
 from famecli.checkpoints.index import default_weights
-from famecli.checkpoints.store import Store, checkpoint_file
-from famecli.cli.options import use_device
-from famecli.data.fetch import say_nothing
+from famecli.checkpoints.store import RUN_FILES, checkpoint_file
+from famecli.cli.groups import Data, Dataset, Network, SplitName
 from famecli.data.registry import dataset_info
 from famecli.errors import UsageError
 from famecli.files import STDIN
+from famecli.output import Output
 
 if TYPE_CHECKING:
+    import torch
+
     from famecli.checkpoints.checkpoint import Checkpoint
-    from famecli.data.dataset import ImageSplit, Split
-    from famecli.output import Output
+    from famecli.data.dataset import ImageSplit
 
 
-@dataclass(frozen=True)
-class DataPlace:
-    """Where data sets are looked for; see `famecli.data.cache.locate`."""
+@dataclass(frozen=True, kw_only=True)
+class CheckpointSource:
+    """A checkpoint by its name, or the weights of a data set and a model."""
 
-    data: Path | None
-    cache_dir: Path | None
-    offline: bool
-    report: Callable[[str], None]
+    checkpoint: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[CKPT]",
+            help="File, run folder, name of weights, URL, or -; else --dataset and --model choose.",
+        ),
+    ] = None
+    dataset: Dataset = None
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", metavar="NAME", help="With --dataset: model whose weights are used (default: fame)."
+        ),
+    ] = None
+    network: Network
 
-    def check_stdin(self, choice: "ModelChoice", split: str) -> None:
-        """Check, before anything is loaded, that with `--data -` images and nothing else come through stdin.
-
-        Raises:
-            UsageError: The checkpoint would as well, a part of the images is asked for, or it is a terminal.
-        """
-        if self.data != STDIN:
-            return
-        if choice.checkpoint == str(STDIN):
-            raise UsageError("checkpoint and images cannot both come through stdin", "name the checkpoint")
-        # The default of --split, which is for data sets that have it.
-        if split != "test":
-            raise UsageError(f"images on stdin have no split {split}", "leave --split out")
-        if sys.stdin is not None and sys.stdin.isatty():
-            raise UsageError(
-                "--data - reads images, and stdin is the terminal",
-                "for example fame sample -n 64 -o - | fame evaluate-nll --data -",
-            )
-
-    def images(self, choice: "ModelChoice", checkpoint: "Checkpoint", split: "Split") -> "ImageSplit":
-        """Return the images for a model: those on stdin with `--data -`, else a split of its data set.
-
-        Raises:
-            FameError: As `read_stdin`, `ModelChoice.dataset_of` and `load_split` do.
-        """
-        from famecli.data.dataset import read_stdin
-
-        config = checkpoint.model.config
-        if self.data == STDIN:
-            return read_stdin(config.image_shape, config.levels)
-        return self.split(choice.dataset_of(checkpoint), split, config.levels)
-
-    def split(self, dataset: str, split: "Split", levels: int | None = None) -> "ImageSplit":
-        """Return a split of the data set, for a model of `levels`; errors are those of `load_split`."""
-        from famecli.data.dataset import load_split
-
-        return load_split(
-            dataset,
-            split,
-            data=self.data,
-            cache_dir=self.cache_dir,
-            offline=self.offline,
-            report=self.report,
-            levels=levels,
-        )
-
-
-@dataclass(frozen=True)
-class ModelChoice:
-    """The options by which a command is told its model.
-
-    Args:
-        checkpoint: File, run folder, name of weights, URL, or `-` for stdin; None leaves it to the other two.
-        dataset: Data set, which picks the weights if no checkpoint is named.
-        model: Preset, likewise.
-        weights: `ema` or `raw`.
-        device: As typed.
-        threads: Of the CPU; None for all.
-        cache_dir: Where fetched weights are kept; see `famecli.data.cache.cache_root`.
-        offline: Whether downloads are forbidden.
-        half: Whether weights are rounded to half precision.
-    """
-
-    checkpoint: str | None
-    dataset: str | None
-    model: str | None
-    weights: str
-    device: str
-    threads: int | None
-    cache_dir: Path | None = None
-    offline: bool = False
-    half: bool = False
-
-    def path(self, report: Callable[[str], None] = say_nothing) -> Path:
+    def path(self, output: Output) -> Path:
         """Return the checkpoint's file, fetched if it is not here.
 
-        Args:
-            report: Told a download before it starts.
-
         Raises:
-            UsageError: Nothing is called that, or a URL tells no hash.
-            UnavailableError: There are no weights for this data set and model, or they cannot be had.
+            UsageError: No checkpoint has this name, or a URL has no hash.
+            UnavailableError: There are no weights for this data set and model, or they cannot be fetched.
             IntegrityError: No address has the right file.
-            InputError: A run folder without a checkpoint.
+            InputError: A run folder has no checkpoint.
         """
-        store = Store(self.cache_dir, self.offline, report)
+        store = self.network.store(output)
         if self.dataset is not None:
             dataset_info(self.dataset)
         if self.checkpoint is None:
@@ -123,34 +61,23 @@ class ModelChoice:
             raise UsageError("--model picks weights by name: leave it out where a checkpoint is named")
         return checkpoint_file(self.checkpoint, store)
 
-    def load(self, output: "Output") -> "Checkpoint":
-        """Return the checkpoint with its model on the device, and say what was loaded.
+    def picked(self, context: typer.Context) -> Self:
+        """Return the source for a command in which `--dataset` does nothing but pick weights.
 
-        Raises:
-            FameError: As `path`, `famecli.checkpoints.checkpoint.load_checkpoint` and `use_device` do.
+        Beside a checkpoint only a typed `--dataset` counts: FAME_DATASET is for all commands.
         """
-        from famecli.checkpoints.checkpoint import load_checkpoint, rounded
-
-        path = self.path(output.note)
-        if self.weights not in ("ema", "raw"):
-            raise UsageError(f"unknown weights {self.weights!r}", "choose ema or raw")
-        device = use_device(self.device, self.threads)
-        loaded = load_checkpoint(path, "raw" if self.weights == "raw" else "ema")
-        if self.half:
-            loaded = rounded(loaded)
-        loaded.model.on(device)
-        kind = f"{self.weights} weights{', rounded' if self.half else ''}"
-        output.note(f"{loaded.model.config.preset} from {path} ({kind}) on {device}")
-        return loaded
+        source = context.get_parameter_source("dataset")
+        typed = source is not None and source.name == "COMMANDLINE"
+        return self if typed or self.checkpoint is None else dataclasses.replace(self, dataset=None)
 
     def check_trained_on(self, name: object) -> None:
-        """Check, where `--dataset` could only pick weights, that it agrees with the checkpoint that is named.
+        """Check that `--dataset` agrees with the checkpoint that is named, where it could only pick weights.
 
         Args:
-            name: What the checkpoint says it was trained on; anything but a text where it does not say.
+            name: Data set that the checkpoint was trained on; no text where it does not say.
 
         Raises:
-            UsageError: It was trained on another data set.
+            UsageError: The checkpoint was trained on another data set.
         """
         if self.checkpoint is None or self.dataset is None or not isinstance(name, str):
             return
@@ -159,6 +86,64 @@ class ModelChoice:
                 f"{self.checkpoint} was trained on {name}, not on {self.dataset}",
                 "--dataset picks weights by name: leave it out where a checkpoint is named",
             )
+
+    def with_images(self, words: list[str] | None, *, arrays: bool = False) -> tuple[Self, list[str]]:
+        """Return the source and the image files of a command line.
+
+        A first word that can only be images leaves the checkpoint out: an image file, or a folder that has
+        image files and no checkpoint.
+
+        Args:
+            words: Words after the first.
+            arrays: Whether a file of an array can be images, too.
+        """
+        # Deferred: numpy, which `fame --help` can do without.
+        from famecli.data.folder import is_array
+        from famecli.data.image_files import has_image_suffix
+
+        word, files = self.checkpoint, words or []
+        if word is None:
+            return self, files
+        found = has_image_suffix(word) or (arrays and is_array(word))
+        if not found and (folder := Path(word)).is_dir():
+            found = any(has_image_suffix(each.name) for each in folder.iterdir()) and not any(
+                (folder / name).exists() for name in RUN_FILES
+            )
+        return (dataclasses.replace(self, checkpoint=None), [word, *files]) if found else (self, files)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSource(CheckpointSource):
+    """A checkpoint whose model is used."""
+
+    weights: Annotated[
+        Literal["ema", "raw"],
+        typer.Option("--weights", metavar="ema|raw", help="Averaged weights, or those of the last step."),
+    ] = "ema"
+
+    def load(
+        self, output: Output, device: "torch.device | str" = "cpu", *, half: bool = False
+    ) -> "Checkpoint":
+        """Return the checkpoint with its model on the device, and note what was loaded.
+
+        Args:
+            output: Streams of the command.
+            device: Device of the model.
+            half: Whether the weights are rounded to half precision.
+
+        Raises:
+            FameError: As `path` and `famecli.checkpoints.checkpoint.load_checkpoint`.
+        """
+        from famecli.checkpoints.checkpoint import load_checkpoint, rounded
+
+        path = self.path(output)
+        loaded = load_checkpoint(path, self.weights)
+        if half:
+            loaded = rounded(loaded)
+        loaded.model.on(device)
+        kind = f"{self.weights} weights{', rounded' if half else ''}"
+        output.note(f"{loaded.model.config.preset} from {path} ({kind}) on {device}")
+        return loaded
 
     def dataset_of(self, checkpoint: "Checkpoint") -> str:
         """Return the data set asked for, else the one that the model was trained on.
@@ -170,3 +155,61 @@ class ModelChoice:
         if name is None:
             raise UsageError(f"{checkpoint.source} does not say what it was trained on", "add --dataset NAME")
         return name
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSource:
+    """Folder of data sets."""
+
+    data: Data = None
+    network: Network
+
+    def check_stdin(self, source: CheckpointSource, split: str | None) -> None:
+        """Check, before anything is loaded, that images on stdin do not collide with other options.
+
+        Raises:
+            UsageError: The checkpoint comes through stdin, too; a part of the images is asked for; or stdin
+                is a terminal.
+        """
+        if self.data != STDIN:
+            return
+        if source.checkpoint == str(STDIN):
+            raise UsageError("checkpoint and images cannot both come through stdin", "name the checkpoint")
+        # The default of --split, for data sets that have splits.
+        if split not in (None, "test"):
+            raise UsageError(f"images on stdin have no split {split}", "leave --split out")
+        if sys.stdin is not None and sys.stdin.isatty():
+            raise UsageError(
+                "--data - reads images, and stdin is the terminal",
+                "for example fame sample -n 64 -o - | fame evaluate-nll --data -",
+            )
+
+    def split(self, dataset: str, split: SplitName, levels: int, output: Output) -> "ImageSplit":
+        """Return a split of a data set, for a model of `levels`; see `load_split` for errors."""
+        from famecli.data.dataset import load_split
+
+        network = self.network
+        return load_split(
+            dataset,
+            split,
+            data=self.data,
+            cache_dir=network.cache_dir,
+            offline=network.offline,
+            report=output.note,
+            levels=levels,
+        )
+
+    def images(
+        self, source: ModelSource, checkpoint: "Checkpoint", split: SplitName, output: Output
+    ) -> "ImageSplit":
+        """Return the images for a model: those on stdin with `--data -`, else a split of its data set.
+
+        Raises:
+            FameError: As `read_stdin`, `ModelSource.dataset_of` and `load_split`.
+        """
+        from famecli.data.dataset import read_stdin
+
+        config = checkpoint.model.config
+        if self.data == STDIN:
+            return read_stdin(config.image_shape, config.levels)
+        return self.split(source.dataset_of(checkpoint), split, config.levels, output)

@@ -4,20 +4,17 @@ import json
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
 
-from famecli.cli.groups import Common, Machine, Network, grouped
-from famecli.cli.image_output import NO_TERMINAL, show
-from famecli.cli.processes import join
+from famecli.cli.groups import Common, Machine, Network, grouped, join
 from famecli.cli.train_options import Display, TypedOptions, check_options, flags_for_parameters
 from famecli.config.resolve import Key, keys, to_toml
 from famecli.errors import ExitCode
-from famecli.output import Output, table
+from famecli.output import NO_TERMINAL, Output, table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -142,7 +139,7 @@ def _train(plan: "Plan", display: Display, output: Output) -> None:
 def _shown(display: Display, output: Output, group: "Group") -> "Callable[[np.ndarray], None]":
     """Return what is done with samples beyond being written: they are shown, or not."""
     if display.preview and output.errors.is_terminal:
-        return partial(show, output=output)
+        return output.preview
     if display.preview and group.first:
         output.warn(NO_TERMINAL)
     return lambda images: None

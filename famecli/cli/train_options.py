@@ -8,7 +8,7 @@ from typing import Annotated, Literal, get_args
 
 import typer
 
-from famecli.cli import options
+from famecli.cli.groups import Data, Dataset, images_or_auto
 from famecli.config.presets import DEFAULT_SIZE, PRESETS
 from famecli.config.resolve import Setting
 from famecli.errors import ConfigError, FameError, UsageError
@@ -16,23 +16,33 @@ from famecli.training.options import TrainOptions
 
 RUN = "Run"
 SCHEDULE = "Schedule"
+SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 # Parameters that errors name, and that are typed otherwise than --NAME and --NAME VALUE.
 OTHER_WORDS = {"settings": "--set", "resume=False": "--resume never"}
 
 
-def _seconds(value: object) -> float:
-    return options.seconds(str(value))
+def seconds(value: object) -> float:
+    """Return the seconds that `value` means: a number, or numbers with s, m, h or d after each.
 
+    Raises:
+        UsageError: It is something else.
 
-def _batch_size(text: str) -> int | None:
-    return options.count(text, "--batch-size", 0) or None
+    >>> seconds("90"), seconds("1.5h"), seconds("1h30m")
+    (90.0, 5400.0, 5400.0)
+    """
+    text, number = str(value).strip(), r"\d+(?:\.\d+)?"
+    if re.fullmatch(number, text):
+        return float(text)
+    if not re.fullmatch(f"(?:{number}[smhd])+", text):
+        raise UsageError(f"{text!r} is not a length of time", "write for example 90s, 10m or 1.5h")
+    return sum(float(value) * SECONDS[unit] for value, unit in re.findall(f"({number})([smhd])", text))
 
 
 # How each parameter of a training is typed; `Network` and `Machine` have the others.
 FLAGS = {
     "preset": typer.Argument(metavar="[MODEL]", show_default="fame", help=f"One of {', '.join(PRESETS)}."),
-    "dataset": get_args(options.Dataset)[1],
-    "data": get_args(options.Data)[1],
+    "dataset": get_args(Dataset)[1],
+    "data": get_args(Data)[1],
     "size": typer.Option("--size", "--preset", show_default=DEFAULT_SIZE, help="Size of the model."),
     "config": typer.Option("--config", metavar="FILE", help="TOML, as --print-config prints it."),
     "settings": typer.Option(
@@ -47,7 +57,7 @@ FLAGS = {
     "budget_s": typer.Option(
         "--budget",
         metavar="TIME",
-        parser=_seconds,
+        parser=seconds,
         help="Length as time for the steps: speed is measured, then the images are fixed. "
         "Start and validations come on top.",
         rich_help_panel=SCHEDULE,
@@ -55,7 +65,7 @@ FLAGS = {
     "batch_size": typer.Option(
         "--batch-size",
         metavar="IMAGES|auto",
-        parser=_batch_size,
+        parser=images_or_auto,
         show_default="auto",
         help="Images per step, over all processes; auto: 16 on the CPU, on GPUs what fits in memory.",
         envvar="FAME_BATCH_SIZE",
@@ -95,7 +105,7 @@ FLAGS = {
     "save_every_s": typer.Option(
         "--save-every",
         metavar="TIME",
-        parser=_seconds,
+        parser=seconds,
         show_default="10m",
         help="Time between two saves.",
         rich_help_panel=RUN,
@@ -134,7 +144,7 @@ FLAGS = {
     "max_time_s": typer.Option(
         "--max-time",
         metavar="TIME",
-        parser=_seconds,
+        parser=seconds,
         help="Save and stop with code 75 after this time.",
         rich_help_panel=RUN,
     ),

@@ -10,11 +10,11 @@ from rich.console import Console
 
 from famecli.checkpoints.index import KEYS, WeightsEntry, entry_of, index, unknown_checkpoint, weights_folder
 from famecli.checkpoints.store import WORST_FIRST, Named, Store, Verified, addresses, verify_weights
-from famecli.cli import options
-from famecli.cli.groups import Common, Machine, Network, grouped
+from famecli.cli.groups import BatchSize, Common, Machine, Network, grouped
+from famecli.cli.sources import DataSource
 from famecli.errors import FameError, UnavailableError, UsageError
 from famecli.files import STDIN
-from famecli.nll.record import AUTOMATIC_BATCH, FIRST_IMAGES, NllRecord
+from famecli.nll.record import FIRST_IMAGES, NllRecord
 from famecli.output import table
 
 app = typer.Typer(no_args_is_help=True)
@@ -140,11 +140,10 @@ def verify(
     claims: Claims = False,
     limit: ClaimLimit = FIRST_IMAGES,
     further: Further = False,
-    data: options.Data = None,
-    batch_size: options.BatchSize = "auto",
+    batch_size: BatchSize = None,
     *,
+    data: DataSource,
     machine: Machine,
-    network: Network,
     common: Common,
 ) -> None:
     """Check installed weights against their recorded hashes, and with --claims the NLL that they claim.
@@ -158,26 +157,32 @@ def verify(
       fame weights verify fame-mnist --claims
     """
     output = common.output()
-    if data == STDIN:
+    if data.data == STDIN:
         raise UsageError("claims are about data sets, not about images on stdin", "name a folder with --data")
-    batch = options.count(batch_size, "--batch-size", AUTOMATIC_BATCH)
 
     def measure(weights: Named, claim: NllRecord) -> NllRecord:
         from famecli.checkpoints.checkpoint import load_checkpoint
-        from famecli.data.dataset import load_split
         from famecli.nll.score import measure_again
 
         loaded = load_checkpoint(weights.path)
         output.note(f"{weights.name} claims {claim}")
         loaded.model.on(machine.torch_device())
-        images = functools.partial(
-            load_split, data=data, cache_dir=network.cache_dir, offline=network.offline, report=output.note
-        )
-        return measure_again(loaded, claim, images, output, name=weights.name, limit=limit, batch_size=batch)
+        count, _ = claim.expected(weights.name, limit)
+        with output.progress("evaluating", count) as advance:
+            return measure_again(
+                loaded,
+                claim,
+                lambda dataset, split: data.split(dataset, split, loaded.model.config.levels, output),
+                name=weights.name,
+                limit=limit,
+                batch_size=batch_size,
+                advance=advance,
+                report=output.note,
+            )
 
     found = [
         verify_weights(each, functools.partial(measure, each) if claims else None, further=further)
-        for each in _installed(network.store(output), name)
+        for each in _installed(data.network.store(output), name)
     ]
     document = {"schema": "famecli/weights-verify/1", "weights": [each.to_dict() for each in found]}
     right = "\n".join(each.weights.name for each in found if each.problem is None)

@@ -11,6 +11,7 @@ from famecli.coding.codec import Codec
 from famecli.coding.container import SCHEMA, CodedFile, FileHeader, hash_levels, run_lengths
 from famecli.coding.machine import Machine
 from famecli.errors import InputError, IntegrityError
+from famecli.images import to_uint8, write_png
 from famecli.sampling.sampler import CHUNK
 
 
@@ -74,6 +75,28 @@ def decode_images(
         raise IntegrityError(str(error), file.header.machine.advice()) from error
     file.check(levels)
     return levels
+
+
+def write_named(levels: np.ndarray, header: FileHeader, folder: Path) -> None:
+    """Write images as PNG files under their names, which were checked when their file was read.
+
+    Args:
+        levels: Levels of the images, `(N, C, H, W)`.
+        header: Header of the file of coded images.
+        folder: Folder, which is made if there is none.
+
+    Raises:
+        InputError: The folder or a file in it cannot be written, or a name is that of a link.
+    """
+    names = header.file_names()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make folder {folder}: {error.strerror}") from error
+    if links := [name for name in names if (folder / name).is_symlink()]:
+        raise InputError(f"{folder / links[0]} is a link", "choose another folder")
+    for name, image in zip(names, to_uint8(levels, header.levels), strict=True):
+        write_png(folder / name, image, {}, sync=False)
 
 
 def check_model(checkpoint: Checkpoint, header: FileHeader, source: str, hint: str = "") -> None:

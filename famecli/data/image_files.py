@@ -5,11 +5,13 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from famecli.config.schema import ModelConfig
 from famecli.errors import InputError, brief
 from famecli.files import open_input, read_up_to
 
@@ -22,6 +24,23 @@ GREY_MODES = ("1", "L", "LA", "La", "F")
 LARGEST_SIDE = 8192
 LARGEST_PIXELS = 1 << 24
 LARGEST_FILE_BYTES = 128 << 20
+# Least byte of a mask's image that counts as white.
+WHITE = 128
+
+
+@dataclass(frozen=True)
+class KnownPixels:
+    """A part of an image.
+
+    Args:
+        source: Name of the image's file.
+        levels: Levels of the whole image, `(C, H, W)`.
+        mask: True where a pixel is known, `(H, W)`.
+    """
+
+    source: str
+    levels: np.ndarray
+    mask: np.ndarray
 
 
 def read_images(paths: Sequence[Path | str], shape: tuple[int, int, int]) -> list[tuple[str, np.ndarray]]:
@@ -41,6 +60,42 @@ def read_images(paths: Sequence[Path | str], shape: tuple[int, int, int]) -> lis
     """
     names = [name for path in paths for name in _expand(str(path))]
     return [(name, decode(name, _content(name), shape)) for name in names]
+
+
+def read_levels(config: ModelConfig, files: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """Return the names of image files, and the nearest levels of their bytes, `(N, C, H, W)`, uint8.
+
+    Args:
+        config: Configuration of the model that takes the images.
+        files: Image files, folders of them, or `-` for one image on stdin.
+
+    Raises:
+        InputError: A file is not an image of the model's size.
+    """
+    names, pixels = zip(*read_images(files, config.image_shape), strict=True)
+    return list(names), nearest_levels(config.levels)[np.stack(pixels)]
+
+
+def read_known(config: ModelConfig, image: str, rows: int | None, mask: str | None) -> KnownPixels:
+    """Return the known pixels of an image: its first rows, or those where a mask is white.
+
+    Args:
+        config: Configuration of the model that takes the image.
+        image: File of the image, `-` for stdin.
+        rows: Number of known rows from the top, used without a mask.
+        mask: File of the mask; None for `rows`.
+
+    Raises:
+        InputError: A file is not an image of the model's size.
+    """
+    (name,), (levels,) = read_levels(config, [image])
+    keep = np.zeros((config.height, config.width), bool)
+    if mask is None:
+        keep[:rows] = True
+    else:
+        ((_, shape),) = read_images([mask], (1, config.height, config.width))
+        keep = shape[0] >= WHITE
+    return KnownPixels(name, levels, keep)
 
 
 def has_image_suffix(name: str) -> bool:

@@ -1,99 +1,162 @@
-"""A model scored on the images of a data set."""
+"""A model scored on the images of a data set, and the NLL that a checkpoint claims, measured again."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
+from torch import Tensor
 
-from famecli.checkpoints.checkpoint import Checkpoint
-from famecli.data.dataset import ImageSplit, fixed_levels
+from famecli.checkpoints.checkpoint import Checkpoint, save_checkpoint
+from famecli.checkpoints.description import with_claim
+from famecli.data.dataset import FixedLevels, ImageSplit, Split, fixed_levels
 from famecli.errors import ArgumentError, InputError
-from famecli.nll.evaluate import ImageNlls, evaluate
-from famecli.nll.record import AUTOMATIC_BATCH as AUTOMATIC_BATCH
+from famecli.images import bits_to_uint8, open_writer
+from famecli.model.fame import Fame
+from famecli.nll.ais import double, evaluate_ais
+from famecli.nll.evaluate import ImageNlls, evaluate, pixel_bits
+from famecli.nll.record import AUTOMATIC_BATCH, FIRST_IMAGES, Annealing, NllRecord
 from famecli.nll.record import BITS_SEED as BITS_SEED
-from famecli.nll.record import FIRST_IMAGES, NllRecord
 from famecli.nll.report import NllReport
-from famecli.output import Output
+from famecli.nll.simulated import as_split, simulate
+from famecli.runtime.distributed import ALONE, Group
+
+# Chains keep gradients, which take more memory.
+AUTOMATIC_CHAINS = 32
 
 
-def score(
-    checkpoint: Checkpoint,
-    images: ImageSplit,
-    evaluate: Callable[[np.ndarray], ImageNlls],
-    *,
-    limit: int | None,
-    seed: int,
-) -> NllReport:
-    """Return the NLL of a model on images.
+@dataclass(frozen=True)
+class EstimatorSettings:
+    """How the NLL of images is estimated.
+
+    Args:
+        importance_samples: Draws of the latents per image: 1 for the ELBO, more for a tighter bound.
+        annealing: Settings of annealed importance sampling; None for draws from q(z | x).
+        seed: Seed of the latents.
+        batch_size: Images times samples, or chains, in one forward pass; None for a default.
+    """
+
+    importance_samples: int = 1
+    annealing: Annealing | None = None
+    seed: int = 0
+    batch_size: int | None = None
+
+    def nlls(
+        self,
+        model: Fame,
+        levels: np.ndarray,
+        *,
+        first_index: int = 0,
+        latents: Sequence[Tensor] | None = None,
+        advance: Callable[[int], None] = lambda images: None,
+        group: Group = ALONE,
+        report: Callable[[str], None] = lambda text: None,
+    ) -> ImageNlls:
+        """Return the NLL of each image; exact without latents, whatever the estimator.
+
+        Args:
+            model: Model on its device.
+            levels: Integer levels `(N, C, H, W)`.
+            first_index: Number of the first image, for the streams of its latents.
+            latents: Latents that the images were drawn with, for annealing in reverse; see `evaluate_ais`.
+            advance: Called with the number of images just done.
+            group: Processes that share the batches; each gets the NLLs of all images.
+            report: Called with one line when memory runs out.
+
+        Raises:
+            ArgumentError: Annealing is asked for with a `first_index`.
+            NumericsError: An image's NLL is not finite.
+        """
+        common: dict[str, Any] = {"seed": self.seed, "advance": advance, "group": group, "report": report}
+        if self.annealing is not None and model.config.stochastic_layers:
+            if first_index:
+                raise ArgumentError("annealing numbers images from 0: leave first_index out")
+            batch = self.batch_size or AUTOMATIC_CHAINS
+            return evaluate_ais(model, levels, self.annealing, latents=latents, batch_size=batch, **common)
+        return evaluate(
+            model,
+            levels,
+            importance_samples=self.importance_samples,
+            batch_size=self.batch_size or AUTOMATIC_BATCH,
+            first_index=first_index,
+            **common,
+        )
+
+
+def scored_levels(checkpoint: Checkpoint, images: ImageSplit, limit: int | None = None) -> FixedLevels:
+    """Return the levels by which a model is scored on images.
 
     Args:
         checkpoint: Model.
         images: Split of a data set.
-        evaluate: Returns the NLLs of levels `(N, C, H, W)`.
         limit: Number of images, the first ones; None for all.
-        seed: Seed of the latents in `evaluate`, for the report.
 
     Raises:
         ArgumentError: The model is for other images.
     """
     check_fits(checkpoint, images.info.shape, images.info.levels, images.info.name)
-    scored = fixed_levels(images, BITS_SEED, limit)
-    started_s = time.monotonic()
-    nlls = evaluate(scored.levels)
-    return NllReport(checkpoint, images, scored, nlls, seed, time.monotonic() - started_s)
+    return fixed_levels(images, BITS_SEED, limit)
 
 
-def measure_again(
+def score(
     checkpoint: Checkpoint,
-    claim: NllRecord,
-    images: Callable[..., ImageSplit],
-    output: Output,
+    images: ImageSplit,
+    scored: FixedLevels,
+    estimator: EstimatorSettings,
     *,
-    name: str,
-    limit: int = FIRST_IMAGES,
-    batch_size: int = AUTOMATIC_BATCH,
-) -> NllRecord:
-    """Return a new measurement of a claim, by its estimator and seed.
+    latents: Sequence[Tensor] | None = None,
+    advance: Callable[[int], None] = lambda images: None,
+    group: Group = ALONE,
+    report: Callable[[str], None] = lambda text: None,
+) -> NllReport:
+    """Return the NLL of a model on images, with its protocol.
 
     Args:
-        checkpoint: Model, with its averaged weights.
-        claim: Claim of the checkpoint.
-        images: Returns a split, called with the data set, the name of the split, and `levels`.
-        output: Streams for progress and notes.
-        name: Name of the weights, for errors.
-        limit: Number of images: 256, or at least as many as the claim is about.
-        batch_size: Images times samples in one forward pass.
+        checkpoint: Model.
+        images: Split of a data set, or `simulated` images.
+        scored: Levels of these images, from `scored_levels` or `simulated`.
+        estimator: EstimatorSettings of the NLL.
+        latents: See `EstimatorSettings.nlls`, which raises the errors.
+        advance: Called with the number of images just done.
+        group: Processes that share the batches.
+        report: Called with one line when memory runs out.
+    """
+    started_s = time.monotonic()
+    nlls = estimator.nlls(
+        checkpoint.model, scored.levels, latents=latents, advance=advance, group=group, report=report
+    )
+    return NllReport(checkpoint, images, scored, nlls, estimator.seed, time.monotonic() - started_s)
+
+
+def simulated(
+    checkpoint: Checkpoint, images: int, seed: int = 0
+) -> tuple[ImageSplit, FixedLevels, Sequence[Tensor]]:
+    """Return images that a model draws, their levels, and their latents: the arguments of `score`.
+
+    Args:
+        checkpoint: Model.
+        images: Number of images.
+        seed: Seed of latents and pixels.
 
     Raises:
-        InputError: The claim does not record its data set, its images or its seed.
-        FameError: As `NllRecord.expected`, `images`, `score` and `evaluate`.
+        ArgumentError: The model has no latents, so that its NLL is exact.
     """
-    data, seed, draws = claim.data, claim.seed, claim.importance_samples
-    if data.dataset_id is None or data.images is None or seed is None:
-        raise InputError(f"{name}: its claim does not record data set, images and seed")
-    count, _ = claim.expected(name, limit)
-    split = images(data.dataset_id, data.split, levels=checkpoint.model.config.levels)
-
-    def measured(levels: np.ndarray) -> ImageNlls:
-        with output.progress("evaluating", len(levels)) as advance:
-            return evaluate(
-                checkpoint.model,
-                levels,
-                importance_samples=draws,
-                seed=seed,
-                batch_size=batch_size,
-                advance=lambda done: advance(done, ""),
-                report=output.note,
-            )
-
-    return score(checkpoint, split, measured, limit=count, seed=seed).nll
+    if not checkpoint.model.config.stochastic_layers:
+        raise ArgumentError(
+            f"{checkpoint.source} has no latents: its NLL is exact, and there is no gap to bound"
+        )
+    drawn = simulate(double(checkpoint.model), images, seed)
+    split = as_split(checkpoint.model, drawn)
+    return split, fixed_levels(split), drawn.latents
 
 
 def check_fits(checkpoint: Checkpoint, shape: tuple[int, int, int], levels: int, name: str) -> None:
     """Check that a model is for images such as those of `name`.
 
     Raises:
-        ArgumentError: It is not.
+        ArgumentError: The model is for other images.
     """
     config = checkpoint.model.config
     if (config.image_shape, config.levels) != (shape, levels):
@@ -101,3 +164,62 @@ def check_fits(checkpoint: Checkpoint, shape: tuple[int, int, int], levels: int,
             f"{checkpoint.source} is a model of {config.image_shape} images with {config.levels} levels, "
             f"{name} has {shape} with {levels}"
         )
+
+
+def measure_again(
+    checkpoint: Checkpoint,
+    claim: NllRecord,
+    images: Callable[[str, Split], ImageSplit],
+    *,
+    name: str,
+    limit: int = FIRST_IMAGES,
+    batch_size: int | None = None,
+    advance: Callable[[int], None] = lambda images: None,
+    report: Callable[[str], None] = lambda text: None,
+) -> NllRecord:
+    """Return a new measurement of a claim, by its estimator and seed.
+
+    Args:
+        checkpoint: Model with its averaged weights.
+        claim: Claim of the checkpoint.
+        images: Returns a split, called with the names of the data set and of the split.
+        name: Name of the weights in errors.
+        limit: Number of images: 256, or at least as many as the claim is about.
+        batch_size: See `EstimatorSettings`.
+        advance: Called with the number of images just done.
+        report: Called with one line when memory runs out.
+
+    Raises:
+        InputError: The claim does not record its data set, its images or its seed.
+        FameError: As `NllRecord.expected`, `images`, `scored_levels` and `score`.
+    """
+    data, seed = claim.data, claim.seed
+    if data.dataset_id is None or data.images is None or seed is None:
+        raise InputError(f"{name}: its claim does not record data set, images and seed")
+    count, _ = claim.expected(name, limit)
+    split = images(data.dataset_id, cast(Split, data.split))
+    estimator = EstimatorSettings(claim.importance_samples, None, seed, batch_size)
+    scored = scored_levels(checkpoint, split, count)
+    return score(checkpoint, split, scored, estimator, advance=advance, report=report).nll
+
+
+def save_claim(report: NllReport, path: Path) -> None:
+    """Write the weights of a report alone, with its NLL as their claim; see `save_checkpoint` for errors."""
+    checkpoint = report.checkpoint
+    facts = {key: checkpoint.metadata.get(key) for key in ("training", "provenance")}
+    claims = with_claim(checkpoint.metadata, report.claim())
+    weights = checkpoint.model.state_dict()
+    save_checkpoint(path, checkpoint.model.config, weights, None, facts | claims)
+
+
+def write_heatmaps(report: NllReport, folder: Path) -> None:
+    """Write a PNG per image with the bits of each pixel; white is 8 bits or more per channel.
+
+    Raises:
+        InputError: A file cannot be written.
+    """
+    channels = report.split.info.shape[0]
+    with open_writer(folder, len(report.nlls.nats), format="png", force=True) as writer:
+        for start, bits in pixel_bits(report.checkpoint.model, report.scored.levels, report.seed):
+            rows = [{"index": start + offset, "bits": float(each.sum())} for offset, each in enumerate(bits)]
+            writer.add(bits_to_uint8(bits / channels), rows)

@@ -16,9 +16,8 @@ from famecli.config.resolve import resolve
 from famecli.config.schema import TrainConfig
 from famecli.data.dataset import ImageSplit, fixed_levels, load_split
 from famecli.errors import UnavailableError, UsageError
-from famecli.nll.evaluate import ImageNlls, evaluate
 from famecli.nll.record import NllRecord
-from famecli.nll.score import BITS_SEED, check_fits, score
+from famecli.nll.score import BITS_SEED, EstimatorSettings, check_fits, score, scored_levels
 from famecli.output import Output
 from famecli.report.pictures import TestImages, draw_samples, reconstruct_and_score
 from famecli.report.runs import RunFacts, read_run, unfinished_run, with_own_names
@@ -247,15 +246,12 @@ class Collector:
         return split, ""
 
     def _measure(self, loaded: Checkpoint, split: ImageSplit) -> NllRecord:
-        seed = self.options.seed
-
-        def measure(levels: np.ndarray) -> ImageNlls:
-            with self.output.progress("evaluating", len(levels)) as advance:
-                return evaluate(loaded.model, levels, seed=seed, advance=lambda done: advance(done, ""))
-
-        return score(loaded, split, measure, limit=self.options.limit, seed=seed).nll
+        scored = scored_levels(loaded, split, self.options.limit)
+        estimator = EstimatorSettings(seed=self.options.seed)
+        with self.output.progress("evaluating", len(scored.levels)) as advance:
+            return score(loaded, split, scored, estimator, advance=advance).nll
 
     def _samples(self, loaded: Checkpoint) -> np.ndarray:
         seeds = range(self.options.seed, self.options.seed + self.options.samples)
         with self.output.progress("sampling", len(seeds)) as advance:
-            return draw_samples(loaded.model, seeds, lambda done: advance(done, ""))
+            return draw_samples(loaded.model, seeds, advance)

@@ -1,5 +1,6 @@
-"""What famecli runs with: versions and folders. No torch here."""
+"""What famecli runs with: versions, folders, processor."""
 
+import os
 import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -8,8 +9,10 @@ from typing import Any
 from famecli import __version__
 from famecli.checkpoints.index import index
 from famecli.data.cache import cache_root
+from famecli.runtime.processor import cores, processor
 
 SCHEMA = "famecli/info/1"
+MACHINE_SCHEMA = "famecli/machine/1"
 PACKAGES = ("torch", "numpy", "safetensors", "typer", "rich", "pillow", "requests")
 
 
@@ -24,6 +27,34 @@ def environment() -> dict[str, Any]:
         "cache": str(cache_root()),
         "weights": list(index()),
         "executable": sys.executable,
+    }
+
+
+def machine() -> dict[str, Any]:
+    """Return what this processor can do, and which routines famecli chooses for it, as `famecli/machine/1`.
+
+    Raises:
+        UsageError: The environment asks for an unknown routine.
+    """
+    # Deferred: `environment` does without torch.
+    import torch
+
+    here = processor()
+    routine, reason = here.routine(os.environ)
+    return {
+        "schema": MACHINE_SCHEMA,
+        "processor": here.name,
+        "vendor": here.vendor,
+        "family": here.family,
+        "instructions": list(here.instructions),
+        "cores": cores(),
+        "torch": str(torch.__version__),
+        "torch_capability": torch.backends.cpu.get_cpu_capability(),
+        "onednn": here.onednn,
+        "bf16_in_hardware": here.multiplies_bf16,
+        "precision": "bf16" if here.multiplies_bf16 else "fp32",
+        "fp32_products": routine,
+        "fp32_products_reason": reason,
     }
 
 

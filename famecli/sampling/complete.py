@@ -8,6 +8,7 @@ from torch import Tensor
 
 from famecli.model.fame import Fame
 from famecli.rng import ImageNoise, image_uniforms
+from famecli.runtime.distributed import ALONE, Group
 from famecli.sampling.generate import ImageDecoder, pad
 from famecli.sampling.plan import wavefront_plan
 from famecli.sampling.sampler import CHUNK, padded_batch
@@ -37,7 +38,6 @@ def is_exact(model: Fame, mask: np.ndarray) -> bool:
     return not model.config.stochastic_layers and not looks_ahead(model, mask)
 
 
-@torch.no_grad()
 def complete_batches(
     model: Fame,
     known: np.ndarray,
@@ -47,6 +47,7 @@ def complete_batches(
     sweeps: int = SWEEPS,
     temperature: float = 1.0,
     cached: bool = True,
+    group: Group = ALONE,
 ) -> Iterator[np.ndarray]:
     """Yield one completion of the image per seed in batches, `(n, C, H, W)`, uint8 levels.
 
@@ -63,19 +64,24 @@ def complete_batches(
         sweeps: Steps of the chain.
         temperature: Spread of each pixel's distribution.
         cached: See `ImageDecoder`.
+        group: Processes that share the batches; each gets all completions.
 
     Source: the chain: arXiv:1401.4082, section 6.4 and appendix F.
     """
     decoder = ImageDecoder(model, temperature=temperature, cached=cached)
     images = torch.from_numpy(known).expand(len(seeds), *known.shape[-3:])
-    for first in range(0, len(seeds), CHUNK):
+
+    def draw(first: int) -> np.ndarray:
         chosen = list(seeds[first : first + CHUNK])
         image = images[first : first + CHUNK].to(model.device).float()
         given = torch.from_numpy(mask).to(model.device).expand(len(chosen), 1, -1, -1)
         x = _chain(model, decoder, image, given, chosen, sweeps)
-        yield x.float().cpu().numpy().astype(np.uint8)
+        return x.float().cpu().numpy().astype(np.uint8)
+
+    yield from group.in_turn(range(0, len(seeds), CHUNK), draw)
 
 
+@torch.no_grad()
 def _chain(
     model: Fame, decoder: ImageDecoder, image: Tensor, given: Tensor, seeds: list[int], sweeps: int
 ) -> Tensor:

@@ -38,7 +38,7 @@ class TrainOptions:
         compile: Whether `torch.compile` makes the steps faster, after minutes of its own.
         out: Folder of the run; None for one named after all that was given.
         resume: `auto` to go on with a run in the folder, `never` to remove it, or the state file of a run.
-        init: Checkpoint whose weights the training begins with; see `checkpoints.source.checkpoint_file`.
+        init: Checkpoint whose weights the training begins with; see `checkpoints.store.checkpoint_file`.
         save_every_s: Seconds between two saves.
         eval_every: Images between two validations.
         patience: Images without a better validation after which the training stops.

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Verdict = Literal["passed", "failed", "skipped"]
+# All checks by name, in the order in which they are made.
+CHECKS = ("causality", "batch", "normalisation", "latents", "sampler", "code", "claims")
 
 
 @dataclass(frozen=True)

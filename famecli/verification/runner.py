@@ -1,20 +1,27 @@
 """Checks by name, run one after the other."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import torch
 
-from famecli.errors import IntegrityError, NumericsError, UnavailableError
+from famecli.checkpoints.checkpoint import Checkpoint
+from famecli.data.dataset import ImageSplit, Split
+from famecli.errors import GateError, InputError, IntegrityError, NumericsError, UnavailableError
+from famecli.nll.record import TOLERANCE_NATS, parse_nll
+from famecli.nll.score import measure_again, scored_levels
 from famecli.verification.batches import check_batches
 from famecli.verification.causality import check_causality
-from famecli.verification.findings import CheckResult, Finding
+from famecli.verification.code_length import check_code
+from famecli.verification.findings import CHECKS, CheckResult, Finding, Measurement
 from famecli.verification.latents import check_latents
 from famecli.verification.normalisation import check_normalisation
 from famecli.verification.sampling import check_sampling
 from famecli.verification.subject import Subject
 
 Check = Callable[[Subject], Finding]
+# Returns a split of a data set; None for the one that the model was trained on.
+Images = Callable[[str | None, Split], ImageSplit]
 # What needs the model alone, no data.
 MODEL_CHECKS: dict[str, Check] = {
     "causality": check_causality,
@@ -23,6 +30,77 @@ MODEL_CHECKS: dict[str, Check] = {
     "latents": check_latents,
     "sampler": check_sampling,
 }
+
+
+def verify(
+    checkpoint: Checkpoint,
+    subject: Subject,
+    names: Collection[str],
+    *,
+    images: Images | None = None,
+    limit: int = 64,
+    advance: Callable[[int, str], None] = lambda done, name: None,
+    report: Callable[[str], None] = lambda text: None,
+) -> list[CheckResult]:
+    """Return the results of checks, in the order of `CHECKS`.
+
+    Args:
+        checkpoint: Model.
+        subject: The same model under test.
+        names: Some of `CHECKS`.
+        images: Loader of test images, for `code` and `claims`; None to code samples of the model instead.
+        limit: Number of images that are coded.
+        advance: See `run_checks`.
+        report: Called with one line when there are no test images.
+    """
+
+    def code(subject: Subject) -> Finding:
+        if images is not None:
+            try:
+                levels = scored_levels(checkpoint, images(None, "test"), limit).levels
+                return check_code(subject.model, levels, "test images")
+            except UnavailableError as error:
+                report(f"no test images, coding samples of the model instead: {error}")
+        return check_code(subject.model, subject.drawn[:limit], "samples of the model")
+
+    every = MODEL_CHECKS | {"code": code, "claims": lambda subject: check_claim(checkpoint, images)}
+    return list(run_checks(subject, {name: every[name] for name in CHECKS if name in names}, advance))
+
+
+def check_claim(checkpoint: Checkpoint, images: Images | None) -> Finding:
+    """Measure the first claim of a checkpoint again, on 256 images.
+
+    Args:
+        checkpoint: Model.
+        images: Loader of the images that the claim is about; None where there is none.
+
+    Raises:
+        UnavailableError: The images are not here.
+    """
+    stored, name, wrong = checkpoint.metadata.get("claim"), checkpoint.source, ""
+    if stored is None:
+        return Finding.skipped("the checkpoint claims no NLL")
+    if images is None:
+        return Finding.skipped("there are no images to measure the claim with")
+    if checkpoint.weights != "ema":
+        return Finding.skipped("the claim is about the averaged weights")
+    try:
+        claim = parse_nll(stored, f"{name}: claim")
+        found = measure_again(checkpoint, claim, images, name=name)
+        claim.check(name, found)
+    except InputError as error:
+        return Finding.broken(str(error))
+    except GateError as error:
+        wrong = str(error)
+    count = found.data.images or 0
+    difference = abs(found.nats_per_image - claim.expected(name, count)[1])
+    if wrong and difference <= TOLERANCE_NATS:
+        # The measurement shows a difference; nothing else would show another bound.
+        return Finding.broken(wrong)
+    return Finding.of(
+        "The NLL is the one that the checkpoint claims.",
+        Measurement(f"NLL of {count} test images minus the claimed one, nats", difference, TOLERANCE_NATS),
+    )
 
 
 def run_checks(
