@@ -11,7 +11,7 @@ from support.commands import Done, error_of, fame, random_model, result_of, save
 
 from famecli.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from famecli.cli.verify import CHECKS
-from famecli.model.likelihoods import Bernoulli
+from famecli.model.distributions import Bernoulli
 
 FEW = ("--samples", "4", "--limit", "3")
 KEYS = {"schema", "checkpoint", "passed", "checks", "seed", "device", "seconds", "version"}

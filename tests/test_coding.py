@@ -8,13 +8,12 @@ import pytest
 import torch
 from support.models import LATENT_PRESETS, preset_model, random_images, two_layer_model
 
-from famecli.coding.codec import Codec, Coded
-from famecli.coding.pixels import code_pixels
+from famecli.coding.codec import Codec, Coded, code_pixels
 from famecli.coding.stack import STATE_WORDS, WORD_BITS, Stack, Writer
 from famecli.config.presets import PRESETS
 from famecli.errors import IntegrityError
+from famecli.model.distributions import LogisticMixture
 from famecli.model.fame import Fame
-from famecli.model.likelihoods import LogisticMixture
 from famecli.nll.evaluate import evaluate
 from famecli.nll.units import NATS_PER_BIT
 from famecli.sampling.sampler import CHUNK

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from famecli.config.schema import DecoderConfig
 from famecli.model.decoder import Decoder
-from famecli.model.likelihoods import Bernoulli, Likelihood, make_likelihood, scale_levels
-from famecli.sampling.naive import sample_naive
+from famecli.model.distributions import Bernoulli, Likelihood, make_likelihood, scale_levels
 from famecli.sampling.plan import Plan, Step
-from famecli.sampling.sampler import Sampler
+from famecli.sampling.sampler import Sampler, sample_naive
 from famecli.sampling.wavefront import WavefrontWorkspace
 
 SEEDS = 60

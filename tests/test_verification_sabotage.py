@@ -13,8 +13,8 @@ from test_verification import BITS, COLOURS, model_of
 from famecli.config.schema import DecoderConfig, ModelConfig
 from famecli.model.fame import Fame
 from famecli.verification.causality import check_causality
-from famecli.verification.code_length import check_code
 from famecli.verification.findings import Finding
+from famecli.verification.nll_checks import check_code
 from famecli.verification.runner import MODEL_CHECKS, run_checks
 from famecli.verification.subject import Subject
 

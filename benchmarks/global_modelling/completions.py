@@ -13,7 +13,7 @@ from famecli.data.dataset import ImageSplit, fixed_levels
 from famecli.model.fame import Fame
 from famecli.output import Output
 from famecli.rng import stream
-from famecli.sampling.complete import complete_batches
+from famecli.sampling.generate import complete_batches
 
 BITS_SEED = 0
 

@@ -14,19 +14,18 @@ from torch import Tensor
 from famecli.api.pixels import LARGEST_SEED, Array, Pixels, choice, levels_of, like, mask_of, number, whole
 from famecli.checkpoints.checkpoint import Checkpoint
 from famecli.checkpoints.claims import Claim, readable_claims
+from famecli.coding.compress import check_model, decode_images, encode_images
 from famecli.coding.container import from_bytes, to_bytes
-from famecli.coding.whole import check_model, decode_images, encode_images
 from famecli.config.schema import ModelConfig
 from famecli.errors import ArgumentError, ArgumentTypeError, closest
 from famecli.nll.evaluate import ImageNlls, evaluate
 from famecli.nll.score import AUTOMATIC_BATCH
-from famecli.runtime.undisturbed import undisturbed
-from famecli.sampling.complete import SWEEPS, complete_batches
-from famecli.sampling.generate import DecoderOutput, generate_batches
+from famecli.runtime.devices import undisturbed
+from famecli.sampling.generate import SWEEPS, DecoderOutput, complete_batches, generate_batches
 from famecli.sampling.reconstruction import Settings, reconstruct
 from famecli.sampling.sampler import CHUNK
-from famecli.verification.code_length import check_code
 from famecli.verification.findings import CheckResult
+from famecli.verification.nll_checks import check_code
 from famecli.verification.runner import MODEL_CHECKS, run_checks
 from famecli.verification.subject import Subject
 

@@ -27,8 +27,7 @@ from famecli.nll.comparison import WAIVERS, Comparison, Scores, Waiver
 from famecli.nll.evaluate import evaluate as evaluate_levels
 from famecli.nll.report import NllReport
 from famecli.nll.score import AUTOMATIC_BATCH, score
-from famecli.runtime.devices import device_named
-from famecli.runtime.undisturbed import undisturbed
+from famecli.runtime.devices import device_named, undisturbed
 from famecli.training.failures import explain_failed_steps
 from famecli.training.setup import Plan, begin
 

@@ -126,7 +126,7 @@ def compress(
 
 def _split_words(words: list[str]) -> tuple[str | None, list[str]]:
     """Return what `split_words` does; a first word that can only be an array leaves the checkpoint out."""
-    from famecli.coding.originals import is_array
+    from famecli.coding.compress import is_array
 
     return (None, words) if words and is_array(words[0]) else split_words(words)
 
@@ -155,7 +155,7 @@ def _load(
         UsageError: The data set has no image at the start, or is for other models.
         InputError: A file is not what the model codes without loss.
     """
-    from famecli.coding.originals import read_originals
+    from famecli.coding.compress import read_originals
     from famecli.data.dataset import fixed_levels
     from famecli.nll.score import BITS_SEED, check_fits
 
@@ -172,7 +172,7 @@ def _load(
 
 
 def _encode(loaded: "Checkpoint", images: Images, group: int, output: Output) -> "CodedFile":
-    from famecli.coding.whole import encode_images
+    from famecli.coding.compress import encode_images
 
     with output.progress("encoding", len(images.levels)) as advance:
         return encode_images(

@@ -58,8 +58,8 @@ def decompress(
 
       fame decompress images.fame --checkpoint run/ -o images.npz
     """
+    from famecli.coding.compress import check_model
     from famecli.coding.container import read_file
-    from famecli.coding.whole import check_model
 
     output = Output(json=json, quiet=quiet)
     named = free_name("images", "") if out is None and format in ("auto", "png") else out
@@ -107,7 +107,7 @@ def _hashes(path: Path) -> dict[str, Any]:
 
 
 def _decode(loaded: "Checkpoint", coded: "CodedFile", output: Output) -> "np.ndarray":
-    from famecli.coding.whole import decode_images
+    from famecli.coding.compress import decode_images
 
     with output.progress("decoding", coded.header.images) as advance:
         return decode_images(loaded, coded, lambda done: advance(done, ""))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from famecli.checkpoints.checkpoint import Checkpoint
-    from famecli.coding.measure import CodeLength
+    from famecli.coding.compress import CodeLength
     from famecli.nll.evaluate import ImageNlls
     from famecli.nll.report import NllReport
     from famecli.nll.settings import Annealing
@@ -199,10 +199,9 @@ def measure_simulated(
         UsageError: It has no latents, so that its NLL is exact.
     """
     from famecli.data.dataset import fixed_levels
-    from famecli.nll.ais import double
+    from famecli.nll.ais import as_split, double, simulate
     from famecli.nll.report import NllReport
     from famecli.nll.score import BITS_SEED
-    from famecli.nll.simulated import as_split, simulate
 
     with group.one_before_the_others():
         loaded = choice.load(output)
@@ -218,7 +217,7 @@ def measure_simulated(
 
 def code(report: "NllReport", output: Output) -> "CodeLength":
     """Return what the scored images cost as a file of `fame compress`; errors are those of `measure_code`."""
-    from famecli.coding.measure import measure_code
+    from famecli.coding.compress import measure_code
 
     levels = report.scored.levels
     with output.progress("coding and decoding", 2 * len(levels)) as advance:

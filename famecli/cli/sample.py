@@ -90,7 +90,7 @@ class Request:
 
     def completion(self, output: Output) -> dict[str, bool]:
         """Return whether completions are exact draws, and say so if known pixels follow unknown ones."""
-        from famecli.sampling.complete import is_exact, looks_ahead
+        from famecli.sampling.generate import is_exact, looks_ahead
 
         if self.known is None:
             return {}
@@ -128,7 +128,7 @@ class Request:
     def _completions(self, known: KnownPixels) -> Iterator["np.ndarray"]:
         import numpy as np
 
-        from famecli.sampling.complete import complete_batches
+        from famecli.sampling.generate import complete_batches
         from famecli.sampling.sampler import CHUNK
 
         def complete(seeds: range) -> "np.ndarray":

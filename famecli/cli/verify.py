@@ -189,7 +189,7 @@ class _Source:
 
     def code(self, loaded: "Checkpoint", subject: "Subject") -> Finding:
         """Return what coding test images finds; without data, what coding the model's own images does."""
-        from famecli.verification.code_length import check_code
+        from famecli.verification.nll_checks import check_code
 
         try:
             return check_code(subject.model, self._test_images(loaded), "test images")

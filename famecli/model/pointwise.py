@@ -1,7 +1,7 @@
-"""Pointwise functions of the layers; some take less time on CPUs than what torch makes of them by itself.
+"""Pointwise functions of the layers; some are faster on CPUs than torch's own.
 
-The forward pass gives the same bits with and without gradients. Compiled steps are left to the compiler,
-which fuses as well. Times: `python -m benchmarks.pointwise`.
+The forward pass gives the same bits with and without gradients. Compiled steps use the plain formulas, which
+the compiler fuses. Times: `python -m benchmarks.pointwise`.
 """
 
 from typing import Any
@@ -14,8 +14,8 @@ from torch.nn import functional as F
 SMALLEST_SQUARE = 1e-6
 
 
-def at_least_single(x: Tensor) -> Tensor:
-    """Return `x` in single precision, if autocast made it less, for what sums or subtracts likelihoods."""
+def to_float32_or_wider(x: Tensor) -> Tensor:
+    """Return `x` in float32, or in its own dtype if that is wider."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -24,7 +24,7 @@ def normalise(h: Tensor, dim: int = 1) -> Tensor:
 
     Source: arXiv:1910.07467, equation 4, without gains.
     """
-    square = at_least_single(h).square().mean(dim, keepdim=True)
+    square = to_float32_or_wider(h).square().mean(dim, keepdim=True)
     return h * torch.rsqrt(square + SMALLEST_SQUARE).to(h.dtype)
 
 
@@ -42,7 +42,7 @@ def gate(both: Tensor) -> Tensor:
     Returns:
         `(B, width, ...)`, where bfloat16 is rounded twice.
 
-    Differs: on CPUs two operations, since torch's one has a slow gradient where channels lie last.
+    Differs: on CPUs two operations, since the gradient of torch's one is slow in channels-last layout.
     """
     if torch.compiler.is_compiling() or both.device.type != "cpu":
         return F.glu(both, 1)
@@ -57,7 +57,7 @@ def normalised_elu(h: Tensor) -> Tensor:
         h: Maps `(B, width, ...)`; bfloat16 is computed in float32, and the result is rounded once.
     """
     if torch.compiler.is_compiling():
-        wide = at_least_single(h)
+        wide = to_float32_or_wider(h)
         scale = (wide.square().mean(1, keepdim=True) + SMALLEST_SQUARE).rsqrt()
         return F.elu(wide * scale).to(h.dtype)
     if not (h.requires_grad and torch.is_grad_enabled()):
@@ -67,7 +67,7 @@ def normalised_elu(h: Tensor) -> Tensor:
 
 
 class _NormalisedElu(torch.autograd.Function):
-    """`normalised_elu` with its gradient; keeps `h`, the result, and a number per position."""
+    """`normalised_elu` with its gradient; saves `h`, the result, and a number per position."""
 
     @staticmethod
     def forward(ctx: Any, h: Tensor) -> Tensor:  # noqa: ANN401
@@ -80,14 +80,14 @@ class _NormalisedElu(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ANN401
         h, y, scale = ctx.saved_tensors
         # With n = scale * h, and g the gradient of n: scale * (g - n * mean(g * n)).
-        g = at_least_single(torch.ops.aten.elu_backward(gradient, 1.0, 1.0, 1.0, True, y))
+        g = to_float32_or_wider(torch.ops.aten.elu_backward(gradient, 1.0, 1.0, 1.0, True, y))
         along = (g * h).sum(1, keepdim=True).mul_(scale).mul_(scale).mul_(scale).div_(-h.shape[1])
-        return g.mul_(scale).addcmul_(at_least_single(h), along).to(h.dtype)
+        return g.mul_(scale).addcmul_(to_float32_or_wider(h), along).to(h.dtype)
 
 
 def _normalised_elu(h: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the result, and in single precision or better what each position was multiplied by."""
-    wide = at_least_single(h)
+    """Return the result, and the factor of each position in float32 or wider."""
+    wide = to_float32_or_wider(h)
     norm = torch.linalg.vector_norm(wide, dim=1, keepdim=True)
     scale = norm.square_().div_(h.shape[1]).add_(SMALLEST_SQUARE).rsqrt_()
     return F.elu_(wide * scale).to(h.dtype), scale

@@ -1,9 +1,9 @@
-"""The number of weights of a model, by arithmetic alone: known before anything is allocated."""
+"""The number of weights of a model by arithmetic alone, before anything is allocated."""
 
 import math
 
 from famecli.config.schema import DecoderConfig, ModelConfig, StageConfig
-from famecli.model.likelihoods import make_likelihood
+from famecli.model.distributions import make_likelihood
 
 
 def count_parameters(config: ModelConfig) -> int:
@@ -47,10 +47,10 @@ def _decoder(decoder: DecoderConfig, values: int, outputs: int, places: int) -> 
 
 
 def _conv(inputs: int, outputs: int, window: int) -> int:
-    """Weights and biases of a convolution whose window has so many places."""
+    """Return the weights and biases of a convolution with a window of `window` places."""
     return outputs * (inputs * window + 1)
 
 
 def _causal(side: int) -> int:
-    """Places in the window of a causal convolution, whose rows below the centre are not stored."""
+    """Return the places in the window of a causal convolution; rows below the centre are not stored."""
     return side * (side // 2 + 1)

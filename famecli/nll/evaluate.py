@@ -96,43 +96,24 @@ def evaluate(
     def table_from(start: int) -> np.ndarray:
         batch = torch.from_numpy(levels[start : start + images]).to(model.device)
 
-        def columns(rows: slice) -> np.ndarray:
+        def table(rows: slice) -> np.ndarray:
             place = first_index + start + rows.start
-            return _columns(*_evaluate_batch(model, batch[rows], place, samples, seed, pieces.size))
+            return _evaluate_batch(model, batch[rows], place, samples, seed, pieces.size)
 
-        return np.concatenate(list(pieces.over(len(batch), columns)))
+        return np.concatenate(list(pieces.over(len(batch), table)))
 
     tables = []
-    for table in group.in_turn(range(0, len(levels), images), table_from):
-        tables.append(table)
-        advance(len(table))
+    for part in group.in_turn(range(0, len(levels), images), table_from):
+        tables.append(part)
+        advance(len(part))
     layers = model.config.stochastic_layers
-    nats, distortion, rate, importance = _from_columns(np.concatenate(tables), layers, samples)
+    sizes = block_sizes(samples) if samples > 1 else ()
+    nats, distortion, rate, curve, stderr, effective = np.split(
+        np.concatenate(tables), np.cumsum([1, 1, layers, len(sizes), len(sizes)]), axis=1
+    )
+    importance = Importance(sizes, curve, stderr, effective[:, 0]) if sizes else None
     bound: Bound = "exact" if not layers else "elbo" if samples == 1 else "iwae"
-    return ImageNlls(check_nats(nats), distortion, rate, bound, samples, importance)
-
-
-def _columns(
-    nats: np.ndarray, distortion: np.ndarray, rate: np.ndarray, importance: Importance | None
-) -> np.ndarray:
-    """Return what a batch came to as one array, a row per image, such as processes send each other."""
-    columns = [nats[:, None], distortion[:, None], rate]
-    if importance is not None:
-        columns += [importance.curve, importance.stderr, importance.effective[:, None]]
-    return np.concatenate(columns, axis=1)
-
-
-def _from_columns(
-    table: np.ndarray, layers: int, samples: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, Importance | None]:
-    """Return the arguments of `_columns`."""
-    nats, distortion, rate, rest = np.split(table, [1, 2, 2 + layers], axis=1)
-    importance = None
-    if samples > 1:
-        sizes = block_sizes(samples)
-        curve, stderr, effective = np.split(rest, [len(sizes), -1], axis=1)
-        importance = Importance(sizes, curve, stderr, effective[:, 0])
-    return nats[:, 0], distortion[:, 0], rate, importance
+    return ImageNlls(check_nats(nats[:, 0]), distortion[:, 0], rate, bound, samples, importance)
 
 
 def check_nats(nats: np.ndarray) -> np.ndarray:
@@ -147,10 +128,12 @@ def check_nats(nats: np.ndarray) -> np.ndarray:
     return nats
 
 
-def _evaluate_batch(
-    model: Fame, batch: Tensor, start: int, samples: int, seed: int, rows: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, Importance | None]:
-    """Return nats, distortion, rate and importance of a batch, about `rows` images times samples at once."""
+def _evaluate_batch(model: Fame, batch: Tensor, start: int, samples: int, seed: int, rows: int) -> np.ndarray:
+    """Return the table of a batch, about `rows` images times samples at once.
+
+    Shape: a row per image, and columns for its nats, distortion, rate of each layer, and with several samples
+    the `curve`, `stderr` and `effective` of its `Importance`.
+    """
     noise = ImageNoise(_noise_names(seed, start, len(batch)), device=model.device)
     parts: list[Tensor] = []
     layers = model.config.stochastic_layers
@@ -166,9 +149,11 @@ def _evaluate_batch(
         done += noise.samples
     distortion, rate = distortion / samples, rate / samples
     if samples == 1:
-        return (distortion + rate.sum(1)).numpy(), distortion.numpy(), rate.numpy(), None
+        return np.column_stack([distortion + rate.sum(1), distortion, rate])
     log_weights = torch.cat(parts, dim=1)
-    return -log_mean(log_weights).numpy(), distortion.numpy(), rate.numpy(), weigh(log_weights)
+    found = weigh(log_weights)
+    weights = (found.curve, found.stderr, found.effective)
+    return np.column_stack([-log_mean(log_weights), distortion, rate, *weights])
 
 
 def _noise_names(seed: int, start: int, images: int) -> list[tuple[str | int, ...]]:

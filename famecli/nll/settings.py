@@ -1,4 +1,4 @@
-"""How annealed importance sampling is done. Nothing heavy here."""
+"""Settings of annealed importance sampling. Imports nothing heavy."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -9,13 +9,13 @@ STARTS = get_args(Start)
 
 @dataclass(frozen=True)
 class Annealing:
-    """How annealed importance sampling is done.
+    """Settings of annealed importance sampling.
 
     Args:
-        steps: From the start to the target; 1 is plain importance sampling.
-        chains: Of each image.
-        leapfrog: Gradients of a transition.
-        start: What latents are first drawn from: the approximate posterior q(z | x), or the prior p(z).
+        steps: Steps from the start to the target; 1 is plain importance sampling.
+        chains: Chains per image.
+        leapfrog: Leapfrog steps, and so gradients, of a transition.
+        start: Distribution of the first latents: the approximate posterior q(z | x), or the prior p(z).
     """
 
     steps: int

@@ -8,20 +8,20 @@ MOST_TERMS = 10_000
 
 
 def two_sided_p(t: float, degrees: int) -> float:
-    """Return the chance that a t variable of `degrees` degrees of freedom is at least as far from 0 as `t`.
+    """Return the probability that a t variable of `degrees` degrees of freedom is as far from 0 as `t`.
 
     Source: DLMF, 8.17 (incomplete beta function), of `degrees / (degrees + t^2)`.
     """
     beyond, within = degrees / (degrees + t * t), t * t / (degrees + t * t)
     half = 0.5 * degrees
-    # Where the continued fraction converges fast; elsewhere the other tail is taken.
+    # The tail whose continued fraction converges fast.
     if beyond < (half + 1.0) / (half + 2.5):
         return _incomplete_beta(half, 0.5, beyond, within)
     return 1.0 - _incomplete_beta(0.5, half, within, beyond)
 
 
 def two_sided_quantile(p: float, degrees: int) -> float:
-    """Return the t that `two_sided_p` gives `p` for, 0 < `p` < 1."""
+    """Return the t with `two_sided_p(t, degrees) == p`, 0 < `p` < 1."""
     low, high = 0.0, 1.0
     while two_sided_p(high, degrees) > p:
         low, high = high, 2.0 * high

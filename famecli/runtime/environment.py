@@ -1,4 +1,4 @@
-"""What famecli runs with: versions and folders. No torch here."""
+"""Versions and folders of this installation. Imports no torch."""
 
 import platform
 import sys
