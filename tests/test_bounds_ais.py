@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from famecli.bounds import ais
 from support.integrals import EVERY, LinearSpace, exact_nats, two_latents
 from support.models import preset_model, random_images
 from torch import Tensor
 
 from famecli.errors import NumericsError
+from famecli.nll import ais
 from famecli.nll.ais import AnnealedNlls, double, evaluate_ais, inverse_temperatures, simulate
 from famecli.nll.evaluate import evaluate, stderr_over_images
 from famecli.nll.hmc import ChainNoise, Chains, LatentSpace, accepted, find_steps, given_noise, longest_step

@@ -1,8 +1,8 @@
 """Hamiltonian Monte Carlo in the latents of images, for many chains at once.
 
-The latents z of an image are represented by the vector e of standard normals that they are drawn with: z(e) is
-a draw from the start, q(z | x) or p(z), by an invertible map, layer by layer from the top down. The path from
-the start to the posterior, start(z) * weight(z)^power with weight = p(x, z) / start(z), is in terms of e
+The latents z of an image are represented by the vector e of standard normals that they are drawn with. z(e)
+is a draw from the start, q(z | x) or p(z), by an invertible map, layer by layer from the top down. The path
+from the start to the posterior, start(z) * weight(z)^power with weight = p(x, z) / start(z), is in terms of e
 
     N(e; 0, 1) * weight(z(e))^power
 

@@ -1,8 +1,8 @@
 """The processes that share one command's work, as torchrun starts them.
 
 torchrun starts the processes, and gives each its rank and their number in the environment. Work is divided
-into the same pieces as in a single process, so that results do not depend on the number of processes. Only the
-first process prints and writes.
+into the same pieces as in a single process, so that results do not depend on the number of processes. Only
+the first process prints and writes.
 """
 
 import atexit
