@@ -44,7 +44,7 @@ from famecli.config.presets import PRESETS, Size, model_config
 from famecli.config.schema import ModelConfig
 from famecli.data.info import DatasetInfo
 from famecli.data.registry import dataset_info
-from famecli.model.size import count_parameters
+from famecli.model.fame import count_parameters
 
 SCHEMA = "famecli/equal-sizes/1"
 BASE = "fame"

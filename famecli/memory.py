@@ -51,18 +51,15 @@ class Pieces:
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error) or self.size <= self.smallest:
                     raise
-                # Not released here, where the error still references the allocated memory.
-                smaller = max(1, self.size // self.smallest // 2) * self.smallest
             else:
                 first = piece.stop
                 yield found
                 continue
-            self._shrink(smaller)
-
-    def _shrink(self, smaller: int) -> None:
-        self.report(f"out of memory with {self.size} images at once, going on with {smaller}")
-        self.size = smaller
-        release()
+            # After the handler, since the error references the allocated memory.
+            smaller = max(1, self.size // self.smallest // 2) * self.smallest
+            self.report(f"out of memory with {self.size} images at once, going on with {smaller}")
+            self.size = smaller
+            release()
 
 
 def release() -> None:

@@ -24,8 +24,7 @@ from famecli.checkpoints.header import (
 from famecli.config.schema import ModelConfig, to_dict
 from famecli.errors import ConfigError, InputError, IntegrityError, NumericsError, UsageError, brief
 from famecli.files import write_atomic
-from famecli.model.fame import Fame
-from famecli.model.size import count_parameters
+from famecli.model.fame import Fame, count_parameters
 
 WeightsKind = Literal["ema", "raw"]
 # Of stored weights; whatever they are stored in, the model has them in single precision.

@@ -261,7 +261,7 @@ class _Search:
         """Add bits to the maps at `places`, or else remove some, while the code gets shorter."""
         for step in (1, -1):
             moved = False
-            while self._better({place: self._step(place, step) for place in places}):
+            while self._better({place: min(MOST_BITS, max(0, self.bits[place] + step)) for place in places}):
                 moved = True
             if moved:
                 return
@@ -271,9 +271,6 @@ class _Search:
         while kept := self.kept():
             if not self._better(dict.fromkeys(kept[len(kept) // 2 :], 0)):
                 return
-
-    def _step(self, place: Place, step: int) -> int:
-        return min(MOST_BITS, max(0, self.bits[place] + step))
 
     def _better(self, changes: Mapping[Place, int]) -> bool:
         """Make the changes if the code gets shorter, and return whether it did."""

@@ -7,8 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from famecli.config.schema import ModelConfig
-from famecli.model.layers import CausalAttention, CausalConv2d, sees
-from famecli.model.pointwise import activate, gate
+from famecli.model.layers import CausalAttention, CausalConv2d, activate, gate, sees
 
 
 def grid_of(height: int, width: int, patch: int) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from famecli.config.schema import ModelConfig
-from famecli.model.pointwise import to_float32_or_wider
+from famecli.model.layers import to_float32_or_wider
 
 SMALLEST_LOG_SCALE = -7.0
 # From about 86 on, gradients and then masses overflow in single precision.

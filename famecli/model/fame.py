@@ -18,6 +18,7 @@ the top the posterior is the precision-weighted product of the prior and of the 
 Source: ladder: arXiv:1602.02282; PixelCNN over latents: arXiv:1611.05013.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -25,11 +26,18 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from famecli.config.schema import ModelConfig
+from famecli.config.schema import DecoderConfig, ModelConfig, StageConfig
 from famecli.model.decoder import Decoder, to_patches
 from famecli.model.distributions import Gaussian, make_likelihood, scale_levels
-from famecli.model.layers import FromLatents, ResidualBlock, ToLatents, Upsample, scale_init
-from famecli.model.pointwise import normalise, to_float32_or_wider
+from famecli.model.layers import (
+    FromLatents,
+    ResidualBlock,
+    ToLatents,
+    Upsample,
+    normalise,
+    scale_init,
+    to_float32_or_wider,
+)
 from famecli.rng import Noise
 
 # Maps a stochastic layer's index, counted from the image upwards, its prior and its posterior to its latents.
@@ -271,3 +279,53 @@ class Fame(nn.Module):
     def count_parameters(self) -> int:
         """Return the number of weights."""
         return sum(weight.numel() for weight in self.parameters())
+
+
+def count_parameters(config: ModelConfig) -> int:
+    """Return the number of weights of a configuration's model by arithmetic alone, before it is allocated."""
+    decoder = config.decoder
+    outputs = make_likelihood(config).parameters
+    values = config.channels * decoder.patch**2
+    total, below = 0, values
+    for index, (stage, (height, width)) in enumerate(zip(config.stages, config.resolutions(), strict=True)):
+        down = below if index else decoder.condition
+        top = index == len(config.stages) - 1
+        total += _stage_parameters(stage, below, down, height * width, top=top)
+        below = stage.width
+    return total + _decoder_parameters(decoder, values, outputs, math.prod(config.grid))
+
+
+def _stage_parameters(stage: StageConfig, below: int, down: int, pixels: int, *, top: bool) -> int:
+    width = stage.width
+    total = _conv(below, width, 9) + 4 * stage.blocks * _conv(width, width, 9) + _conv(width, down, 9)
+    if not stage.latents:
+        return total
+    window, places = (1, pixels) if stage.dense else (9, 1)
+    heads = 1 if top else 2
+    total += heads * _conv(width * places, 2 * stage.latents, window)
+    return total + _conv(stage.latents, width * places, window)
+
+
+def _decoder_parameters(decoder: DecoderConfig, values: int, outputs: int, places: int) -> int:
+    width, kernel, pixels = decoder.width, decoder.kernel, decoder.patch**2
+    first = _conv(decoder.condition, width, 1)
+    earlier = 0
+    if decoder.autoregressive:
+        first = _conv(values, width, _causal(decoder.first_kernel))
+        earlier = pixels * width * values if pixels > 1 else 0
+    window = _causal(kernel) if decoder.autoregressive else kernel**2
+    layer = _conv(width, 2 * width, window) + 2 * width * decoder.condition + _conv(width, width, 1)
+    inner = decoder.attention_features
+    attention = width * places + _conv(width, 3 * inner, 1) + _conv(inner, width, 1)
+    layers = decoder.layers * layer + len(decoder.attention) * attention
+    return first + layers + earlier + pixels * (_conv(width, width, 1) + _conv(width, outputs, 1))
+
+
+def _conv(inputs: int, outputs: int, window: int) -> int:
+    """Return the weights and biases of a convolution with a window of `window` places."""
+    return outputs * (inputs * window + 1)
+
+
+def _causal(side: int) -> int:
+    """Return the places in the window of a causal convolution; rows below the centre are not stored."""
+    return side * (side // 2 + 1)

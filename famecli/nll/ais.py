@@ -106,16 +106,8 @@ def evaluate_ais(
     for part in group.in_turn(range(0, len(levels), images), table_from):
         tables.append(part)
         advance(len(part))
-    return _annealed(np.concatenate(tables), elbo, settings)
-
-
-def _annealed(table: np.ndarray, elbo: ImageNlls, settings: Annealing) -> AnnealedNlls:
-    """Return the NLLs from the rows of `_Annealer.run`, one row per image.
-
-    Raises:
-        NumericsError: An image's NLL is not finite.
-    """
-    chances, steps, forward, reverse = np.split(table, [1, 2, 2 + settings.chains], axis=1)
+    splits = [1, 2, 2 + settings.chains]
+    chances, steps, forward, reverse = np.split(np.concatenate(tables), splits, axis=1)
     log_weights = torch.from_numpy(forward)
     return AnnealedNlls(
         check_nats(-log_mean(log_weights).numpy()),

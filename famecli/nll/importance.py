@@ -64,7 +64,9 @@ def weigh(log_weights: Tensor) -> Importance:
     effective = effective.clamp(1.0, samples)
     of_all = ((samples / effective - 1.0) / (samples - 1)).sqrt()
     curve = torch.stack([each.mean(1) for each in blocks], dim=1)
-    stderr = torch.stack([_stderr(each) if each.shape[1] > 1 else of_all for each in blocks], dim=1)
+    stderr = torch.stack(
+        [each.std(1) / math.sqrt(each.shape[1]) if each.shape[1] > 1 else of_all for each in blocks], dim=1
+    )
     return Importance(sizes, curve.numpy(), stderr.numpy(), effective.numpy())
 
 
@@ -77,7 +79,3 @@ def _blocks(log_weights: Tensor, size: int) -> Tensor:
     """Return `-log` of the mean weight of each block of `size`, `(N, blocks)`."""
     blocks = log_weights.shape[1] // size
     return -log_mean(log_weights[:, : blocks * size].unflatten(1, (blocks, size)))
-
-
-def _stderr(blocks: Tensor) -> Tensor:
-    return blocks.std(1) / math.sqrt(blocks.shape[1])

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from famecli.model.distributions import scale_levels
-from famecli.model.layers import sees
-from famecli.model.pointwise import SMALLEST_SQUARE, normalise, to_float32_or_wider
+from famecli.model.layers import SMALLEST_SQUARE, normalise, sees, to_float32_or_wider
 from famecli.runtime.processor import product_routine
 from famecli.sampling.execution import Products
 from famecli.sampling.packing import PackedAttention, PackedDecoder, SkewedMaps

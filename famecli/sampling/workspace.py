@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from famecli.model.decoder import Decoder
-from famecli.model.pointwise import to_float32_or_wider
+from famecli.model.layers import to_float32_or_wider
 from famecli.sampling.plan import Plan, Step
 
 

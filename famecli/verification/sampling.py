@@ -51,7 +51,10 @@ def check_sampling(subject: Subject) -> Finding:
         *exact,
         Measurement(f"pixels of {subject.samples} images of fame sample off their quantile", wrong, 0),
         Measurement(
-            "cost of samples minus entropy, standard errors", abs(_ratio(gap, spread)), STANDARD_ERRORS
+            "cost of samples minus entropy, standard errors",
+            # A model that is certain of everything has a variance of 0.
+            abs(gap / math.sqrt(spread or 1.0)),
+            STANDARD_ERRORS,
         ),
         Measurement(
             "distance of the uniforms from their distribution, times root of n",
@@ -59,11 +62,6 @@ def check_sampling(subject: Subject) -> Finding:
             MOST_DISTANCE,
         ),
     )
-
-
-def _ratio(gap: float, variance: float) -> float:
-    """Return `gap` in standard deviations, or itself where the variance is 0."""
-    return gap / math.sqrt(variance) if variance else gap
 
 
 class _Samples:
