@@ -64,7 +64,7 @@ class Bins:
         Args:
             prior: Distribution whose mass the bins share equally.
             posterior: Distribution of the symbols.
-            decide: Where decisions go to or come from.
+            decide: Destination or source of the decisions.
             known: The symbols where they are known, in an encoder.
         """
         symbols = torch.zeros(prior.mean.shape, dtype=torch.int64)

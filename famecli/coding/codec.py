@@ -237,7 +237,7 @@ def code_pixels(
     Args:
         likelihood: Likelihood of the pixels.
         parameters: Parameters of `n` pixels, `(B, P, n)`, float64, on the CPU, contiguous.
-        decide: Where decisions go to or come from.
+        decide: Destination or source of the decisions.
         known: Levels `(B, C, n)`, int64, where they are known, in an encoder.
     """
     if isinstance(likelihood, Bernoulli):

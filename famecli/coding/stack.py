@@ -29,7 +29,7 @@ LEAST_DECISION_BITS = -math.log2(1.0 - SMALLEST_CHANCE)
 
 START = np.array([0, 1], np.uint32)
 
-# Where binary decisions go to or come from. Maps the probabilities of ones (float64, on the CPU, NaN is taken
+# Destination or source of binary decisions. Maps the probabilities of ones (float64, on the CPU, NaN is taken
 # as a half) and the bits of the same shape, where they are known, to the bits, int64.
 Decide = Callable[[Tensor, Tensor | None], Tensor]
 # Maps the lowest symbols of intervals and half their length to the probabilities of the upper halves, given
@@ -171,7 +171,7 @@ def walk(shape: torch.Size, depth: int, split: Split, decide: Decide, known: Ten
         shape: Shape of the symbols.
         depth: Number of decisions per symbol.
         split: Probability of the upper half of an interval of symbols.
-        decide: Where decisions go to or come from.
+        decide: Destination or source of the decisions.
         known: The symbols where they are known, in an encoder.
     """
     lowest = torch.zeros(shape, dtype=torch.int64)

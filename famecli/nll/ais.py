@@ -22,7 +22,7 @@ from famecli.data.folder import seen_with
 from famecli.data.registry import FOLDER, dataset_info
 from famecli.memory import Pieces
 from famecli.model.fame import Fame
-from famecli.nll.evaluate import ImageNlls, check_nats, evaluate
+from famecli.nll.evaluate import ImageNlls, check_nats, evaluate, map_rows
 from famecli.nll.hmc import ChainNoise, Chains, LatentSpace, find_steps
 from famecli.nll.importance import log_mean, weigh
 from famecli.nll.settings import Annealing
@@ -92,22 +92,14 @@ def evaluate_ais(
     images = max(1, batch_size // settings.chains)
     pieces = Pieces(batch_size, report=report)
 
-    def table_from(start: int) -> np.ndarray:
-        batch = torch.from_numpy(levels[start : start + images]).to(exact.device)
-        known = None if latents is None else [each[start : start + images] for each in latents]
+    def table_of(rows: slice) -> np.ndarray:
+        batch = torch.from_numpy(levels[rows]).to(exact.device)
+        known = None if latents is None else [each[rows] for each in latents]
+        return _Annealer(exact, batch, rows.start, settings, seed).run(known, pieces.size)
 
-        def table(rows: slice) -> np.ndarray:
-            annealer = _Annealer(exact, batch[rows], start + rows.start, settings, seed)
-            return annealer.run(None if known is None else [each[rows] for each in known], pieces.size)
-
-        return np.concatenate(list(pieces.over(len(batch), table)))
-
-    tables = []
-    for part in group.in_turn(range(0, len(levels), images), table_from):
-        tables.append(part)
-        advance(len(part))
+    table = map_rows(table_of, len(levels), images, pieces, group, advance)
     splits = [1, 2, 2 + settings.chains]
-    chances, steps, forward, reverse = np.split(np.concatenate(tables), splits, axis=1)
+    chances, steps, forward, reverse = np.split(table, splits, axis=1)
     log_weights = torch.from_numpy(forward)
     return AnnealedNlls(
         check_nats(-log_mean(log_weights).numpy()),

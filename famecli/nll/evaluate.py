@@ -17,7 +17,7 @@ from famecli.nll.units import NATS_PER_BIT
 from famecli.rng import ImageNoise
 from famecli.runtime.distributed import ALONE, Group
 
-# What `evaluate` measures, which is what a checkpoint may claim.
+# Kinds of estimate of `evaluate`, which are those that a checkpoint may claim.
 Bound = Literal["exact", "elbo", "iwae"]
 
 
@@ -29,9 +29,9 @@ class ImageNlls:
         nats: The estimate of -log p(x), `(N,)`.
         distortion: -log p(x | z) of the ELBO, `(N,)`.
         rate: KL divergence per stochastic layer, from the image upwards, `(N, layers)`.
-        bound: What `nats` is: exact, or an upper bound in expectation.
-        importance_samples: Draws of the latents per image; for `ais` its chains.
-        importance: What the weights of several draws say beyond; None for one draw.
+        bound: Kind of estimate in `nats`: exact, or an upper bound in expectation.
+        importance_samples: Draws of the latents per image; for `ais` the number of chains.
+        importance: Statistics of the weights of several draws; None for one draw.
     """
 
     nats: np.ndarray
@@ -73,16 +73,16 @@ def evaluate(
     """Return the NLL of each image; the same for any batch size.
 
     Args:
-        model: On its device.
+        model: Model on its device.
         levels: Images, integer levels, `(N, C, H, W)`.
         importance_samples: 1 for the ELBO with the KL divergence in closed form; more for
             -log of the mean importance weight, which is tighter. A model without latents is exact.
-        seed: Of the latents; image i draws from a stream of its own.
-        batch_size: Images, or images times samples, in one forward pass.
-        first_index: Number of the first image, by which it draws its latents; the others follow.
+        seed: Seed of the latents; image i draws from a stream of its own.
+        batch_size: Number of images times samples in one forward pass.
+        first_index: Index of the first image in the names of the latents' streams.
         advance: Called with the number of images just done.
         group: Processes that share the batches; each gets the NLLs of all images.
-        report: Told in one line that memory ran out, and that it goes on with less.
+        report: Called with one line of text when memory ran out.
 
     Raises:
         NumericsError: An image's NLL is not finite.
@@ -93,27 +93,51 @@ def evaluate(
     images = max(1, batch_size // samples)
     pieces = Pieces(batch_size, report=report)
 
-    def table_from(start: int) -> np.ndarray:
-        batch = torch.from_numpy(levels[start : start + images]).to(model.device)
+    def table_of(rows: slice) -> np.ndarray:
+        batch = torch.from_numpy(levels[rows]).to(model.device)
+        return _evaluate_batch(model, batch, first_index + rows.start, samples, seed, pieces.size)
 
-        def table(rows: slice) -> np.ndarray:
-            place = first_index + start + rows.start
-            return _evaluate_batch(model, batch[rows], place, samples, seed, pieces.size)
-
-        return np.concatenate(list(pieces.over(len(batch), table)))
-
-    tables = []
-    for part in group.in_turn(range(0, len(levels), images), table_from):
-        tables.append(part)
-        advance(len(part))
+    table = map_rows(table_of, len(levels), images, pieces, group, advance)
     layers = model.config.stochastic_layers
     sizes = block_sizes(samples) if samples > 1 else ()
     nats, distortion, rate, curve, stderr, effective = np.split(
-        np.concatenate(tables), np.cumsum([1, 1, layers, len(sizes), len(sizes)]), axis=1
+        table, np.cumsum([1, 1, layers, len(sizes), len(sizes)]), axis=1
     )
     importance = Importance(sizes, curve, stderr, effective[:, 0]) if sizes else None
     bound: Bound = "exact" if not layers else "elbo" if samples == 1 else "iwae"
     return ImageNlls(check_nats(nats[:, 0]), distortion[:, 0], rate, bound, samples, importance)
+
+
+def map_rows(
+    work: Callable[[slice], np.ndarray],
+    total: int,
+    images: int,
+    pieces: Pieces,
+    group: Group,
+    advance: Callable[[int], None],
+) -> np.ndarray:
+    """Return an array with a row per image, which processes compute batch by batch.
+
+    Args:
+        work: Function from the indices of some images to their rows; the same for any split.
+        total: Number of images.
+        images: Number of images in a batch.
+        pieces: Division of a batch where memory runs out.
+        group: Processes that share the batches; each gets all rows.
+        advance: Called with the number of images just done.
+    """
+
+    def batch_from(start: int) -> np.ndarray:
+        def piece(rows: slice) -> np.ndarray:
+            return work(slice(start + rows.start, start + rows.stop))
+
+        return np.concatenate(list(pieces.over(min(images, total - start), piece)))
+
+    parts = []
+    for part in group.in_turn(range(0, total, images), batch_from):
+        parts.append(part)
+        advance(len(part))
+    return np.concatenate(parts)
 
 
 def check_nats(nats: np.ndarray) -> np.ndarray:
