@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from famecli.config.presets import DENSE, PRESETS
 from famecli.config.schema import ModelConfig, StageConfig, to_dict
-from famecli.model.size import count_parameters
+from famecli.model.fame import count_parameters
 
 Change = Literal["width", "latents", "decoder"]
 # Factors are tried in steps of a 256th, up to 8.

@@ -16,7 +16,7 @@ import torch
 
 from famecli.config.schema import DecoderConfig, ModelConfig
 from famecli.model.decoder import Decoder
-from famecli.model.likelihoods import make_likelihood
+from famecli.model.distributions import make_likelihood
 from famecli.sampling.sampler import Sampler
 
 CASES = ("nothing", "forward", "sampler")

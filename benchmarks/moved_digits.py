@@ -36,7 +36,7 @@ from benchmarks.trainings import (
 )
 from famecli.config.presets import PRESETS, Size
 from famecli.data.registry import FOLDER, dataset_info
-from famecli.model.size import count_parameters
+from famecli.model.fame import count_parameters
 from famecli.rng import stream
 
 SCHEMA = "famecli/moved-digits/1"

@@ -1,4 +1,4 @@
-"""Times of both passes of `famecli.model.pointwise` on one core, beside torch's own functions."""
+"""Times of both passes of `famecli.model.layers` on one core, beside torch's own functions."""
 
 import argparse
 import statistics
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from famecli.model.pointwise import SMALLEST_SQUARE, gate, normalised_elu
+from famecli.model.layers import SMALLEST_SQUARE, gate, normalised_elu
 
 SHAPES = ((16, 64, 14, 14), (16, 128, 14, 14), (32, 128, 28, 28))
 Function = Callable[[Tensor], Tensor]

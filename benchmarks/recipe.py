@@ -35,7 +35,7 @@ from benchmarks.trainings import (
     validations,
 )
 from famecli.errors import UsageError, closest
-from famecli.model.size import count_parameters
+from famecli.model.fame import count_parameters
 
 SCHEMA = "famecli/recipe/1"
 BASE = "base"

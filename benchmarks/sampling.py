@@ -31,8 +31,8 @@ from torch import Tensor
 
 from famecli.checkpoints.checkpoint import load_checkpoint
 from famecli.config.presets import PRESETS, Size, model_config
+from famecli.model.distributions import scale_levels
 from famecli.model.fame import Fame
-from famecli.model.likelihoods import scale_levels
 from famecli.rng import BatchNoise, stream
 from famecli.sampling.plan import wavefront_plan
 from famecli.sampling.sampler import Sampler
@@ -223,7 +223,7 @@ def jacobi(model: Fame, condition: Tensor | None, uniforms: Tensor) -> Tensor:
 
 
 def naive_part(model: Fame, condition: Tensor | None, uniforms: Tensor, pixels: int) -> Tensor:
-    """The first `pixels` turns of the loop of `famecli.sampling.naive`."""
+    """The first `pixels` turns of the loop of `famecli.sampling.sampler`."""
     config = model.config
     x = uniforms.new_zeros(len(uniforms), *config.image_shape)
     plan = wavefront_plan(config.height, config.width, model.decoder.grid[1], config.decoder.patch)

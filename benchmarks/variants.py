@@ -15,8 +15,8 @@ import torch
 
 from famecli.config.schema import DecoderConfig, ModelConfig
 from famecli.model.decoder import Decoder
-from famecli.model.likelihoods import Bernoulli
-from famecli.sampling import skew, threads
+from famecli.model.distributions import Bernoulli
+from famecli.sampling import execution, packing
 from famecli.sampling.sampler import Sampler
 
 SIDE = 28
@@ -58,12 +58,12 @@ def parse_options() -> argparse.Namespace:
 
 
 def variants(decoder: Decoder, uniforms: torch.Tensor) -> dict[str, Callable[[], torch.Tensor]]:
-    def sampler(slots: int = skew.SLOTS, **changes: int) -> Callable[[], torch.Tensor]:
+    def sampler(slots: int = packing.SLOTS, **changes: int) -> Callable[[], torch.Tensor]:
         made = Sampler(decoder, Bernoulli(1), 2, **changes)
-        before, skew.SLOTS = skew.SLOTS, slots
+        before, packing.SLOTS = packing.SLOTS, slots
         # Memory is laid out at the first use.
         made.sample(None, uniforms)
-        skew.SLOTS = before
+        packing.SLOTS = before
         return lambda: made.sample(None, uniforms)
 
     def with_threads(number: int) -> Callable[[], torch.Tensor]:
@@ -71,14 +71,14 @@ def variants(decoder: Decoder, uniforms: torch.Tensor) -> dict[str, Callable[[],
 
         def call() -> torch.Tensor:
             before = torch.get_num_threads()
-            settings = threads.THREADED_WORK, threads.SINGLES, threads.PATIENCE
+            settings = execution.THREADED_WORK, execution.SINGLES, execution.PATIENCE
             torch.set_num_threads(number)
-            threads.THREADED_WORK, threads.SINGLES, threads.PATIENCE = 0, 0, SIDE**2
+            execution.THREADED_WORK, execution.SINGLES, execution.PATIENCE = 0, 0, SIDE**2
             try:
                 return run()
             finally:
                 torch.set_num_threads(before)
-                threads.THREADED_WORK, threads.SINGLES, threads.PATIENCE = settings
+                execution.THREADED_WORK, execution.SINGLES, execution.PATIENCE = settings
 
         return call
 

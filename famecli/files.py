@@ -21,27 +21,27 @@ TOKEN_BYTES = 6
 
 @contextmanager
 def partial_file(path: Path, *, sync: bool = True) -> Iterator[Path]:
-    """Yield an empty file beside `path`; it takes that name at the end, or is deleted after an exception.
+    """Yield an empty file beside `path`; it is renamed to `path` at the end, or deleted after an exception.
 
-    It has a name of its own, so that processes that write the same target do not meet. The mode is that of
-    the file replaced, else what the umask leaves; a symbolic link stays one and its target is replaced. What
-    is not a file, such as a pipe or a device, cannot be replaced and is yielded itself.
+    Its random name keeps processes apart that write the same target. The mode is that of the replaced file,
+    else that of the umask. A symbolic link is kept, and its target is replaced. A target that is no file,
+    such as a pipe or a device, cannot be replaced and is yielded itself.
 
     Args:
-        path: The name to be.
-        sync: Whether it must survive a power cut once it has its name; slow for thousands of small files.
+        path: Final name of the file.
+        sync: Whether the file must survive a power cut after renaming; slow for thousands of small files.
 
     Raises:
-        OSError: It cannot be made or renamed.
+        OSError: The file cannot be created or renamed.
     """
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_file():
         yield target
         return
-    # Bytes of a name are limited, and a letter can be four of them.
+    # The length of a name in bytes is limited, and a letter can take four.
     temporary = target.with_name(f".{target.name[:50]}.{secrets.token_hex(TOKEN_BYTES)}.tmp")
     try:
-        # Not tempfile, whose files nobody else may read whatever the umask.
+        # Not tempfile, whose files only the owner may read, whatever the umask.
         temporary.open("xb").close()
         yield temporary
         with temporary.open("rb+") as file:
@@ -64,11 +64,11 @@ def free_name(stem: str, suffix: str) -> str:
 
 
 def remove_leftovers(folder: Path, older_than_s: float = 0.0) -> None:
-    """Delete what processes left in `folder` that were killed while they wrote a file there.
+    """Delete temporary files of killed processes in `folder`.
 
     Args:
-        folder: If there is one.
-        older_than_s: Younger ones are kept; 0 only where no other process writes now.
+        folder: Folder, which may be missing.
+        older_than_s: Least age of deleted files; 0 only if no other process writes there now.
     """
     for leftover in folder.glob(f".*.{'[0-9a-f]' * (2 * TOKEN_BYTES)}.tmp"):
         with suppress(FileNotFoundError):
@@ -100,10 +100,10 @@ def unwritable(path: Path | str, error: OSError) -> InputError:
 
 
 def read_bytes(path: Path, what: str) -> bytes:
-    """Return the content of the file `path`, of stdin if it is `-`, called `what` in errors.
+    """Return the content of the file `path`, or of stdin if it is `-`; errors call the content `what`.
 
     Raises:
-        InputError: It is missing, a folder, or unreadable.
+        InputError: The file is missing, a folder, or unreadable.
     """
     with open_input(path, what) as file:
         return file.read()
@@ -125,7 +125,7 @@ def open_input(path: Path, what: str) -> Iterator[BinaryIO]:
 
 
 def read_up_to(file: BinaryIO, size: int) -> bytes:
-    """Return the next `size` bytes, fewer only at the end; no memory is taken for more than there are."""
+    """Return the next `size` bytes, fewer only at the end, and allocate no more memory than that."""
     pieces = []
     while size > 0 and (piece := file.read(min(size, CHUNK_BYTES))):
         pieces.append(piece)
@@ -134,7 +134,7 @@ def read_up_to(file: BinaryIO, size: int) -> bytes:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` durable; systems where folders cannot be opened or synced do without."""
+    """Make a rename in `folder` durable, on systems where folders can be opened and synced."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:

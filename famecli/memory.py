@@ -1,11 +1,11 @@
-"""What to do when memory runs out: work in smaller pieces, or say what would fit. No torch here."""
+"""Batches that become smaller when memory runs out. Imports no torch."""
 
 import sys
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 T = TypeVar("T")
-# How torch says it: its allocators, and oneDNN, whose convolutions on a CPU tell no reason.
+# Parts of torch's error messages: from allocators, and from convolutions of oneDNN, which give no reason.
 WORDS = (
     "out of memory",
     "can't allocate memory",
@@ -15,17 +15,17 @@ WORDS = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed, on the CPU or on a device: torch has several errors for it."""
+    """Return whether an error is a failed allocation on the CPU or a device; torch has several kinds."""
     return isinstance(error, MemoryError) or any(words in str(error) for words in WORDS)
 
 
 class Pieces:
-    """Work on a number of images in pieces, which become smaller for good when memory runs out.
+    """Work on images in batches, whose size is halved for good when memory runs out.
 
     Args:
-        size: Images in a piece.
-        smallest: Fewer are not tried; divides `size`.
-        report: Told when the size changes.
+        size: Initial number of images in a batch.
+        smallest: Smallest number of images in a batch; divides `size`.
+        report: Called with one line of text when the size changes.
     """
 
     def __init__(
@@ -34,10 +34,14 @@ class Pieces:
         self.size, self.smallest, self.report = size, smallest, report
 
     def over(self, images: int, work: Callable[[slice], T]) -> Iterator[T]:
-        """Yield what `work` makes of each piece of `images` images, in order; it must not depend on pieces.
+        """Yield `work` of each batch of `images` images, in order.
+
+        Args:
+            images: Number of images.
+            work: Function of the rows of a batch; it must give the same results for any split.
 
         Raises:
-            Exception: That of `work`, also where not even the smallest piece fits in memory.
+            Exception: The exception of `work`, also if not even the smallest batch fits in memory.
         """
         first = 0
         while first < images:
@@ -47,22 +51,19 @@ class Pieces:
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error) or self.size <= self.smallest:
                     raise
-                # Here, not below: the error holds on to what was allocated.
-                smaller = max(1, self.size // self.smallest // 2) * self.smallest
             else:
                 first = piece.stop
                 yield found
                 continue
-            self._shrink(smaller)
-
-    def _shrink(self, smaller: int) -> None:
-        self.report(f"out of memory with {self.size} images at once, going on with {smaller}")
-        self.size = smaller
-        release()
+            # After the handler, since the error references the allocated memory.
+            smaller = max(1, self.size // self.smallest // 2) * self.smallest
+            self.report(f"out of memory with {self.size} images at once, going on with {smaller}")
+            self.size = smaller
+            release()
 
 
 def release() -> None:
-    """Give memory that torch keeps for later back to the device."""
+    """Return memory that torch caches to the device."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -1,15 +1,14 @@
-"""Random numbers by explicit streams: what a stream yields depends on its name alone.
+"""Random numbers by explicit streams: the numbers of a stream depend on its name alone.
 
-A stream is numpy's counter-based Philox keyed with SHA-256 of its name, for example
-`("sample", 17)`. Naming a stream after one image makes that image independent of the batch it is in;
-naming one after a training step makes a resumed run equal to an unbroken one with nothing to store.
-The normals of images come from the inverse CDF, so that drawing 3 + 5 values yields the same as drawing 8.
+A stream is numpy's counter-based Philox keyed with SHA-256 of its name, for example `("sample", 17)`. A
+stream per image makes the image independent of its batch; a stream per training step makes a resumed run
+equal to an unbroken one, without any stored state. The normals of images come from the inverse CDF, so that
+drawing 3 + 5 values yields the same as drawing 8.
 """
 
 import hashlib
 import math
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -29,7 +28,7 @@ def stream(*name: str | int) -> np.random.Generator:
 def uniforms(
     generator: np.random.Generator, shape: Sequence[int], dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Return uniforms in [0, 1) on the CPU; float32 values are multiples of 2^-24, so never rounded to 1."""
+    """Return uniforms in [0, 1) on the CPU; float32 values are multiples of 2^-24, never rounded to 1."""
     raw = torch.from_numpy(generator.random(math.prod(shape)).reshape(tuple(shape)))
     return raw if dtype == torch.float64 else (raw * 2**24).floor_().div_(2**24).to(dtype)
 
@@ -42,40 +41,38 @@ def normals(generator: np.random.Generator, shape: Sequence[int]) -> Tensor:
     return quantiles.float()
 
 
-class Noise(Protocol):
-    """What a model asks for when it draws latents."""
-
-    def normal(self, layer: int, shape: torch.Size) -> Tensor:
-        """Return standard normals of `shape` `(B, ...)` for the stochastic layer with that index."""
-        ...
+# Source of latents: maps the index of a stochastic layer and a shape `(B, ...)` to standard normals.
+Noise = Callable[[int, torch.Size], Tensor]
 
 
 class BatchNoise:
     """Noise of a whole batch from one stream, for training.
 
     Args:
-        generator: The stream, for example that of a training step.
-        device: Where the noise is needed.
+        generator: Stream, for example that of a training step.
+        device: Device of the noise.
     """
 
     def __init__(self, generator: np.random.Generator, device: torch.device | str = "cpu") -> None:
-        self.generator = generator
-        self.device = device
+        self.generator, self.device = generator, device
 
-    def normal(self, layer: int, shape: torch.Size) -> Tensor:
-        # Not by inverse CDF as below: a step draws its whole batch at once, and this is twenty times faster.
+    def __call__(self, layer: int, shape: torch.Size) -> Tensor:
+        # Not by the inverse CDF as below: a step draws its batch at once, and this is twenty times faster.
         return torch.from_numpy(self.generator.standard_normal(shape, np.float32)).to(self.device)
 
 
 class PartNoise:
-    """The noise of some rows of a batch: the same rows, in whatever parts the batch is computed.
+    """The noise of some rows of a batch; it does not depend on how the batch is divided.
 
-    Each layer is drawn once, for the whole batch, in the order in which layers are first asked for.
+    Each layer is drawn once, for the whole batch, in the order in which layers are first drawn.
 
     Args:
         whole: Noise of the batch.
-        batch: Its images.
-        device: Where the noise is needed.
+        batch: Number of images of the batch.
+        device: Device of the noise.
+
+    Attributes:
+        rows: Rows of the batch that the next calls return; all at first.
     """
 
     def __init__(self, whole: Noise, batch: int, device: torch.device | str = "cpu") -> None:
@@ -83,9 +80,9 @@ class PartNoise:
         self.rows = slice(0, batch)
         self.drawn: dict[int, Tensor] = {}
 
-    def normal(self, layer: int, shape: torch.Size) -> Tensor:
+    def __call__(self, layer: int, shape: torch.Size) -> Tensor:
         if layer not in self.drawn:
-            self.drawn[layer] = self.whole.normal(layer, torch.Size((self.batch, *shape[1:])))
+            self.drawn[layer] = self.whole(layer, torch.Size((self.batch, *shape[1:])))
         return self.drawn[layer][self.rows].to(self.device)
 
 
@@ -95,19 +92,17 @@ class ImageNoise:
     Args:
         names: One stream name per image.
         samples: Importance samples per image; the batch is then image-major, `(len(names) * samples, ...)`.
-            Calling again goes on in each stream, so samples may be drawn in chunks of any size.
-        device: Where the noise is needed.
+            Further calls continue each stream, so samples may be drawn in chunks of any size.
+        device: Device of the noise.
     """
 
     def __init__(
         self, names: Sequence[tuple[str | int, ...]], samples: int = 1, device: torch.device | str = "cpu"
     ) -> None:
-        self.names = list(names)
-        self.samples = samples
-        self.device = device
+        self.names, self.samples, self.device = list(names), samples, device
         self.streams: dict[int, list[np.random.Generator]] = {}
 
-    def normal(self, layer: int, shape: torch.Size) -> Tensor:
+    def __call__(self, layer: int, shape: torch.Size) -> Tensor:
         if layer not in self.streams:
             self.streams[layer] = [stream(*name, layer) for name in self.names]
         each = (self.samples, *shape[1:])
@@ -117,5 +112,5 @@ class ImageNoise:
 def image_uniforms(
     names: Sequence[tuple[str | int, ...]], shape: Sequence[int], dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Return `(len(names), *shape)` uniforms on the CPU, one stream per image."""
+    """Return uniforms `(len(names), *shape)` on the CPU, one stream per image."""
     return torch.stack([uniforms(stream(*name, "pixels"), shape, dtype) for name in names])

@@ -11,12 +11,10 @@ from torch import Tensor
 
 from famecli.errors import NumericsError
 from famecli.nll import ais
-from famecli.nll.ais import AnnealedNlls, double, evaluate_ais, inverse_temperatures
+from famecli.nll.ais import AnnealedNlls, double, evaluate_ais, inverse_temperatures, simulate
 from famecli.nll.evaluate import evaluate, stderr_over_images
-from famecli.nll.hmc import ChainNoise, Chains, accepted, find_steps, longest_step
-from famecli.nll.latents import GivenNoise, LatentSpace
+from famecli.nll.hmc import ChainNoise, Chains, LatentSpace, accepted, find_steps, given_noise, longest_step
 from famecli.nll.record import Annealing, Start
-from famecli.nll.simulated import simulate
 from famecli.rng import ImageNoise
 
 # The largest deviation from a mean, in standard errors, that is put down to chance.
@@ -57,7 +55,7 @@ def test_normals_stand_for_latents_and_their_weights(preset: str, start: Start) 
     x = random_images(3, (1, 6, 5)).double()
     space = LatentSpace(model, x, start)
     normals = torch.randn(3, space.size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    noise = GivenNoise(normals, space.shapes)
+    noise = given_noise(normals, space.shapes)
     condition, draws = model.infer(x, noise) if start == "posterior" else model.top_down(None, noise, len(x))
     expected = model.log_prob(x, condition).flatten(1).sum(1)
     for draw in draws:

@@ -13,10 +13,9 @@ import pytest
 from support.commands import error_of, fame, result_of, save_model
 
 from famecli.checkpoints.checkpoint import load_checkpoint
-from famecli.nll.ais import double, evaluate_ais
+from famecli.nll.ais import double, evaluate_ais, simulate
 from famecli.nll.evaluate import evaluate
 from famecli.nll.record import Annealing
-from famecli.nll.simulated import simulate
 
 SHAPE = (1, 6, 6)
 BITS = math.log(2) * 36

@@ -15,8 +15,8 @@ from support.models import (
 from torch import Tensor, nn
 
 from famecli.config.schema import DecoderConfig
-from famecli.model.causal import CausalConv2d
 from famecli.model.decoder import Decoder, GatedLayer
+from famecli.model.layers import CausalConv2d
 
 
 def promised_by_decoder(config: DecoderConfig) -> Tensor:

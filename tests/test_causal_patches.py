@@ -11,9 +11,9 @@ from support.sabotage import Sabotage, centre_tap
 from torch import Tensor
 
 from famecli.config.schema import DecoderConfig, ModelConfig
-from famecli.model.attention import CausalAttention, sees
 from famecli.model.decoder import Decoder
 from famecli.model.fame import Fame
+from famecli.model.layers import CausalAttention, sees
 
 # Of which neither 2 nor 4 divides a side.
 SIZE = (5, 7)

@@ -10,8 +10,8 @@ from support import sabotage as broken
 from support.commands import Done, error_of, fame, random_model, result_of, save_model, use_small_mnist
 
 from famecli.checkpoints.checkpoint import load_checkpoint, save_checkpoint
-from famecli.model.likelihoods import Bernoulli
-from famecli.verification.findings import CHECKS
+from famecli.cli.verify import CHECKS
+from famecli.model.distributions import Bernoulli
 
 FEW = ("--samples", "4", "--limit", "3")
 KEYS = {"schema", "checkpoint", "passed", "checks", "seed", "device", "seconds", "version"}

@@ -9,13 +9,12 @@ import torch
 from support.codes import BITS, FINE, again, all_bits, bound_bits, images_of
 from support.models import LATENT_PRESETS, preset_model, two_layer_model
 
-from famecli.coding.codec import Codec
-from famecli.coding.pixels import code_pixels
+from famecli.coding.codec import Codec, code_pixels
 from famecli.coding.stack import STATE_WORDS, WORD_BITS, Stack, Writer
 from famecli.config.presets import PRESETS
 from famecli.errors import IntegrityError
+from famecli.model.distributions import LogisticMixture
 from famecli.model.fame import Fame
-from famecli.model.likelihoods import LogisticMixture
 from famecli.sampling.sampler import CHUNK
 
 COLOURS = (3, 2, 3)

@@ -17,13 +17,13 @@ from famecli.coding.codec import Coded
 from famecli.coding.container import (
     CodedFile,
     FileHeader,
+    Machine,
     from_bytes,
     hash_levels,
     read_file,
     run_lengths,
     to_bytes,
 )
-from famecli.coding.machine import Machine
 from famecli.errors import ExitCode, FameError, InputError, IntegrityError
 
 LEVELS = np.arange(5 * 12, dtype=np.uint8).reshape(5, 1, 3, 4) % 2

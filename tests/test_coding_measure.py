@@ -11,7 +11,7 @@ from support.commands import fame, result_of, save_model, use_small_mnist
 from support.models import preset_model, random_images
 
 from famecli.coding.codec import Codec
-from famecli.coding.measure import file_bits, measure_code
+from famecli.coding.compress import file_bits, measure_code
 from famecli.errors import IntegrityError
 
 SHAPE = (3, 4, 5)

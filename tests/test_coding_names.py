@@ -2,7 +2,7 @@
 
 import pytest
 
-from famecli.coding.names import png_name, problem
+from famecli.coding.container import invalid_names_reason, png_name
 
 EVIL = [
     "../x.png",
@@ -57,20 +57,20 @@ FINE = [
 
 @pytest.mark.parametrize("name", EVIL)
 def test_names_that_mean_other_things_are_refused(name: str) -> None:
-    reason = problem([name])
+    reason = invalid_names_reason([name])
     assert reason
     assert reason.isprintable()
     assert reason.isascii()
 
 
 def test_plain_names_are_taken() -> None:
-    assert problem(FINE) == ""
-    assert problem([]) == ""
+    assert invalid_names_reason(FINE) == ""
+    assert invalid_names_reason([]) == ""
 
 
 @pytest.mark.parametrize("twin", ["a.png", "A.png", "\u00e9.png"])
 def test_names_that_some_systems_take_for_the_same_are_refused(twin: str) -> None:
-    assert "is there twice" in problem(["a.png", "e\u0301.png", twin])
+    assert "is there twice" in invalid_names_reason(["a.png", "e\u0301.png", twin])
 
 
 def test_an_image_is_stored_under_its_own_name() -> None:

@@ -12,7 +12,7 @@ from famecli.config.presets import model_config
 from famecli.config.schema import DecoderConfig
 from famecli.model.decoder import Decoder
 from famecli.model.fame import Fame
-from famecli.sampling.complete import complete_batches, is_exact, looks_ahead
+from famecli.sampling.generate import complete_batches, is_exact, looks_ahead
 from famecli.sampling.plan import Plan, parallel_plan, wavefront_plan
 
 SIZES = [(6, 7), (5, 5)]

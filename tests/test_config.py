@@ -16,7 +16,7 @@ from famecli.config.presets import PRESETS, SIZES, Size, model_config, preset_na
 from famecli.config.resolve import Setting, resolve, to_toml
 from famecli.config.schema import DecoderConfig, ModelConfig, StageConfig, TrainConfig, to_dict
 from famecli.errors import ConfigError, ExitCode, UsageError
-from famecli.model.size import count_parameters
+from famecli.model.fame import count_parameters
 
 MNIST = (1, 28, 28)
 COLOURS = (3, 32, 32)

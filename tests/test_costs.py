@@ -12,8 +12,7 @@ from support.trainers import PLAIN, assert_same, snapshot, trainer_of
 from torch.utils.flop_counter import FlopCounterMode
 
 from famecli.config.presets import PRESETS, model_config
-from famecli.model.fame import Fame
-from famecli.model.size import count_parameters
+from famecli.model.fame import Fame, count_parameters
 from famecli.training import costs as counting
 from famecli.training.costs import Costs, costs
 from famecli.training.trainer import Trainer

@@ -22,8 +22,7 @@ from benchmarks.trainings import Trained, Training, paired_difference, train, va
 from famecli.config.presets import PRESETS, Size, model_config
 from famecli.config.schema import ModelConfig
 from famecli.errors import InputError, UsageError
-from famecli.model.fame import Fame
-from famecli.model.size import count_parameters
+from famecli.model.fame import Fame, count_parameters
 
 SHAPE = (1, 28, 28)
 REPEATS = 400

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from famecli.model.latents import SMALLEST_SCALE, Gaussian
+from famecli.model.distributions import SMALLEST_SCALE, Gaussian
 
 GRID = torch.linspace(-40.0, 40.0, 400_001, dtype=torch.float64)
 STEP = float(GRID[1] - GRID[0])

@@ -7,7 +7,7 @@ from support.models import all_images
 from torch import Tensor
 
 from famecli.config.schema import DecoderConfig, ModelConfig
-from famecli.model.likelihoods import (
+from famecli.model.distributions import (
     SMALLEST_LOG_SCALE,
     Bernoulli,
     Likelihood,

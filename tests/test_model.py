@@ -19,9 +19,9 @@ from support.models import (
 from torch import Tensor, nn
 
 from famecli.config.presets import PRESETS, SIZES, Size, model_config
-from famecli.model.causal import CausalConv2d
+from famecli.model.distributions import LogisticMixture
 from famecli.model.fame import Draw, Fame
-from famecli.model.likelihoods import LogisticMixture
+from famecli.model.layers import CausalConv2d
 
 SHAPE = (1, 16, 12)
 TWO_LAYERS = [(dense, autoregressive) for dense in (False, True) for autoregressive in (False, True)]
@@ -169,7 +169,7 @@ def test_the_top_layers_that_are_kept_follow_the_posterior_and_the_rest_the_prio
     for index, draw in enumerate(draws):
         kept = total - index <= keep
         assert (draw.posterior is not None) == kept
-        noise = image_noise(2).normal(index, draw.z.shape)
+        noise = image_noise(2)(index, draw.z.shape)
         source = draw.posterior or draw.prior
         assert equal(draw.z, source.sample(noise.double()))
         # With the same noise, layers from the top down to the last one kept are those of full inference.
@@ -312,8 +312,8 @@ class MovedNoise:
     def __init__(self, moved: int) -> None:
         self.moved = moved
 
-    def normal(self, layer: int, shape: torch.Size) -> Tensor:
-        return image_noise(shape[0]).normal(layer, shape) + (1.0 if layer == self.moved else 0.0)
+    def __call__(self, layer: int, shape: torch.Size) -> Tensor:
+        return image_noise(shape[0])(layer, shape) + (1.0 if layer == self.moved else 0.0)
 
 
 @torch.no_grad()

@@ -8,9 +8,8 @@ import torch
 from support.models import all_images, batch_noise, config_of, image_noise, random_images, randomise
 from torch import Tensor
 
-from famecli.model.decoder import Decoder
+from famecli.model.decoder import Decoder, from_patches, grid_of, to_patches
 from famecli.model.fame import Fame
-from famecli.model.patches import from_patches, grid_of, to_patches
 
 SIDES = list(itertools.product(range(1, 10), repeat=2))
 CHUNK = 2**14

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from famecli.model.pointwise import SMALLEST_SQUARE, gate, normalised_elu
+from famecli.model.layers import SMALLEST_SQUARE, gate, normalised_elu
 
 Function = Callable[[Tensor], Tensor]
 

@@ -10,9 +10,9 @@ from support.commands import error_of, fame, result_of, save_model
 
 from famecli.errors import UsageError
 from famecli.runtime import processor as module
-from famecli.runtime import products
 from famecli.runtime.processor import Processor, Routine, multiplies_bf16, processor, product_routine
-from famecli.runtime.products import OneDnnProducts, TorchProducts, has_linear
+from famecli.sampling import execution
+from famecli.sampling.execution import Products, has_linear
 
 AVX512 = "avx2 avx512f avx512bw avx512dq avx512vl"
 
@@ -72,10 +72,9 @@ def test_what_a_processor_is_chosen_for(
     monkeypatch.setattr(module, "processor", lambda: told)
     monkeypatch.delenv("FAME_PRODUCTS", raising=False)
     assert (multiplies_bf16(), product_routine()) == (bf16, routine)
-    expected = OneDnnProducts if routine == "onednn" and has_linear() else TorchProducts
-    assert type(products.products()) is expected
-    monkeypatch.setattr(products, "has_linear", lambda: False)
-    assert type(products.products()) is TorchProducts
+    assert Products(product_routine()).onednn == (routine == "onednn" and has_linear())
+    monkeypatch.setattr(execution, "has_linear", lambda: False)
+    assert not Products(product_routine()).onednn
 
 
 def test_an_unknown_routine_names_both(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +154,7 @@ def test_both_routines_agree_to_rounding(size: tuple[int, int, int], dtype: torc
     x = torch.randn(inputs, columns, generator=generator, dtype=dtype)
     exact = weight.double() @ x.double()
     for other in (x, x.mT.contiguous().mT):
-        for routine in (TorchProducts(), OneDnnProducts()):
+        for routine in (Products("mm"), Products("onednn")):
             # With gaps between the rows, as in the sampler's memory.
             out = torch.full((outputs, columns + 3), torch.nan, dtype=dtype)[:, :columns]
             routine.write(weight, other, out)

@@ -8,8 +8,8 @@ from support.models import LATENT_PRESETS, preset_model, random_images
 from famecli.errors import UsageError
 from famecli.model.fame import Fame
 from famecli.rng import ImageNoise, image_uniforms
-from famecli.sampling.naive import sample_naive
 from famecli.sampling.reconstruction import CHUNK, Settings, interpolate, posteriors, reconstruct
+from famecli.sampling.sampler import sample_naive
 
 SHAPE = (1, 8, 8)
 

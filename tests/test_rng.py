@@ -95,7 +95,7 @@ def moments(values: Tensor) -> list[float]:
 def test_normals_have_the_moments_of_a_standard_normal() -> None:
     count = 200_000
     deviations = [math.sqrt(variance / count) for variance in (1, 2, 15, 96)]
-    batch = BatchNoise(stream("n")).normal(0, torch.Size((count,)))
+    batch = BatchNoise(stream("n"))(0, torch.Size((count,)))
     for values in (normals(stream("n"), (count,)), batch):
         for found, expected, deviation in zip(moments(values), (0, 1, 0, 3), deviations, strict=True):
             assert found == pytest.approx(expected, abs=4 * deviation)
@@ -112,35 +112,35 @@ NAMES: list[tuple[str | int, ...]] = [("evaluate", 0, index) for index in range(
 
 def test_an_images_noise_does_not_depend_on_its_batch() -> None:
     shape = torch.Size((6, 2, 3, 3))
-    whole = ImageNoise(NAMES).normal(0, shape)
+    whole = ImageNoise(NAMES)(0, shape)
     assert whole.shape == shape
     for size in (1, 2, 3, 5):
         parts = [
-            ImageNoise(NAMES[start : start + size]).normal(0, torch.Size((size, 2, 3, 3)))
+            ImageNoise(NAMES[start : start + size])(0, torch.Size((size, 2, 3, 3)))
             for start in range(0, 6, size)
         ]
         assert torch.equal(torch.cat(parts), whole)
-    turned = ImageNoise(NAMES[::-1]).normal(0, shape)
+    turned = ImageNoise(NAMES[::-1])(0, shape)
     assert torch.equal(turned.flip(0), whole)
 
 
 @pytest.mark.parametrize("chunks", [[8], [1] * 8, [3, 5], [5, 3], [2, 1, 4, 1]])
 def test_samples_may_be_drawn_in_chunks_of_any_size(chunks: list[int]) -> None:
-    whole = ImageNoise(NAMES, samples=8).normal(1, torch.Size((48, 4))).view(6, 8, 4)
+    whole = ImageNoise(NAMES, samples=8)(1, torch.Size((48, 4))).view(6, 8, 4)
     noise = ImageNoise(NAMES)
     parts = []
     for samples in chunks:
         noise.samples = samples
-        parts.append(noise.normal(1, torch.Size((6 * samples, 4))).view(6, samples, 4))
+        parts.append(noise(1, torch.Size((6 * samples, 4))).view(6, samples, 4))
     assert torch.equal(torch.cat(parts, dim=1), whole)
 
 
 def test_layers_have_noise_of_their_own_whatever_is_asked_for_first() -> None:
     shape = torch.Size((6, 5))
     forwards, backwards = ImageNoise(NAMES), ImageNoise(NAMES)
-    first_layer, second_layer = (forwards.normal(layer, shape) for layer in (0, 1))
-    assert torch.equal(backwards.normal(1, shape), second_layer)
-    assert torch.equal(backwards.normal(0, shape), first_layer)
+    first_layer, second_layer = (forwards(layer, shape) for layer in (0, 1))
+    assert torch.equal(backwards(1, shape), second_layer)
+    assert torch.equal(backwards(0, shape), first_layer)
     assert not torch.equal(first_layer, second_layer)
     assert torch.equal(first_layer[2], normals(stream("evaluate", 0, 2, 0), (5,)))
 
@@ -148,10 +148,10 @@ def test_layers_have_noise_of_their_own_whatever_is_asked_for_first() -> None:
 def test_batch_noise_goes_on_in_its_stream() -> None:
     shape = torch.Size((3, 2))
     one, other = BatchNoise(stream("latents", 0, 5)), BatchNoise(stream("latents", 0, 5))
-    drawn = one.normal(0, shape)
+    drawn = one(0, shape)
     assert drawn.dtype == torch.float32
-    assert torch.equal(drawn, other.normal(0, shape))
-    assert not torch.equal(drawn, one.normal(0, shape))
+    assert torch.equal(drawn, other(0, shape))
+    assert not torch.equal(drawn, one(0, shape))
 
 
 def test_pixels_of_an_image_do_not_depend_on_the_others() -> None:
@@ -165,7 +165,7 @@ def test_pixels_of_an_image_do_not_depend_on_the_others() -> None:
 def test_drawing_leaves_the_global_generators_alone() -> None:
     before = torch.random.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[union-attr]
     normals(stream("n"), (10,))
-    ImageNoise(NAMES).normal(0, torch.Size((6, 2)))
+    ImageNoise(NAMES)(0, torch.Size((6, 2)))
     image_uniforms(NAMES, (2,))
     assert torch.equal(before[0], torch.random.get_rng_state())
     assert (before[1] == np.random.get_state()[1]).all()  # type: ignore[index]

@@ -6,7 +6,7 @@ from support.models import make_decoder, model_around, randomise
 from support.sampling import SEEDS, kinds, make_case, pixels
 
 from famecli.config.schema import DecoderConfig
-from famecli.model.likelihoods import Bernoulli, make_likelihood, scale_levels
+from famecli.model.distributions import Bernoulli, make_likelihood, scale_levels
 from famecli.sampling.sampler import Sampler
 from famecli.sampling.wavefront import WavefrontWorkspace
 

@@ -10,7 +10,7 @@ from support.sampling import SEEDS, Case, kinds, make_case, pixels
 from torch import Tensor
 
 from famecli.config.schema import DecoderConfig
-from famecli.model.likelihoods import Bernoulli
+from famecli.model.distributions import Bernoulli
 from famecli.sampling import sampler as sampler_module
 from famecli.sampling.sampler import LANES, Sampler
 from famecli.sampling.wavefront import WavefrontWorkspace

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from famecli.config.schema import DecoderConfig
 from famecli.model.decoder import Decoder
-from famecli.model.likelihoods import Bernoulli, scale_levels
+from famecli.model.distributions import Bernoulli, scale_levels
 from famecli.rng import image_uniforms
-from famecli.sampling.complete import complete_batches
+from famecli.sampling.generate import complete_batches
 from famecli.sampling.sampler import Sampler
 
 # Of weights: every completion is drawn some times.

@@ -10,9 +10,9 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.overrides import TorchFunctionMode
 
 from famecli.config.schema import DecoderConfig
-from famecli.model.likelihoods import Bernoulli, Likelihood, LogisticMixture
-from famecli.sampling import graph as graphs
-from famecli.sampling.graph import GraphRunner
+from famecli.model.distributions import Bernoulli, Likelihood, LogisticMixture
+from famecli.sampling import execution as graphs
+from famecli.sampling.execution import GraphRunner
 from famecli.sampling.sampler import Sampler
 
 LIKELIHOODS = [Bernoulli(1), LogisticMixture(1, 256, 3), LogisticMixture(3, 256, 3)]

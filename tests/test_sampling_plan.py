@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from famecli.model.causal import CausalConv2d
+from famecli.model.layers import CausalConv2d
 from famecli.sampling.plan import parallel_plan, wavefront_plan
 
 SIDES = [(height, width) for height in range(1, 10) for width in range(1, 10)]

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from famecli.sampling import threads
-from famecli.sampling.threads import THREADED_WORK, ThreadTrial, threads_for
+from famecli.sampling import execution
+from famecli.sampling.execution import THREADED_WORK, ThreadTrial, threads_for
 
 
 @pytest.mark.usefixtures("threads_put_back")
@@ -26,7 +26,7 @@ def test_threads_are_given_up_where_they_turn_out_to_be_slower(
 ) -> None:
     torch.set_num_threads(2)
     now, used = 0.0, []
-    monkeypatch.setattr(threads.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(execution.time, "perf_counter", lambda: now)
     trial = ThreadTrial(24)
     for index in range(12):
         with trial.step(3, typical=False):

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from famecli.config.presets import PRESETS, model_config
-from famecli.model.fame import Fame
-from famecli.model.size import count_parameters
+from famecli.model.fame import Fame, count_parameters
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -13,11 +13,9 @@ from torch.nn import functional as F
 from famecli.config.presets import PRESETS, SIZES, Size, model_config
 from famecli.config.schema import MOST_PLACES, ModelConfig, to_dict
 from famecli.errors import ConfigError
-from famecli.model.fame import Fame
-from famecli.model.latents import Gaussian
-from famecli.model.likelihoods import make_likelihood
-from famecli.model.pointwise import normalise
-from famecli.model.size import count_parameters
+from famecli.model.distributions import Gaussian, make_likelihood
+from famecli.model.fame import Fame, count_parameters
+from famecli.model.layers import normalise
 
 NEW_KEYS = {"normalised", "bounded_latents"}
 NEW_DECODER_KEYS = {"patch", "attention", "heads", "attention_width"}

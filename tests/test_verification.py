@@ -14,8 +14,8 @@ from famecli.model.fame import Fame
 from famecli.verification.causality import check_causality
 from famecli.verification.findings import Finding, Measurement
 from famecli.verification.runner import MODEL_CHECKS, run_checks
+from famecli.verification.sampling import MOST_DISTANCE, distance
 from famecli.verification.subject import Subject
-from famecli.verification.uniformity import MOST_DISTANCE, distance
 
 
 @pytest.mark.parametrize("shape", [BITS, COLOURS], ids=["bernoulli", "mixture"])

@@ -14,7 +14,7 @@ from famecli.model.fame import Fame
 from famecli.nll.record import BITS_SEED
 from famecli.output import Output
 from famecli.rng import stream
-from famecli.sampling.complete import complete_batches
+from famecli.sampling.generate import complete_batches
 
 
 @dataclass(frozen=True)

@@ -13,16 +13,15 @@ from torch import Tensor
 
 from famecli.api.pixels import LARGEST_SEED, Array, Pixels, choice, levels_of, like, mask_of, number, whole
 from famecli.checkpoints.checkpoint import Checkpoint
+from famecli.coding.compress import check_model, decode_images, encode_images
 from famecli.coding.container import from_bytes, to_bytes
-from famecli.coding.whole import check_model, decode_images, encode_images
 from famecli.config.schema import ModelConfig
 from famecli.errors import ArgumentError, ArgumentTypeError, closest
 from famecli.nll.evaluate import ImageNlls
 from famecli.nll.record import Annealing, NllRecord
 from famecli.nll.score import EstimatorSettings
-from famecli.runtime.undisturbed import undisturbed
-from famecli.sampling.complete import SWEEPS, complete_batches
-from famecli.sampling.generate import DecoderOutput, generate_batches
+from famecli.runtime.devices import undisturbed
+from famecli.sampling.generate import SWEEPS, DecoderOutput, complete_batches, generate_batches
 from famecli.sampling.reconstruction import Settings, reconstruct
 from famecli.sampling.sampler import CHUNK
 from famecli.verification.findings import CHECKS, CheckResult

@@ -25,8 +25,7 @@ from famecli.nll.comparison import WAIVERS, Comparison, Waiver
 from famecli.nll.record import Annealing, NllRecord
 from famecli.nll.report import NllReport
 from famecli.nll.score import score, scored_levels
-from famecli.runtime.devices import device_named
-from famecli.runtime.undisturbed import undisturbed
+from famecli.runtime.devices import device_named, undisturbed
 from famecli.training.follow import follow
 from famecli.training.options import AUTO, NEVER, AnyPrecision, TrainOptions
 from famecli.training.plan import make_plan

@@ -26,8 +26,7 @@ from famecli.checkpoints.provenance import Provenance, parse_provenance
 from famecli.config.schema import ModelConfig, to_dict
 from famecli.errors import InputError, IntegrityError, NumericsError, UsageError, brief
 from famecli.files import write_atomic
-from famecli.model.fame import Fame
-from famecli.model.size import count_parameters
+from famecli.model.fame import Fame, count_parameters
 from famecli.nll.record import NllRecord
 
 WeightsKind = Literal["ema", "raw"]

@@ -66,9 +66,8 @@ def compress(
 
       fame compress run/ *.png -o - | ssh far 'cat > images.fame'
     """
+    from famecli.coding.compress import encode_images, read_originals
     from famecli.coding.container import to_bytes
-    from famecli.coding.originals import read_originals
-    from famecli.coding.whole import encode_images
     from famecli.nll.score import scored_levels
 
     output = common.output()

@@ -43,8 +43,8 @@ def decompress(
 
       fame decompress images.fame --checkpoint run/ -o images.npz
     """
+    from famecli.coding.compress import check_model, decode_images, write_named
     from famecli.coding.container import read_file
-    from famecli.coding.whole import check_model, decode_images, write_named
     from famecli.images import to_uint8
 
     output = images.common.output()

@@ -241,7 +241,7 @@ def evaluate_nll(
 
       fame sample --dataset mnist -n 256 -o - | fame evaluate-nll run/ --data - -q
     """
-    from famecli.coding.measure import measure_code
+    from famecli.coding.compress import measure_code
     from famecli.nll.score import score, scored_levels, simulated
     from famecli.runtime.distributed import explain_lost_processes
 

@@ -131,8 +131,7 @@ class Drawing:
         self, model: "Fame", seeds: range, known: "KnownPixels | None", group: "Group", output: Output
     ) -> Iterator["np.ndarray"]:
         """Yield images as levels or expected levels, `(n, C, H, W)`; note where memory runs out."""
-        from famecli.sampling.complete import complete_batches
-        from famecli.sampling.generate import generate_batches
+        from famecli.sampling.generate import complete_batches, generate_batches
 
         cached = not self.no_cache
         if known is not None:
@@ -230,7 +229,7 @@ def sample(
 
 def _is_exact(model: "Fame", known: "KnownPixels", output: Output) -> bool:
     """Return whether completions are exact draws; warn if known pixels follow unknown ones."""
-    from famecli.sampling.complete import is_exact, looks_ahead
+    from famecli.sampling.generate import is_exact, looks_ahead
 
     if looks_ahead(model, known.mask):
         patch = model.config.decoder.patch

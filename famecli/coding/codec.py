@@ -1,51 +1,49 @@
 """Images to bits and back, in as many bits as the model's NLL says.
 
-A model without latents codes each pixel with the probabilities that its sampler draws with. With latents,
-what a group of images goes through is, from left to right for the encoder and back for the decoder:
+A model without latents codes each pixel with the probabilities that its sampler uses. With latents, a group
+of images takes these steps, from left to right in the encoder and from right to left in the decoder:
 
     pop z_top .. z_0 with q(z | x)   push x with p(x | z)   push z_0 .. z_top with p(z)
 
-Popping gives back bits that earlier groups left on the stack, so latents cost their KL divergence only. The
-first image finds none there but random ones; groups are then as large as they can be without more of those.
+Popping takes bits that earlier groups left on the stack, so latents cost only their KL divergence. The first
+image pops random bits; later groups are as large as possible without more of them.
 
 Source: bits back with a stack: arXiv:1901.04866; several layers: arXiv:1912.09953.
-Differs: layers are popped from the top down, as a ladder infers them.
+Differs: layers are popped from the top down, the order in which a ladder infers them.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from famecli.coding.latents import Bins
-from famecli.coding.pixels import code_pixels
-from famecli.coding.precision import choose_bits
-from famecli.coding.stack import LEAST_DECISION_BITS, WORD_BITS, Decide, Reader, Stack, Writer
+from famecli.coding.bits_back import Bins, choose_bits
+from famecli.coding.stack import LEAST_DECISION_BITS, WORD_BITS, Decide, Split, Stack, Writer, walk
 from famecli.errors import IntegrityError
+from famecli.model.distributions import Bernoulli, Gaussian, Likelihood, LogisticMixture, scale_levels
 from famecli.model.fame import Fame
-from famecli.model.latents import Gaussian
-from famecli.model.likelihoods import scale_levels
+from famecli.sampling.execution import threads_for
 from famecli.sampling.sampler import CHUNK, Sampler
-from famecli.sampling.threads import threads_for
 
-# Products of any size: so many threads as a process has would each round sums of their own.
+# Forces one thread for products of any size: the order of summation depends on the number of threads.
 ANY_WORK = 0
-# What the model says is rounded to multiples of this. It costs next to nothing, and is some 10^10 times what
-# double precision is uncertain of: that seldom does a value lie so near to the middle that it matters.
+# Outputs of the model are rounded to multiples of this, about 10^10 times the rounding error of float64: two
+# processors hardly ever round to different multiples. It costs next to nothing.
 GRID = 2.0**-12
 
 
 @dataclass(frozen=True)
 class Coded:
-    """Images as bits, and what a decoder has to know of them.
+    """Images as bits, with the parameters that a decoder needs.
 
     Args:
         payload: Words of 32 bits, `(n,)`, uint32.
-        initial_bits: Random bits in it that a decoder has again when it is done.
+        initial_bits: Number of random bits in the payload, which the decoder gets back in the end.
         bits: Bits of each map's latents, for each stochastic layer from the image upwards.
-        groups: Images in each group, in the order of the images.
+        groups: Number of images in each group, in the order of the images.
     """
 
     payload: np.ndarray
@@ -55,32 +53,32 @@ class Coded:
 
     @property
     def images(self) -> int:
-        """How many."""
+        """Number of images."""
         return sum(self.groups)
 
     @property
     def payload_bits(self) -> int:
-        """With the initial bits."""
+        """Length of the payload in bits, initial bits included."""
         return WORD_BITS * len(self.payload)
 
     @property
     def net_bits(self) -> int:
-        """Without the initial bits: what the images themselves cost."""
+        """Length of the payload in bits without the initial bits: the cost of the images themselves."""
         return self.payload_bits - self.initial_bits
 
 
 class Codec:
     """Encodes and decodes images with a model; its weights are read once, so make a new one when they change.
 
-    Both sides have to compute the very same numbers. All is computed by one thread, however many the process
-    has, and in the groups that the encoder chose; and what the model says is rounded before it is used, so
-    that in double precision the last digits, which differ between processors, all but never matter.
+    Encoder and decoder have to compute the same numbers. Both use one thread, whatever the process has, and
+    the groups that the encoder chose. They round the outputs of the model, so that in double precision the
+    last digits, which differ between processors, hardly ever matter.
 
     Args:
-        model: Any, on its device; in double precision for codes that go to other machines.
-        group: Most images that are coded at once.
-        rounding: Whether what the model says is rounded; without, any difference is the end of a code, which
-            shows how exactly a model agrees with itself.
+        model: Model on its device; in double precision for codes that other machines decode.
+        group: Largest number of images that are coded at once.
+        rounding: Whether outputs of the model are rounded; without rounding any difference breaks the code,
+            which tests how exactly a model agrees with itself.
     """
 
     def __init__(self, model: Fame, group: int = CHUNK, *, rounding: bool = True) -> None:
@@ -100,8 +98,8 @@ class Codec:
 
         Args:
             levels: Integer levels, uint8, `(N, C, H, W)`.
-            bits: Of each map's latents, for each stochastic layer from the image upwards; None for those that
-                make the code shortest.
+            bits: Bits of each map's latents, for each stochastic layer from the image upwards; None for those
+                that make the code shortest.
             advance: Called with the number of images just done.
         """
         with threads_for(ANY_WORK):
@@ -114,7 +112,7 @@ class Codec:
         layers, stack = [Bins(each) for each in chosen], Stack()
         groups: list[int] = []
         done, need_bits = 0, 0.0
-        # What an image pops is not known yet.
+        # The number of bits that an image pops is unknown at first.
         size = 1 if any(map(any, chosen)) else self.group
         while done < len(levels):
             part = levels[done : done + size]
@@ -130,14 +128,14 @@ class Codec:
     def decode(self, coded: Coded, advance: Callable[[int], None] = lambda images: None) -> np.ndarray:
         """Return the images, `(N, C, H, W)`, uint8.
 
-        Numbers that differ from the encoder's give other images, or an error: compare a hash.
+        If the numbers differ from the encoder's, the result is other images, or an error: compare a hash.
 
         Args:
-            coded: What `encode` returned; from a file it may be anything that has the right types.
+            coded: Result of `encode`; from a file, untrusted values of the right types.
             advance: Called with the number of images just done.
 
         Raises:
-            IntegrityError: The payload is damaged, or ends early, or is for another model.
+            IntegrityError: The payload is damaged, ends early, or is for another model.
         """
         self._check(coded)
         layers, stack = [Bins(each) for each in coded.bits], Stack(coded.payload)
@@ -149,92 +147,151 @@ class Codec:
         return np.concatenate(parts[::-1])
 
     def _check(self, coded: Coded) -> None:
-        """Check what costs nothing to check: the latents' maps, and that so many images can be meant."""
+        """Check the latents' maps, and that the payload is long enough for the number of images."""
         maps = [stage.latents for stage in self.config.stages if stage.latents]
         if [len(each) for each in coded.bits] != maps:
             raise IntegrityError("the code is for a model with other latents")
-        # With latents that carry nothing, each image takes bits away.
+        # Without bits of latents, every image takes bits from the payload.
         if not any(map(any, coded.bits)):
             least_bits = coded.images * self.config.dimensions * LEAST_DECISION_BITS
             if least_bits > coded.payload_bits:
                 raise IntegrityError(f"the payload is damaged: it has no room for {coded.images} images")
 
     def _push(self, stack: Stack, layers: list[Bins], images: np.ndarray) -> int:
-        """Push a group of images; return how many bits their latents popped."""
-        x = self._tensor(images)
-        reader, writer = Reader(stack), Writer()
-        drawn: list[Tensor] = []  # from the top down
-        popped = 0
+        """Push a group of images; return the number of bits that their latents popped."""
+        writer, popped = Writer(), 0
+        symbols: list[Tensor] = []  # of each layer, from the top down
 
-        def draw(layer: int, prior: Gaussian, posterior: Gaussian | None) -> Tensor:
+        def pop_latents(layer: int, prior: Gaussian, posterior: Gaussian | None) -> Tensor:
             nonlocal popped
             assert posterior is not None
-            prior, posterior = self._rounded(prior), self._rounded(posterior)
-            bins = layers[layer]
+            prior, bins = self._rounded(prior), layers[layer]
             stack.deepen(bins.decisions(prior.mean.shape))
             before = stack.size_bits
-            drawn.append(bins.code(prior, posterior, reader))
+            symbols.append(bins.code(prior, self._rounded(posterior), stack.read))
             popped += before - stack.size_bits
-            return bins.points(drawn[-1], prior)
+            return bins.points(symbols[-1], prior)
 
-        condition, _ = self.model.descend(self._features(x), draw, len(x))
-        self._code(condition, len(x), writer, torch.from_numpy(images).long())
+        condition, _ = self.model.descend(self._features(images), pop_latents, len(images))
+        self._code(condition, len(images), writer, torch.from_numpy(images).long())
         writer.flush(stack)
-        for bins, symbols in zip(layers, reversed(drawn), strict=True):
-            bins.push(stack, symbols)
+        for bins, each in zip(layers, reversed(symbols), strict=True):
+            bins.push(stack, each)
         return popped
 
     def _pop(self, stack: Stack, layers: list[Bins], size: int) -> np.ndarray:
-        """Undo what `_push` did to the stack, and return the images."""
-        reader, writer = Reader(stack), Writer()
-        found: dict[int, Tensor] = {}
+        """Undo `_push`, step by step in reverse order, and return the images."""
+        writer = Writer()
+        symbols: dict[int, Tensor] = {}
 
-        def read(layer: int, prior: Gaussian, posterior: Gaussian | None) -> Tensor:
-            found[layer] = layers[layer].pop(stack, prior.mean.shape)
-            return layers[layer].points(found[layer], self._rounded(prior))
+        def pop_by_prior(layer: int, prior: Gaussian, posterior: Gaussian | None) -> Tensor:
+            symbols[layer] = layers[layer].pop(stack, prior.mean.shape)
+            return layers[layer].points(symbols[layer], self._rounded(prior))
 
-        def give_back(layer: int, prior: Gaussian, posterior: Gaussian | None) -> Tensor:
+        def push_by_posterior(layer: int, prior: Gaussian, posterior: Gaussian | None) -> Tensor:
             assert posterior is not None
-            prior, posterior = self._rounded(prior), self._rounded(posterior)
-            layers[layer].code(prior, posterior, writer, found[layer])
-            return layers[layer].points(found[layer], prior)
+            prior = self._rounded(prior)
+            layers[layer].code(prior, self._rounded(posterior), writer, symbols[layer])
+            return layers[layer].points(symbols[layer], prior)
 
-        condition, _ = self.model.descend(None, read, size)
-        levels = self._code(condition, size, reader, None)
-        images: np.ndarray = levels.numpy().astype(np.uint8)
-        self.model.descend(self._features(self._tensor(images)), give_back, size)
+        condition, _ = self.model.descend(None, pop_by_prior, size)
+        images: np.ndarray = self._code(condition, size, stack.read, None).numpy().astype(np.uint8)
+        self.model.descend(self._features(images), push_by_posterior, size)
         writer.flush(stack)
         return images
 
-    def _tensor(self, images: np.ndarray) -> Tensor:
-        # Strides too have to be those of the other side: they choose the algorithm.
-        return torch.from_numpy(np.ascontiguousarray(images)).to(self.model.device, self.model.dtype)
-
-    def _features(self, x: Tensor) -> list[Tensor]:
+    def _features(self, images: np.ndarray) -> list[Tensor]:
+        # Contiguous, since strides choose the algorithm, and those of encoder and decoder have to be equal.
+        x = torch.from_numpy(np.ascontiguousarray(images)).to(self.model.device, self.model.dtype)
         return self.model.bottom_up(scale_levels(x, self.config.levels))
 
     def _code(self, condition: Tensor | None, batch: int, decide: Decide, known: Tensor | None) -> Tensor:
         """Return the levels of a group, int64, `(B, C, H, W)`, that decisions lead to."""
         sampler = self.sampler
         sampler.begin(condition, batch)
-        wave = None if known is None else known.flatten(2)[:, :, self.order]
+        ordered = None if known is None else known.flatten(2)[:, :, self.order]
         for step in sampler.plan.steps:
-            pixels = slice(step.offset, step.offset + step.count)
-            wanted = None if wave is None else wave[:, :, pixels]
-            parameters = self._exact(sampler.params(step))
-            levels = code_pixels(self.model.likelihood, parameters, decide, wanted)
-            sampler.push(step, levels.to(self.model.device, self.model.dtype))
+            wanted = None if ordered is None else ordered[:, :, step.offset : step.offset + step.count]
+            parameters = self._round(sampler.params(step).cpu().double()).contiguous()
+            x = code_pixels(self.model.likelihood, parameters, decide, wanted)
+            sampler.push(step, x.to(self.model.device, self.model.dtype))
         return sampler.drawn().cpu().long()
 
-    def _exact(self, parameters: Tensor) -> Tensor:
-        """Return rounded parameters as those who compute chances want them."""
-        return self._round(parameters.cpu().double()).contiguous()
-
     def _rounded(self, gaussian: Gaussian) -> Gaussian:
-        """Return the distribution with a rounded mean and a rounded logarithm of its scale."""
+        """Return the distribution with rounded means and rounded logarithms of its scales."""
         if self.grid is None:
             return gaussian
         return Gaussian(self._round(gaussian.mean), torch.exp2(self._round(torch.log2(gaussian.scale))))
 
     def _round(self, values: Tensor) -> Tensor:
         return values if self.grid is None else torch.round(values / self.grid) * self.grid
+
+
+def code_pixels(
+    likelihood: Likelihood, parameters: Tensor, decide: Decide, known: Tensor | None = None
+) -> Tensor:
+    """Return the levels `(B, C, n)`, int64, that decisions lead to.
+
+    Encoder and decoder have to pass tensors of the same shapes, so that both compute the same probabilities.
+
+    Args:
+        likelihood: Likelihood of the pixels.
+        parameters: Parameters of `n` pixels, `(B, P, n)`, float64, on the CPU, contiguous.
+        decide: Destination or source of the decisions.
+        known: Levels `(B, C, n)`, int64, where they are known, in an encoder.
+    """
+    if isinstance(likelihood, Bernoulli):
+        return decide(torch.sigmoid(parameters), known)
+    return _code_mixture(likelihood, parameters, decide, known)
+
+
+def _code_mixture(
+    mixture: LogisticMixture, parameters: Tensor, decide: Decide, known: Tensor | None
+) -> Tensor:
+    """Code channel after channel; the weights of the components are those given the earlier channels."""
+    logits, means, log_scales, coefficients = mixture.split(parameters)
+    log_weights = torch.log_softmax(logits, dim=1)  # (B, K, n)
+    found: list[Tensor] = []
+    scaled: list[Tensor] = []
+    for channel in range(mixture.channels):
+        location = mixture.location(means, coefficients, channel, scaled)
+        weights = torch.softmax(log_weights, dim=1)
+        split = _mixture_split(weights, location, log_scales[:, channel], mixture.levels)
+        wanted = None if known is None else known[:, channel]
+        shape = torch.Size((len(location), *location.shape[2:]))
+        level = walk(shape, (mixture.levels - 1).bit_length(), split, decide, wanted)
+        # Decisions of a damaged file may lead beyond the last level.
+        level = level.clamp(max=mixture.levels - 1)
+        x = scale_levels(level.double(), mixture.levels).unsqueeze(1)  # (B, 1, n)
+        log_weights = log_weights + mixture.log_mass(x, location, log_scales[:, channel])
+        found.append(level)
+        scaled.append(x)
+    return torch.stack(found, dim=1)
+
+
+def _mixture_split(weights: Tensor, location: Tensor, log_scale: Tensor, levels: int) -> Split:
+    """Return the split of intervals of levels by their mass under a mixture of logistics.
+
+    Args:
+        weights: Weights of the components, `(B, K, n)`.
+        location: Means of the components, `(B, K, n)`.
+        log_scale: Log-scales of the components, `(B, K, n)`.
+        levels: Number of values that a channel can take.
+    """
+    inverse_scale = torch.exp(-log_scale)
+    # Lower ends of levels, in [-1, 1]; the first level reaches to minus infinity, the last to infinity.
+    starts = scale_levels(torch.arange((1 << (levels - 1).bit_length()) + 1).double() - 0.5, levels)
+    starts[0], starts[levels:] = -torch.inf, torch.inf
+
+    def split(lowest: Tensor, half: int) -> Tensor:
+        edges = [starts[lowest + step * half].unsqueeze(1) for step in range(3)]
+        ends = [(edge - location) * inverse_scale for edge in edges]
+        lower, upper = (
+            # sigmoid(b) - sigmoid(a), stable everywhere: see `LogisticMixture.log_mass`.
+            (weights * torch.sigmoid(b) * torch.sigmoid(-a) * -torch.expm1(a - b)).sum(1)
+            for a, b in pairwise(ends)
+        )
+        # Beyond the last level both masses are 0, and their ratio is NaN.
+        return torch.where(torch.isinf(starts[lowest + half]), 0.0, upper / (lower + upper))
+
+    return split

@@ -1,21 +1,25 @@
-"""The file of coded images, `x.fame`. docs/coding.md says what lies where."""
+"""The file of coded images, `x.fame`; its format is documented in docs/coding.md."""
 
 import hashlib
 import json
+import platform
 import re
+import unicodedata
 import zlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
+import torch
 
+from famecli import __version__
 from famecli.checkpoints.header import canonical_json
+from famecli.coding.bits_back import MOST_BITS
 from famecli.coding.codec import Coded
-from famecli.coding.latents import MOST_BITS
-from famecli.coding.machine import Machine
-from famecli.coding.names import problem
 from famecli.coding.stack import WORD_BITS
 from famecli.config.schema import build
 from famecli.errors import InputError, IntegrityError, brief
@@ -35,26 +39,72 @@ LARGEST_VALUES = 4 << 30
 LARGEST_GROUP = 1024
 LARGEST_SIDE = 1024
 SHA256 = re.compile(r"[0-9a-f]{64}")
+LONGEST_TEXT = 100
+SUFFIX = ".png"
+LARGEST_NAME_BYTES = 200
+# Separators, and characters that Windows forbids or gives a meaning.
+FORBIDDEN = re.compile(r'[/\\:*?"<>|]')
+DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Versions and hardware of the encoder: only an equal machine is sure to compute the same numbers.
+
+    Args:
+        famecli_version: Version of famecli.
+        torch_version: Version of torch, with its build.
+        constriction_version: Version of the coder.
+        processor: Architecture, and instructions that torch uses.
+    """
+
+    famecli_version: str
+    torch_version: str
+    constriction_version: str
+    processor: str
+
+    @classmethod
+    def here(cls) -> Self:
+        """Return the machine that runs."""
+        processor = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+        return cls(__version__, str(torch.__version__), version("constriction"), processor)
+
+    def invalid_reason(self) -> str:
+        """Return why a file cannot have this machine; empty if it can."""
+        fits = all(len(text) <= LONGEST_TEXT for text in asdict(self).values())
+        return "" if fits else "no machine in its header"
+
+    def advice(self) -> str:
+        """Return how the machine that runs differs, as a hint where other images were decoded."""
+        theirs, ours = asdict(self), asdict(Machine.here())
+        differences = [
+            f"{key.removesuffix('_version')} {theirs[key]} (here {ours[key]})"
+            for key in theirs
+            if theirs[key] != ours[key]
+        ]
+        if not differences:
+            return "the file is damaged, or the processor is another one"
+        return f"it was written with {', '.join(differences)}"
 
 
 @dataclass(frozen=True)
 class FileHeader:
-    """What a file says of itself before its payload.
+    """Description of a file before its payload.
 
     Args:
-        schema: Of this header.
-        name: Of the weights, for people.
-        weights: Which of a checkpoint's weights.
-        weights_sha256: Theirs, as `famecli.checkpoints.checkpoint.hash_weights` makes it.
-        shape: Of an image: channels, height, width.
-        levels: Values that a channel can take.
-        names: Of the images' files; None where they are numbered.
-        first: Number of the first image, where they are.
-        levels_sha256: Of the images' levels, `(N, C, H, W)`.
+        schema: Schema of this header.
+        name: Name of the weights, for people.
+        weights: Kind of the checkpoint's weights.
+        weights_sha256: Hash of the weights, see `famecli.checkpoints.checkpoint.hash_weights`.
+        shape: Channels, height and width of an image.
+        levels: Number of values that a channel can take.
+        names: Names of the images' files; None for numbered images.
+        first: Number of the first image, for numbered images.
+        levels_sha256: SHA-256 of the images' levels, `(N, C, H, W)`.
         initial_bits: See `Coded`.
         bits: See `Coded`.
-        groups: Sizes of groups and how many of that size follow each other.
-        machine: What computed the code.
+        groups: Run lengths of `Coded.groups`: sizes, and numbers of groups of that size in a row.
+        machine: Machine that computed the code.
     """
 
     schema: str
@@ -73,7 +123,7 @@ class FileHeader:
 
     @property
     def images(self) -> int:
-        """How many."""
+        """Number of images."""
         return sum(size * count for size, count in self.groups)
 
     def file_names(self) -> list[str]:
@@ -85,7 +135,12 @@ class FileHeader:
 
 @dataclass(frozen=True)
 class CodedFile:
-    """A file in memory."""
+    """Content of a file.
+
+    Args:
+        header: Description of the images and of the model.
+        payload: See `Coded`.
+    """
 
     header: FileHeader
     payload: np.ndarray
@@ -96,10 +151,10 @@ class CodedFile:
         return Coded(self.payload, self.header.initial_bits, self.header.bits, groups)
 
     def check(self, levels: np.ndarray) -> None:
-        """Check that images are the ones that were coded.
+        """Check that decoded images are the ones that were coded.
 
         Raises:
-            IntegrityError: They are not.
+            IntegrityError: The hash of the levels is not the one in the header.
         """
         if hash_levels(levels) != self.header.levels_sha256:
             raise IntegrityError(
@@ -108,12 +163,12 @@ class CodedFile:
 
 
 def run_lengths(groups: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
-    """Return each size and how often it follows itself."""
+    """Return the run lengths of sizes of groups: pairs of a size and the number of its repetitions."""
     return tuple((size, len(list(run))) for size, run in groupby(groups))
 
 
 def hash_levels(levels: np.ndarray) -> str:
-    """Return the sha256 of levels, uint8."""
+    """Return the SHA-256 of levels, uint8."""
     return hashlib.sha256(np.ascontiguousarray(levels).data).hexdigest()
 
 
@@ -121,7 +176,7 @@ def to_bytes(file: CodedFile) -> bytes:
     """Return the content of a file.
 
     Raises:
-        InputError: The names of the images are too long in all.
+        InputError: The names of the images are too long in total.
     """
     text = canonical_json(asdict(file.header)).encode()
     if len(text) > LARGEST_HEADER_BYTES:
@@ -146,11 +201,15 @@ def read_file(path: Path) -> CodedFile:
 
 
 def from_bytes(content: bytes, source: str) -> CodedFile:
-    """Return what the content of a file says, called `source` in errors.
+    """Return the content of a file, parsed and checked.
+
+    Args:
+        content: Bytes of the file.
+        source: Name of the file in errors.
 
     Raises:
-        InputError: It is no such file, or says what is not possible.
-        IntegrityError: It is damaged or cut off.
+        InputError: This is no file of coded images, or its header holds impossible values.
+        IntegrityError: The file is damaged or cut off.
     """
     _check_prefix(content, source)
     length = int.from_bytes(content[PREFIX_BYTES - 4 : PREFIX_BYTES], "little")
@@ -177,7 +236,7 @@ def _check_prefix(content: bytes, source: str) -> None:
 
 
 def _header(content: bytes, source: str) -> FileHeader:
-    """Return the checked header in its compressed bytes."""
+    """Return the header in its compressed bytes, checked."""
     try:
         unpacker = zlib.decompressobj()
         text = unpacker.decompress(content, LARGEST_HEADER_BYTES)
@@ -189,13 +248,13 @@ def _header(content: bytes, source: str) -> FileHeader:
         header = build(FileHeader, data, "header")
     except (ValueError, RecursionError, zlib.error, InputError) as error:
         raise InputError(f"{source}: no header of coded images ({brief(error)})") from error
-    if reason := _problem(header):
+    if reason := _invalid_reason(header):
         raise InputError(f"{source}: {brief(reason, 300)}")
     return header
 
 
-def _problem(header: FileHeader) -> str:
-    """Return what is not possible in a header, before anything is made of its numbers; empty if all is."""
+def _invalid_reason(header: FileHeader) -> str:
+    """Return what is impossible in a header, before its numbers are used; empty if nothing is."""
     hashes = (header.weights_sha256, header.levels_sha256)
     if header.schema != SCHEMA:
         return f"header of schema {header.schema!r}, expected {SCHEMA}"
@@ -216,4 +275,44 @@ def _problem(header: FileHeader) -> str:
         return f"images from number {header.first} on"
     if header.names is not None and len(header.names) != header.images:
         return f"{len(header.names)} names for {header.images} images"
-    return header.machine.problem() or problem(header.names or ())
+    return header.machine.invalid_reason() or invalid_names_reason(header.names or ())
+
+
+def png_name(path: str) -> str:
+    """Return the name under which the image at `path` is stored."""
+    return Path(path).stem + SUFFIX
+
+
+def invalid_names_reason(names: Sequence[str]) -> str:
+    """Validate stored names: return why they are not plain, new PNG files of one folder on every system.
+
+    Args:
+        names: Untrusted names of the images' files.
+
+    Returns:
+        Reason to refuse them; empty for none.
+    """
+    seen: set[str] = set()
+    for name in names:
+        if reason := _invalid_name_reason(name):
+            return f"{name!a:.80} {reason}"
+        # Some systems ignore the case and the Unicode composition of names.
+        plain = unicodedata.normalize("NFC", name).casefold()
+        if plain in seen:
+            return f"{name!a:.80} is there twice"
+        seen.add(plain)
+    return ""
+
+
+def _invalid_name_reason(name: str) -> str:
+    if not name.isprintable():
+        return "has characters that cannot be printed"
+    if FORBIDDEN.search(name):
+        return "has characters that file names cannot have everywhere"
+    if not name.endswith(SUFFIX) or name.startswith((".", " ", "-", "~")):
+        return f"is no plain name that ends in {SUFFIX}"
+    if len(name.encode()) > LARGEST_NAME_BYTES:
+        return f"is longer than {LARGEST_NAME_BYTES} bytes"
+    if DEVICES.fullmatch(name.split(".")[0].rstrip()):
+        return "is the name of a device on Windows"
+    return ""

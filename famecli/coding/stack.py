@@ -1,14 +1,13 @@
-"""The stack of bits that images are pushed on, and binary decisions that go to it or come from it.
+"""The stack of bits, and binary decisions that are pushed on it or popped from it.
 
-A stack coder (asymmetric numeral systems) can pop what was never pushed: bits then come out as a sample of
-the distribution that they are popped with. Latents are drawn that way, and pushing them again gives the bits
-back.
+A stack coder (asymmetric numeral systems) can pop bits that were never pushed: they are then a sample of the
+distribution that they are popped with. Latents are drawn that way, and pushing them again returns the bits.
 
 Source: coder: arXiv:1311.2540, as constriction implements it.
 """
 
 import math
-from typing import Protocol
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -20,17 +19,24 @@ from famecli.rng import stream
 
 WORD_BITS = 32
 STATE_WORDS = 2
-# No decision is more certain. So a decision costs 16 bits at most, a corrupt file cannot claim endless images
-# in no bits, and a certain one costs 2.2e-5 bits.
+# Probabilities of decisions are limited to this distance from 0 and 1. So a decision costs 16 bits at most,
+# and a certain one 2.2e-5 bits: a corrupt file cannot claim endless images in no bits.
 SMALLEST_CHANCE = 2.0**-16
-# Chances are rounded to multiples of this, so that the last digits do not matter.
+# Probabilities are rounded to multiples of this, so that their last digits do not matter.
 CHANCE_GRID = 2.0**-20
 LARGEST_DECISION_BITS = 16
 LEAST_DECISION_BITS = -math.log2(1.0 - SMALLEST_CHANCE)
 
 START = np.array([0, 1], np.uint32)
 
-# These are no modules that names could be imported from.
+# Destination or source of binary decisions. Maps the probabilities of ones (float64, on the CPU, NaN is taken
+# as a half) and the bits of the same shape, where they are known, to the bits, int64.
+Decide = Callable[[Tensor, Tensor | None], Tensor]
+# Maps the lowest symbols of intervals and half their length to the probabilities of the upper halves, given
+# the intervals.
+Split = Callable[[Tensor, int], Tensor]
+
+# Attributes, since these names are not in importable modules.
 AnsCoder, Uniform = constriction.stack.AnsCoder, constriction.model.Uniform
 BIT = constriction.model.Bernoulli(perfect=False)
 
@@ -38,13 +44,13 @@ BIT = constriction.model.Bernoulli(perfect=False)
 class Stack:
     """Bits that symbols are pushed on and popped from, last in, first out.
 
-    Below what was pushed lie random bits, as many as are popped: the payload holds those that were touched.
+    Random bits lie below the pushed ones, as many as are popped; the payload includes those that were used.
 
     Args:
-        words: What lies there, `(n,)`, uint32, the last one not 0; None for a start of an encoder.
+        words: Initial content, `(n,)`, uint32, the last word not 0; None for the start of an encoder.
 
     Raises:
-        IntegrityError: These are no words that a stack left.
+        IntegrityError: A stack cannot have left these words.
     """
 
     def __init__(self, words: np.ndarray | None = None) -> None:
@@ -54,20 +60,20 @@ class Stack:
         if len(words) < STATE_WORDS or not words[-1]:
             raise IntegrityError("the payload is damaged: it is not what a coder leaves")
         self.coder = AnsCoder(words)
-        # In words: what lay there before anything was pushed, and the least that ever did since.
+        # Number of words before anything was pushed, and the smallest number since.
         self.initial, self.lowest = len(words), len(words)
 
     def deepen(self, decisions: int) -> None:
-        """Put random words below the others, until so many decisions can be popped whatever they are."""
+        """Put random words below the others until any `decisions` decisions can be popped."""
         words = -(-decisions * LARGEST_DECISION_BITS // WORD_BITS) + STATE_WORDS
-        # Asked first, since what is there is copied.
+        # Checked first, since the content is copied below.
         if self.coder.num_words() >= words:
             return
         there = self.coder.get_compressed()
         if (missing := words - len(there)) <= 0:
             return
         if np.array_equal(there, START):
-            # Popped, its zeros would be no random bits.
+            # The zeros of the start are not random.
             there, missing = there[:0], words
         random = self.below.integers(0, 2**WORD_BITS, missing, np.uint32)
         random[-1] |= 1
@@ -78,22 +84,22 @@ class Stack:
 
     @property
     def size_bits(self) -> int:
-        """Bits there, to less than one."""
+        """Number of bits on the stack, rounded to whole bits."""
         return int(self.coder.num_valid_bits())
 
     @property
     def spare_bits(self) -> int:
-        """What can be popped without touching more of the initial bits."""
+        """Number of bits that can be popped without using more of the initial bits."""
         return WORD_BITS * (int(self.coder.num_words()) - self.lowest)
 
     @property
     def initial_bits(self) -> int:
-        """Random bits in `payload`, which a decoder has again when it is done."""
+        """Number of random bits in `payload`, which the decoder gets back in the end."""
         popped = self.initial - self.lowest
         return WORD_BITS * (popped + STATE_WORDS) if popped else 0
 
     def payload(self) -> np.ndarray:
-        """Return all words but those that were never touched, `(n,)`, uint32."""
+        """Return all words except unused random ones, `(n,)`, uint32."""
         words: np.ndarray = self.coder.get_compressed()[self.lowest - STATE_WORDS :]
         return words
 
@@ -102,15 +108,15 @@ class Stack:
 
         Args:
             bits: 0 or 1, `(n,)`, int32.
-            chances: Of a 1, `(n,)`, float64.
+            chances: Probability of a 1 for each bit, `(n,)`, float64.
         """
         self.coder.encode_reverse(bits, BIT, chances)
 
     def pop_bits(self, chances: np.ndarray) -> np.ndarray:
-        """Return the bits, `(n,)`, int32, that were pushed with these chances.
+        """Return the bits, `(n,)`, int32, that were pushed with these probabilities.
 
         Raises:
-            IntegrityError: There are no more.
+            IntegrityError: The payload has no more bits.
         """
         return self._popped(self.coder.decode(BIT, chances))
 
@@ -119,8 +125,12 @@ class Stack:
         self.coder.encode_reverse(symbols, Uniform(1 << bits))
 
     def pop_uniform(self, count: int, bits: int) -> np.ndarray:
-        """Return `count` such symbols; errors are those of `pop_bits`."""
+        """Return `count` symbols that `push_uniform` pushed; errors are those of `pop_bits`."""
         return self._popped(self.coder.decode(Uniform(1 << bits), count))
+
+    def read(self, chance: Tensor, wanted: Tensor | None) -> Tensor:
+        """Pop decisions: a `Decide` that ignores `wanted`; errors are those of `pop_bits`."""
+        return torch.from_numpy(self.pop_bits(_limited(chance))).view(chance.shape).long()
 
     def _popped(self, symbols: np.ndarray) -> np.ndarray:
         self.lowest = min(self.lowest, self.coder.num_words())
@@ -129,36 +139,8 @@ class Stack:
         return symbols
 
 
-class Decide(Protocol):
-    """Where binary decisions go to or come from."""
-
-    def __call__(self, chance: Tensor, wanted: Tensor | None) -> Tensor:
-        """Return bits, int64, that have the chances of a 1 that are given.
-
-        Args:
-            chance: Float64, on the CPU; what is not a number stands for a half.
-            wanted: What the bits are, of the same shape, where that is known.
-        """
-        ...
-
-
-class Reader:
-    """Pops decisions from a stack.
-
-    Args:
-        stack: Where from.
-    """
-
-    def __init__(self, stack: Stack) -> None:
-        self.stack = stack
-
-    def __call__(self, chance: Tensor, wanted: Tensor | None) -> Tensor:
-        bits = self.stack.pop_bits(_limited(chance))
-        return torch.from_numpy(bits).view(chance.shape).long()
-
-
 class Writer:
-    """Keeps decisions until all are known, since a stack takes the last one first."""
+    """A `Decide` that collects known decisions, since a stack needs the last one first."""
 
     def __init__(self) -> None:
         self.bits: list[np.ndarray] = []
@@ -171,7 +153,7 @@ class Writer:
         return wanted
 
     def flush(self, stack: Stack) -> None:
-        """Push all, so that a reader pops them in the order in which they came."""
+        """Push all decisions, so that `Stack.read` pops them in the order of the calls."""
         if self.bits:
             stack.push_bits(np.concatenate(self.bits), np.concatenate(self.chances))
 
@@ -182,28 +164,18 @@ def _limited(chance: Tensor) -> np.ndarray:
     return limited
 
 
-def walk(
-    shape: torch.Size, depth: int, split: "Split", decide: Decide, known: Tensor | None = None
-) -> Tensor:
-    """Return symbols 0 to `2**depth - 1`, int64, as one decision after another down a binary tree.
+def walk(shape: torch.Size, depth: int, split: Split, decide: Decide, known: Tensor | None = None) -> Tensor:
+    """Return symbols 0 to `2**depth - 1`, int64, by decisions down a binary tree.
 
     Args:
-        shape: Of the symbols.
-        depth: Decisions for each.
-        split: The chance of the upper half of an interval of symbols, given the interval.
-        decide: Where decisions go to or come from.
-        known: The symbols, if they are.
+        shape: Shape of the symbols.
+        depth: Number of decisions per symbol.
+        split: Probability of the upper half of an interval of symbols.
+        decide: Destination or source of the decisions.
+        known: The symbols where they are known, in an encoder.
     """
     lowest = torch.zeros(shape, dtype=torch.int64)
     for left in reversed(range(depth)):
         wanted = None if known is None else (known >> left) & 1
         lowest = lowest + (decide(split(lowest, 1 << left), wanted) << left)
     return lowest
-
-
-class Split(Protocol):
-    """How likely the upper half of an interval of symbols is."""
-
-    def __call__(self, lowest: Tensor, half: int) -> Tensor:
-        """Return the chance that a symbol of `lowest` to `lowest + 2 * half - 1` is in the upper half."""
-        ...

@@ -1,14 +1,45 @@
 """The decoder: gated residual layers over patches, causal over the image (PixelCNN) or blind to it."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from famecli.config.schema import ModelConfig
-from famecli.model.attention import CausalAttention, sees
-from famecli.model.causal import CausalConv2d
-from famecli.model.patches import from_patches, to_patches
-from famecli.model.pointwise import activate, gate
+from famecli.model.layers import CausalAttention, CausalConv2d, activate, gate, sees
+
+
+def grid_of(height: int, width: int, patch: int) -> tuple[int, int]:
+    """Return the rows and columns of patches that cover an image; the last ones may extend beyond it."""
+    return -(-height // patch), -(-width // patch)
+
+
+def to_patches(image: Tensor, patch: int) -> Tensor:
+    """Return images as grids of square patches, padded with zeros at the bottom and the right.
+
+    Args:
+        image: Pixels, `(B, C, H, W)`.
+        patch: Side of a patch in pixels.
+
+    Shape: `(B, patch * patch * C, rows, columns)`. Channels are ordered pixel by pixel, in raster order.
+    """
+    if patch == 1:
+        return image
+    batch, channels, height, width = image.shape
+    rows, columns = grid_of(height, width, patch)
+    image = F.pad(image, (0, columns * patch - width, 0, rows * patch - height))
+    cells = image.reshape(batch, channels, rows, patch, columns, patch).permute(0, 3, 5, 1, 2, 4)
+    return cells.reshape(batch, patch * patch * channels, rows, columns)
+
+
+def from_patches(maps: Tensor, patch: int, height: int, width: int) -> Tensor:
+    """Return the images `(B, C, height, width)` whose `to_patches` are `maps`, without the padding."""
+    if patch == 1:
+        return maps
+    batch, _, rows, columns = maps.shape
+    cells = maps.reshape(batch, patch, patch, -1, rows, columns).permute(0, 3, 4, 1, 5, 2)
+    return cells.reshape(batch, -1, rows * patch, columns * patch)[:, :, :height, :width]
 
 
 class GatedLayer(nn.Module):
@@ -19,7 +50,7 @@ class GatedLayer(nn.Module):
         width: Feature maps of `h`.
         condition: Feature maps of the condition; 0 for none.
         normalised: Whether `h` is divided by its root mean square before the convolution.
-        attention: Block that follows; None for none.
+        attention: Block of attention after this layer; None for none.
 
     Shape: `(B, width, H, W)`, `(B, condition, H, W)` and the mask of `attention` to `(B, width, H, W)`.
 
@@ -29,7 +60,7 @@ class GatedLayer(nn.Module):
 
     def __init__(
         self,
-        conv: nn.Module,
+        conv: CausalConv2d | nn.Conv2d,
         width: int,
         condition: int,
         *,
@@ -48,30 +79,29 @@ class GatedLayer(nn.Module):
         if self.condition is not None:
             assert condition is not None
             both = both + self.condition(condition)
-        change: Tensor = self.out(gate(both))
-        h = h + change
+        h = h + self.out(gate(both))
         return h if self.attention is None else self.attention(h, seen)
 
 
 class Decoder(nn.Module):
-    """Parameters of the likelihood at each pixel, given the latents' features and, if causal, earlier pixels.
+    """Parameters of the likelihood of each pixel, given the latents' features and, if causal, earlier pixels.
 
         image --first--+--gated--+--gated-- ... --head1--+--head2--> parameters of the pixels of a patch
         condition -----'---------'                       |
         earlier pixels of the patch ---------------------'
 
-    All layers work on the grid of patches. Patches follow each other in the order of the wavefronts, pixels
-    of a patch in raster order. With patches of one pixel, nothing is earlier in a patch.
+    All layers work on the grid of patches. Patches are ordered by wavefront, the pixels of a patch in raster
+    order. A patch of one pixel has no earlier pixels.
 
-    Without `autoregressive` the first layer reads the condition in place of the image, every window is a
-    whole one, and the head sees no pixels: they are independent given the latents ("No Concatenation").
+    Without `autoregressive` the first layer reads the condition in place of the image, no window is masked,
+    and the head sees no pixels: pixels are independent given the latents ("No Concatenation").
 
     Args:
         config: Configuration of the whole model.
-        outputs: Parameters per pixel, as the likelihood names them.
+        outputs: Parameters per pixel, as many as the likelihood has.
 
-    Shape: image `(B, channels, height, width)` in [-1, 1], condition `(B, condition, rows, columns)` on the
-    grid of patches, to `(B, outputs, height, width)`.
+    Shape: image `(B, channels, height, width)` in [-1, 1], which only an autoregressive decoder reads, and
+    condition `(B, condition, rows, columns)` on the grid of patches, to `(B, outputs, height, width)`.
 
     Source: pixels of a patch by masks: arXiv:1502.03509; as the local model of patches: arXiv:2305.07185.
     """
@@ -86,13 +116,14 @@ class Decoder(nn.Module):
         self.normalised, self.grid = config.normalised, config.grid
         self.pixels = sizes.patch**2
         width, values = sizes.width, config.channels * self.pixels
-        self.first: nn.Module
-        if sizes.autoregressive:
-            first = sizes.first_kernel
-            self.first = CausalConv2d(values, width, first, sees_centre=False, lag=sizes.lag)
-        else:
-            self.first = nn.Conv2d(sizes.condition, width, 1)
-        self.layers = nn.ModuleList(self._layer(index + 1) for index in range(sizes.layers))
+        self.first = (
+            CausalConv2d(values, width, sizes.first_kernel, sees_centre=False, lag=sizes.lag)
+            if sizes.autoregressive
+            else nn.Conv2d(sizes.condition, width, 1)
+        )
+        self.layers: Sequence[GatedLayer] = nn.ModuleList(  # type: ignore[assignment]
+            self._layer(index + 1) for index in range(sizes.layers)
+        )
         self.head1 = nn.Conv2d(width, self.pixels * width, 1)
         self.head2 = nn.Conv2d(self.pixels * width, self.pixels * outputs, 1, groups=self.pixels)
         self.matrices = {"head1.weight": self.pixels, "head2.weight": self.pixels}
@@ -111,16 +142,16 @@ class Decoder(nn.Module):
         width, kernel = sizes.width, sizes.kernel
         if number in sizes.attention:
             attention = CausalAttention(width, sizes.attention_features, sizes.heads, self.grid)
-        window: nn.Module
-        if sizes.autoregressive:
-            window = CausalConv2d(width, 2 * width, kernel, sees_centre=True, lag=sizes.lag)
-        else:
-            window = nn.Conv2d(width, 2 * width, kernel, padding=kernel // 2)
+        window = (
+            CausalConv2d(width, 2 * width, kernel, sees_centre=True, lag=sizes.lag)
+            if sizes.autoregressive
+            else nn.Conv2d(width, 2 * width, kernel, padding=kernel // 2)
+        )
         return GatedLayer(window, width, sizes.condition, normalised=self.normalised, attention=attention)
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of the weights."""
+        """Dtype of the weights."""
         return self.head2.weight.dtype
 
     @property
@@ -131,14 +162,17 @@ class Decoder(nn.Module):
     def earlier_weight(self) -> Tensor:
         """Return the weights by which pixels of a patch enter the sums of later ones.
 
-        Shape: `(pixels * width, pixels * channels)`; those of the same and of later pixels are zero.
+        Shape: `(pixels * width, pixels * channels)`; weights of the same and of later pixels are zero.
         """
         keep = (self.pixel[None, :] < self.pixel[:, None]).to(self.dtype)  # (pixels, pixels)
         weight = self.earlier.weight.view(self.pixels, -1, self.pixels, self.channels)
         return (weight * keep[:, None, :, None]).view(self.earlier.weight.shape[:2])
 
-    def forward(self, image: Tensor, condition: Tensor | None) -> Tensor:
-        patches = to_patches(image, self.config.patch) if self.config.autoregressive else None
+    def forward(self, image: Tensor | None, condition: Tensor | None) -> Tensor:
+        patches = None
+        if self.config.autoregressive:
+            assert image is not None
+            patches = to_patches(image, self.config.patch)
         h = self.first(condition if patches is None else patches)
         seen = sees(self.places[0], self.places[1], self.config.lag) if self.config.attention else None
         for layer in self.layers:
@@ -150,7 +184,7 @@ class Decoder(nn.Module):
         if patches is None or self.pixels == 1:
             sums: Tensor = self.head1(activations)
             return sums
-        # One product for both sums.
+        # One matrix product in place of two.
         both = torch.cat([activations, patches.to(activations.dtype)], dim=1)
         weight = torch.cat([self.head1.weight, self.earlier_weight()[:, :, None, None]], dim=1)
         return F.conv2d(both, weight, self.head1.bias)

@@ -12,12 +12,13 @@ r"""The model: a ladder of stochastic layers under a decoder that may be a Pixel
       |                                   ^
       v  ...                             ...   the top layer's prior is N(0, 1)
 
-The features h carry every layer above, so each layer sees all latents over it (skip connections). Below the
-top the posterior is the precision-weighted product of the prior and of what recognition says.
+The features h depend on every layer above, so each layer sees all latents above it (skip connections). Below
+the top the posterior is the precision-weighted product of the prior and of the recognition Gaussian.
 
 Source: ladder: arXiv:1602.02282; PixelCNN over latents: arXiv:1611.05013.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -25,22 +26,27 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from famecli.config.schema import ModelConfig
-from famecli.model.blocks import FromLatents, ResidualBlock, ToLatents, Upsample, shrink
-from famecli.model.decoder import Decoder
-from famecli.model.latents import Gaussian
-from famecli.model.likelihoods import make_likelihood, scale_levels
-from famecli.model.patches import to_patches
-from famecli.model.pointwise import at_least_single, normalise
+from famecli.config.schema import DecoderConfig, ModelConfig, StageConfig
+from famecli.model.decoder import Decoder, to_patches
+from famecli.model.distributions import Gaussian, make_likelihood, scale_levels
+from famecli.model.layers import (
+    FromLatents,
+    ResidualBlock,
+    ToLatents,
+    Upsample,
+    normalise,
+    scale_init,
+    to_float32_or_wider,
+)
 from famecli.rng import Noise
 
-# From a stochastic layer's index, counted from the image upwards, its prior and its posterior to its latents.
+# Maps a stochastic layer's index, counted from the image upwards, its prior and its posterior to its latents.
 Choose = Callable[[int, Gaussian, Gaussian | None], Tensor]
 
 
 @dataclass(frozen=True)
 class Draw:
-    """One stochastic layer's distributions and the latents drawn, from the prior if no posterior is there."""
+    """One stochastic layer's distributions, and latents drawn from the posterior, else the prior."""
 
     z: Tensor
     prior: Gaussian
@@ -49,13 +55,13 @@ class Draw:
 
 @dataclass(frozen=True)
 class NllTerms:
-    """What an image costs, in nats.
+    """Terms of the NLL of each image, in nats.
 
     Args:
         distortion: `-log p(x | z)` for the latents drawn, `(B,)`.
         rate: KL divergence of each stochastic layer, from the image upwards, `(B, layers)`.
         log_weight: `log p(x, z) - log q(z | x)` for the latents drawn, `(B,)`: its mean bounds log p(x), and
-            the log of the mean of its exponentials over samples is the importance-weighted estimate.
+            the log of the mean of its exponential over samples is the importance-weighted estimate.
     """
 
     distortion: Tensor
@@ -69,11 +75,11 @@ class NllTerms:
 
 
 class Stage(nn.Module):
-    """One stage of the ladder: a way up, a stochastic layer if it has latents, a way down.
+    """One stage of the ladder: bottom-up path, stochastic layer if it has latents, top-down path.
 
     Args:
         model: Configuration of the whole model.
-        index: Number of this stage, from the image upwards.
+        index: Index of this stage, from the image upwards.
     """
 
     def __init__(self, model: ModelConfig, index: int) -> None:
@@ -85,7 +91,7 @@ class Stage(nn.Module):
         down_width = below if index else model.decoder.condition
         down_size = model.resolutions()[index - 1] if index else model.grid
         width = config.width
-        # The image is no activation: it keeps its size.
+        # The image is no activation: it is not divided by its root mean square.
         self.normalises = normalised and index > 0
         self.up = nn.Conv2d(below, width, 3, config.stride, padding=1)
         self.up_blocks = self._blocks(normalised=normalised)
@@ -103,17 +109,23 @@ class Stage(nn.Module):
         return nn.Sequential(*(ResidualBlock(width, normalised=normalised) for _ in range(blocks)))
 
     def ascend(self, h: Tensor) -> Tensor:
-        """Return the bottom-up features here, `(B, width, H, W)`, from those below or from the patches."""
+        """Return this stage's bottom-up features `(B, width, H, W)`.
+
+        Args:
+            h: Features of the stage below, or the patches of the image.
+        """
         features: Tensor = self.up_blocks(self.up(normalise(h) if self.normalises else h))
         return features
 
-    def beliefs(self, h: Tensor | None, d: Tensor | None, batch: int) -> tuple[Gaussian, Gaussian | None]:
+    def prior_and_posterior(
+        self, h: Tensor | None, d: Tensor | None, batch: int
+    ) -> tuple[Gaussian, Gaussian | None]:
         """Return this layer's prior, and its posterior where recognition features `d` are given.
 
         Args:
             h: Features from above, `(B, width, H, W)`; None at the top.
             d: Bottom-up features, `(B, width, H, W)`, or None.
-            batch: Images, for a top layer without either.
+            batch: Number of images.
         """
         seen = None if d is None else Gaussian.from_head(self.recognition(d), bounded=self.bounded)
         if h is None:
@@ -124,7 +136,7 @@ class Stage(nn.Module):
 
 
 class Fame(nn.Module):
-    """FAME and its relatives; which one is a matter of the configuration alone.
+    """FAME or one of its relatives, as the configuration says.
 
     Args:
         config: Sizes and switches.
@@ -136,9 +148,11 @@ class Fame(nn.Module):
         super().__init__()
         self.config = config
         self.likelihood = make_likelihood(config)
-        self.stages = nn.ModuleList(Stage(config, index) for index in range(len(config.stages)))
+        self.stages: Sequence[Stage] = nn.ModuleList(  # type: ignore[assignment]
+            Stage(config, index) for index in range(len(config.stages))
+        )
         self.decoder = Decoder(config, self.likelihood.parameters)
-        shrink(self.decoder.head2)
+        scale_init(self.decoder.head2)
         assert self.decoder.head2.bias is not None
         with torch.no_grad():
             self.decoder.head2.bias.copy_(self.likelihood.initial_bias().repeat(self.decoder.pixels))
@@ -159,7 +173,7 @@ class Fame(nn.Module):
         return self.likelihood.uniforms, self.config.height, self.config.width
 
     def on(self, device: torch.device | str) -> Self:
-        """Move the weights to `device`, laid out channels last, which convolutions there read fastest."""
+        """Move the weights to `device` in channels-last layout, the fastest for its convolutions."""
         return self.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
     def _scaled(self, x: Tensor) -> Tensor:
@@ -170,7 +184,6 @@ class Fame(nn.Module):
         features: list[Tensor] = []
         h = to_patches(image, self.config.decoder.patch)
         for stage in self.stages:
-            assert isinstance(stage, Stage)
             h = stage.ascend(h)
             features.append(h)
         return features
@@ -187,9 +200,9 @@ class Fame(nn.Module):
         """Draw all latents from the top down, from the posterior where there is one, else from the prior.
 
         Args:
-            features: What `bottom_up` returned; None draws everything from the prior.
-            noise: Where standard normals come from; layers are numbered from the image upwards.
-            batch: Images.
+            features: Result of `bottom_up`; None draws all latents from the prior.
+            noise: Source of standard normals; layers are numbered from the image upwards.
+            batch: Number of images.
             keep_layers: Stochastic layers, counted from the top, that follow the posterior; None for all.
             temperature: Factor on the standard deviation of priors that are drawn from.
 
@@ -200,7 +213,7 @@ class Fame(nn.Module):
 
         def draw(layer: int, prior: Gaussian, posterior: Gaussian | None) -> Tensor:
             source = posterior or prior
-            at = noise.normal(layer, source.mean.shape).to(source.mean)
+            at = noise(layer, source.mean.shape).to(source.mean)
             return source.sample(at, 1.0 if posterior else temperature)
 
         return self.descend(features, draw, batch, keep_layers=keep_layers)
@@ -208,18 +221,17 @@ class Fame(nn.Module):
     def descend(
         self, features: Sequence[Tensor] | None, choose: Choose, batch: int, *, keep_layers: int | None = None
     ) -> tuple[Tensor | None, list[Draw]]:
-        """Return what `top_down` does, with the latents that `choose` takes layer by layer."""
+        """Return the result of `top_down` with latents that `choose` returns, layer by layer."""
         total = self.config.stochastic_layers
         layer, h = total, None
         draws: list[Draw] = []
         for index in reversed(range(len(self.stages))):
             stage = self.stages[index]
-            assert isinstance(stage, Stage)
             if stage.config.latents:
                 layer -= 1
                 kept = features is not None and (keep_layers is None or total - layer <= keep_layers)
                 d = features[index] if features is not None and kept else None
-                prior, posterior = stage.beliefs(h, d, batch)
+                prior, posterior = stage.prior_and_posterior(h, d, batch)
                 draw = Draw(choose(layer, prior, posterior), prior, posterior)
                 expanded = stage.expand(draw.z)
                 h = expanded if h is None else h + expanded
@@ -228,13 +240,13 @@ class Fame(nn.Module):
         return h, draws
 
     def forward(self, x: Tensor, noise: Noise) -> NllTerms:
-        """Return what each image costs under one draw of the latents."""
+        """Return the terms of each image's NLL under one draw of the latents."""
         return self.terms(x, self.bottom_up(self._scaled(x)), noise)
 
     def terms(self, x: Tensor, features: Sequence[Tensor], noise: Noise) -> NllTerms:
-        """Return what `forward` does, from the `features` that `bottom_up` returned."""
+        """Return the result of `forward`, from the `features` that `bottom_up` returned."""
         condition, draws = self.top_down(features, noise, x.shape[0])
-        # Sums of a thousand terms: in single precision they would round by the batch size.
+        # Sums of a thousand terms: single precision would round differently by batch size.
         exact = torch.float32 if x.device.type == "mps" else torch.float64
         log_px = self.log_prob(x, condition).flatten(1).sum(1, dtype=exact)
         rate, log_weight = [], log_px
@@ -251,8 +263,8 @@ class Fame(nn.Module):
         return self.likelihood.log_prob(x.to(self.device, self.dtype), parameters)
 
     def pixel_parameters(self, x: Tensor, condition: Tensor | None) -> Tensor:
-        """Return the likelihood's parameters at each pixel given the earlier ones of `x`, in parallel."""
-        return at_least_single(self.decoder(self._scaled(x), condition))
+        """Return the likelihood's parameters at each pixel given the earlier pixels of `x`, in parallel."""
+        return to_float32_or_wider(self.decoder(self._scaled(x), condition))
 
     def infer(
         self, x: Tensor, noise: Noise, keep_layers: int | None = None
@@ -267,3 +279,53 @@ class Fame(nn.Module):
     def count_parameters(self) -> int:
         """Return the number of weights."""
         return sum(weight.numel() for weight in self.parameters())
+
+
+def count_parameters(config: ModelConfig) -> int:
+    """Return the number of weights of a configuration's model by arithmetic alone, before it is allocated."""
+    decoder = config.decoder
+    outputs = make_likelihood(config).parameters
+    values = config.channels * decoder.patch**2
+    total, below = 0, values
+    for index, (stage, (height, width)) in enumerate(zip(config.stages, config.resolutions(), strict=True)):
+        down = below if index else decoder.condition
+        top = index == len(config.stages) - 1
+        total += _stage_parameters(stage, below, down, height * width, top=top)
+        below = stage.width
+    return total + _decoder_parameters(decoder, values, outputs, math.prod(config.grid))
+
+
+def _stage_parameters(stage: StageConfig, below: int, down: int, pixels: int, *, top: bool) -> int:
+    width = stage.width
+    total = _conv(below, width, 9) + 4 * stage.blocks * _conv(width, width, 9) + _conv(width, down, 9)
+    if not stage.latents:
+        return total
+    window, places = (1, pixels) if stage.dense else (9, 1)
+    heads = 1 if top else 2
+    total += heads * _conv(width * places, 2 * stage.latents, window)
+    return total + _conv(stage.latents, width * places, window)
+
+
+def _decoder_parameters(decoder: DecoderConfig, values: int, outputs: int, places: int) -> int:
+    width, kernel, pixels = decoder.width, decoder.kernel, decoder.patch**2
+    first = _conv(decoder.condition, width, 1)
+    earlier = 0
+    if decoder.autoregressive:
+        first = _conv(values, width, _causal(decoder.first_kernel))
+        earlier = pixels * width * values if pixels > 1 else 0
+    window = _causal(kernel) if decoder.autoregressive else kernel**2
+    layer = _conv(width, 2 * width, window) + 2 * width * decoder.condition + _conv(width, width, 1)
+    inner = decoder.attention_features
+    attention = width * places + _conv(width, 3 * inner, 1) + _conv(inner, width, 1)
+    layers = decoder.layers * layer + len(decoder.attention) * attention
+    return first + layers + earlier + pixels * (_conv(width, width, 1) + _conv(width, outputs, 1))
+
+
+def _conv(inputs: int, outputs: int, window: int) -> int:
+    """Return the weights and biases of a convolution with a window of `window` places."""
+    return outputs * (inputs * window + 1)
+
+
+def _causal(side: int) -> int:
+    """Return the places in the window of a causal convolution; rows below the centre are not stored."""
+    return side * (side // 2 + 1)

@@ -1,32 +1,41 @@
-"""Annealed importance sampling of log p(x), and its reverse, which bounds log p(x) from above.
+"""Annealed importance sampling of log p(x), its reverse, which bounds log p(x) from above, simulated images.
 
 Source: Neal, Annealed importance sampling, physics/9803008; decoders: arXiv:1611.04273; both directions on
 simulated data: arXiv:1511.02543.
-Differs: starts at q(z | x) unless the prior is asked for; lengths of steps come from chains of their own and
-are fixed before the chains that count start, so that bounds hold exactly.
+Differs: starts at q(z | x) by default; lengths of steps come from separate chains and are fixed before the
+chains that count, so that bounds hold exactly.
 """
 
 import copy
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from famecli.data.dataset import ImageSplit
+from famecli.data.folder import seen_with
+from famecli.data.registry import FOLDER, dataset_info
 from famecli.memory import Pieces
 from famecli.model.fame import Fame
-from famecli.nll.evaluate import ImageNlls, check_nats, evaluate
-from famecli.nll.hmc import ChainNoise, Chains, find_steps
+from famecli.nll.evaluate import ImageNlls, check_nats, evaluate, map_rows
+from famecli.nll.hmc import ChainNoise, Chains, LatentSpace, find_steps
 from famecli.nll.importance import log_mean, weigh
-from famecli.nll.latents import LatentSpace
 from famecli.nll.record import Annealing
+from famecli.rng import ImageNoise, image_uniforms
 from famecli.runtime.distributed import ALONE, Group
+from famecli.sampling.generate import ImageDecoder
 
-# How far the sigmoid of the path is followed to either side.
+NAME = "simulated"
+ALL = "all"
+BATCH = 64
+# Largest argument of the sigmoid of the path, to either side.
 STEEPNESS = 4.0
-# Powers at which lengths of steps are looked for.
+# Number of powers at which lengths of steps are sought.
 FEWEST_TRIALS, MOST_TRIALS = 10, 100
 
 
@@ -35,11 +44,11 @@ class AnnealedNlls(ImageNlls):
     """NLLs by annealed importance sampling; `distortion` and `rate` are those of the ELBO.
 
     Args:
-        settings: Settings of the annealing.
-        acceptance: Mean acceptance probability of each image's transitions, `(N,)`; NaN without transitions.
-        step: Mean length of each image's leapfrog steps, `(N,)`; NaN without transitions.
+        settings: Settings of the estimate.
+        acceptance: Mean probability of acceptance of each image's transitions, `(N,)`; NaN without any.
+        step: Mean length of each image's leapfrog steps, `(N,)`; NaN without any.
         elbo: -ELBO of each image, nats, `(N,)`.
-        lower: Lower bounds of the NLLs by reverse chains, `(N,)`, of simulated images; else None.
+        lower: Lower bounds of the NLLs by reverse chains, `(N,)`; None unless images are simulated.
     """
 
     settings: Annealing = field(kw_only=True)
@@ -66,14 +75,14 @@ def evaluate_ais(
     Args:
         model: Model with latents, on its device.
         levels: Images, integer levels, `(N, C, H, W)`.
-        settings: Settings of the annealing.
-        latents: True latents of simulated images, `(N, ...)` per layer from the image upwards, from which
-            reverse chains start; None for other images.
+        settings: Settings of annealing.
+        latents: Latents that the images were drawn with, `(N, ...)` per layer from the image upwards, from
+            which reverse chains start; None if unknown.
         seed: Seed of the chains; each has a stream of its own.
-        batch_size: Chains in one batch.
+        batch_size: Number of chains computed at once.
         advance: Called with the number of images just done.
         group: Processes that share the batches; each gets the NLLs of all images.
-        report: Called with a line when memory runs out and smaller batches follow.
+        report: Called with one line of text when memory ran out.
 
     Raises:
         NumericsError: An image's NLL is not finite.
@@ -83,30 +92,14 @@ def evaluate_ais(
     images = max(1, batch_size // settings.chains)
     pieces = Pieces(batch_size, report=report)
 
-    def table_from(start: int) -> np.ndarray:
-        batch = torch.from_numpy(levels[start : start + images]).to(exact.device)
-        known = None if latents is None else [each[start : start + images] for each in latents]
+    def table_of(rows: slice) -> np.ndarray:
+        batch = torch.from_numpy(levels[rows]).to(exact.device)
+        known = None if latents is None else [each[rows] for each in latents]
+        return _Annealer(exact, batch, rows.start, settings, seed).run(known, pieces.size)
 
-        def table(rows: slice) -> np.ndarray:
-            annealer = _Annealer(exact, batch[rows], start + rows.start, settings, seed)
-            return annealer.run(None if known is None else [each[rows] for each in known], pieces.size)
-
-        return np.concatenate(list(pieces.over(len(batch), table)))
-
-    tables = []
-    for part in group.in_turn(range(0, len(levels), images), table_from):
-        tables.append(part)
-        advance(len(part))
-    return _annealed(np.concatenate(tables), elbo, settings)
-
-
-def _annealed(table: np.ndarray, elbo: ImageNlls, settings: Annealing) -> AnnealedNlls:
-    """Return what the rows of `_Annealer.run` come to, one per image.
-
-    Raises:
-        NumericsError: An image's NLL is not finite.
-    """
-    chances, steps, forward, reverse = np.split(table, [1, 2, 2 + settings.chains], axis=1)
+    table = map_rows(table_of, len(levels), images, pieces, group, advance)
+    splits = [1, 2, 2 + settings.chains]
+    chances, steps, forward, reverse = np.split(table, splits, axis=1)
     log_weights = torch.from_numpy(forward)
     return AnnealedNlls(
         check_nats(-log_mean(log_weights).numpy()),
@@ -119,15 +112,15 @@ def _annealed(table: np.ndarray, elbo: ImageNlls, settings: Annealing) -> Anneal
         acceptance=chances[:, 0],
         step=steps[:, 0],
         elbo=elbo.nats,
-        # The mean of the reverse chains' inverse weights is right on average, so its logarithm is too low.
+        # The mean of the reverse chains' inverse weights is unbiased, so its logarithm is biased downwards.
         lower=check_nats(log_mean(-torch.from_numpy(reverse)).numpy()) if reverse.size else None,
     )
 
 
 def double(model: Fame) -> Fame:
-    """Return a copy of a model that computes in double precision, where the device can.
+    """Return a copy of a model in double precision, if the device supports it.
 
-    In single precision a proposal now and then is accepted in one batch and refused in another.
+    In single precision, proposals are sometimes accepted in one batch and refused in another.
     """
     found = copy.deepcopy(model).requires_grad_(False)
     return found if model.device.type == "mps" else found.double()
@@ -150,7 +143,7 @@ class _Annealer:
         model: Model with latents.
         x: Levels of the images.
         first: Index of the first image.
-        settings: Settings of the annealing.
+        settings: Settings of annealing.
         seed: Seed of the chains.
     """
 
@@ -161,46 +154,54 @@ class _Annealer:
         self.steps = self._find_steps()
 
     def run(self, latents: Sequence[Tensor] | None, rows: int) -> np.ndarray:
-        """Return what all chains give, about `rows` of them at once.
+        """Run all chains, about `rows` of them at once.
 
         Args:
-            latents: Start of reverse chains; None for no reverse chains.
-            rows: Number of chains moved together.
+            latents: Latents from which reverse chains start; None for no reverse chains.
+            rows: Number of chains that are moved together.
 
         Returns:
-            A row per image: the mean chance of a transition, the mean length of a leapfrog step, and the
-            log-weights of all chains, then of reverse ones.
+            A row per image: the mean probability of acceptance, the mean length of a leapfrog step, the
+            log-weights of all chains, then the log-weights of the reverse chains.
         """
         width = max(1, rows // len(self.x))
-        none = torch.zeros(len(self.x), 0, dtype=torch.float64)
         forward: list[Tensor] = []
         reverse: list[Tensor] = []
-        chances = [none]
+        chances: list[Tensor] = []
         for first in range(0, self.settings.chains, width):
             chains = range(first, min(first + width, self.settings.chains))
             space = LatentSpace(self.model, self._per_chain(self.x, chains), self.settings.start)
             noise = self._noise("forward", chains, space)
-            forward.append(self._anneal(Chains(space, noise.normal(), noise), chances, reverse=False))
+            log_weights, accepted = self._anneal(Chains(space, noise.normal(), noise), reverse=False)
+            forward.append(log_weights)
+            chances.append(accepted)
             if latents is not None:
                 at = space.normals_of([self._per_chain(layer, chains) for layer in latents])
-                found = Chains(space, at, self._noise("reverse", chains, space))
-                reverse.append(self._anneal(found, chances, reverse=True))
+                reversed_chains = Chains(space, at, self._noise("reverse", chains, space))
+                log_weights, accepted = self._anneal(reversed_chains, reverse=True)
+                reverse.append(log_weights)
+                chances.append(accepted)
         means = [torch.cat(chances, dim=1).mean(1, keepdim=True), self.steps.mean(1, keepdim=True)]
         return torch.cat([*means, *forward, *reverse], dim=1).numpy()
 
-    def _anneal(self, chains: Chains, chances: list[Tensor], *, reverse: bool) -> Tensor:
-        """Return the log-weights `(B, chains)`, along the path or back."""
-        steps = self.settings.steps
+    def _anneal(self, chains: Chains, *, reverse: bool) -> tuple[Tensor, Tensor]:
+        """Move chains along the path, or back.
+
+        Returns:
+            Log-weights `(B, chains)`, and probabilities of acceptance `(B, transitions * chains)`.
+        """
+        steps, images = self.settings.steps, len(self.x)
+        chances = [torch.zeros(images, 0, dtype=torch.float64)]
         total = torch.zeros(len(chains.at), dtype=torch.float64)
-        for number in reversed(range(steps)) if reverse else range(steps):
-            total += (self.powers[number + 1] - self.powers[number]) * chains.log_weight.cpu().double()
-            # Where the next difference is taken, at the power that it shares with this one.
-            shared = number if reverse else number + 1
-            if 0 < shared < steps:
-                step = self._step(shared).repeat_interleave(len(total) // len(self.x))
-                chance = chains.move(float(self.powers[shared]), step, self.settings.leapfrog)
-                chances.append(chance.view(len(self.x), -1))
-        return total.view(len(self.x), -1)
+        places = range(steps, -1, -1) if reverse else range(steps + 1)
+        for here, there in pairwise(places):
+            difference = abs(self.powers[there] - self.powers[here])
+            total += difference * chains.log_weight.cpu().double()
+            if 0 < there < steps:
+                step = self._step(there).repeat_interleave(len(total) // images)
+                chance = chains.move(float(self.powers[there]), step, self.settings.leapfrog)
+                chances.append(chance.view(images, -1))
+        return total.view(images, -1), torch.cat(chances, dim=1)
 
     def _per_chain(self, values: Tensor, chains: range) -> Tensor:
         return values.repeat_interleave(len(chains), dim=0)
@@ -210,7 +211,7 @@ class _Annealer:
         return ChainNoise(names, space.size, space.x)
 
     def _find_steps(self) -> Tensor:
-        """Return the steps of a few powers along the path, `(B, trials)`; none where nothing will move."""
+        """Return the lengths of steps at a few powers of the path, `(B, trials)`; no powers for one step."""
         if self.settings.steps == 1:
             return torch.full((len(self.x), 0), math.nan, dtype=torch.float64)
         trials = min(MOST_TRIALS, max(FEWEST_TRIALS, self.settings.steps // 4))
@@ -220,9 +221,57 @@ class _Annealer:
         return find_steps(space, names, [float(power) for power in powers], self.settings.leapfrog)
 
     def _step(self, number: int) -> Tensor:
-        """Return the length of a leapfrog step at a power of the path, between those of trials, `(B,)`."""
+        """Return the length of a leapfrog step at a power of the path, interpolated from trials, `(B,)`."""
         trials = self.steps.shape[1]
         place = max(0.0, number / self.settings.steps * trials - 1)
         below = int(place)
         above = min(below + 1, trials - 1)
         return torch.lerp(self.steps[:, below], self.steps[:, above], place - below)
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """Images drawn from a model, with latents that are therefore an exact draw from the posterior.
+
+    Args:
+        levels: Images `(N, C, H, W)`, uint8.
+        latents: Latents of each stochastic layer, from the image upwards, `(N, ...)`.
+    """
+
+    levels: np.ndarray
+    latents: Sequence[Tensor]
+
+
+@torch.no_grad()
+def simulate(model: Fame, images: int, seed: int = 0) -> Simulated:
+    """Return images of a model; image i depends on the seed and i alone.
+
+    Args:
+        model: Model with latents, in the precision in which the images will be scored.
+        images: Number of images.
+        seed: Seed of latents and pixels.
+    """
+    decoder = ImageDecoder(model)
+    levels, latents = [], []
+    for start in range(0, images, BATCH):
+        names = [("simulate", seed, index) for index in range(start, min(start + BATCH, images))]
+        noise = ImageNoise(names, device=model.device)
+        condition, draws = model.top_down(None, noise, len(names))
+        uniforms = image_uniforms(names, model.uniforms_shape, torch.float64)
+        levels.append(decoder(condition, uniforms).cpu().numpy().astype(np.uint8))
+        latents.append([draw.z for draw in draws])
+    return Simulated(np.concatenate(levels), [torch.cat(layer) for layer in zip(*latents, strict=True)])
+
+
+def as_split(model: Fame, simulated: Simulated) -> ImageSplit:
+    """Return simulated images as a split of a data set."""
+    info = dataclasses.replace(
+        seen_with(dataset_info(FOLDER), model.config.levels),
+        name=NAME,
+        family=NAME,
+        title="Images drawn from the model",
+        shape=model.config.image_shape,
+        splits={ALL: len(simulated.levels)},
+        rule="all of them",
+    )
+    return ImageSplit(info, ALL, simulated.levels)

@@ -26,9 +26,9 @@ class ImageNlls:
         nats: Estimates of -log p(x), `(N,)`.
         distortion: -log p(x | z) of the ELBO, `(N,)`.
         rate: KL divergence per stochastic layer, from the image upwards, `(N, layers)`.
-        bound: `exact`, or the kind of upper bound in expectation.
-        importance_samples: Draws of the latents per image; chains per image for `ais`.
-        importance: Statistics of several importance weights; None for one draw.
+        bound: Kind of estimate in `nats`: exact, or an upper bound in expectation.
+        importance_samples: Draws of the latents per image; for `ais` the number of chains.
+        importance: Statistics of the weights of several draws; None for one draw.
     """
 
     nats: np.ndarray
@@ -72,14 +72,14 @@ def evaluate(
     Args:
         model: Model on its device.
         levels: Images, integer levels, `(N, C, H, W)`.
-        importance_samples: Draws of the latents per image: 1 for the ELBO with the KL divergence in closed
-            form; more for -log of the mean importance weight, which is tighter.
-        seed: Seed of the latents; each image draws from a stream of its own.
-        batch_size: Images, or images times samples, in one forward pass.
-        first_index: Number of the first image, which chooses its stream.
+        importance_samples: 1 for the ELBO with the KL divergence in closed form; more for
+            -log of the mean importance weight, which is tighter. A model without latents is exact.
+        seed: Seed of the latents; image i draws from a stream of its own.
+        batch_size: Number of images times samples in one forward pass.
+        first_index: Index of the first image in the names of the latents' streams.
         advance: Called with the number of images just done.
         group: Processes that share the batches; each gets the NLLs of all images.
-        report: Called with a line when memory runs out and smaller batches follow.
+        report: Called with one line of text when memory ran out.
 
     Raises:
         NumericsError: An image's NLL is not finite.
@@ -90,28 +90,51 @@ def evaluate(
     images = max(1, batch_size // samples)
     pieces = Pieces(batch_size, report=report)
 
-    def table_from(start: int) -> np.ndarray:
-        batch = torch.from_numpy(levels[start : start + images]).to(model.device)
+    def table_of(rows: slice) -> np.ndarray:
+        batch = torch.from_numpy(levels[rows]).to(model.device)
+        return _evaluate_batch(model, batch, first_index + rows.start, samples, seed, pieces.size)
 
-        def columns(rows: slice) -> np.ndarray:
-            place = first_index + start + rows.start
-            return _evaluate_batch(model, batch[rows], place, samples, seed, pieces.size)
-
-        return np.concatenate(list(pieces.over(len(batch), columns)))
-
-    tables = []
-    for table in group.in_turn(range(0, len(levels), images), table_from):
-        tables.append(table)
-        advance(len(table))
+    table = map_rows(table_of, len(levels), images, pieces, group, advance)
     layers = model.config.stochastic_layers
-    table, importance = np.concatenate(tables), None
-    nats, distortion, rate, rest = np.split(table, [1, 2, 2 + layers], axis=1)
-    if samples > 1:
-        sizes = block_sizes(samples)
-        curve, stderr, effective = np.split(rest, [len(sizes), -1], axis=1)
-        importance = Importance(sizes, curve, stderr, effective[:, 0])
+    sizes = block_sizes(samples) if samples > 1 else ()
+    nats, distortion, rate, curve, stderr, effective = np.split(
+        table, np.cumsum([1, 1, layers, len(sizes), len(sizes)]), axis=1
+    )
+    importance = Importance(sizes, curve, stderr, effective[:, 0]) if sizes else None
     bound: Bound = "exact" if not layers else "elbo" if samples == 1 else "iwae"
     return ImageNlls(check_nats(nats[:, 0]), distortion[:, 0], rate, bound, samples, importance)
+
+
+def map_rows(
+    work: Callable[[slice], np.ndarray],
+    total: int,
+    images: int,
+    pieces: Pieces,
+    group: Group,
+    advance: Callable[[int], None],
+) -> np.ndarray:
+    """Return an array with a row per image, which processes compute batch by batch.
+
+    Args:
+        work: Function from the indices of some images to their rows; the same for any split.
+        total: Number of images.
+        images: Number of images in a batch.
+        pieces: Division of a batch where memory runs out.
+        group: Processes that share the batches; each gets all rows.
+        advance: Called with the number of images just done.
+    """
+
+    def batch_from(start: int) -> np.ndarray:
+        def piece(rows: slice) -> np.ndarray:
+            return work(slice(start + rows.start, start + rows.stop))
+
+        return np.concatenate(list(pieces.over(min(images, total - start), piece)))
+
+    parts = []
+    for part in group.in_turn(range(0, total, images), batch_from):
+        parts.append(part)
+        advance(len(part))
+    return np.concatenate(parts)
 
 
 def check_nats(nats: np.ndarray) -> np.ndarray:
@@ -127,10 +150,10 @@ def check_nats(nats: np.ndarray) -> np.ndarray:
 
 
 def _evaluate_batch(model: Fame, batch: Tensor, start: int, samples: int, seed: int, rows: int) -> np.ndarray:
-    """Return the terms of a batch in one array for exchange between processes, a row per image.
+    """Return the table of a batch, about `rows` images times samples at once.
 
-    Its columns are nats, distortion, rates, and for several samples the arrays of `Importance`. About `rows`
-    images times samples are computed at once.
+    Shape: a row per image, and columns for its nats, distortion, rate of each layer, and with several samples
+    the `curve`, `stderr` and `effective` of its `Importance`.
     """
     noise = ImageNoise(_noise_names(seed, start, len(batch)), device=model.device)
     parts: list[Tensor] = []
@@ -147,10 +170,11 @@ def _evaluate_batch(model: Fame, batch: Tensor, start: int, samples: int, seed: 
         done += noise.samples
     distortion, rate = distortion / samples, rate / samples
     if samples == 1:
-        return torch.column_stack([distortion + rate.sum(1), distortion, rate]).numpy()
+        return np.column_stack([distortion + rate.sum(1), distortion, rate])
     log_weights = torch.cat(parts, dim=1)
-    found, nats = weigh(log_weights), -log_mean(log_weights).numpy()
-    return np.column_stack([nats, distortion, rate, found.curve, found.stderr, found.effective])
+    found = weigh(log_weights)
+    weights = (found.curve, found.stderr, found.effective)
+    return np.column_stack([-log_mean(log_weights), distortion, rate, *weights])
 
 
 def _noise_names(seed: int, start: int, images: int) -> list[tuple[str | int, ...]]:

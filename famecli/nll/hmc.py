@@ -1,4 +1,12 @@
-"""Hamiltonian Monte Carlo on the path between a standard normal and a posterior, for many chains at once.
+"""Hamiltonian Monte Carlo in the latents of images, for many chains at once.
+
+The latents z of an image are represented by the vector e of standard normals that they are drawn with. z(e)
+is a draw from the start, q(z | x) or p(z), by an invertible map, layer by layer from the top down. The path
+from the start to the posterior, start(z) * weight(z)^power with weight = p(x, z) / start(z), is in terms of e
+
+    N(e; 0, 1) * weight(z(e))^power
+
+so that no density of z and no volume is needed, and the start is a standard normal for every model.
 
 Source: Neal, MCMC using Hamiltonian dynamics, arXiv:1206.1901, section 3.
 """
@@ -10,21 +18,96 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from famecli.nll.latents import LatentSpace
-from famecli.rng import ImageNoise, stream
+from famecli.model.distributions import Gaussian, scale_levels
+from famecli.model.fame import Fame
+from famecli.nll.record import Start
+from famecli.rng import ImageNoise, Noise, stream
 
 AIM = 0.65
-# Factor on the logarithm of a step, for each unit that acceptance is off its aim.
+# Change of the logarithm of a step per unit of acceptance above the aim.
 ADAPTATION = 0.3
 
 
+def given_noise(normals: Tensor, shapes: Sequence[Sequence[int]]) -> Noise:
+    """Return noise that consists of given standard normals.
+
+    Args:
+        normals: Normals of all stochastic layers, from the image upwards, each flattened: `(B, latents)`.
+        shapes: Shape of each layer's latents, without the batch.
+    """
+    parts = normals.split([math.prod(shape) for shape in shapes], dim=1)
+
+    def normal(layer: int, shape: torch.Size) -> Tensor:
+        given: Tensor = parts[layer].unflatten(1, list(shapes[layer]))
+        assert given.shape == shape
+        return given
+
+    return normal
+
+
+class LatentSpace:
+    """The latents of some images, by their standard normals.
+
+    Args:
+        model: Model with latents.
+        x: Levels of the images, `(B, C, H, W)`, on the model's device.
+        start: Distribution at the start of the path.
+    """
+
+    def __init__(self, model: Fame, x: Tensor, start: Start) -> None:
+        self.model, self.x = model, x.to(model.device, model.dtype)
+        self.shapes = latent_shapes(model)
+        self.size = sum(math.prod(shape) for shape in self.shapes)
+        self.features: list[Tensor] | None = None
+        if start == "posterior":
+            with torch.no_grad():
+                self.features = model.bottom_up(scale_levels(self.x, model.config.levels))
+
+    def log_weight(self, normals: Tensor) -> Tensor:
+        """Return `log p(x, z) - log start(z)` in nats, `(B,)`, at the latents of `normals`, `(B, size)`."""
+        noise = given_noise(normals, self.shapes)
+        if self.features is not None:
+            return self.model.terms(self.x, self.features, noise).log_weight
+        condition = self.model.prior_condition(len(self.x), noise)
+        return self.model.log_prob(self.x, condition).flatten(1).sum(1)
+
+    def slope(self, normals: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `log_weight` and its gradient, `(B,)` and `(B, size)`."""
+        with torch.enable_grad():
+            at = normals.detach().requires_grad_()
+            log_weight = self.log_weight(at)
+            [gradient] = torch.autograd.grad(log_weight.sum(), at)
+        return log_weight.detach(), gradient
+
+    @torch.no_grad()
+    def normals_of(self, latents: Sequence[Tensor]) -> Tensor:
+        """Return the standard normals `(B, size)` of latents, a tensor per layer from the image upwards."""
+
+        def given(layer: int, prior: Gaussian, posterior: Gaussian | None) -> Tensor:
+            return latents[layer].to(prior.mean)
+
+        _, draws = self.model.descend(self.features, given, len(self.x))
+        starts = [(each.z, each.posterior or each.prior) for each in draws]
+        return torch.cat([((z - start.mean) / start.scale).flatten(1) for z, start in starts], dim=1)
+
+
+def latent_shapes(model: Fame) -> list[tuple[int, ...]]:
+    """Return the shape of each stochastic layer's latents, from the image upwards, without the batch."""
+    config = model.config
+    return [
+        (stage.latents,) if stage.dense else (stage.latents, *size)
+        for stage, size in zip(config.stages, config.resolutions(), strict=True)
+        if stage.latents
+    ]
+
+
 class ChainNoise:
-    """Random numbers of chains, each from a stream of its own, independent of the batch.
+    """Random numbers of chains, each from a stream of its own, so independent of the batch.
 
     Args:
         names: One stream name per chain.
         size: Number of latents of a chain.
-        like: Tensor with the type and device of the latents.
+        like: Tensor with the dtype and device of the latents.
     """
 
     def __init__(self, names: Sequence[tuple[str | int, ...]], size: int, like: Tensor) -> None:
@@ -34,7 +117,7 @@ class ChainNoise:
 
     def normal(self) -> Tensor:
         """Return the next standard normals, `(chains, size)`."""
-        return self.normals.normal(0, self.shape).to(self.like)
+        return self.normals(0, self.shape).to(self.like)
 
     def log_uniform(self) -> Tensor:
         """Return the logarithms of the next uniforms, `(chains,)`, float64, on the CPU."""
@@ -46,7 +129,7 @@ class Chains:
 
     Args:
         space: Latents, one row per chain.
-        at: Positions of the chains, in standard normals, `(chains, size)`.
+        at: Positions of the chains in standard normals, `(chains, size)`.
         noise: Random numbers of the chains.
     """
 
@@ -55,7 +138,7 @@ class Chains:
         self.log_weight, self.gradient = space.slope(at)
 
     def move(self, power: float, step: Tensor, leapfrog: int) -> Tensor:
-        """Make one transition, which leaves N(e; 0, 1) * weight^power as it is; return chances of acceptance.
+        """Make one transition, under which N(e; 0, 1) * weight^power is invariant.
 
         Args:
             power: Inverse temperature.
@@ -63,7 +146,7 @@ class Chains:
             leapfrog: Number of leapfrog steps.
 
         Returns:
-            `(chains,)`, float64, on the CPU.
+            Probabilities of acceptance, `(chains,)`, float64, on the CPU.
         """
         step = step.to(self.at).unsqueeze(1)
         start = self.noise.normal()
@@ -80,7 +163,7 @@ class Chains:
         return log_ratio.clamp(max=0.0).exp().nan_to_num(0.0)
 
     def _take(self, chosen: Tensor, at: Tensor, log_weight: Tensor, gradient: Tensor) -> None:
-        """Take the new states of the chains where `chosen`, `(chains,)`, is true."""
+        """Move the chains where `chosen`, `(chains,)`, is True to their new states."""
         chosen = chosen.to(at.device)
         self.log_weight = torch.where(chosen, log_weight, self.log_weight)
         self.at = torch.where(chosen.unsqueeze(1), at, self.at)
@@ -88,7 +171,7 @@ class Chains:
 
 
 def accepted(log_ratio: Tensor, log_uniform: Tensor) -> Tensor:
-    """Return which proposals the rule of Metropolis takes; never one whose density is not a number."""
+    """Return which proposals the Metropolis rule accepts; never one with a density of NaN."""
     return log_uniform < log_ratio
 
 
@@ -97,9 +180,9 @@ def _log_density(at: Tensor, log_weight: Tensor, momentum: Tensor, power: float)
 
 
 def longest_step(leapfrog: int) -> float:
-    """Return the longest leapfrog step: with it a transition turns a standard normal by a quarter.
+    """Return the longest leapfrog step, with which a transition turns a standard normal by a quarter.
 
-    There, a new state owes nothing to the old one, and anything longer goes back towards it.
+    A new state is then independent of the old one; a longer transition would turn back towards it.
     """
     return 0.5 * math.pi / leapfrog
 
@@ -110,13 +193,14 @@ def find_steps(
     """Return the length of a leapfrog step at each power, by chains that are used for nothing else.
 
     Args:
-        space: The latents, one row per image.
-        names: The streams of these chains; with those of other chains, steps would depend on their states.
+        space: Latents, one row per image.
+        names: Names of the streams of these chains; with the streams of other chains, steps would depend on
+            their states.
         powers: Inverse temperatures, rising.
-        leapfrog: Steps of a transition.
+        leapfrog: Leapfrog steps of a transition.
 
     Returns:
-        `(images, len(powers))`, float64, on the CPU, at most `longest_step`.
+        Lengths `(images, len(powers))`, float64, on the CPU, at most `longest_step`.
     """
     noise = ChainNoise(names, space.size, space.x)
     chains = Chains(space, noise.normal(), noise)

@@ -1,4 +1,4 @@
-"""Statistics of several importance weights per image: the curve over their number, and its errors."""
+"""Statistics of an image's importance weights: the curve over their number, and its errors."""
 
 import math
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Importance:
-    """Statistics of an image's K importance weights beyond the log of their mean.
+    """Statistics of K importance weights per image, besides the log of their mean.
 
     Args:
         samples: Sizes `k` of blocks of weights: 1, 2, 5, 10, 20, 50, ... and K.
         curve: `-log` of the mean weight of a block, averaged over the disjoint blocks of that size, nats,
-            `(N, len(samples))`: unbiased for what `k` weights would give. With K, all weights are one block.
+            `(N, len(samples))`: an unbiased estimate of the bound with `k` weights. K weights are one block.
         stderr: Standard errors of `curve` over draws of the latents, nats, `(N, len(samples))`.
         effective: Effective sample size of each image, 1 to K, `(N,)`.
     """
@@ -27,7 +27,7 @@ class Importance:
 
     @property
     def stderr_of_means(self) -> np.ndarray:
-        """Standard errors of the means over these very images, over draws of the latents alone, nats.
+        """Standard errors of the means over these images, over draws of the latents alone, nats.
 
         Shape: `(len(samples),)`.
         """
@@ -48,9 +48,9 @@ def block_sizes(samples: int) -> tuple[int, ...]:
 def weigh(log_weights: Tensor) -> Importance:
     """Return the statistics of log-weights.
 
-    Standard errors come from the deviation between blocks. With one block, that is with all K, it is that of
-    the delta method, `sqrt((K / ESS - 1) / (K - 1))`, with ESS the effective sample size
-    `(sum w)^2 / sum w^2`: the relative error of the mean weight.
+    Standard errors come from the deviation between blocks. For the single block of all K it is the relative
+    error of the mean weight by the delta method, `sqrt((K / ESS - 1) / (K - 1))`, with the effective sample
+    size ESS `(sum w)^2 / sum w^2`.
 
     Args:
         log_weights: Float64, `(N, K)`, K at least 2, in the order in which they were drawn.
@@ -64,7 +64,9 @@ def weigh(log_weights: Tensor) -> Importance:
     effective = effective.clamp(1.0, samples)
     of_all = ((samples / effective - 1.0) / (samples - 1)).sqrt()
     curve = torch.stack([each.mean(1) for each in blocks], dim=1)
-    stderr = torch.stack([_stderr(each) if each.shape[1] > 1 else of_all for each in blocks], dim=1)
+    stderr = torch.stack(
+        [each.std(1) / math.sqrt(each.shape[1]) if each.shape[1] > 1 else of_all for each in blocks], dim=1
+    )
     return Importance(sizes, curve.numpy(), stderr.numpy(), effective.numpy())
 
 
@@ -77,7 +79,3 @@ def _blocks(log_weights: Tensor, size: int) -> Tensor:
     """Return `-log` of the mean weight of each block of `size`, `(N, blocks)`."""
     blocks = log_weights.shape[1] // size
     return -log_mean(log_weights[:, : blocks * size].unflatten(1, (blocks, size)))
-
-
-def _stderr(blocks: Tensor) -> Tensor:
-    return blocks.std(1) / math.sqrt(blocks.shape[1])

@@ -1,4 +1,4 @@
-"""Results as notebooks show them. Nothing heavy here."""
+"""Results in notebooks. Imports nothing heavy."""
 
 from collections.abc import Sequence
 from html import escape

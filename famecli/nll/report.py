@@ -14,7 +14,7 @@ import torch
 
 from famecli import __version__
 from famecli.checkpoints.checkpoint import Checkpoint
-from famecli.coding.measure import CodeLength
+from famecli.coding.compress import CodeLength
 from famecli.config.schema import to_dict
 from famecli.data.dataset import FixedLevels, ImageSplit
 from famecli.data.registry import FOLDER

@@ -15,12 +15,11 @@ from famecli.data.dataset import FixedLevels, ImageSplit, Split, fixed_levels
 from famecli.errors import ArgumentError, InputError
 from famecli.images import bits_to_uint8, open_writer
 from famecli.model.fame import Fame
-from famecli.nll.ais import double, evaluate_ais
+from famecli.nll.ais import as_split, double, evaluate_ais, simulate
 from famecli.nll.evaluate import ImageNlls, evaluate, pixel_bits
 from famecli.nll.record import AUTOMATIC_BATCH, FIRST_IMAGES, Annealing, NllRecord
 from famecli.nll.record import BITS_SEED as BITS_SEED
 from famecli.nll.report import NllReport
-from famecli.nll.simulated import as_split, simulate
 from famecli.runtime.distributed import ALONE, Group
 
 # Chains keep gradients, which take more memory.

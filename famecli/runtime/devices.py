@@ -1,4 +1,7 @@
-"""Devices by name."""
+"""Devices by name, and torch's settings around a call of the library."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -6,14 +9,14 @@ from famecli.errors import UnavailableError, UsageError
 
 
 def device_named(name: str) -> torch.device:
-    """Return the device called `name`; `auto` takes the fastest kind that is here.
+    """Return the device called `name`; `auto` is the fastest kind available.
 
     Args:
         name: `auto`, `cpu`, `cuda`, `cuda:0` and so on, or `mps`.
 
     Raises:
-        UsageError: There is no such kind of device.
-        UnavailableError: It is not here.
+        UsageError: `name` is no kind of device.
+        UnavailableError: This machine has no such device.
     """
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
@@ -24,3 +27,20 @@ def device_named(name: str) -> torch.device:
     if not available[kind] or (kind == "cuda" and int(index or 0) >= torch.cuda.device_count()):
         raise UnavailableError(f"device {name} is not available here", "choose auto or cpu")
     return torch.device(name)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Compute with torch's default settings, and restore the caller's settings afterwards.
+
+    Settings are the number of threads, the default dtype, the modes of gradients, states of random numbers.
+    """
+    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(list(devices)):
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(dtype)
+            torch.set_num_threads(threads)

@@ -1,8 +1,8 @@
 """The processes that share one command's work, as torchrun starts them.
 
-Nothing here starts a process: torchrun does, and tells each one in the environment which of how many it is.
-Work is dealt out in the pieces that a single process would work on, so that results do not depend on the
-number of processes; the first process alone prints and writes.
+torchrun starts the processes, and gives each its rank and their number in the environment. Work is divided
+into the same pieces as in a single process, so that results do not depend on the number of processes. Only
+the first process prints and writes.
 """
 
 import atexit
@@ -17,8 +17,8 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-# Before any group exists: DDP imports it, and its defaults would hold the group that exists by then for good.
-# Python then ends beside the group's threads, which abort it when they let go of a tensor too late.
+# Imported before any group exists: DDP imports it, and its default arguments would keep an existing group
+# until Python has ended, when threads of the group that release a tensor abort the process.
 import torch.distributed.nn.functional
 from torch import Tensor, nn
 from torch import distributed as dist
@@ -36,12 +36,12 @@ VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 @dataclass(frozen=True)
 class Group:
-    """This process among those of a command.
+    """This process among the processes of a command.
 
     Args:
-        rank: Which it is, from 0.
-        size: How many there are.
-        local_rank: Which it is on its machine.
+        rank: Rank of this process, from 0.
+        size: Number of processes.
+        local_rank: Rank of this process on its machine.
     """
 
     rank: int = 0
@@ -55,14 +55,17 @@ class Group:
 
     @property
     def restarts(self) -> bool:
-        """Whether torchrun would start all processes anew when one ends with another code than 0."""
+        """Whether torchrun restarts all processes when one fails."""
         return self.size > 1 and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
 
     def device(self, name: str) -> str:
-        """Return the device of this process for the one typed: each has a GPU of its own, if there are any.
+        """Return the device of this process: a GPU of its own for `cuda`, and for `auto` if there are GPUs.
+
+        Args:
+            name: Device as the user named it.
 
         Raises:
-            UsageError: One GPU was chosen for all.
+            UsageError: `name` is one GPU for several processes.
         """
         if self.size == 1 or name not in ("auto", "cuda"):
             if self.size > 1 and name.startswith("cuda:"):
@@ -73,10 +76,10 @@ class Group:
         return f"cuda:{self.local_rank}"
 
     def share(self, batch: int) -> slice:
-        """Return the rows of a batch that are this process's, a part as large as everybody's.
+        """Return this process's rows of a batch; all processes have equally many.
 
         Raises:
-            UsageError: The batch cannot be divided like that.
+            UsageError: The number of processes does not divide the batch.
         """
         if batch % self.size:
             raise UsageError(
@@ -118,20 +121,20 @@ class Group:
         return [each.numpy()[: int(length)] for each, length in zip(found, lengths, strict=True)]
 
     def in_turn(self, tasks: Sequence[T], work: Callable[[T], np.ndarray]) -> Iterator[np.ndarray]:
-        """Yield `work` of each task, in their order and in each process, though each works on its own alone.
+        """Yield `work` of each task in order, in every process; the processes share the tasks.
 
         Args:
-            tasks: The same in all processes.
-            work: Makes of a task an array; its first dimension may vary, all others and the dtype not.
+            tasks: Tasks, the same in all processes.
+            work: Function from a task to an array, whose shape may vary in the first dimension only.
         """
         for start in range(0, len(tasks), self.size):
-            # In the last round the idle ones repeat the last task, so that all have an array to send.
+            # In the last round idle processes repeat the last task, so that all have an array to send.
             own = work(tasks[min(start + self.rank, len(tasks) - 1)])
             yield from self.gather(own)[: len(tasks) - start]
 
     @contextmanager
     def one_before_the_others(self) -> Iterator[None]:
-        """Let the first process of each machine through, then the others, who find what it fetched."""
+        """Run the block in the first process of each machine, then in the others, who find its files."""
         if self.local_rank:
             self.largest(0)
         yield
@@ -139,7 +142,7 @@ class Group:
             self.largest(0)
 
     def parallel(self, model: nn.Module) -> nn.Module:
-        """Return `model`, in a wrapper that averages gradients over all processes if there are several."""
+        """Return `model`, with several processes in a wrapper that averages gradients over them."""
         if self.size == 1:
             return model
         wrapper = DistributedDataParallel(model)
@@ -152,11 +155,11 @@ ALONE = Group()
 
 
 def join() -> Group:
-    """Return the group that the environment tells of, connected; `ALONE` if it tells of none.
+    """Return the group of torchrun's environment variables, connected; `ALONE` without them.
 
     Raises:
-        UsageError: What it tells makes no sense.
-        UnavailableError: The others cannot be reached.
+        UsageError: A variable is no number.
+        UnavailableError: Other processes cannot be reached.
     """
     told = [os.environ.get(name) for name in VARIABLES]
     if None in told or told[1] == "1":
@@ -179,14 +182,15 @@ def join() -> Group:
 
 
 def store_of_this_round(shared: Store, group: Group) -> Store:
-    """Return the part of a store that belongs to the processes which run now.
+    """Return a part of a store that belongs to the running processes.
 
-    torchrun keeps one store for all its restarts. What dead processes left there, such as their addresses,
-    would be taken for that of the living. So each process asks under a name of its own, and the first one
-    answers with the name of the round until all have told that they know it.
+    torchrun keeps one store for all restarts, and old entries, such as addresses of dead processes, would be
+    taken for current ones. Counters of restarts do not help, since they differ between machines. So each
+    process asks under a random name, and the first process answers with the name of the round until all
+    processes have confirmed it.
 
     Raises:
-        DistStoreError: Not all processes are heard of in time.
+        DistStoreError: A process did not confirm in time.
     """
     store = PrefixStore("famecli", shared)
     own = secrets.token_hex(8)
@@ -200,20 +204,20 @@ def store_of_this_round(shared: Store, group: Group) -> Store:
 
 
 def _answer(store: Store, name: str, ranks: Sequence[int]) -> None:
-    """Tell `name` to all that ask, until those of `ranks` know it."""
+    """Answer all questions with `name`, until the processes of `ranks` have confirmed it."""
     deadline_s = time.monotonic() + default_pg_timeout.total_seconds()
     while unaware := [rank for rank in ranks if not store.check([f"known/{name}/{rank}"])]:
         if time.monotonic() > deadline_s:
             raise dist.DistStoreError(f"no word from processes {unaware}")
         for rank in unaware:
-            # A question of a dead process is soon replaced by that of the living one.
+            # The running process soon replaces the question of a dead one.
             if store.check([f"question/{rank}"]):
                 store.set(f"answer/{store.get(f'question/{rank}').decode()}", name)
         time.sleep(POLL_S)
 
 
 def apart(network: nn.Module) -> AbstractContextManager[None]:
-    """Return a context in which a network of `Group.parallel` sums gradients in its own process only."""
+    """Return a context in which a network of `Group.parallel` does not average gradients over processes."""
     if isinstance(network, DistributedDataParallel):
         return network.no_sync()
     return nullcontext()
@@ -221,10 +225,10 @@ def apart(network: nn.Module) -> AbstractContextManager[None]:
 
 @contextmanager
 def explain_lost_processes() -> Iterator[None]:
-    """Say in one line that another process is gone, where torch says so at length.
+    """Replace torch's long errors about lost processes by one line.
 
     Raises:
-        UnavailableError: It is.
+        UnavailableError: Another process is gone.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""What the processor can do, as it says itself: nothing is decided by a timed trial. No torch at import."""
+"""Capabilities of the processor, as reported, not timed. Imports no torch at module level."""
 
 import functools
 import os
@@ -13,25 +13,25 @@ from famecli.errors import UsageError
 Routine = Literal["mm", "onednn"]
 VARIABLE = "FAME_PRODUCTS"
 CPUINFO = Path("/proc/cpuinfo")
-# From Zen 5 on. Before it, both libraries are equally fast.
+# Zen 5. On earlier families both libraries are equally fast.
 FIRST_SLOW_FAMILY = 26
-# Parts of oneDNN's names of sets of instructions that include products of bfloat16.
+# Parts of the names of oneDNN's instruction sets that include products of bfloat16.
 WITH_BF16 = ("BF16", "FP16", "AMX", "AVX10")
 
 
 @dataclass(frozen=True)
 class Processor:
-    """A processor, and what torch can make of it.
+    """A processor, and the instructions of it that torch can use.
 
     Args:
-        name: Model name; the architecture where the system tells none.
-        vendor: `GenuineIntel`, `AuthenticAMD` or another one's name; empty where the system tells none.
-        family: The vendor's number of the design; 0 where the system tells none.
-        avx2: Whether there are vectors of 256 bits.
-        avx512: Whether there are vectors of 512 bits.
-        avx512_bf16: Whether these multiply bfloat16, and oneDNN may use that.
-        amx: Whether there are tiles, which multiply bfloat16, too, and oneDNN may use them.
-        onednn: Whether torch has the library that uses such instructions.
+        name: Model name; the architecture if unknown.
+        vendor: Vendor such as `GenuineIntel` or `AuthenticAMD`; empty if unknown.
+        family: The vendor's number of the design; 0 if unknown.
+        avx2: Whether it has vectors of 256 bits.
+        avx512: Whether it has vectors of 512 bits.
+        avx512_bf16: Whether vectors of 512 bits multiply bfloat16, and oneDNN may use that.
+        amx: Whether it has tiles, which also multiply bfloat16, and oneDNN may use them.
+        onednn: Whether torch has oneDNN, the library that uses these instructions.
     """
 
     name: str = ""
@@ -45,7 +45,7 @@ class Processor:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Return what the first entry of a `/proc/cpuinfo` tells; absent lines tell nothing."""
+        """Return the processor of the first entry of a `/proc/cpuinfo`; missing lines mean unknown."""
         entry = text.strip().split("\n\n")[0]
         pairs = (line.split(":", 1) for line in entry.splitlines() if ":" in line)
         told = {key.strip(): value.strip() for key, value in pairs}
@@ -62,19 +62,19 @@ class Processor:
 
     @property
     def multiplies_bf16(self) -> bool:
-        """Whether it multiplies bfloat16 itself: others convert each number, which is slower than float32."""
+        """Whether bfloat16 is multiplied in hardware; emulation is slower than float32."""
         return self.onednn and (self.avx512_bf16 or self.amx)
 
     @property
     def instructions(self) -> tuple[str, ...]:
-        """Names of the instructions that are told of and that it has."""
+        """Names of the known instructions that it has."""
         return tuple(name for name in ("avx2", "avx512", "avx512_bf16", "amx") if getattr(self, name))
 
     def routine(self, environment: Mapping[str, str]) -> tuple[Routine, str]:
-        """Return what multiplies matrices of float32, and the reason in words.
+        """Return the routine for float32 matrix products, and the reason in words.
 
         Args:
-            environment: Variables; `FAME_PRODUCTS` outranks the processor.
+            environment: Environment variables; `FAME_PRODUCTS` overrides the processor.
 
         Raises:
             UsageError: `FAME_PRODUCTS` is neither `mm` nor `onednn`.
@@ -93,7 +93,7 @@ class Processor:
 
 @functools.cache
 def processor() -> Processor:
-    """Return the processor of this machine; where torch knows an instruction, torch is asked."""
+    """Return the processor of this machine; torch's own tests of instructions override the system's."""
     import torch
 
     try:
@@ -118,17 +118,17 @@ def processor() -> Processor:
 
 
 def may_use_bf16(environment: Mapping[str, str]) -> bool:
-    """Whether oneDNN may use all instructions, or at least those that multiply bfloat16.
+    """Return whether oneDNN may use instructions that multiply bfloat16.
 
     Args:
-        environment: Variables; `ONEDNN_MAX_CPU_ISA` is oneDNN's own.
+        environment: Environment variables; `ONEDNN_MAX_CPU_ISA` limits oneDNN.
     """
     most = environment.get("ONEDNN_MAX_CPU_ISA", "").upper()
     return most in ("", "ALL", "DEFAULT") or any(part in most for part in WITH_BF16)
 
 
 def multiplies_bf16(device: str = "cpu") -> bool:
-    """Whether a kind of device, `cpu` or `cuda` or another, multiplies bfloat16 in hardware."""
+    """Return whether a kind of device, such as `cpu` or `cuda`, multiplies bfloat16 in hardware."""
     if device == "cuda":
         import torch
 
@@ -137,12 +137,12 @@ def multiplies_bf16(device: str = "cpu") -> bool:
 
 
 def product_routine() -> Routine:
-    """Return what multiplies matrices of float32 here; errors are those of `Processor.routine`."""
+    """Return the routine for float32 matrix products here; errors are those of `Processor.routine`."""
     return processor().routine(os.environ)[0]
 
 
 def cores() -> int:
-    """Return the number of cores that this process may use, hardware threads counting as cores."""
+    """Return the number of cores, or hardware threads, that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,7 +1,7 @@
-"""Images from seeds: an image depends on its seed alone, whatever batch it is drawn in."""
+"""Images from seeds, and completions of images; an image depends on its seed alone, not on its batch."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, overload
+from typing import Literal
 
 import numpy as np
 import torch
@@ -11,11 +11,11 @@ from famecli.memory import Pieces
 from famecli.model.fame import Fame
 from famecli.rng import ImageNoise, image_uniforms
 from famecli.runtime.distributed import ALONE, Group
-from famecli.sampling.naive import sample_naive
-from famecli.sampling.sampler import CHUNK, LANES, Sampler, padded_batch
-from famecli.sampling.workspace import uniforms_type
+from famecli.sampling.plan import wavefront_plan
+from famecli.sampling.sampler import CHUNK, LANES, Sampler, padded_batch, sample_naive
 
 DecoderOutput = Literal["sample", "mean"]
+SWEEPS = 20
 
 
 class ImageDecoder:
@@ -24,8 +24,8 @@ class ImageDecoder:
     Args:
         model: Model; without an autoregressive decoder an image takes one forward pass.
         temperature: Spread of each pixel's distribution; 1 is the model's own.
-        decoder_output: Levels that are drawn, or for each pixel its expected level: given the latents, and in
-            an autoregressive decoder given the earlier pixels of a drawn image.
+        decoder_output: "sample" for drawn levels, "mean" for each pixel's expected level given the latents,
+            and in an autoregressive decoder given the earlier pixels of a drawn image.
         cached: Whether an autoregressive decoder is sampled in wavefronts; else by the slow reference.
         chunk: Images computed at once, a multiple of `LANES`; the result does not depend on it.
     """
@@ -56,16 +56,16 @@ class ImageDecoder:
         """Return levels or their means, `(B, C, H, W)`.
 
         Args:
-            condition: The latents' features `(B, condition, rows, columns)`, or of more images, of which
-                those beyond the uniforms' are left out; None for a model without latents.
+            condition: The latents' features `(B, condition, rows, columns)`; images beyond the first B are
+                ignored. None for a model without latents.
             uniforms: Numbers in [0, 1), `(B, likelihood.uniforms, H, W)`.
-            known: Levels of pixels that are given, `(B, C, H, W)`.
+            known: Levels of given pixels, `(B, C, H, W)`.
             mask: True where a pixel is given, `(B, 1, H, W)`; both or none.
         """
-        precise = uniforms_type(self.model.dtype)
-        inputs = (condition, uniforms.to(self.model.device, precise), known, mask)
-        shape, device = self.model.config.image_shape, self.model.device
-        parts = [torch.zeros(0, *shape, dtype=self.model.dtype, device=device)]
+        model, shape = self.model, self.model.config.image_shape
+        wide = torch.promote_types(model.dtype, torch.float32)
+        inputs = (condition, uniforms.to(model.device, wide), known, mask)
+        parts = [torch.zeros(0, *shape, dtype=model.dtype, device=model.device)]
         for first in range(0, len(uniforms), self.chunk):
             last = min(first + self.chunk, len(uniforms))
             chunk = [None if each is None else each[first:last] for each in inputs]
@@ -80,7 +80,8 @@ class ImageDecoder:
         x = self._sample(condition, uniforms, known, mask)
         if self.decoder_output == "sample":
             return x
-        parameters = model.pixel_parameters(padded(x), padded(condition)).to(uniforms.dtype)
+        whole = pad(x, padded_batch(len(x)))
+        parameters = model.pixel_parameters(whole, padded(condition)).to(uniforms.dtype)
         found = model.likelihood.mean(parameters)[: len(uniforms)]
         return found if known is None or mask is None else torch.where(mask, known.to(found), found)
 
@@ -95,7 +96,7 @@ class ImageDecoder:
             model.likelihood,
             model.config.levels,
             padded(condition),
-            padded(uniforms),
+            pad(uniforms, padded_batch(len(uniforms))),
             self.temperature,
             known=padded(known),
             mask=padded(mask),
@@ -118,23 +119,23 @@ def generate_batches(
     """Yield one image per seed in batches, `(n, C, H, W)`: levels as uint8, or expected levels as floats.
 
     Args:
-        model: Any.
-        seeds: One per image.
+        model: Model on its device.
+        seeds: One seed per image.
         batch_size: Images computed at once, rounded up to a multiple of `LANES`; they do not depend on it.
-            Where memory does not suffice, batches are computed in smaller pieces.
+            If memory runs out, batches are computed in smaller pieces.
         temperature: Spread of each pixel's distribution.
         latent_temperature: Factor on the standard deviations of the priors.
         decoder_output: See `ImageDecoder`.
         cached: See `ImageDecoder`.
         group: Processes that share the batches; each gets all images.
-        report: Told in one line that memory ran out.
+        report: Called with one line of text when memory ran out.
     """
     chunk = padded_batch(batch_size)
     pieces = Pieces(chunk, LANES, report)
     decoders: list[ImageDecoder] = []
 
     def draw(chosen: Sequence[int]) -> np.ndarray:
-        # One that memory was too small for goes before the next one comes.
+        # Free the decoder that ran out of memory before making a smaller one.
         if not decoders or decoders[0].chunk != pieces.size:
             decoders.clear()
             decoders.append(
@@ -159,7 +160,7 @@ def generate_batches(
 def _draw(decoder: ImageDecoder, seeds: Sequence[int], latent_temperature: float) -> np.ndarray:
     """Return the images of some seeds, computed at once."""
     model, batch = decoder.model, padded_batch(len(seeds))
-    # Networks round by the batch size.
+    # Networks round differently by batch size.
     names = [("sample", seed) for seed in [*seeds, *[seeds[-1]] * (batch - len(seeds))]]
     condition = model.prior_condition(batch, ImageNoise(names, device=model.device), latent_temperature)
     images = decoder(condition, image_uniforms(names[: len(seeds)], model.uniforms_shape))
@@ -188,15 +189,93 @@ def generate(
     return np.concatenate([np.zeros((0, *model.config.image_shape), dtype), *batches])
 
 
-@overload
-def padded(images: Tensor) -> Tensor: ...
-@overload
-def padded(images: None) -> None: ...
 def padded(images: Tensor | None) -> Tensor | None:
-    """Return `images`, if any, as the batch that networks compute them as."""
+    """Return `images`, if any, padded to the batch size that networks compute."""
     return None if images is None else pad(images, padded_batch(len(images)))
 
 
 def pad(images: Tensor, batch: int) -> Tensor:
-    """Return `images` with copies of the last one after it, `batch` in all."""
+    """Return `images` followed by copies of the last one, `batch` in total."""
     return torch.cat([images, images[-1:].expand(batch - len(images), *images.shape[1:])])
+
+
+def looks_ahead(model: Fame, mask: np.ndarray) -> bool:
+    """Return whether a known pixel may depend on an unknown one, other than through the latents.
+
+    No known pixel does if the known ones are the first rows of patches, or the whole image. A mask that cuts
+    through a patch makes known pixels depend on unknown ones, unless the known ones of the patch come first.
+
+    Args:
+        model: Model.
+        mask: True where a pixel is known, `(H, W)`.
+    """
+    decoder = model.config.decoder
+    if not decoder.autoregressive:
+        return False
+    plan = wavefront_plan(model.config.height, model.config.width, decoder.lag, decoder.patch)
+    return plan.looks_ahead(mask.ravel().tolist())
+
+
+def is_exact(model: Fame, mask: np.ndarray) -> bool:
+    """Return whether completions are exact draws: no latents, and no known pixel looks ahead."""
+    return not model.config.stochastic_layers and not looks_ahead(model, mask)
+
+
+def complete_batches(
+    model: Fame,
+    known: np.ndarray,
+    mask: np.ndarray,
+    seeds: Sequence[int],
+    *,
+    sweeps: int = SWEEPS,
+    temperature: float = 1.0,
+    cached: bool = True,
+    group: Group = ALONE,
+) -> Iterator[np.ndarray]:
+    """Yield one completion of the image per seed in batches, `(n, C, H, W)`, uint8 levels.
+
+    Without latents a completion is an exact draw if `is_exact` says so; otherwise known pixels are kept, but
+    earlier unknown ones do not depend on them. With latents, a Markov chain that starts from the prior draws
+    in turn the latents given the image and the unknown pixels given the latents; it uses the approximate
+    posterior in place of the exact one.
+
+    Args:
+        model: Model on its device.
+        known: Levels of the image `(C, H, W)`, or of one image per seed `(n, C, H, W)`; values of unknown
+            pixels are ignored.
+        mask: True where a pixel is known, `(H, W)`.
+        seeds: One seed per completion.
+        sweeps: Steps of the chain.
+        temperature: Spread of each pixel's distribution.
+        cached: See `ImageDecoder`.
+        group: Processes that share the batches; each gets all completions.
+
+    Source: the chain: arXiv:1401.4082, section 6.4 and appendix F.
+    """
+    decoder = ImageDecoder(model, temperature=temperature, cached=cached)
+    images = torch.from_numpy(known).expand(len(seeds), *known.shape[-3:])
+
+    def draw(first: int) -> np.ndarray:
+        chosen = list(seeds[first : first + CHUNK])
+        image = images[first : first + CHUNK].to(model.device).float()
+        given = torch.from_numpy(mask).to(model.device).expand(len(chosen), 1, -1, -1)
+        x = _chain(model, decoder, image, given, chosen, sweeps)
+        return x.float().cpu().numpy().astype(np.uint8)
+
+    yield from group.in_turn(range(0, len(seeds), CHUNK), draw)
+
+
+@torch.no_grad()
+def _chain(
+    model: Fame, decoder: ImageDecoder, image: Tensor, given: Tensor, seeds: list[int], sweeps: int
+) -> Tensor:
+    """Return the last state of the chain `(B, C, H, W)`."""
+    count, batch = len(seeds), padded_batch(len(seeds))
+    # Networks round differently by batch size.
+    repeated, x = seeds + seeds[-1:] * (batch - count), image
+    for sweep in range(sweeps + 1 if model.config.stochastic_layers else 1):
+        names = [("complete", seed, sweep) for seed in repeated]
+        noise = ImageNoise(names, device=model.device)
+        condition = model.infer(pad(x, batch), noise)[0] if sweep else model.prior_condition(batch, noise)
+        x = decoder(condition, image_uniforms(names[:count], model.uniforms_shape), image, given)
+    return x

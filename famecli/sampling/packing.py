@@ -1,20 +1,27 @@
-"""A decoder's weights as the matrices that a wavefront's features are multiplied by."""
+"""Memory layout of the wavefront sampler: weights as matrices, and activations in skewed maps.
+
+In the skewed layout patches of one wavefront lie in one slot, so a tap is a constant distance in memory.
+"""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from famecli.model.causal import CausalConv2d
 from famecli.model.decoder import Decoder, GatedLayer
+from famecli.model.layers import CausalAttention, CausalConv2d
+from famecli.sampling.plan import Wave
+
+# Any number from 4 to the whole image is equally fast on a CPU; fewer slots take less memory.
+SLOTS = 12
 
 
 @dataclass(frozen=True)
-class Run:
-    """The kept taps of one row of a causal window, which are adjacent slots of a skewed map.
+class TapRun:
+    """The kept taps in one row of a causal window; they are adjacent slots of a skewed map.
 
     Args:
-        up: Rows between the window's row and the pixel's.
+        up: Rows between the window's row and the pixel's row.
         back: Slots between the leftmost tap and the pixel.
         weight: `(out_channels, taps * in_channels)`, taps from left to right.
     """
@@ -24,125 +31,106 @@ class Run:
     weight: Tensor
 
 
-@dataclass(frozen=True)
 class PackedAttention:
-    """A block of attention.
+    """Weights of a block of attention.
 
     Args:
+        block: Block of attention.
+
+    Attributes:
         heads: Number of heads.
         position: Learned positions, `(width, rows, columns)`.
         project: Queries, keys and values, `(3 * inner, width + 1)`.
         out: Last 1x1 convolution, `(width, inner + 1)`.
     """
 
-    heads: int
-    position: Tensor
-    project: Tensor
-    out: Tensor
+    def __init__(self, block: CausalAttention) -> None:
+        self.heads, self.position = block.heads, block.position[0].clone()
+        self.project, self.out = _matrix(block.project), _matrix(block.out)
 
 
-@dataclass(frozen=True)
 class PackedLayer:
-    """A gated layer: the taps of its own wavefront, its 1x1 convolution with bias, the attention after it."""
-
-    present: tuple[Run, ...]
-    out: Tensor
-    attention: PackedAttention | None
-
-
-@dataclass(frozen=True)
-class PackedDecoder:
-    """An autoregressive decoder; a bias is the last column of a matrix and meets a row of ones.
+    """Weights of a gated layer.
 
     Args:
+        layer: Gated layer with a causal window.
+        lag: Lag of the order of pixels.
+
+    Attributes:
+        present: Taps of the pixel's own wavefront.
+        out: 1x1 convolution with bias.
+        attention: Block of attention after the layer, or None.
+    """
+
+    def __init__(self, layer: GatedLayer, lag: int) -> None:
+        assert isinstance(layer.conv, CausalConv2d)
+        self.present, self.out = _present(layer.conv, lag), _matrix(layer.out)
+        self.attention = None if layer.attention is None else PackedAttention(layer.attention)
+
+
+class PackedDecoder:
+    """Copies of the weights of an autoregressive decoder; a bias is the last column of a matrix.
+
+    Args:
+        decoder: Autoregressive decoder.
+        lag: Waves by which the sampling of a row of patches is behind that of the row above it; None for the
+            decoder's own.
+
+    Attributes:
         channels: Channels of the image.
         pixels: Pixels of a patch.
         width: Feature maps.
         normalised: Whether features are divided by their root mean square before each window and the head.
-        seen_lag: Lag by which attention sees.
-        lag: Waves by which the sampling of a row of patches is behind that of the row above it.
+        seen_lag: Lag of the mask of attention.
         first_reach: Rows that the first window reaches up, and columns to the left.
-        reach: The same of the later windows.
-        start: What sums start from, by the condition: first the features that the image is added to, then the
-            gates of each layer; `(width + layers * 2 * width, condition + 1)`.
+        reach: Rows and columns that the later windows reach.
+        start: Initial sums as a function of the condition: first the features that the image is added to,
+            then the gates of each layer; `(width + layers * 2 * width, condition + 1)`.
         first: Runs of the window that reads the image.
-        past: Runs of all gated layers at once, `(layers, out_channels, taps * in_channels)`: taps of earlier
-            wavefronts, which every layer knows when a step begins.
+        past: Runs of earlier wavefronts, of all gated layers at once,
+            `(layers, out_channels, taps * in_channels)`: every layer knows them when a step begins.
         layers: Gated layers.
         head1: First 1x1 convolution of the head, `(pixels * width, width + 1)`.
-        earlier: What the channels of a pixel add to the sums of the pixels after it in its patch,
-            `((pixels - 1 - k) * width, channels)` for pixel k.
+        earlier: Weights by which pixel k of a patch enters the sums of the later pixels,
+            `((pixels - 1 - k) * width, channels)` for each k.
         head2: Second 1x1 convolution, for each pixel, `(pixels, parameters, width + 1)`.
-    """
-
-    channels: int
-    pixels: int
-    width: int
-    normalised: bool
-    seen_lag: int
-    lag: int
-    first_reach: int
-    reach: int
-    start: Tensor
-    first: tuple[Run, ...]
-    past: tuple[Run, ...]
-    layers: tuple[PackedLayer, ...]
-    head1: Tensor
-    earlier: tuple[Tensor, ...]
-    head2: Tensor
-
-
-@torch.no_grad()
-def pack(decoder: Decoder, lag: int | None = None) -> PackedDecoder:
-    """Return copies of the weights of `decoder`, for an order of pixels with that lag; None for its own.
 
     Raises:
-        ValueError: `decoder` is not autoregressive, or looks at pixels that come later with this lag.
+        ValueError: `decoder` is not autoregressive, or its windows see later pixels with this lag.
     """
-    config, first = decoder.config, decoder.first
-    if not isinstance(first, CausalConv2d):
-        raise ValueError("only an autoregressive decoder is sampled in wavefronts")
-    lag = config.lag if lag is None else lag
-    if lag < config.lag:
-        raise ValueError(f"this decoder needs a lag of {config.lag} at least, got {lag}")
-    blind = first.weight.new_zeros(config.width, config.condition)
-    start, layers, past = [_beside(blind, first.bias)], [], []
-    for layer in decoder.layers:
-        assert isinstance(layer, GatedLayer)
-        assert isinstance(layer.conv, CausalConv2d)
-        blind = first.weight.new_zeros(2 * config.width, 0)
-        seen = blind if layer.condition is None else layer.condition.weight.flatten(1)
-        start.append(_beside(seen, layer.conv.bias))
-        past.append(_runs(layer.conv, lag))
-        layers.append(PackedLayer(_present(layer.conv, lag), _matrix(layer.out), _attention(layer)))
-    return PackedDecoder(
-        channels=decoder.channels,
-        pixels=decoder.pixels,
-        width=config.width,
-        normalised=decoder.normalised,
-        seen_lag=config.lag,
-        lag=lag,
-        first_reach=first.reach,
-        reach=config.kernel // 2,
-        start=torch.cat(start),
-        first=_runs(first, lag),
-        past=tuple(_stack(runs) for runs in zip(*past, strict=True)),
-        layers=tuple(layers),
-        head1=_matrix(decoder.head1),
-        earlier=_earlier(decoder),
-        head2=_matrix(decoder.head2).unflatten(0, (decoder.pixels, -1)),
-    )
+
+    @torch.no_grad()
+    def __init__(self, decoder: Decoder, lag: int | None = None) -> None:
+        config, first = decoder.config, decoder.first
+        if not isinstance(first, CausalConv2d):
+            raise ValueError("only an autoregressive decoder is sampled in wavefronts")
+        self.lag = config.lag if lag is None else lag
+        if self.lag < config.lag:
+            raise ValueError(f"this decoder needs a lag of at least {config.lag}, got {lag}")
+        self.channels, self.pixels, self.width = decoder.channels, decoder.pixels, config.width
+        self.normalised, self.seen_lag = decoder.normalised, config.lag
+        self.first_reach, self.reach = first.reach, config.kernel // 2
+        self.first = _runs(first, self.lag)
+        blind = first.weight.new_zeros(config.width, config.condition)
+        self.start = torch.cat([_beside(blind, first.bias), *map(_start, decoder.layers)])
+        self.layers = tuple(PackedLayer(layer, self.lag) for layer in decoder.layers)
+        windows = [layer.conv for layer in decoder.layers if isinstance(layer.conv, CausalConv2d)]
+        self.past = tuple(map(_stack, zip(*(_runs(each, self.lag) for each in windows), strict=True)))
+        self.head1, self.earlier = _matrix(decoder.head1), _earlier(decoder)
+        self.head2 = _matrix(decoder.head2).unflatten(0, (decoder.pixels, -1))
 
 
-def _attention(layer: GatedLayer) -> PackedAttention | None:
-    block = layer.attention
-    if block is None:
-        return None
-    return PackedAttention(block.heads, block.position[0].clone(), _matrix(block.project), _matrix(block.out))
+def _start(layer: GatedLayer) -> Tensor:
+    """Return the initial sums of a layer's gates as a function of the condition."""
+    bias = layer.conv.bias
+    assert bias is not None
+    if layer.condition is None:
+        return bias[:, None].clone()
+    return _beside(layer.condition.weight.flatten(1), bias)
 
 
 def _earlier(decoder: Decoder) -> tuple[Tensor, ...]:
-    """Return what each pixel of a patch but the last one adds to the sums of those after it."""
+    """Return the weights by which each pixel of a patch enters the sums of the later pixels."""
     if decoder.pixels == 1:
         return ()
     weight, width, channels = decoder.earlier_weight(), decoder.config.width, decoder.channels
@@ -161,22 +149,22 @@ def _matrix(conv: nn.Conv2d) -> Tensor:
     return _beside(conv.weight.flatten(1), conv.bias)
 
 
-def _runs(conv: CausalConv2d, lag: int) -> tuple[Run, ...]:
-    """Return the window's taps of earlier wavefronts row by row, without rows that have none."""
+def _runs(conv: CausalConv2d, lag: int) -> tuple[TapRun, ...]:
+    """Return the window's taps of earlier wavefronts, a run for each row that has some."""
     found = []
     for up in range(conv.reach, -1, -1):
-        # What is kept lies left.
+        # Kept taps come first in their row.
         taps = sum(_is_kept(conv, up, dx) and dx < lag * up for dx in _columns(conv))
         if taps:
             weight = conv.weight[:, :, conv.reach - up, :taps]  # (out, in, taps)
-            found.append(Run(up, conv.reach + lag * up, weight.transpose(1, 2).flatten(1).clone()))
+            found.append(TapRun(up, conv.reach + lag * up, weight.transpose(1, 2).flatten(1).clone()))
     return tuple(found)
 
 
-def _present(conv: CausalConv2d, lag: int) -> tuple[Run, ...]:
+def _present(conv: CausalConv2d, lag: int) -> tuple[TapRun, ...]:
     """Return the taps of the window that lie in the pixel's own wavefront."""
     return tuple(
-        Run(up, 0, conv.weight[:, :, conv.reach - up, conv.reach + dx].clone())
+        TapRun(up, 0, conv.weight[:, :, conv.reach - up, conv.reach + dx].clone())
         for up in range(conv.reach, -1, -1)
         for dx in _columns(conv)
         if _is_kept(conv, up, dx) and dx == lag * up
@@ -188,10 +176,100 @@ def _columns(conv: CausalConv2d) -> range:
 
 
 def _is_kept(conv: CausalConv2d, up: int, dx: int) -> bool:
-    # Counted, not read off the mask, so that nothing waits for a device.
+    # Computed, not read from the mask, which would wait for a device.
     return dx - conv.lag * up < int(conv.sees_centre)
 
 
-def _stack(runs: tuple[Run, ...]) -> Run:
-    """Return the same run of several layers as one."""
-    return Run(runs[0].up, runs[0].back, torch.stack([run.weight for run in runs]))
+def _stack(runs: tuple[TapRun, ...]) -> TapRun:
+    """Return one run with the stacked weights of the same run of several layers."""
+    return TapRun(runs[0].up, runs[0].back, torch.stack([run.weight for run in runs]))
+
+
+class SkewedMaps:
+    """The latest slots of the feature maps of layers of one shape.
+
+    Patch (row, column) lies in slot `t = column + lag * row`. Cells outside the image are zero, like the
+    borders of the convolutions. The slots are a ring; before it lie copies of its last `history` slots, so
+    that the taps of a run never wrap around.
+
+    A wave computes its rows and some below, up to a multiple of `rows`. The additional rows lie left of the
+    image or below it, no row above reads them, and `close_slot` zeroes them again.
+
+    Args:
+        layers: Number of maps, 0 or more.
+        channels: Features per pixel.
+        height: Rows of patches.
+        batch: Number of images.
+        rows: Divisor of the number of rows that a wave computes.
+        reach: Rows that a window reaches up, and columns to the left.
+        lag: Slots by which a row is behind the row above it.
+        like: Tensor of the same dtype and device.
+
+    Shape: `buffer` is `(layers, history + period, channels, reach + height + rows - 1, batch)`.
+    """
+
+    def __init__(
+        self,
+        layers: int,
+        channels: int,
+        height: int,
+        batch: int,
+        rows: int,
+        reach: int,
+        lag: int,
+        like: Tensor,
+    ) -> None:
+        self.channels, self.batch, self.rows, self.reach = channels, batch, rows, reach
+        self.history = (lag + 1) * reach
+        self.period = max(self.history, SLOTS)
+        slots = self.history + self.period
+        self.buffer = like.new_zeros(layers, slots, channels, reach + height + rows - 1, batch)
+
+    def clear(self) -> None:
+        """Forget all patches."""
+        self.buffer.zero_()
+
+    def open_slot(self, wave: Wave) -> None:
+        """Prepare the slot of `wave` for writing."""
+        place = wave.t % self.period
+        if place == 0 and wave.t and self.history:
+            self.buffer[:, : self.history].copy_(self.buffer[:, self.period :])
+        if wave.row and self.reach:
+            # Finished rows have no patch in this slot, but the rows below still read one.
+            self.buffer[:, self.history + place, :, wave.row : wave.row + self.reach].zero_()
+
+    def clear_slot(self, wave: Wave) -> None:
+        """Zero the slot of `wave`: its pixels beyond the image are never written."""
+        self.buffer[:, self.history + wave.t % self.period].zero_()
+
+    def close_slot(self, wave: Wave) -> None:
+        """Zero the rows that were computed below those of `wave`, after all its layers."""
+        if self.columns(wave) > wave.count * self.batch:
+            slot, first = self.history + wave.t % self.period, self.reach + wave.row
+            below = slice(first + wave.count, first + self.columns(wave) // self.batch)
+            self.buffer[:, slot, :, below].zero_()
+
+    def columns(self, wave: Wave) -> int:
+        """Return the columns that `wave` computes: its rows and the additional ones, times the images."""
+        return -(-wave.count // self.rows) * self.rows * self.batch
+
+    def own(self, layer: int, wave: Wave) -> Tensor:
+        """Return the view `(channels, columns)` that `wave` writes."""
+        return self._view(layer, wave, 0, 0, 1)
+
+    def taps(self, layer: int, wave: Wave, run: TapRun) -> Tensor:
+        """Return the view `(taps * channels, columns)` that `run` reads when `wave` is computed."""
+        return self._view(layer, wave, run.up, run.back, run.weight.shape[-1] // self.channels)
+
+    def all_taps(self, wave: Wave, run: TapRun) -> Tensor:
+        """Return the views that `run` reads in all layers, `(layers, taps * channels, columns)`."""
+        one = self.taps(0, wave, run)
+        size, stride = (len(self.buffer), *one.shape), (self.buffer.stride(0), *one.stride())
+        return self.buffer.as_strided(size, stride, one.storage_offset())
+
+    def _view(self, layer: int, wave: Wave, up: int, back: int, slots: int) -> Tensor:
+        by_layer, by_slot, by_channel, by_row, _ = self.buffer.stride()
+        slot = self.history + wave.t % self.period - back
+        start = layer * by_layer + slot * by_slot + (wave.row + self.reach - up) * by_row
+        size = (slots * self.channels, self.columns(wave))
+        return self.buffer.as_strided(size, (by_channel, 1), start)

@@ -1,4 +1,4 @@
-"""The order in which samplers and coders visit the pixels of an image. No torch here."""
+"""The order in which samplers and coders visit the pixels of an image. Imports no torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ class Wave:
 
     Args:
         t: Common value of the patches, and index of the wave.
-        row: Topmost row among them; without patches, the first row that is not finished.
+        row: Topmost row of the patches; without patches, the first unfinished row.
         count: Number of patches; the k-th of them is in row `row + k` and column `t - lag * (row + k)`.
         offset: Number of patches in all earlier waves.
     """
@@ -27,10 +27,10 @@ class Step:
     """Pixels that are drawn at once: one pixel of each patch of a wave.
 
     Args:
-        index: Number of the step.
-        wave: Patches.
+        index: Index of the step.
+        wave: Wave of the patches.
         pixel: Index of the pixel in its patch, in raster order.
-        first: Number of the wave's first patches whose pixel lies beyond the image.
+        first: Number of leading patches of the wave whose pixel lies beyond the image.
         count: Number of pixels.
         offset: Number of pixels in all earlier steps.
     """
@@ -45,7 +45,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """Steps of an image.
+    """Steps in which an image is drawn.
 
     Args:
         height: Pixel rows.
@@ -70,7 +70,7 @@ class Plan:
 
     @cached_property
     def steps(self) -> tuple[Step, ...]:
-        """Steps in order. A wave without patches is one step without pixels."""
+        """Steps in order; a wave without patches is one step without pixels."""
         found: list[Step] = []
         offset = 0
         for wave in self.waves:
@@ -98,19 +98,19 @@ class Plan:
         return tuple(found)
 
     def patch_order(self, columns: int) -> tuple[int, ...]:
-        """Return the raster index of each patch, wave by wave, in a grid of so many columns."""
+        """Return the raster index of each patch, wave by wave, in a grid of `columns` columns."""
         return tuple(row * columns + column for row, column in self.patches)
 
     def looks_ahead(self, known: Sequence[bool]) -> bool:
         """Return whether a known pixel may depend on an unknown one, in a causal decoder of this plan.
 
-        A pixel may depend on the earlier pixels of its patch, and on patches that are of an earlier wave and
-        in no lower row. Without such a known pixel a completion is an exact draw, given the latents.
+        A pixel may depend on the earlier pixels of its patch, and on patches of an earlier wave in no lower
+        row. If no known pixel depends on an unknown one, a completion is an exact draw given the latents.
 
         Args:
             known: Whether each pixel is known, by raster index.
         """
-        # Topmost row of patches that has an unknown pixel in an earlier wave.
+        # Topmost row of patches with an unknown pixel in an earlier wave.
         top = self.height
         for wave in self.waves:
             found = top
@@ -137,17 +137,17 @@ def wavefront_plan(height: int, width: int, lag: int = 2, patch: int = 1) -> Pla
     Args:
         height: Pixel rows, at least 1.
         width: Pixel columns, at least 1.
-        lag: Waves by which a row of patches is behind the row above it, at least 1; from the number of
-            columns on, it is raster order.
+        lag: Waves by which a row of patches is behind the row above it, at least 1; with the number of
+            columns or more, the order is raster order.
         patch: Side of a patch in pixels.
 
     Raises:
         ValueError: A side or the lag is below 1.
     """
     if lag < 1:
-        raise ValueError(f"a lag of {lag} orders no pixels")
+        raise ValueError(f"lag must be at least 1, got {lag}")
     if height < 1 or width < 1:
-        raise ValueError(f"an image of {height} by {width} pixels has none")
+        raise ValueError(f"height and width must be at least 1, got {height} and {width}")
     rows, columns = -(-height // patch), -(-width // patch)
     waves: list[Wave] = []
     patches: list[tuple[int, int]] = []

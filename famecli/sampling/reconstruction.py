@@ -1,4 +1,4 @@
-"""Reconstructions: latents from the posterior of an image, for the top layers or all, decoded again."""
+"""Reconstructions: latents from the posterior of an image, of the top layers or all, decoded again."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +14,7 @@ from famecli.images import levels_to_bytes
 from famecli.model.fame import Draw, Fame
 from famecli.nll.evaluate import evaluate
 from famecli.nll.units import NATS_PER_BIT, bits_per_dim
-from famecli.rng import ImageNoise, image_uniforms
+from famecli.rng import ImageNoise, Noise, image_uniforms
 from famecli.sampling.generate import DecoderOutput, ImageDecoder, pad
 from famecli.sampling.sampler import padded_batch
 
@@ -26,11 +26,11 @@ class Settings:
     """How images are reconstructed.
 
     Args:
-        seed: Of latents and pixels.
+        seed: Seed of latents and pixels.
         keep_layers: Stochastic layers, counted from the top, that follow the posterior; None for all. The
-            others are drawn from the prior given those.
+            lower layers are drawn from the prior given those.
         samples: Reconstructions of each image.
-        decoder_output: Pixels that are drawn, or their expected values.
+        decoder_output: See `ImageDecoder`.
     """
 
     seed: int = 0
@@ -41,27 +41,27 @@ class Settings:
 
 @torch.no_grad()
 def reconstruct(
-    model: Fame, levels: np.ndarray, settings: Settings, advance: Callable[[int], None] = lambda images: None
+    model: Fame, x: np.ndarray, settings: Settings, advance: Callable[[int], None] = lambda images: None
 ) -> np.ndarray:
     """Return reconstructions of each image, `(N, samples, C, H, W)`: levels, or with "mean" expected levels.
 
     An image's reconstructions depend on the image, its index and the seed alone.
 
     Args:
-        model: One with latents.
-        levels: Images, integer levels `(N, C, H, W)`.
+        model: Model with latents.
+        x: Images, integer levels `(N, C, H, W)`.
         settings: See `Settings`.
         advance: Called with the number of images just done.
 
     Raises:
-        UsageError: The model has no latents, or fewer layers than are to be kept.
+        UsageError: The model has no latents, or fewer than `settings.keep_layers` layers.
     """
     check_layers(model, settings.keep_layers)
     decoder = ImageDecoder(model, decoder_output=settings.decoder_output)
     found = []
     for sample in range(settings.samples):
         parts = []
-        for start, batch, count in _padded(levels):
+        for start, batch, count in _padded(x):
             names = [("reconstruct", settings.seed, sample, start + offset) for offset in range(len(batch))]
             condition, _ = model.infer(
                 batch.to(model.device), ImageNoise(names, device=model.device), settings.keep_layers
@@ -76,19 +76,19 @@ def reconstruct(
 
 @torch.no_grad()
 def interpolate(model: Fame, ends: np.ndarray, steps: int, settings: Settings) -> np.ndarray:
-    """Return what lies between two images in the latents, `(samples, steps, C, H, W)`, from one to the other.
+    """Return an interpolation between two images in latent space, `(samples, steps, C, H, W)`.
 
-    Interpolated is each layer's noise, that is, its latents relative to their prior given the layers above,
-    with weights that keep it a standard normal. The pixels of all steps have the same random numbers.
+    Each layer's noise is interpolated, that is, its latents relative to their prior given the layers above,
+    with weights that keep it a standard normal. The pixels of all steps use the same random numbers.
 
     Args:
-        model: One with latents.
+        model: Model with latents.
         ends: Levels of the two images, `(2, C, H, W)`.
-        steps: Images, both ends included; at least 2.
+        steps: Number of images, both ends included; at least 2.
         settings: See `Settings`.
 
     Raises:
-        UsageError: As `reconstruct`.
+        UsageError: The model has no latents, or fewer than `settings.keep_layers` layers.
     """
     check_layers(model, settings.keep_layers)
     decoder = ImageDecoder(model, decoder_output=settings.decoder_output)
@@ -100,33 +100,33 @@ def interpolate(model: Fame, ends: np.ndarray, steps: int, settings: Settings) -
             batch.to(model.device), ImageNoise(names, device=model.device), settings.keep_layers
         )
         padded = padded_batch(steps)
-        condition = model.prior_condition(padded, _Between(draws, steps, padded))
+        condition = model.prior_condition(padded, _between(draws, steps, padded))
         uniforms = image_uniforms(names[:1], model.uniforms_shape)
         rows.append(decoder(condition, uniforms.expand(steps, -1, -1, -1)).cpu().numpy())
     return np.stack(rows)
 
 
-class _Between:
-    """Noise on the way from the first to the second draw, repeating the last step up to a batch size."""
+def _between(draws: list[Draw], steps: int, batch: int) -> Noise:
+    """Return the noise of `steps` steps from the first draw to the second, padded to `batch` images."""
+    noise = [(draw.z - draw.prior.mean) / draw.prior.scale for draw in draws]
+    weights = pad(torch.linspace(0.0, 1.0, steps), batch)
 
-    def __init__(self, draws: list[Draw], steps: int, batch: int) -> None:
-        self.noise = [(draw.z - draw.prior.mean) / draw.prior.scale for draw in draws]
-        self.weights = pad(torch.linspace(0.0, 1.0, steps), batch)
-
-    def normal(self, layer: int, shape: torch.Size) -> Tensor:
-        first, second = self.noise[layer][:2]
-        weight = self.weights.to(first).view(-1, *[1] * first.dim())
+    def normal(layer: int, shape: torch.Size) -> Tensor:
+        first, second = noise[layer][:2]
+        weight = weights.to(first).view(-1, *[1] * first.dim())
         spread = ((1.0 - weight).square() + weight.square()).sqrt()
         between: Tensor = ((1.0 - weight) * first + weight * second) / spread
         assert between.shape == shape
         return between
+
+    return normal
 
 
 def check_layers(model: Fame, keep_layers: int | None) -> None:
     """Check that `model` has latents, and at least `keep_layers` layers of them.
 
     Raises:
-        UsageError: It has not.
+        UsageError: The model has no latents, or fewer layers.
     """
     layers = model.config.stochastic_layers
     if not layers:
@@ -139,19 +139,21 @@ def check_layers(model: Fame, keep_layers: int | None) -> None:
 
 
 @torch.no_grad()
-def posteriors(model: Fame, levels: np.ndarray, seed: int = 0) -> dict[str, Tensor]:
-    """Return means and standard deviations of every layer's posterior, `layer0.mean` nearest to the image.
+def posteriors(model: Fame, x: np.ndarray, seed: int = 0) -> dict[str, Tensor]:
+    """Return means and standard deviations of every layer's posterior, from `layer0.mean`, the image's side.
 
-    Below the top they depend on the latents drawn above; these are those of `reconstruct`'s first sample.
+    Below the top they depend on the latents drawn above, here those of the first sample of `reconstruct`.
 
     Shape: each `(N, maps, h, w)`, or `(N, entries)` for a dense layer.
     """
     found: dict[str, list[Tensor]] = {}
-    for start, batch, count in _padded(levels):
+    for start, batch, count in _padded(x):
         names = [("reconstruct", seed, 0, start + offset) for offset in range(len(batch))]
         _, draws = model.infer(batch.to(model.device), ImageNoise(names, device=model.device))
-        for name, value in _moments(draws):
-            found.setdefault(name, []).append(value[:count].cpu())
+        for layer, draw in enumerate(draws):
+            assert draw.posterior is not None
+            for name, value in (("mean", draw.posterior.mean), ("scale", draw.posterior.scale)):
+                found.setdefault(f"layer{layer}.{name}", []).append(value[:count].cpu())
     return {name: torch.cat(values) for name, values in found.items()}
 
 
@@ -225,9 +227,9 @@ def _moments(draws: list[Draw]) -> Iterator[tuple[str, Tensor]]:
         yield f"layer{layer}.scale", draw.posterior.scale
 
 
-def _padded(levels: np.ndarray) -> Iterator[tuple[int, Tensor, int]]:
-    """Yield the first image's index, a batch padded as `padded_batch` says, and how many of it are real."""
-    for start in range(0, len(levels), CHUNK):
-        part = levels[start : start + CHUNK]
+def _padded(x: np.ndarray) -> Iterator[tuple[int, Tensor, int]]:
+    """Yield the index of a batch's first image, the padded batch, and its number of images."""
+    for start in range(0, len(x), CHUNK):
+        part = x[start : start + CHUNK]
         extra = padded_batch(len(part)) - len(part)
         yield start, torch.from_numpy(np.concatenate([part, part[-1:].repeat(extra, axis=0)])), len(part)

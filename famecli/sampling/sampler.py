@@ -1,44 +1,43 @@
-"""The exact sampler: one loop over the steps of a plan, for every decoder."""
+"""The exact sampler, one loop over the steps of a plan for every decoder, and its slow reference."""
 
 import torch
 from torch import Tensor
 
 from famecli.model.decoder import Decoder
-from famecli.model.likelihoods import Likelihood, scale_levels
-from famecli.sampling.graph import GraphMode, GraphRunner
-from famecli.sampling.packing import PackedDecoder, pack
+from famecli.model.distributions import Likelihood, scale_levels
+from famecli.sampling.execution import GraphMode, GraphRunner, ThreadTrial, threads_for
+from famecli.sampling.packing import PackedDecoder
 from famecli.sampling.plan import Step, parallel_plan, wavefront_plan
-from famecli.sampling.threads import ThreadTrial, threads_for
 from famecli.sampling.wavefront import WavefrontWorkspace
-from famecli.sampling.workspace import ParallelWorkspace, Workspace, uniforms_type
+from famecli.sampling.workspace import ParallelWorkspace, Workspace
 
-# Matrices have a multiple of so many columns, two vectors of the widest registers: those left over at the end
-# are computed by other instructions and rounded otherwise, and an image shall be the same in any batch.
+# Every matrix has a multiple of this many columns, two vectors of the widest registers: other instructions
+# would compute the remaining columns and round differently, but an image must be the same in any batch.
 LANES = 32
 CHUNK = 64
 
 
 class Sampler:
-    """Exact samples of a decoder, in as many steps as its plan has.
+    """Exact samples of a decoder, in the steps of a plan.
 
     An autoregressive decoder takes a wave for each `t = column + lag * row` of patches, and in each wave a
     step for each pixel of a patch; a factorized one takes one step.
 
-    The decoder's weights are copied: make a new sampler when they change. Memory is kept from call to call,
-    so calls must not overlap. Besides whole images, steps can be taken one by one, as an entropy coder does:
-    `begin`, then for each step in order `params` and `push`, then `drawn`.
+    The decoder's weights are copied: make a new sampler when they change. Calls share memory and must not
+    overlap. An entropy coder takes the steps one by one: `begin`, then for each step in order `params` and
+    `push`, then `drawn`.
 
     Args:
         decoder: Decoder; its weights give dtype and device.
-        likelihood: What its outputs mean.
-        levels: Values that a channel of a pixel can take.
+        likelihood: Likelihood of the decoder's outputs.
+        levels: Number of values that a channel of a pixel can take.
         chunk: Images that `sample` computes at once, a multiple of `LANES`; the result does not depend on it.
         graph: Whether the steps of an image are replayed as one CUDA graph; see `GraphRunner`.
         lag: Waves by which a row of patches is behind the row above it. None for the decoder's own, which is
             the fastest; the number of columns is raster order. The images are the same.
 
     Raises:
-        ValueError: The lag is below the decoder's own, or `chunk` is no such multiple.
+        ValueError: The lag is below the decoder's own, or `chunk` is not a multiple of `LANES`.
     """
 
     def __init__(
@@ -56,10 +55,10 @@ class Sampler:
         self.weights: PackedDecoder | None = None
         self.plan = parallel_plan(*decoder.size)
         if decoder.config.autoregressive:
-            self.weights = pack(decoder, lag)
+            self.weights = PackedDecoder(decoder, lag)
             self.plan = wavefront_plan(*decoder.size, self.weights.lag, decoder.config.patch)
         self.workspaces: dict[int, Workspace] = {}
-        # One step is a pass of the network, which no graph makes faster.
+        # A single step is a pass of the network, which no graph makes faster.
         self.graphs = GraphRunner(graph if self.weights else "off")
         self.space: Workspace
         self.batch: int
@@ -80,8 +79,8 @@ class Sampler:
             condition: The latents' features `(B, condition, rows, columns)`; None for a decoder without.
             uniforms: Numbers in [0, 1), `(B, likelihood.uniforms, H, W)`.
             temperature: Spread of each pixel's distribution; 1 is the model's own.
-            known: Levels of pixels that are given, `(B, C, H, W)`; the others follow given the earlier ones.
-            mask: True where a pixel is known, `(B, 1, H, W)`.
+            known: Levels of given pixels, `(B, C, H, W)`; the others are drawn given the earlier ones.
+            mask: True where a pixel is given, `(B, 1, H, W)`; both or none.
         """
         size = self.decoder.channels, *self.decoder.size
         found = [torch.zeros(0, *size, dtype=self.decoder.dtype, device=self.decoder.device)]
@@ -97,7 +96,7 @@ class Sampler:
         return torch.cat(found)
 
     def _walk(self, temperature: float, *, completing: bool) -> None:
-        """Set all pixels of the workspace by its uniforms, except those that are given."""
+        """Draw all pixels of the workspace from its uniforms; with `completing`, except given ones."""
         space = self.space
 
         def loop() -> None:
@@ -106,7 +105,7 @@ class Sampler:
             for views in space.steps:
                 patches = views.step.wave.count
                 with trial.step(patches, typical=4 * patches >= self.plan.largest):
-                    # The likelihood is always computed in single precision or better.
+                    # The likelihood is computed in float32 or wider.
                     parameters = space.compute(views).to(views.uniforms.dtype)
                     drawn = self.likelihood.sample(parameters[None], views.uniforms[None], temperature)[0]
                     if completing:
@@ -118,20 +117,20 @@ class Sampler:
 
     @torch.no_grad()
     def begin(self, condition: Tensor | None, batch: int) -> None:
-        """Start on `batch` images, whose steps are then taken one by one.
+        """Start `batch` images, whose steps are then taken one by one.
 
         Args:
             condition: The latents' features `(B, condition, rows, columns)`; None for a decoder without.
             batch: Number of images.
 
         Raises:
-            ValueError: The condition does not go with the decoder.
+            ValueError: The condition does not have the feature maps that the decoder reads.
         """
         self._start(condition, batch)
         self.space.clear()
 
     def _start(self, condition: Tensor | None, batch: int) -> None:
-        """Choose the workspace for `batch` images and fill in the condition."""
+        """Choose the workspace for `batch` images and copy the condition into it."""
         expected = self.decoder.config.condition
         given = 0 if condition is None else condition.shape[1]
         if given != expected:
@@ -153,7 +152,7 @@ class Sampler:
 
     @torch.no_grad()
     def params(self, step: Step) -> Tensor:
-        """Return the parameters `(B, P, n)` of the `n` pixels of a step, once all before are pushed."""
+        """Return the parameters `(B, P, n)` of the `n` pixels of a step, after all earlier steps."""
         views = self.space.steps[step.index]
         with threads_for(self.space.work):
             parameters = self.space.compute(views)
@@ -162,7 +161,7 @@ class Sampler:
 
     @torch.no_grad()
     def push(self, step: Step, levels: Tensor) -> None:
-        """Set the pixels of a step, after its `params`, to `levels` `(B, C, n)`."""
+        """Set the pixels of a step to `levels` `(B, C, n)`, after its `params`."""
         views = self.space.steps[step.index]
         padded = self.space.levels.new_zeros(levels.shape[1], step.count, self.space.batch)
         padded[:, :, : self.batch] = levels.permute(1, 2, 0)
@@ -181,24 +180,25 @@ class Sampler:
         temperature: float = 1.0,
         mask: Tensor | None = None,
     ) -> int:
-        """Return how many pixels of `levels` are not the ones that `uniforms` stand for, by parallel passes.
+        """Return the number of pixels that `uniforms` do not stand for, by parallel passes.
 
-        An image is the exact sample if and only if each pixel is what its uniforms make of the parameters
-        given the image's own earlier pixels, and a parallel pass finds those of all pixels. In float32 a
-        uniform within rounding of a boundary may count as well; in float64 that is next to impossible.
+        An image is the exact sample if and only if each pixel is the one that its uniforms stand for, under
+        the parameters given the image's own earlier pixels; one parallel pass computes those of all pixels.
+        In float32 a uniform within rounding of a boundary may count as well, in float64 hardly ever.
 
         Args:
             levels: Images `(B, C, H, W)`.
-            uniforms: What they were drawn with, `(B, likelihood.uniforms, H, W)`.
+            uniforms: Numbers that the images were drawn with, `(B, likelihood.uniforms, H, W)`.
             condition: The latents' features, or None.
-            temperature: What they were drawn with.
-            mask: True where a pixel was given, which needs no proof, `(B, 1, H, W)`.
+            temperature: Temperature that the images were drawn with.
+            mask: True where a pixel was given, which does not count, `(B, 1, H, W)`.
         """
         like = self.decoder.head2.weight
+        wide = torch.promote_types(like.dtype, torch.float32)
         odd = torch.zeros((), dtype=torch.int64, device=like.device)
         for first in range(0, len(levels), self.chunk):
             part = slice(first, first + self.chunk)
-            x, u = levels[part].to(like), uniforms[part].to(like.device, uniforms_type(like.dtype))
+            x, u = levels[part].to(like), uniforms[part].to(like.device, wide)
             seen = None if condition is None else condition[part].to(like)
             parameters = self.decoder(scale_levels(x, self.levels), seen).to(u.dtype)
             differs = (self.likelihood.sample(parameters, u, temperature).to(x.dtype) != x).any(1)
@@ -207,5 +207,46 @@ class Sampler:
 
 
 def padded_batch(batch: int) -> int:
-    """Return the next multiple of `LANES`: the number of images that networks compute `batch` of them as."""
+    """Return the number of images that networks compute for `batch` of them: a multiple of `LANES`."""
     return -(-batch // LANES) * LANES
+
+
+@torch.no_grad()
+def sample_naive(
+    decoder: Decoder,
+    likelihood: Likelihood,
+    levels: int,
+    condition: Tensor | None,
+    uniforms: Tensor,
+    temperature: float = 1.0,
+    *,
+    known: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Return the levels `(B, C, H, W)` that `uniforms` stand for, one forward pass per pixel.
+
+    Patches are drawn in raster order, and so are the pixels of a patch.
+
+    Args:
+        decoder: Autoregressive decoder.
+        likelihood: Likelihood of the decoder's outputs.
+        levels: Number of values that a channel of a pixel can take.
+        condition: The latents' features `(B, condition, rows, columns)`; None for a decoder without.
+        uniforms: Numbers in [0, 1), `(B, likelihood.uniforms, H, W)`.
+        temperature: Spread of each pixel's distribution; 1 is the model's own.
+        known: Levels of given pixels, `(B, C, H, W)`.
+        mask: True where a pixel is given, `(B, 1, H, W)`; both or none.
+    """
+    assert decoder.config.autoregressive
+    height, width = decoder.size
+    x = torch.zeros(
+        len(uniforms), decoder.channels, height, width, dtype=decoder.dtype, device=decoder.device
+    )
+    for raster in wavefront_plan(height, width, decoder.grid[1], decoder.config.patch).order:
+        here = slice(None), slice(None), raster // width, raster % width
+        parameters = decoder(scale_levels(x, levels), condition)[here].to(uniforms.dtype)
+        drawn = likelihood.sample(parameters, uniforms[here], temperature)
+        if known is not None and mask is not None:
+            drawn = torch.where(mask[here], known[here].to(drawn), drawn)
+        x[here] = drawn.to(x.dtype)
+    return x

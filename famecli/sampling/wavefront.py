@@ -1,8 +1,8 @@
 """A step of an autoregressive decoder: the patches of a wavefront at once, earlier activations kept.
 
-Activations lie in the skewed layout of `famecli.sampling.skew`, where the windows of a wavefront are a matrix
-that needs no gathering: features are its rows, patches of all images its columns. Taps of earlier wavefronts
-are multiplied for all layers at once when a wave begins; a layer is then one product for the tap of its own
+Activations lie in the skewed layout of `famecli.sampling.packing`, where the windows of a wavefront are a
+matrix without a copy: features are its rows, patches of all images its columns. When a wave begins, taps of
+earlier wavefronts are multiplied for all layers at once. A layer is then one product for the tap of its own
 wavefront, one for its 1x1 convolution, and pointwise operations. Attention keeps keys and values in the order
 of the waves, so that a wave sees a first part of them. Why that is exact: docs/wavefront.md.
 """
@@ -13,23 +13,28 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from famecli.model.attention import sees
-from famecli.model.likelihoods import scale_levels
-from famecli.model.pointwise import SMALLEST_SQUARE, at_least_single, normalise
-from famecli.runtime.products import products
-from famecli.sampling.packing import PackedAttention, PackedDecoder
+from famecli.model.distributions import scale_levels
+from famecli.model.layers import SMALLEST_SQUARE, normalise, sees, to_float32_or_wider
+from famecli.runtime.processor import product_routine
+from famecli.sampling.execution import Products
+from famecli.sampling.packing import PackedAttention, PackedDecoder, SkewedMaps
 from famecli.sampling.plan import Plan, Wave
-from famecli.sampling.skew import SkewedMaps
 from famecli.sampling.workspace import StepViews, Workspace
 
-# The functional forms cannot write into a given view.
+# The functional forms cannot write into an existing view.
 elu = torch.ops.aten.elu.out
 glu = torch.ops.aten.glu.out
 
 
 @dataclass(frozen=True)
 class LayerViews:
-    """What a gated layer writes and reads in one wave: its input's patches, its gates, its own wavefront."""
+    """Memory of a gated layer in one wave.
+
+    Args:
+        own: Activations of its input, in its map.
+        gates: Sums of its window, part of `WaveViews.start`.
+        taps: Taps of the wave's own wavefront.
+    """
 
     own: Tensor
     gates: Tensor
@@ -38,16 +43,16 @@ class LayerViews:
 
 @dataclass(frozen=True)
 class WaveViews:
-    """All memory that the features of one wave touch; matrices have a column per patch and image.
+    """Memory that the features of one wave read and write; a matrix has a column per patch and image.
 
-    What is computed has columns of the rows below too, see `SkewedMaps`; the result has not.
+    Matrices include the additional rows of `SkewedMaps`; results do not.
 
     Args:
-        wave: Patches.
+        wave: Wave of the plan.
         condition: Condition and a row of ones.
         image: Pixels in [-1, 1], in the map that the first layer reads.
         taps: Windows of the first layer.
-        start: What sums start from.
+        start: Initial sums.
         h: Residual path, part of `start`.
         ones: Activations above a row of ones.
         activations: Activations, without the ones.
@@ -57,8 +62,8 @@ class WaveViews:
         gates: Gates of all gated layers, `(layers, 2 * width, columns)`.
         past: Windows of all gated layers, `(layers, taps * width, columns)`.
         layers: Views of each gated layer.
-        seen: Added to logits of attention, `(patches, keys)`: 0, or minus infinity for unseen keys.
-        mixed: What attention returns, `(columns, inner)`, beside a column of ones.
+        seen: Summand of the logits of attention, `(patches, keys)`: 0, or minus infinity for unseen keys.
+        mixed: Mixed values of attention, `(columns, inner)`, beside a column of ones.
     """
 
     wave: Wave
@@ -83,10 +88,10 @@ class AttentionMemory:
     """Keys and values of a block of attention, in the order of the waves.
 
     Args:
-        block: Weights.
+        block: Weights of the block.
         plan: Order of the patches.
-        batch: Images, padding included.
-        extra: Patches that a wave may compute for nothing.
+        batch: Number of images, padding included.
+        extra: Largest number of additional patches that a wave computes.
     """
 
     def __init__(self, block: PackedAttention, plan: Plan, batch: int, extra: int) -> None:
@@ -99,13 +104,13 @@ class AttentionMemory:
         self.cache = block.position.new_zeros(2, batch, block.heads, len(order), features)
 
     def attend(self, views: WaveViews) -> None:
-        """Add what a wave's patches see to their features, after their keys and values are kept."""
+        """Store the keys and values of a wave's patches, and add attention's output to their features."""
         block, wave, batch = self.block, views.wave, self.batch
         if not wave.count:
             return
         patches = slice(wave.offset, wave.offset + views.h.shape[1] // batch)
         views.activations.unflatten(1, (-1, batch)).add_(self.position[:, patches])
-        # With features last, (patches * batch, 3 * inner), heads are copied whole.
+        # With features last, (patches * batch, 3 * inner), each head is copied in one piece.
         projected = torch.mm(views.ones.t(), block.project.t())[: wave.count * batch]
         places = projected.view(wave.count, batch, 3, block.heads, -1).permute(2, 1, 3, 0, 4)
         query, key = normalise(places[:2], dim=-1)
@@ -131,17 +136,18 @@ class WavefrontWorkspace(Workspace):
         weights: Weights of the decoder.
         plan: Order of the pixels.
         uniforms: Random numbers per pixel.
-        levels: Values that a channel of a pixel can take.
-        batch: Images, padding included.
-        rows: What the number of rows that a wave computes is a multiple of.
+        num_levels: Number of values that a channel of a pixel can take.
+        batch: Number of images, padding included.
+        rows: Divisor of the number of rows that a wave computes.
     """
 
     def __init__(
-        self, weights: PackedDecoder, plan: Plan, uniforms: int, levels: int, batch: int, rows: int
+        self, weights: PackedDecoder, plan: Plan, uniforms: int, num_levels: int, batch: int, rows: int
     ) -> None:
         like, width = weights.start, weights.width
         super().__init__(plan, weights.channels, uniforms, batch, rows, like)
-        self.weights, self.num_levels, self.products = weights, levels, products()
+        self.weights, self.num_levels = weights, num_levels
+        self.products = Products(product_routine())
         size = (plan.patches[-1][0] + 1, batch, rows)
         values = weights.channels * weights.pixels
         self.image = SkewedMaps(1, values, *size, weights.first_reach, weights.lag, like)
@@ -154,15 +160,15 @@ class WavefrontWorkspace(Workspace):
         self.sums = like.new_zeros(len(weights.head1) * widest)
         self.parameters = like.new_zeros(weights.head2.shape[1] * widest)
         self.ones = like.new_ones(width + 1, widest)
-        self.mean_weights = at_least_single(like.new_ones(1, width)) / width
-        blocks = [layer.attention for layer in weights.layers if layer.attention is not None]
+        self.mean_weights = to_float32_or_wider(like.new_ones(1, width)) / width
         self.attention = {
             index: AttentionMemory(layer.attention, plan, batch, rows - 1)
             for index, layer in enumerate(weights.layers)
             if layer.attention is not None
         }
-        self.mixed = like.new_ones(widest, blocks[0].out.shape[1] if blocks else 1)
-        self.seen = _seen(plan, weights.seen_lag, like) if blocks else None
+        inner = max((memory.block.out.shape[1] for memory in self.attention.values()), default=1)
+        self.mixed = like.new_ones(widest, inner)
+        self.seen = _seen(plan, weights.seen_lag, like) if self.attention else None
         self.waves = tuple(self._wave(wave) for wave in plan.waves)
 
     def condition_on(self, condition: Tensor | None) -> None:
@@ -197,7 +203,7 @@ class WavefrontWorkspace(Workspace):
             self.products.add(self.weights.earlier[pixel], own, wave.sums[(pixel + 1) * width :])
 
     def _features(self, views: WaveViews) -> None:
-        """Compute the sums of the head; every layer first adds its input to its map."""
+        """Compute the sums of the head; every layer first writes its input into its map."""
         weights, wave, h, multiply = self.weights, views.wave, views.h, self.products
         self.image.open_slot(wave)
         self.maps.open_slot(wave)
@@ -230,8 +236,8 @@ class WavefrontWorkspace(Workspace):
 
     def _normalise(self, views: WaveViews, out: Tensor) -> None:
         """Write the features divided by their root mean square."""
-        # By a product, whose sums do not depend on the number of columns.
-        torch.mm(self.mean_weights, at_least_single(views.h).square(), out=views.mean)
+        # By a product, whose rounding does not depend on the number of columns.
+        torch.mm(self.mean_weights, to_float32_or_wider(views.h).square(), out=views.mean)
         torch.mul(views.h, views.mean.add_(SMALLEST_SQUARE).rsqrt_().to(out.dtype), out=out)
 
     def _wave(self, wave: Wave) -> WaveViews:
@@ -271,6 +277,6 @@ class WavefrontWorkspace(Workspace):
 
 
 def _seen(plan: Plan, lag: int, like: Tensor) -> Tensor:
-    """Return what is added to logits, `(patches, patches)`, in the order of the waves; see `sees`."""
+    """Return the summand of the logits `(patches, patches)` in the order of the waves; see `sees`."""
     row, column = torch.tensor(plan.patches, device=like.device).unbind(1)
     return torch.where(sees(row, column, lag), 0.0, -torch.inf).to(like.dtype)

@@ -1,13 +1,13 @@
-"""A sampler's memory for one batch size: what every decoder needs, and what a blind one does in its step."""
+"""A sampler's memory for one batch size, for any decoder and for a factorized one."""
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from famecli.model.decoder import Decoder
-from famecli.model.pointwise import at_least_single
+from famecli.model.layers import to_float32_or_wider
 from famecli.sampling.plan import Plan, Step
 
 
@@ -16,12 +16,12 @@ class StepViews:
     """Memory that one step reads and writes; a matrix has a column per pixel and image.
 
     Args:
-        step: Pixels.
+        step: Step of the plan.
         uniforms: Random numbers, `(uniforms, columns)`.
-        known: Levels of pixels that are given, `(C, columns)`.
+        known: Levels of given pixels, `(C, columns)`.
         given: Whether pixels are given, `(1, columns)`.
-        levels: Levels that were drawn, `(C, pixels)`, without the columns that are computed for nothing.
-        pixels: Columns of the step's pixels among those that are computed.
+        levels: Levels that were drawn, `(C, pixels)`, without the padding columns.
+        pixels: Columns of the step's pixels among all computed columns.
     """
 
     step: Step
@@ -32,16 +32,16 @@ class StepViews:
     pixels: slice
 
 
-class Workspace:
-    """Memory for one batch size, and the views of it that each step takes, made once.
+class Workspace(ABC):
+    """Memory for one batch size, and the views of it that each step uses, made once.
 
     Args:
         plan: Order of the pixels.
         channels: Channels of the image.
         uniforms: Random numbers per pixel.
-        batch: Images, padding included.
-        rows: What the number of patches that a wave computes is a multiple of.
-        like: Gives dtype and device.
+        batch: Number of images, padding included.
+        rows: Divisor of the number of patches that a wave computes.
+        like: Tensor of the same dtype and device.
 
     Attributes:
         work: Multiplications in the largest product of an average step.
@@ -51,21 +51,23 @@ class Workspace:
 
     def __init__(self, plan: Plan, channels: int, uniforms: int, batch: int, rows: int, like: Tensor) -> None:
         self.plan, self.batch, self.rows = plan, batch, rows
-        # Wave by wave: the pixels of a step are adjacent, (channels, pixels, batch).
-        places, precise = (len(plan.cells) + rows - 1, batch), uniforms_type(like.dtype)
+        # (channels, pixels, batch), wave by wave: the pixels of a step are adjacent.
+        places, precise = (len(plan.cells) + rows - 1, batch), torch.promote_types(like.dtype, torch.float32)
         self.uniforms = like.new_zeros(uniforms, *places, dtype=precise)
         self.known = like.new_zeros(channels, *places, dtype=precise)
         self.given = like.new_zeros(1, *places, dtype=torch.bool)
         self.levels = like.new_zeros(channels, len(plan.cells), batch)
         cells = torch.tensor(plan.cells, device=like.device)
-        # What is read for pixels beyond the image does not matter.
+        # Pixels beyond the image read any pixel: their results are dropped.
         self.raster = cells.clamp(min=0)
         self.places = torch.tensor(plan.places, device=like.device)
-        self.steps: Sequence[StepViews] = tuple(self._views(step) for step in plan.steps)
+        self.steps = tuple(self._views(step) for step in plan.steps)
 
     def _views(self, step: Step) -> StepViews:
+        """Return the views of one step: it computes a pixel of all patches, and draws those in the image."""
         start = self.plan.first_cell(step.wave, step.pixel)
-        computed = slice(start, start + -(-step.wave.count // self.rows) * self.rows)
+        padded_count = -(-step.wave.count // self.rows) * self.rows
+        computed = slice(start, start + padded_count)
         drawn = slice(start + step.first, start + step.first + step.count)
         return StepViews(
             step=step,
@@ -77,7 +79,7 @@ class Workspace:
         )
 
     def fill(self, buffer: Tensor, images: Tensor) -> None:
-        """Copy `(B, channels, H, W)` into one of the buffers that the steps read."""
+        """Copy images `(B, channels, H, W)` into a buffer in the order of the steps."""
         raster = buffer.new_zeros(buffer.shape[0] * len(self.places), self.batch)
         raster[:, : len(images)] = images.flatten(1).t()
         ordered = raster.view(buffer.shape[0], -1, self.batch).index_select(1, self.raster)
@@ -85,38 +87,37 @@ class Workspace:
 
     def drawn(self, batch: int) -> Tensor:
         """Return the levels `(batch, C, H, W)` of all pixels."""
-        raster = self.levels.index_select(1, self.places)
-        levels = raster[:, :, :batch].permute(2, 0, 1)
-        return levels.reshape(batch, -1, self.plan.height, self.plan.width)
+        raster = self.levels.index_select(1, self.places)[:, :, :batch]
+        return raster.permute(2, 0, 1).reshape(batch, -1, self.plan.height, self.plan.width)
 
+    @abstractmethod
     def condition_on(self, condition: Tensor | None) -> None:
-        """Take the latents' features `(B, condition, rows, columns)`; None for a decoder without."""
-        raise NotImplementedError
+        """Copy the latents' features `(B, condition, rows, columns)`; None for a decoder without."""
 
+    @abstractmethod
     def clear(self) -> None:
         """Forget all pixels."""
-        raise NotImplementedError
 
+    @abstractmethod
     def compute(self, views: StepViews) -> Tensor:
-        """Return the parameters of a step's pixels, `(parameters, columns)`, once all before are placed."""
-        raise NotImplementedError
+        """Return the parameters `(parameters, columns)` of a step, after all earlier steps were placed."""
 
+    @abstractmethod
     def place(self, views: StepViews, levels: Tensor) -> None:
         """Set a step's pixels to `levels`, `(C, pixels)`."""
-        raise NotImplementedError
 
 
 class ParallelWorkspace(Workspace):
-    """Memory of a decoder that does not see the image: its one step is a pass over all pixels.
+    """Memory of a decoder that does not see the image: its only step is a pass over all pixels.
 
     Args:
-        decoder: A factorized decoder.
-        plan: One step.
+        decoder: Factorized decoder.
+        plan: Plan of one step.
         uniforms: Random numbers per pixel.
-        batch: Images, padding included.
+        batch: Number of images, padding included.
     """
 
-    # As large as products of a whole pass are.
+    # Enough for threads: products of a whole pass are large.
     work = 2**30
 
     def __init__(self, decoder: Decoder, plan: Plan, uniforms: int, batch: int) -> None:
@@ -124,23 +125,17 @@ class ParallelWorkspace(Workspace):
         super().__init__(plan, decoder.channels, uniforms, batch, 1, like)
         self.decoder = decoder
         self.condition = like.new_zeros(batch, decoder.config.condition, *decoder.grid)
-        self.blank = like.new_zeros(batch, decoder.channels, plan.height, plan.width)
 
     def condition_on(self, condition: Tensor | None) -> None:
         assert condition is not None
         self.condition[: len(condition)] = condition
 
     def clear(self) -> None:
-        """Nothing is kept of other images."""
+        """Do nothing: no pixel depends on others."""
 
     def compute(self, views: StepViews) -> Tensor:
-        parameters = at_least_single(self.decoder(self.blank, self.condition))
+        parameters = to_float32_or_wider(self.decoder(None, self.condition))
         return parameters.flatten(2).permute(1, 2, 0).flatten(1)
 
     def place(self, views: StepViews, levels: Tensor) -> None:
         views.levels.copy_(levels)
-
-
-def uniforms_type(weights: torch.dtype) -> torch.dtype:
-    """Return the type of uniforms and likelihoods beside weights of a type: single precision at least."""
-    return weights if weights.itemsize >= 4 else torch.float32

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from famecli.config.schema import ModelConfig, to_dict
 from famecli.errors import InputError
-from famecli.model.causal import CausalConv2d
 from famecli.model.fame import Fame
+from famecli.model.layers import CausalConv2d
 
 SAME = "start from a checkpoint of the same preset, latents and images, with no larger size"
 # Sizes that may grow; all else has to be equal.

@@ -1,4 +1,4 @@
-"""Nothing that a pixel's distribution is made of depends on that pixel or on what is drawn after it."""
+"""A pixel's distribution depends neither on that pixel nor on pixels that are drawn after it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from famecli.model.distributions import Gaussian
 from famecli.model.fame import Fame
-from famecli.model.latents import Gaussian
 from famecli.rng import stream, uniforms
 from famecli.sampling.plan import wavefront_plan
 from famecli.verification.findings import Finding, Measurement
@@ -24,9 +24,9 @@ class Order:
     """An order of pixels that parameters have to respect.
 
     Args:
-        what: They must not depend on, in words.
-        time: Of each pixel, `(H, W)`.
-        own: Whether pixels of the same time are among those that they must not depend on.
+        what: Description of the pixels that parameters must not depend on.
+        time: Time of each pixel, `(H, W)`.
+        own: Whether parameters must not depend on pixels of the same time either.
     """
 
     what: str
@@ -34,9 +34,9 @@ class Order:
     own: bool
 
     def cuts(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield two masks `(n, 1, H, W)`: pixels up to some times, and those that they must not depend on.
+        """Yield two masks `(n, 1, H, W)`: pixels up to some times, and pixels they must not depend on.
 
-        Taken together they hold every pair of a pixel and one that it must not depend on.
+        Together the masks contain every pair of a pixel and another that it must not depend on.
         """
         for times in torch.unique(self.time).split(COPIES):
             at = times.view(-1, 1, 1, 1)
@@ -49,10 +49,10 @@ def check_causality(subject: Subject) -> Finding:
     For each time `t` of an order there is a copy of an image in which every pixel from `t` on has another
     level in all its channels. Parameters of pixels up to `t` have to be the same numbers, and their
     derivatives by pixels from `t` on have to be zero. So each parameter is compared under a change of each
-    pixel that it may not depend on, its own included. The change finds what has no slope, such as rounding;
-    the derivative finds what rounding would hide, down to the smallest numbers there are.
+    pixel that it may not depend on, its own included. The change finds dependences without a slope, such as
+    rounding; the derivative finds dependences too small for float64.
 
-    One image is the model's own, the other one of random levels.
+    One image is the model's own, the other has random levels.
     """
     model = subject.exact
     images = subject.images(max(IMAGES, subject.least_images))
@@ -72,12 +72,12 @@ def check_causality(subject: Subject) -> Finding:
 
 
 def _largest(what: str, values: list[Tensor]) -> Measurement:
-    # Not max of numbers, which forgets NaN.
+    # Not Python's max, which ignores NaN.
     return Measurement(what, float(torch.stack(values).amax()), 0.0)
 
 
 def _other_levels(images: Tensor, subject: Subject) -> Tensor:
-    """Return images whose every value is another level."""
+    """Return images that differ from the given ones in every value."""
     levels = subject.model.config.levels
     generator = stream("verify", subject.seed, "other levels")
     shift = torch.from_numpy(generator.integers(1, levels, tuple(images.shape))).to(images)
@@ -85,7 +85,7 @@ def _other_levels(images: Tensor, subject: Subject) -> Tensor:
 
 
 def _orders(model: Fame) -> list[Order]:
-    """Return the sampler's order and that of rows; a blind decoder has no pixel before another."""
+    """Return the sampler's order and the order of rows; in a factorized decoder all pixels are at once."""
     config, device = model.config, model.device
     size = config.height, config.width
     if not config.decoder.autoregressive:
@@ -107,16 +107,16 @@ def _change(model: Fame, image: Tensor, other: Tensor, condition: Tensor | None,
     """Return the largest change of a parameter by pixels that it must not depend on.
 
     Args:
-        model: In float64.
+        model: Model in float64.
         image: Levels `(C, H, W)`.
-        other: Other levels.
-        condition: Of the decoder, for one image, or None.
-        order: Of the pixels.
+        other: Levels that differ from `image` everywhere.
+        condition: Condition of the decoder for one image, or None.
+        order: Order of the pixels.
     """
     largest = image.new_zeros(())
     for seen, hidden in order.cuts():
-        # Copies of the image go through a pass of the same shape: each number has a twin that is computed by
-        # the same instructions, whatever place of a vector it is in.
+        # The unchanged copies go through a pass of the same shape, so that the same instructions compute each
+        # pair of numbers.
         batch = image.expand(len(seen), *image.shape)
         repeated = _repeat(condition, len(batch))
         same = model.pixel_parameters(batch, repeated)
@@ -126,7 +126,7 @@ def _change(model: Fame, image: Tensor, other: Tensor, condition: Tensor | None,
 
 
 def _slope(model: Fame, image: Tensor, condition: Tensor | None, order: Order, subject: Subject) -> Tensor:
-    """Return the largest derivative of a weighted sum of parameters by pixels that none may depend on.
+    """Return the largest derivative of a weighted sum of parameters by pixels they must not depend on.
 
     Weights are random, so that dependences do not cancel; arguments are those of `_change`.
     """
@@ -137,7 +137,7 @@ def _slope(model: Fame, image: Tensor, condition: Tensor | None, order: Order, s
         with torch.enable_grad():
             parameters = model.pixel_parameters(batch.requires_grad_(), _repeat(condition, len(batch)))
             weights = uniforms(generator, parameters.shape, torch.float64).to(parameters) + 0.5
-            # Pixels are added so that there is a derivative, zero, where the decoder does not read them.
+            # Pixels that the decoder does not read get a derivative of zero from the second term.
             total = torch.where(seen, parameters * weights, 0.0).sum() + 0.0 * batch.sum()
             (slope,) = torch.autograd.grad(total, batch)
         largest = torch.maximum(largest, torch.where(hidden, slope, 0.0).abs().amax())
@@ -149,7 +149,7 @@ def _repeat(condition: Tensor | None, batch: int) -> Tensor | None:
 
 
 def _latents_alone(subject: Subject) -> Measurement:
-    """Compare condition and priors of images with those computed from their latents, without the images."""
+    """Compare condition and priors of images with those computed from their latents alone."""
     model = subject.exact
     images = subject.images(IMAGES)
     condition, draws = model.infer(images, subject.posterior_noise(IMAGES))

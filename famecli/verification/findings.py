@@ -1,4 +1,4 @@
-"""What a check found. No torch here."""
+"""Results of checks. Imports no torch."""
 
 import math
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ CHECKS = ("causality", "batch", "normalisation", "latents", "sampler", "code", "
 
 @dataclass(frozen=True)
 class Measurement:
-    """One figure and the most that it may be.
+    """A measured value and its limit.
 
     Args:
-        what: Was measured, in words, with its unit.
-        value: Of it, not negative.
+        what: Description of the quantity, with its unit.
+        value: Measured value, not negative.
         limit: Largest value that passes.
     """
 
@@ -39,10 +39,9 @@ class Finding:
     """The outcome of one check.
 
     Args:
-        sentence: What it proves if it passed; why it could not be measured, or what broke, if there are no
-            measurements.
-        measurements: All have to pass.
-        verdict: Follows from the measurements unless there are none.
+        sentence: Property that the check tests; without measurements, the reason for skipping or failing.
+        measurements: Measurements, all of which have to pass.
+        verdict: Result of the measurements; without measurements, "skipped" or "failed".
     """
 
     sentence: str
@@ -51,24 +50,30 @@ class Finding:
 
     @classmethod
     def of(cls, sentence: str, *measurements: Measurement) -> "Finding":
-        """Return the outcome that measurements, at least one, decide."""
+        """Return the outcome of measurements; without any it is "failed"."""
         right = bool(measurements) and all(each.passed for each in measurements)
         return cls(sentence, measurements, "passed" if right else "failed")
 
     @classmethod
     def skipped(cls, reason: str) -> "Finding":
-        """Return the outcome of a check that could not be made, which neither passed nor failed."""
+        """Return the outcome of a check that could not be made."""
         return cls(reason, (), "skipped")
 
     @classmethod
     def broken(cls, reason: str) -> "Finding":
-        """Return the outcome of a check that the model did not let come to its figures."""
+        """Return the outcome of a check that the model broke before it was measured."""
         return cls(reason, (), "failed")
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """A check, what it found, and how long that took."""
+    """The finding of a named check.
+
+    Args:
+        name: Name of the check.
+        finding: Outcome.
+        seconds: Wall-clock time.
+    """
 
     name: str
     finding: Finding
@@ -76,7 +81,7 @@ class CheckResult:
 
     @property
     def verdict(self) -> Verdict:
-        """That of the finding."""
+        """Verdict of the finding."""
         return self.finding.verdict
 
     def to_dict(self) -> dict[str, Any]:

@@ -10,11 +10,9 @@ from famecli.data.dataset import ImageSplit, Split
 from famecli.errors import GateError, InputError, IntegrityError, NumericsError, UnavailableError
 from famecli.nll.record import TOLERANCE_NATS, parse_nll
 from famecli.nll.score import measure_again, scored_levels
-from famecli.verification.batches import check_batches
 from famecli.verification.causality import check_causality
-from famecli.verification.code_length import check_code
 from famecli.verification.findings import CHECKS, CheckResult, Finding, Measurement
-from famecli.verification.latents import check_latents
+from famecli.verification.nll_checks import check_batches, check_code, check_latents
 from famecli.verification.normalisation import check_normalisation
 from famecli.verification.sampling import check_sampling
 from famecli.verification.subject import Subject
@@ -111,9 +109,9 @@ def run_checks(
     """Yield the result of each check, in order.
 
     Args:
-        subject: The model.
-        checks: By name.
-        advance: Called with 0 and the name of a check that begins, and with 1 and the name when it is done.
+        subject: Model under verification.
+        checks: Checks by name.
+        advance: Called with 0 and the name before each check, and with 1 and the name after it.
     """
     for name, check in checks.items():
         started_s = time.monotonic()
@@ -125,7 +123,7 @@ def run_checks(
 
 @torch.no_grad()
 def _find(check: Check, subject: Subject) -> Finding:
-    """Return the finding of a check; a model that it breaks on has failed it."""
+    """Return the finding of a check; a model that raises a numerical or integrity error fails it."""
     try:
         return check(subject)
     except UnavailableError as error:

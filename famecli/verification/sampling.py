@@ -1,46 +1,45 @@
-"""What is sampled has the distribution that is scored."""
+"""Samples have the distribution that is scored."""
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from famecli.model.fame import Fame
-from famecli.model.likelihoods import Likelihood
 from famecli.rng import image_uniforms
 from famecli.sampling.generate import ImageDecoder
 from famecli.verification.findings import Finding, Measurement
-from famecli.verification.masses import conditional_masses, flat, off_quantile
+from famecli.verification.normalisation import conditional_masses, flat, off_quantile
 from famecli.verification.subject import Subject
-from famecli.verification.uniformity import MOST_DISTANCE, distance
 
 EXACT_IMAGES = 32
 BATCH = 64
-# In terms of the uniforms: what rounding may move a boundary by, in float64 and in single precision. On other
+# Distance that rounding may move a boundary of the uniforms by, in float64 and in single precision. On other
 # devices than a CPU convolutions may round to 10 bits.
 MARGIN = 1e-9
 SINGLE_MARGIN = 1e-4
 DEVICE_MARGIN = 1e-2
 STANDARD_ERRORS = 4.0
-# Masses that entropies are summed from, in all: of some pixels, evenly spread, where all would take longer.
+# Number of masses that entropies are summed from: of evenly spread pixels where all would take longer.
 MASSES = 2**22
+# Exceeded by chance in one of 130,000 cases: 2 exp(-2 * 2.5**2).
+MOST_DISTANCE = 2.5
 SENTENCE = "Samples are drawn from the density that is scored, pixel by pixel."
 
 
 def check_sampling(subject: Subject) -> Finding:
-    """Prove samples by forward passes, in float64 and as they are drawn, and compare cost with entropy.
+    """Check samples by forward passes, in float64 and in their own precision, and compare cost with entropy.
 
-    A sample is exact if each pixel is the quantile, at its uniform, of its masses given the earlier ones, and
-    one pass finds the masses of all pixels. The cost of a pixel minus the entropy of its masses has mean 0
+    A sample is exact if each pixel is the quantile at its uniform of its masses given the earlier pixels, and
+    one pass computes the masses of all pixels. The cost of a pixel minus the entropy of its masses has mean 0
     given the earlier pixels: the sum over pixels and images is a martingale, with known variance.
     """
     exact = _exact_samples(subject)
     wrong, gap, spread, uniforms = 0, 0.0, 0.0, []
     config = subject.model.config
     margin = SINGLE_MARGIN if subject.model.device.type == "cpu" else DEVICE_MARGIN
-    # Odd, so that all columns of even widths are met.
+    # Odd, so that all columns of even widths are included.
     stride = subject.samples * config.dimensions * config.levels // MASSES | 1
     for batch in _native_samples(subject):
         wrong += batch.off_quantile(margin)
@@ -52,7 +51,10 @@ def check_sampling(subject: Subject) -> Finding:
         *exact,
         Measurement(f"pixels of {subject.samples} images of fame sample off their quantile", wrong, 0),
         Measurement(
-            "cost of samples minus entropy, standard errors", abs(_ratio(gap, spread)), STANDARD_ERRORS
+            "cost of samples minus entropy, standard errors",
+            # A model that is certain of everything has a variance of 0.
+            abs(gap / math.sqrt(spread or 1.0)),
+            STANDARD_ERRORS,
         ),
         Measurement(
             "distance of the uniforms from their distribution, times root of n",
@@ -62,38 +64,25 @@ def check_sampling(subject: Subject) -> Finding:
     )
 
 
-def _ratio(gap: float, variance: float) -> float:
-    """Return `gap` in standard deviations; a model that is certain of everything has none."""
-    return gap / math.sqrt(variance) if variance else gap
-
-
-@dataclass(frozen=True)
 class _Samples:
-    """Images with what they are said to have been drawn from."""
+    """Images with their parameters, and the uniforms that they were allegedly drawn with."""
 
-    likelihood: Likelihood
-    levels: int
-    x: Tensor
-    parameters: Tensor
-    uniforms: Tensor
-    log_prob: Tensor
-
-    @classmethod
-    def of(cls, model: Fame, x: Tensor, condition: Tensor | None, uniforms: Tensor) -> "_Samples":
-        parameters = model.pixel_parameters(x, condition)
-        log_prob = model.likelihood.log_prob(x.to(parameters), parameters)
-        return cls(model.likelihood, model.config.levels, x.to(parameters), parameters, uniforms, log_prob)
+    def __init__(self, model: Fame, x: Tensor, condition: Tensor | None, uniforms: Tensor) -> None:
+        self.likelihood, self.levels, self.uniforms = model.likelihood, model.config.levels, uniforms
+        self.parameters = model.pixel_parameters(x, condition)
+        self.x = x.to(self.parameters)
+        self.log_prob = self.likelihood.log_prob(self.x, self.parameters)
 
     def off_quantile(self, margin: float) -> int:
         return off_quantile(self.likelihood, self.levels, self.x, self.parameters, self.uniforms, margin)
 
     def surprise(self, stride: int) -> tuple[float, float]:
-        """Return cost minus entropy, nats, summed over every `stride`-th pixel, and the variance of it."""
+        """Return cost minus entropy in nats, summed over every `stride`-th pixel, and its variance."""
         x, parameters = (flat(each)[:, :, None, ::stride] for each in (self.x, self.parameters))
         entropy, variance = 0.0, 0.0
         for each in conditional_masses(self.likelihood, self.levels, x, parameters):
             mass = each.log_masses.double().exp()
-            # Of what has no mass, nothing is drawn.
+            # Levels without mass are never drawn.
             cost = torch.where(mass > 0, -each.log_masses.double(), 0.0)
             mean = (mass * cost).sum(0)
             entropy += float(mean.sum())
@@ -102,7 +91,7 @@ class _Samples:
 
 
 def _exact_samples(subject: Subject) -> list[Measurement]:
-    """Return what passes in float64 say of images that are drawn in float64."""
+    """Return measurements, by passes in float64, of images drawn in float64."""
     model, count = subject.exact, min(EXACT_IMAGES, subject.samples)
     condition = subject.prior_conditions(model, count)
     uniforms = image_uniforms(subject.names(count), model.uniforms_shape, torch.float64).to(model.device)
@@ -114,14 +103,26 @@ def _exact_samples(subject: Subject) -> list[Measurement]:
         measured.append(
             Measurement(f"pixels of {count} images, float64, that a pass does not give", wrong, 0)
         )
-    off = _Samples.of(model, x, condition, uniforms).off_quantile(MARGIN)
+    off = _Samples(model, x, condition, uniforms).off_quantile(MARGIN)
     return [*measured, Measurement(f"pixels of {count} images, float64, off their quantile", off, 0)]
 
 
 def _native_samples(subject: Subject) -> Iterator[_Samples]:
-    """Yield the images of `fame sample`, with all in the precision of the model."""
+    """Yield the model's own samples, all in the precision of the model."""
     model = subject.model
     for first in range(0, subject.samples, BATCH):
         x = torch.from_numpy(subject.drawn[first : first + BATCH]).to(model.device)
         uniforms = image_uniforms(subject.names(len(x), first), model.uniforms_shape).to(model.device)
-        yield _Samples.of(model, x, subject.prior_conditions(model, len(x), first), uniforms)
+        yield _Samples(model, x, subject.prior_conditions(model, len(x), first), uniforms)
+
+
+def distance(uniforms: Tensor) -> float:
+    """Return the Kolmogorov distance of numbers in [0, 1] to the uniform distribution, times root of n.
+
+    It is the largest difference between a point and the share of numbers below it. Repeated numbers, such as
+    the same for each image, increase it as well.
+    """
+    ordered = uniforms.double().flatten().sort().values
+    steps = torch.arange(len(ordered) + 1, dtype=torch.float64, device=ordered.device) / len(ordered)
+    largest = torch.maximum((steps[1:] - ordered).amax(), (ordered - steps[:-1]).amax())
+    return float(largest) * math.sqrt(len(ordered))

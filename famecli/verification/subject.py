@@ -12,18 +12,18 @@ from famecli.rng import ImageNoise, stream, uniforms
 from famecli.sampling.generate import generate
 
 StreamName = tuple[str | int, ...]
-# A mixture's entropies are sums over all levels: fewer images for these.
+# Fewer images for mixtures, whose entropies are sums over all levels.
 SAMPLES = {"bernoulli": 256, "logistic-mixture": 64}
 
 
 class Subject:
-    """A model that is being verified. It is never changed: what puts it in another mode works on a copy.
+    """A model under verification; it is never changed, checks that change its mode work on a copy.
 
     Args:
-        model: In evaluation mode, on its device.
-        seed: Of its samples and of all that is drawn for the checks.
-        samples: Images that the sampler's check draws; None for `SAMPLES`.
-        images: Least number of images that every other check is made with; None for what each thinks right.
+        model: Model in evaluation mode, on its device.
+        seed: Seed of its samples and of all random numbers of the checks.
+        samples: Number of images that the sampler's check draws; None for `SAMPLES`.
+        images: Least number of images of every other check; None for the check's own number.
     """
 
     def __init__(
@@ -49,9 +49,9 @@ class Subject:
         return [("sample", self.seed + first + index) for index in range(count)]
 
     def images(self, count: int) -> Tensor:
-        """Return `count` images, float64: the model's own, and random levels where those do not suffice.
+        """Return `count` images, float64: the model's own, and random levels if those are too few.
 
-        The last one is of random levels in any case, which no model has reason to draw.
+        The last image always has random levels, which a trained model hardly ever draws.
         """
         own = torch.from_numpy(self.drawn[: count - 1]).double()
         config = self.model.config
@@ -61,10 +61,10 @@ class Subject:
         return torch.cat([own, (random * config.levels).floor()]).to(self.exact.device)
 
     def prior_conditions(self, model: Fame, count: int, first: int = 0) -> Tensor | None:
-        """Return what `model`'s decoder is given for images of `drawn`, from index `first` on."""
+        """Return the condition of `model`'s decoder for images of `drawn`, from index `first` on."""
         return model.prior_condition(count, ImageNoise(self.names(count, first), device=model.device))
 
     def posterior_noise(self, count: int) -> ImageNoise:
-        """Return noise for the latents of `count` images, by their index; twice the same."""
+        """Return noise for the latents of `count` images by their index, the same for each call."""
         names: list[StreamName] = [("verify", self.seed, index) for index in range(count)]
         return ImageNoise(names, device=self.exact.device)

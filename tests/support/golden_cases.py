@@ -24,8 +24,7 @@ from famecli.config.presets import model_config
 from famecli.model.fame import Fame
 from famecli.nll.evaluate import evaluate
 from famecli.rng import ImageNoise, image_uniforms
-from famecli.sampling.complete import complete_batches
-from famecli.sampling.generate import generate
+from famecli.sampling.generate import complete_batches, generate
 from famecli.sampling.reconstruction import Settings, reconstruct
 from support.golden_samples import Drawn
 from support.models import random_images, randomise

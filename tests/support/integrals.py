@@ -9,7 +9,7 @@ from torch import Tensor
 
 from famecli.config.schema import DecoderConfig, ModelConfig, StageConfig
 from famecli.model.fame import Fame
-from famecli.nll.latents import GivenNoise, LatentSpace
+from famecli.nll.hmc import LatentSpace, given_noise
 from support.models import all_images, randomise
 
 EVERY = all_images(1, 2, 2)
@@ -49,7 +49,7 @@ def exact_nats(model: Fame) -> np.ndarray:
     line = torch.linspace(-7.0, 7.0, 71, dtype=torch.float64)
     normals = torch.cartesian_prod(line, line)
     log_mass = -0.5 * normals.square().sum(1) - math.log(2 * math.pi) + 2 * math.log(float(line[1] - line[0]))
-    condition = model.prior_condition(len(normals), GivenNoise(normals, ((1,), (1,))))
+    condition = model.prior_condition(len(normals), given_noise(normals, ((1,), (1,))))
     nats = []
     for image in EVERY:
         log_px = model.log_prob(image.expand(len(normals), -1, -1, -1), condition).flatten(1).sum(1)

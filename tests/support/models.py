@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from famecli.config.presets import PRESETS, Size, model_config
 from famecli.config.schema import DecoderConfig, ModelConfig, StageConfig
 from famecli.model.decoder import Decoder
+from famecli.model.distributions import make_likelihood
 from famecli.model.fame import Fame
-from famecli.model.likelihoods import make_likelihood
 from famecli.rng import BatchNoise, ImageNoise
 
 M = TypeVar("M", bound=nn.Module)

@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from famecli.model.causal import CausalConv2d
+from famecli.model.distributions import Bernoulli, Gaussian, LogisticMixture
 from famecli.model.fame import Fame, Stage
-from famecli.model.latents import Gaussian
-from famecli.model.likelihoods import Bernoulli, LogisticMixture
+from famecli.model.layers import CausalConv2d
 from famecli.nll import evaluate as evaluation
 from famecli.rng import ImageNoise
 from famecli.sampling import sampler
@@ -17,7 +16,7 @@ from famecli.verification import sampling, subject
 
 # Breaks a model, or the classes that it is made of.
 Sabotage = Callable[[Fame, pytest.MonkeyPatch], None]
-Beliefs = tuple[Gaussian, Gaussian | None]
+PriorAndPosterior = tuple[Gaussian, Gaussian | None]
 
 
 def wrap(patch: pytest.MonkeyPatch, owner: object, name: str, change: Callable[..., object]) -> None:
@@ -29,9 +28,10 @@ def wrap(patch: pytest.MonkeyPatch, owner: object, name: str, change: Callable[.
 def leak(model: Fame, add: Callable[[Tensor, Tensor], None]) -> None:
     """Let `add(parameters, image)` write into the decoder's outputs; both float64, the image in [-1, 1]."""
 
-    def hook(module: nn.Module, inputs: tuple[Tensor, Tensor | None], parameters: Tensor) -> Tensor:
+    def hook(module: nn.Module, inputs: tuple[Tensor | None, Tensor | None], parameters: Tensor) -> Tensor:
         changed = parameters.clone()
-        add(changed, inputs[0])
+        if inputs[0] is not None:
+            add(changed, inputs[0])
         return changed
 
     model.decoder.register_forward_hook(hook)
@@ -81,13 +81,13 @@ def no_mask(model: Fame, patch: pytest.MonkeyPatch) -> None:
 
 
 def prior_sees_image(model: Fame, patch: pytest.MonkeyPatch) -> None:
-    def beliefs(
-        original: Callable[..., Beliefs], self: Stage, h: Tensor | None, d: Tensor | None, n: int
-    ) -> Beliefs:
+    def prior_and_posterior(
+        original: Callable[..., PriorAndPosterior], self: Stage, h: Tensor | None, d: Tensor | None, n: int
+    ) -> PriorAndPosterior:
         prior, posterior = original(self, h, d, n)
         return (prior if d is None else Gaussian(prior.mean + 1e-6 * d.mean(), prior.scale)), posterior
 
-    wrap(patch, Stage, "beliefs", beliefs)
+    wrap(patch, Stage, "prior_and_posterior", prior_and_posterior)
 
 
 def batch_norm(model: Fame, patch: pytest.MonkeyPatch) -> None:
@@ -240,12 +240,12 @@ def floored_levels(model: Fame, patch: pytest.MonkeyPatch) -> None:
 
 
 def sampler_with_other_weights(model: Fame, patch: pytest.MonkeyPatch) -> None:
-    def pack(original: Callable[..., object], *args: object) -> object:
+    def packed(original: Callable[..., object], *args: object) -> object:
         weights = original(*args)
         weights.head2[0, 0, -1] += 0.05
         return weights
 
-    wrap(patch, sampler, "pack", pack)
+    wrap(patch, sampler, "PackedDecoder", packed)
 
 
 def cold_samples(model: Fame, patch: pytest.MonkeyPatch) -> None:

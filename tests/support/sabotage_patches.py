@@ -9,10 +9,10 @@ from torch.nn import functional as F
 
 from famecli.model import decoder as decoder_module
 from famecli.model.decoder import Decoder
+from famecli.model.distributions import scale_levels
 from famecli.model.fame import Fame
-from famecli.model.likelihoods import scale_levels
 from famecli.sampling import packing, wavefront
-from famecli.sampling.skew import SkewedMaps
+from famecli.sampling.packing import SkewedMaps
 from famecli.sampling.wavefront import AttentionMemory, WavefrontWorkspace, WaveViews
 from famecli.sampling.workspace import StepViews
 from support.sabotage import wrap

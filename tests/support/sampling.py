@@ -5,14 +5,14 @@ import random
 from dataclasses import dataclass
 
 import torch
+from famecli.sampling.naive import sample_naive
 from torch import Tensor
 
 from famecli.config.presets import model_config
 from famecli.config.schema import DecoderConfig
 from famecli.model.decoder import Decoder
+from famecli.model.distributions import Likelihood, make_likelihood
 from famecli.model.fame import Fame
-from famecli.model.likelihoods import Likelihood, make_likelihood
-from famecli.sampling.naive import sample_naive
 from famecli.sampling.plan import Plan, Step
 from famecli.sampling.sampler import Sampler
 from support.models import make_decoder, model_around

@@ -3,8 +3,8 @@
 import torch
 
 from famecli.model.fame import Fame
-from famecli.verification.code_length import check_code
 from famecli.verification.findings import Finding
+from famecli.verification.nll_checks import check_code
 from famecli.verification.runner import MODEL_CHECKS, run_checks
 from famecli.verification.subject import Subject
 from support.models import preset_model

@@ -1,20 +1,29 @@
-"""Probability mass functions of pixels: log_prob, mean and sample of one and the same function.
+"""Distributions: probability mass functions of pixels, and diagonal Gaussians of latents.
 
-Dimension 1 holds channels or parameters, dimensions after it are positions, none or many. Images are integer
-levels 0 to levels - 1 held in floats; networks see them through `scale_levels`.
+`log_prob`, `mean` and `sample` of a likelihood are those of one mass function. Dimension 1 holds channels or
+parameters; dimensions after it are positions, none or many. Images are integer levels 0 to levels - 1 held in
+floats; networks see them through `scale_levels`.
 """
 
-from typing import Protocol
+import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from famecli.config.schema import ModelConfig
+from famecli.model.layers import to_float32_or_wider
 
 SMALLEST_LOG_SCALE = -7.0
-# From about 86 on, gradients and then masses are no longer finite in single precision.
+# From about 86 on, gradients and then masses overflow in single precision.
 LARGEST_LOG_SCALE = 40.0
+SMALLEST_SCALE = 1e-3
+# With `bounded_latents`, bounds of prior and recognition before they are merged.
+LARGEST_MEAN = 5.0
+LOWEST_LOG_SCALE, HIGHEST_LOG_SCALE = -4.0, 1.5
+# softplus(RAW_ONE) + SMALLEST_SCALE = 1, so that zero-initialised heads start at a standard normal.
+RAW_ONE = math.log(math.expm1(1.0 - SMALLEST_SCALE))
 
 
 def scale_levels(x: Tensor, levels: int) -> Tensor:
@@ -22,55 +31,34 @@ def scale_levels(x: Tensor, levels: int) -> Tensor:
     return x * (2.0 / (levels - 1)) - 1.0
 
 
-class Likelihood(Protocol):
-    """What a decoder's outputs mean.
+class Bernoulli:
+    """Independent bits given one logit each.
+
+    Args:
+        channels: Channels per pixel.
 
     Attributes:
         parameters: Feature maps of parameters per pixel.
         uniforms: Uniform random numbers that sampling a pixel takes.
     """
 
-    parameters: int
-    uniforms: int
+    def __init__(self, channels: int) -> None:
+        self.parameters = self.uniforms = channels
 
     def log_prob(self, x: Tensor, parameters: Tensor) -> Tensor:
         """Return nats `(B, ...)` per pixel, channels summed, of levels `x` `(B, C, ...)`."""
-        ...
-
-    def mean(self, parameters: Tensor) -> Tensor:
-        """Return the expected levels `(B, C, ...)`."""
-        ...
-
-    def sample(self, parameters: Tensor, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
-        """Return the levels `(B, C, ...)` that `uniforms` `(B, self.uniforms, ...)` in [0, 1) stand for."""
-        ...
-
-    def initial_bias(self) -> Tensor:
-        """Return the parameters `(self.parameters,)` that an untrained decoder should start at."""
-        ...
-
-
-class Bernoulli:
-    """Independent bits given one logit each.
-
-    Args:
-        channels: Channels per pixel.
-    """
-
-    def __init__(self, channels: int) -> None:
-        self.parameters = channels
-        self.uniforms = channels
-
-    def log_prob(self, x: Tensor, parameters: Tensor) -> Tensor:
         return F.logsigmoid(parameters * (2.0 * x - 1.0)).sum(1)
 
     def mean(self, parameters: Tensor) -> Tensor:
+        """Return the expected levels `(B, C, ...)`."""
         return torch.sigmoid(parameters)
 
     def sample(self, parameters: Tensor, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
+        """Return the levels `(B, C, ...)` that `uniforms` `(B, self.uniforms, ...)` in [0, 1) stand for."""
         return (uniforms < torch.sigmoid(parameters / temperature)).to(parameters.dtype)
 
     def initial_bias(self) -> Tensor:
+        """Return the parameters `(self.parameters,)` that an untrained decoder should start at."""
         return torch.zeros(self.parameters)
 
 
@@ -84,6 +72,10 @@ class LogisticMixture:
         channels: Channels per pixel, 1 or 3.
         levels: Values of a channel.
         mixtures: Components.
+
+    Attributes:
+        parameters: Feature maps of parameters per pixel.
+        uniforms: Uniform random numbers that sampling a pixel takes.
 
     Source: arXiv:1701.05517, sections 2.1 and 2.2.
     Differs: the mass of an inner level is computed in a closed form that is stable everywhere, with no
@@ -104,14 +96,13 @@ class LogisticMixture:
             [k, c * k, c * k, self.coefficients * k], dim=1
         )
         log_scales = log_scales.unflatten(1, (c, k)).clamp(SMALLEST_LOG_SCALE, LARGEST_LOG_SCALE)
-        # Not unflatten: it refuses the zero coefficients of a grey image.
+        # Not unflatten, which rejects the empty coefficients of a grey image.
         table = coefficients.reshape(parameters.shape[0], self.coefficients, k, *parameters.shape[2:])
         return logits, means.unflatten(1, (c, k)), log_scales, torch.tanh(table)
 
     def location(self, means: Tensor, coefficients: Tensor, channel: int, earlier: list[Tensor]) -> Tensor:
         """Return the components' locations `(B, K, ...)` of `channel` given the scaled earlier channels."""
-        location = means[:, channel]
-        first = channel * (channel - 1) // 2
+        location, first = means[:, channel], channel * (channel - 1) // 2
         for index, value in enumerate(earlier):
             location = location + coefficients[:, first + index] * value
         return location
@@ -132,6 +123,7 @@ class LogisticMixture:
         return from_above + from_below + torch.where(is_first | is_last, torch.zeros_like(width), width)
 
     def log_prob(self, x: Tensor, parameters: Tensor) -> Tensor:
+        """Return nats `(B, ...)` per pixel, channels summed, of levels `x` `(B, C, ...)`."""
         logits, means, log_scales, coefficients = self.split(parameters)
         scaled = scale_levels(x, self.levels).unsqueeze(2)  # (B, C, 1, ...)
         total = F.log_softmax(logits, dim=1)
@@ -163,6 +155,7 @@ class LogisticMixture:
         return (scaled + 1.0) * (0.5 * (self.levels - 1))
 
     def sample(self, parameters: Tensor, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
+        """Return the levels `(B, C, ...)` that `uniforms` `(B, self.uniforms, ...)` in [0, 1) stand for."""
         logits, means, log_scales, coefficients = self.split(parameters)
         bounds = torch.softmax(logits / temperature, dim=1).cumsum(1)[:, :-1]
         chosen = (uniforms[:, :1] >= bounds).sum(1, keepdim=True)  # (B, 1, ...), component index
@@ -183,12 +176,14 @@ class LogisticMixture:
         return torch.round((stacked + 1.0) * (0.5 * (self.levels - 1)))
 
     def initial_bias(self) -> Tensor:
-        bias = torch.zeros(self.parameters)
-        spread = torch.linspace(-1.0, 1.0, self.mixtures + 2)[1:-1]
-        k, c = self.mixtures, self.channels
-        bias[k : k + c * k] = spread.repeat(c)
+        """Return the parameters `(self.parameters,)` that an untrained decoder should start at."""
+        bias, k, c = torch.zeros(self.parameters), self.mixtures, self.channels
+        bias[k : k + c * k] = torch.linspace(-1.0, 1.0, k + 2)[1:-1].repeat(c)
         bias[k + c * k : k + 2 * c * k] = -1.5
         return bias
+
+
+Likelihood = Bernoulli | LogisticMixture
 
 
 def make_likelihood(config: ModelConfig) -> Likelihood:
@@ -196,3 +191,64 @@ def make_likelihood(config: ModelConfig) -> Likelihood:
     if config.likelihood == "bernoulli":
         return Bernoulli(config.channels)
     return LogisticMixture(config.channels, config.levels, config.mixtures)
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """A diagonal Gaussian over latents of a stochastic layer.
+
+    Args:
+        mean: Means, `(B, ...)`.
+        scale: Standard deviations, same shape.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    @classmethod
+    def from_head(cls, raw: Tensor, *, bounded: bool = False) -> "Gaussian":
+        """Return the Gaussian whose means and raw scales are the two halves of dimension 1.
+
+        The softplus of raw scales are the scales. With `bounded`, means and log-scales pass smooth bounds:
+        huge means beside tiny scales would leave no digits for their difference. All is computed in float32
+        or wider, since in bfloat16 the KL divergence of close Gaussians would be noise.
+        """
+        mean, scale = to_float32_or_wider(raw).chunk(2, dim=1)
+        if not bounded:
+            return cls(mean, F.softplus(scale + RAW_ONE) + SMALLEST_SCALE)
+        low, high = (bound * torch.tanh(scale / bound) for bound in (-LOWEST_LOG_SCALE, HIGHEST_LOG_SCALE))
+        return cls(LARGEST_MEAN * torch.tanh(mean / LARGEST_MEAN), torch.where(scale < 0, low, high).exp())
+
+    @classmethod
+    def standard(cls, like: Tensor) -> "Gaussian":
+        """Return the standard normal with the shape and device of `like`."""
+        return cls(torch.zeros_like(like), torch.ones_like(like))
+
+    def merge(self, other: "Gaussian") -> "Gaussian":
+        """Return the normalised product of both densities: precisions add, means are weighted by them.
+
+        Source: arXiv:1602.02282, equations 17 to 19.
+        """
+        own, others = self.scale.pow(-2), other.scale.pow(-2)
+        variance = 1.0 / (own + others)
+        return Gaussian((self.mean * own + other.mean * others) * variance, variance.sqrt())
+
+    def sample(self, noise: Tensor, temperature: float = 1.0) -> Tensor:
+        """Return `mean + scale * noise * temperature` for standard normal `noise`."""
+        return self.mean + self.scale * noise * temperature
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Return the log-density of `z` in nats, summed over each latent: `(B,)`."""
+        standardised = (z - self.mean) / self.scale
+        each = -0.5 * standardised.square() - self.scale.log() - 0.5 * math.log(2 * math.pi)
+        return each.flatten(1).sum(1)
+
+    def kl(self, other: "Gaussian") -> Tensor:
+        """Return KL(self || other) in nats, summed over each latent: `(B,)`."""
+        return self.kl_each(other).flatten(1).sum(1)
+
+    def kl_each(self, other: "Gaussian") -> Tensor:
+        """Return KL(self || other) of every entry, in nats: `(B, ...)`."""
+        ratio = self.scale / other.scale
+        shift = (self.mean - other.mean) / other.scale
+        return 0.5 * (ratio.square() + shift.square() - 1.0) - ratio.log()

@@ -1,0 +1,328 @@
+"""Compression: images to a file and back with the model of a checkpoint, and what that costs.
+
+Images of a user have to come back pixel for pixel, so images that a model would see only in part are refused.
+"""
+
+import copy
+import io
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from famecli.checkpoints.checkpoint import Checkpoint
+from famecli.coding.codec import Codec
+from famecli.coding.container import (
+    SCHEMA,
+    CodedFile,
+    FileHeader,
+    Machine,
+    hash_levels,
+    invalid_names_reason,
+    png_name,
+    run_lengths,
+)
+from famecli.config.schema import ModelConfig
+from famecli.data.arrays import images_of, read_array
+from famecli.data.folder import is_array
+from famecli.data.image_files import READABLE, exact_levels, read_images
+from famecli.errors import InputError, IntegrityError, UsageError
+from famecli.images import to_uint8, write_png
+from famecli.model.fame import Fame
+from famecli.nll.units import NATS_PER_BIT
+from famecli.sampling.sampler import CHUNK
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
+
+
+def read_originals(config: ModelConfig, files: Sequence[str]) -> tuple[list[str] | None, np.ndarray]:
+    """Return names of PNG files for the images, None for numbered images, and their levels `(N, C, H, W)`.
+
+    Args:
+        config: Configuration of the model that will code them.
+        files: Image files, and folders of them; or one npy or npz file, whose images are numbered.
+
+    Raises:
+        UsageError: A file is stdin, which has no name, or an array is not the only file.
+        InputError: An image has another size than the model's, or contents that the model cannot see:
+            colours, greys, transparency, 16 bits, several frames; or two images would have the same name.
+    """
+    if "-" in files:
+        raise UsageError("an image on stdin has no name to be restored under", "name files or folders")
+    if arrays := [name for name in files if is_array(name)]:
+        if len(files) > 1:
+            raise UsageError(f"{arrays[0]} has numbers for names: it goes alone", "write several files")
+        return None, _read_array(config, arrays[0])
+    found = read_images(files, config.image_shape)
+    for path, pixels in found:
+        _check_same(path, pixels)
+    names = [png_name(path) for path, _ in found]
+    if reason := invalid_names_reason(names):
+        raise InputError(f"these images cannot be in one file: {reason}", "rename it, or write several files")
+    levels = exact_levels(
+        np.stack([pixels for _, pixels in found]), config.levels, lambda index: found[index][0]
+    )
+    return names, levels
+
+
+def _read_array(config: ModelConfig, name: str) -> np.ndarray:
+    if not Path(name).exists():
+        raise InputError(f"cannot read {name}: no such file")
+    pixels = images_of(read_array(Path(name)), name)
+    if pixels.shape[1:] != config.image_shape:
+        raise InputError(f"{name} has images of {pixels.shape[1:]}, the model takes {config.image_shape}")
+    return exact_levels(pixels, config.levels, lambda index: f"{name}: image {index}")
+
+
+def _check_same(path: str, pixels: np.ndarray) -> None:
+    """Check that `pixels` `(C, H, W)` are the whole content of an image file."""
+    from PIL import Image
+
+    with Image.open(path, formats=list(READABLE)) as image:
+        if image.mode not in MODES or any(";16" in str(tile[-1]) for tile in image.tile):
+            raise InputError(
+                f"{path} is no image of 8 bits in greys or RGB (mode {image.mode})",
+                "convert it to greys or RGB of 8 bits per channel first",
+            )
+        if getattr(image, "n_frames", 1) > 1:
+            raise InputError(f"{path} has several frames", "split it first")
+        shown = np.asarray(image.convert("RGBA"))
+    if (shown[:, :, 3] != 255).any():
+        raise InputError(f"{path} is transparent in places", "flatten it first")
+    if (shown[:, :, :3] != pixels.transpose(1, 2, 0)).any():
+        raise InputError(f"{path} has colours, the model is for greys", "convert it to greys first")
+
+
+def encode_images(
+    checkpoint: Checkpoint,
+    levels: np.ndarray,
+    *,
+    names: Sequence[str] | None = None,
+    first: int = 0,
+    group: int = CHUNK,
+    advance: Callable[[int], None] = lambda images: None,
+) -> CodedFile:
+    """Return images as a file; they are encoded on the CPU, in double precision.
+
+    Args:
+        checkpoint: Checkpoint of the model, which is not changed.
+        levels: Integer levels, uint8, `(N, C, H, W)`, at least one image.
+        names: Names of the images' files; None for numbered images.
+        first: Number of the first image, for numbered images.
+        group: Largest number of images that are coded at once.
+        advance: Called with the number of images just done.
+    """
+    coded = _portable_codec(checkpoint.model, group).encode(levels, advance=advance)
+    config = checkpoint.model.config
+    header = FileHeader(
+        schema=SCHEMA,
+        name=Path(checkpoint.source).stem[:100],
+        weights=checkpoint.weights,
+        weights_sha256=checkpoint.weights_sha256,
+        shape=config.image_shape,
+        levels=config.levels,
+        names=None if names is None else tuple(names),
+        first=first,
+        levels_sha256=hash_levels(levels),
+        initial_bits=coded.initial_bits,
+        bits=coded.bits,
+        groups=run_lengths(coded.groups),
+        machine=Machine.here(),
+    )
+    return CodedFile(header, coded.payload)
+
+
+def decode_images(
+    checkpoint: Checkpoint, file: CodedFile, advance: Callable[[int], None] = lambda images: None
+) -> np.ndarray:
+    """Return the levels of the images in a file, `(N, C, H, W)`, uint8, checked against their hash.
+
+    Args:
+        checkpoint: Checkpoint of the model, which is not changed; see `check_model`.
+        file: File of coded images.
+        advance: Called with the number of images just done.
+
+    Raises:
+        IntegrityError: The decoded images are not the ones that were coded.
+    """
+    codec = _portable_codec(checkpoint.model)
+    try:
+        levels = codec.decode(file.coded(), advance)
+    except IntegrityError as error:
+        # The checksum of the file was right, so another machine is the likely reason.
+        raise IntegrityError(str(error), file.header.machine.advice()) from error
+    file.check(levels)
+    return levels
+
+
+def _portable_codec(model: Fame, group: int = CHUNK) -> Codec:
+    """Return the codec of a copy of `model` on the CPU in double precision."""
+    return Codec(copy.deepcopy(model).on("cpu").double(), group)
+
+
+def check_model(checkpoint: Checkpoint, header: FileHeader, source: str, hint: str = "") -> None:
+    """Check that a file was written with a model.
+
+    Args:
+        checkpoint: Checkpoint of the model.
+        header: Header of the file.
+        source: Name of the file in errors.
+        hint: Advice in case the file was written with another model.
+
+    Raises:
+        IntegrityError: The file was written with another model.
+        InputError: The file was written with this model, but for images of another shape.
+    """
+    if checkpoint.weights_sha256 != header.weights_sha256:
+        raise IntegrityError(
+            f"{source} was written with weights {header.weights_sha256[:12]} ({header.name}), "
+            f"not with {checkpoint.weights_sha256[:12]} of {checkpoint.source}",
+            hint,
+        )
+    config = checkpoint.model.config
+    if (config.image_shape, config.levels) != (header.shape, header.levels):
+        raise InputError(f"{source} has images of {header.shape}, its model {config.image_shape}")
+
+
+@dataclass(frozen=True)
+class CodeLength:
+    """Size of images as a code that was decoded again, and as image files; bits of all images together.
+
+    Args:
+        images: Number of images.
+        dimensions: Number of values of an image.
+        net_bits: Size of the code, without initial bits.
+        initial_bits: Random bits in the code, which the decoder gets back in the end.
+        png_bits: Size as PNG files, with one bit per pixel for images of two levels.
+        webp_bits: Size as lossless WebP files.
+        encode_s: Seconds spent encoding.
+        decode_s: Seconds spent decoding.
+    """
+
+    images: int
+    dimensions: int
+    net_bits: int
+    initial_bits: int
+    png_bits: int
+    webp_bits: int
+    encode_s: float
+    decode_s: float
+
+    def per_dim(self, bits: int) -> float:
+        """Return bits of all images as bits per pixel and channel."""
+        return bits / (self.images * self.dimensions)
+
+    def rows(self) -> Iterator[tuple[str, float]]:
+        """Yield each kind of storage and its nats per image."""
+        lengths = {"coded and decoded": self.net_bits, "PNG": self.png_bits, "WebP": self.webp_bits}
+        for label, bits in lengths.items():
+            yield label, bits / self.images * NATS_PER_BIT
+
+    def remark(self) -> str:
+        """Return a sentence on initial bits and speed."""
+        return (
+            f"all {self.images:,} images came back as they were; {self.initial_bits:,} initial bits beside; "
+            f"{self._speed(self.encode_s)} images/s encoded, {self._speed(self.decode_s)} decoded"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON; units are in the keys."""
+        return {
+            "images": self.images,
+            "net_bits": self.net_bits,
+            "initial_bits": self.initial_bits,
+            "bits_per_dim": self.per_dim(self.net_bits),
+            "png_bits_per_dim": self.per_dim(self.png_bits),
+            "webp_bits_per_dim": self.per_dim(self.webp_bits),
+            "encode_images_per_s": self._speed(self.encode_s),
+            "decode_images_per_s": self._speed(self.decode_s),
+        }
+
+    def _speed(self, seconds: float) -> float:
+        return round(self.images / max(seconds, 1e-9), 1)
+
+
+def measure_code(
+    model: Fame, levels: np.ndarray, advance: Callable[[int], None] = lambda images: None
+) -> CodeLength:
+    """Encode images as `encode_images` does, decode them, and return their size.
+
+    Args:
+        model: Model on any device, which is not changed.
+        levels: Integer levels, uint8, `(N, C, H, W)`, at least one image.
+        advance: Called with the number of images just encoded, then just decoded: `2 * N` in total.
+
+    Raises:
+        IntegrityError: The decoded images are not the ones that were coded.
+    """
+    codec = _portable_codec(model)
+    started_s = time.monotonic()
+    coded = codec.encode(levels, advance=advance)
+    encoded_s = time.monotonic()
+    again = codec.decode(coded, advance)
+    decoded_s = time.monotonic()
+    if not np.array_equal(again, levels):
+        raise IntegrityError("the images that were decoded are not those that were coded")
+    png, webp = file_bits(levels, model.config.levels)
+    return CodeLength(
+        images=len(levels),
+        dimensions=model.config.dimensions,
+        net_bits=coded.net_bits,
+        initial_bits=coded.initial_bits,
+        png_bits=png,
+        webp_bits=webp,
+        encode_s=encoded_s - started_s,
+        decode_s=decoded_s - encoded_s,
+    )
+
+
+def file_bits(levels: np.ndarray, num_levels: int) -> tuple[int, int]:
+    """Return the bits of images as PNG files, with one bit per pixel for two levels, and as WebP files.
+
+    Args:
+        levels: Integer levels, uint8, `(N, C, H, W)`.
+        num_levels: Number of values that a channel can take.
+    """
+    from PIL import Image
+
+    png_bytes, webp_bytes = 0, 0
+    for pixels in to_uint8(levels, num_levels):
+        image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+        png = image.convert("1") if num_levels == 2 and image.mode == "L" else image
+        png_bytes += _size_bytes(png, "PNG", optimize=True)
+        webp_bytes += _size_bytes(image.convert("RGB"), "WEBP", lossless=True, quality=100, method=6)
+    return 8 * png_bytes, 8 * webp_bytes
+
+
+def _size_bytes(image: "Image", format: str, **options: object) -> int:
+    content = io.BytesIO()
+    image.save(content, format, **options)
+    return len(content.getvalue())
+
+
+def write_named(levels: np.ndarray, header: FileHeader, folder: Path) -> None:
+    """Write images as PNG files under their names, which were checked when their file was read.
+
+    Args:
+        levels: Levels of the images, `(N, C, H, W)`.
+        header: Header of the file of coded images.
+        folder: Folder, which is made if there is none.
+
+    Raises:
+        InputError: The folder or a file in it cannot be written, or a name is that of a link.
+    """
+    names = header.file_names()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make folder {folder}: {error.strerror}") from error
+    if links := [name for name in names if (folder / name).is_symlink()]:
+        raise InputError(f"{folder / links[0]} is a link", "choose another folder")
+    for name, image in zip(names, to_uint8(levels, header.levels), strict=True):
+        write_png(folder / name, image, {}, sync=False)

@@ -1,0 +1,239 @@
+"""Checks of the NLL: it is independent of the batch, its rate is a divergence, it is a code length."""
+
+import copy
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributions import Normal
+
+from famecli.coding.codec import Codec
+from famecli.coding.stack import STATE_WORDS, WORD_BITS
+from famecli.model.distributions import Gaussian
+from famecli.model.fame import Draw, Fame, NllTerms
+from famecli.nll.evaluate import evaluate
+from famecli.nll.units import NATS_PER_BIT
+from famecli.rng import ImageNoise
+from famecli.verification.findings import Finding, Measurement
+from famecli.verification.sampling import MOST_DISTANCE, distance
+from famecli.verification.subject import Subject
+
+IMAGES = 4
+# Limits relative to the NLL. Sums of a thousand terms in float64, each rounded by 1e-16 of itself.
+BATCH_LIMIT = 1e-10
+# In single precision; on other devices than a CPU convolutions may round to 10 bits.
+SINGLE_BATCH_LIMIT = 1e-5
+DEVICE_BATCH_LIMIT = 1e-3
+DENSITY_LIMIT = 1e-9
+EXACT_LIMIT = 0.01
+LATENTS_LIMIT = 0.02
+# So many bits of each latent that its bins cost next to nothing; initial bits do not count here.
+LATENT_BITS = 10
+# Size of a coder's state, which the NLL does not include.
+STATE_BITS = WORD_BITS * STATE_WORDS
+STANDARD_ERRORS = 4.0
+DRAWS = 4
+CODE_BATCH = 64
+BATCHES = (
+    "The NLL of an image does not depend on the other images of its batch, nor on the mode of the model."
+)
+RATE = "The rate is the divergence of the posterior that latents are drawn from to the prior of samples."
+CODE_LENGTH = "Images can be coded in as many bits as their NLL says, and decoded again."
+
+
+def check_batches(subject: Subject) -> Finding:
+    """Compare the NLL of images alone, in a batch, in another batch and order, and in training mode.
+
+    The latents of an image come from the same noise each time. In float64 the NLLs differ by rounding alone.
+    The same is then tested for the NLLs of `evaluate` in the model's own precision.
+    """
+    model, count = subject.exact, max(IMAGES, subject.least_images)
+    images = subject.images(2 * count)
+    noise = _draw_noise(model, images, subject)
+    rows, strangers = list(range(count)), list(range(count, 2 * count))
+    alone = torch.cat([_nll(model, images, noise, [row]) for row in rows])
+    elsewhere = _nll(model, images, noise, [*strangers[1:], *reversed(rows), strangers[0]])
+    training = _nll(copy.deepcopy(model).train(), images, noise, rows)
+    cases = {
+        "in a batch": _nll(model, images, noise, rows),
+        "in another batch, other order": elsewhere[count - 1 : -1].flip(0),
+        "in training mode": training,
+    }
+    size = max(1.0, float(alone.abs().max()))
+    return Finding.of(
+        BATCHES,
+        *(
+            Measurement(
+                f"largest change of the NLL {where}, nats",
+                float((nats - alone).abs().amax()),
+                BATCH_LIMIT * size,
+            )
+            for where, nats in cases.items()
+        ),
+        Measurement(
+            "largest change of the NLL by --batch-size, nats",
+            _by_batch_size(subject, images),
+            size * (SINGLE_BATCH_LIMIT if model.device.type == "cpu" else DEVICE_BATCH_LIMIT),
+        ),
+    )
+
+
+def _by_batch_size(subject: Subject, images: Tensor) -> float:
+    """Return the largest difference of NLLs in nats, evaluated one by one, in pairs and all at once."""
+    levels = images.cpu().numpy().astype(np.uint8)
+    sizes = (1, 2, len(levels))
+    nats = np.stack([evaluate(subject.model, levels, batch_size=size).nats for size in sizes])
+    return float(np.ptp(nats, axis=0).max())
+
+
+def _draw_noise(model: Fame, images: Tensor, subject: Subject) -> list[Tensor]:
+    """Return the noise of the latents of all images, for each stochastic layer."""
+    _, draws = model.infer(images, subject.posterior_noise(len(images)))
+    noise = subject.posterior_noise(len(images))
+    return [noise(layer, draw.z.shape).to(draw.z) for layer, draw in enumerate(draws)]
+
+
+def _nll(model: Fame, images: Tensor, noise: list[Tensor], rows: list[int]) -> Tensor:
+    """Return the NLL of some images in nats, computed in one batch with their own noise."""
+    terms: NllTerms = model(images[rows], lambda layer, shape: noise[layer][rows])
+    return terms.negative_elbo
+
+
+class _RecordedNoise:
+    """Noise that stores the normals it returned, by layer."""
+
+    def __init__(self, noise: ImageNoise) -> None:
+        self.noise, self.given = noise, dict[int, Tensor]()
+
+    def __call__(self, layer: int, shape: torch.Size) -> Tensor:
+        self.given[layer] = self.noise(layer, shape)
+        return self.given[layer]
+
+
+def check_latents(subject: Subject) -> Finding:
+    """Compare rate, latents and log-weight with densities that are computed independently of the model's.
+
+    Latents are draws from a Gaussian if `(z - mean) / scale` are the standard normals of the noise. The log
+    of the ratio of two Gaussians is a quadratic, whose mean under the first is that of its values at
+    `mean + scale` and `mean - scale`: so the divergence is known without its formula.
+    """
+    model, count = subject.exact, max(IMAGES, subject.least_images)
+    if not model.config.stochastic_layers:
+        return Finding.skipped("the model has no latents")
+    images = subject.images(count)
+    drawn = _RecordedNoise(ImageNoise(subject.names(count)))
+    inferred = _RecordedNoise(subject.posterior_noise(count))
+    _, priors = model.top_down(None, drawn, count)
+    _, draws = model.infer(images, inferred)
+    terms = model(images, subject.posterior_noise(count))
+    rates = torch.stack([_divergence(draw) for draw in draws], dim=1)
+    weight = -terms.distortion + sum(_log_ratio(draw) for draw in draws)
+    return Finding.of(
+        RATE,
+        _largest("latents of samples off their prior", _residues(priors, drawn)),
+        _largest("latents of images off their posterior", _residues(draws, inferred)),
+        _largest("rate minus divergence, relative", [_relative(terms.rate, rates)]),
+        _largest("log-weight minus that of the densities, relative", [_relative(terms.log_weight, weight)]),
+        Measurement(
+            f"distance of normals of {subject.samples} images from their distribution, times root of n",
+            distance(_quantiles(priors, subject)),
+            MOST_DISTANCE,
+        ),
+    )
+
+
+def _largest(what: str, values: list[Tensor]) -> Measurement:
+    return Measurement(what, float(torch.stack([each.abs().amax() for each in values]).amax()), DENSITY_LIMIT)
+
+
+def _relative(one: Tensor, other: Tensor) -> Tensor:
+    return (one - other) / other.abs().clamp(min=1.0)
+
+
+def _residues(draws: Sequence[Draw], noise: _RecordedNoise) -> list[Tensor]:
+    """Return, for each layer, the differences of standardised latents and the normals of the noise."""
+    sources = [(draw.z, draw.posterior or draw.prior) for draw in draws]
+    return [
+        _relative((z - source.mean) / source.scale, noise.given[layer].to(z))
+        for layer, (z, source) in enumerate(sources)
+    ]
+
+
+def _density(gaussian: Gaussian) -> Normal:
+    return Normal(gaussian.mean, gaussian.scale, validate_args=False)
+
+
+def _divergence(draw: Draw) -> Tensor:
+    """Return KL(posterior || prior) of each image in nats, `(B,)`, from densities alone."""
+    assert draw.posterior is not None
+    posterior, prior = _density(draw.posterior), _density(draw.prior)
+    total = torch.zeros_like(draw.z)
+    for z in (posterior.mean + posterior.stddev, posterior.mean - posterior.stddev):
+        total = total + 0.5 * (posterior.log_prob(z) - prior.log_prob(z))
+    return total.flatten(1).sum(1)
+
+
+def _log_ratio(draw: Draw) -> Tensor:
+    """Return log p(z) - log q(z | x) of each image in nats, `(B,)`."""
+    assert draw.posterior is not None
+    each: Tensor = _density(draw.prior).log_prob(draw.z) - _density(draw.posterior).log_prob(draw.z)
+    return each.flatten(1).sum(1)
+
+
+def _quantiles(draws: Sequence[Draw], subject: Subject) -> Tensor:
+    """Return the quantiles of the normals that the latents of all samples are drawn with."""
+    noise = ImageNoise(subject.names(subject.samples))
+    shapes = [torch.Size((subject.samples, *draw.z.shape[1:])) for draw in draws]
+    normals = [noise(layer, shape).double().flatten() for layer, shape in enumerate(shapes)]
+    quantiles: Tensor = torch.special.ndtr(torch.cat(normals))
+    return quantiles
+
+
+def check_code(model: Fame, levels: np.ndarray, source: str) -> Finding:
+    """Code images and decode them, and compare the length with the bound of an evaluation.
+
+    The decoder knows nothing but bits and model. If it finds the images, probabilities depend only on what
+    was decoded before, and they are as large as the length says. With latents, a coder draws its own latents,
+    and the bound holds on average: the limit allows for that.
+
+    Args:
+        model: Model in its own precision.
+        levels: Images, uint8, `(N, C, H, W)`.
+        source: Description of the images.
+    """
+    # Not rounded, so that rounding hides no difference of decoder and encoder.
+    codec = Codec(model, rounding=False)
+    latents = [stage.latents for stage in model.config.stages if stage.latents]
+    coded = codec.encode(levels, [[LATENT_BITS] * maps for maps in latents])
+    again = codec.decode(coded)
+    wrong = int((again != levels).sum()) if again.shape == levels.shape else levels.size
+    nlls = evaluate(model, levels, importance_samples=DRAWS)
+    bound = float(nlls.distortion.sum() + nlls.rate.sum()) / NATS_PER_BIT
+    allowed = STATE_BITS + STANDARD_ERRORS * _chance_bits(model, levels)
+    return Finding.of(
+        CODE_LENGTH,
+        Measurement(f"values of {len(levels)} {source} that are decoded wrong", wrong, 0),
+        Measurement(
+            f"code length of {len(levels)} {source} minus the bound, relative",
+            abs(coded.net_bits - bound) / bound,
+            (LATENTS_LIMIT if latents else EXACT_LIMIT) + allowed / bound,
+        ),
+    )
+
+
+def _chance_bits(model: Fame, levels: np.ndarray) -> float:
+    """Return the standard deviation in bits that the draws of latents add to the difference.
+
+    It includes one draw, the coder's, and the mean of `DRAWS` draws in the bound, and is estimated from two
+    draws per image.
+    """
+    variance = 0.0
+    for first in range(0, len(levels), CODE_BATCH):
+        part = torch.from_numpy(levels[first : first + CODE_BATCH]).to(model.device)
+        names = [("verify", "code", first + index) for index in range(len(part))]
+        terms = model(part.repeat_interleave(2, dim=0), ImageNoise(names, 2, model.device))
+        one, two = terms.log_weight.double().view(-1, 2).unbind(1)
+        variance += float((one - two).square().sum()) / 2
+    return math.sqrt(variance * (1 + 1 / DRAWS)) / NATS_PER_BIT
