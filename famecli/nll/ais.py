@@ -152,11 +152,20 @@ class _Annealer:
         first: Index of the first of them.
         settings: How to anneal.
         seed: Of the chains.
+        space: Type of the space in which the chains move.
     """
 
-    def __init__(self, model: Fame, x: Tensor, first: int, settings: Annealing, seed: int) -> None:
+    def __init__(
+        self,
+        model: Fame,
+        x: Tensor,
+        first: int,
+        settings: Annealing,
+        seed: int,
+        space: type[LatentSpace] = LatentSpace,
+    ) -> None:
         self.model, self.x, self.settings, self.seed = model, x, settings, seed
-        self.images = range(first, first + len(x))
+        self.space, self.images = space, range(first, first + len(x))
         self.powers = inverse_temperatures(settings.steps)
         self.steps = self._find_steps()
 
@@ -178,7 +187,7 @@ class _Annealer:
         chances = [none]
         for first in range(0, self.settings.chains, width):
             chains = range(first, min(first + width, self.settings.chains))
-            space = LatentSpace(self.model, self._per_chain(self.x, chains), self.settings.start)
+            space = self.space(self.model, self._per_chain(self.x, chains), self.settings.start)
             noise = self._noise("forward", chains, space)
             forward.append(self._anneal(Chains(space, noise.normal(), noise), chances, reverse=False))
             if latents is not None:
@@ -215,7 +224,7 @@ class _Annealer:
             return torch.full((len(self.x), 0), math.nan, dtype=torch.float64)
         trials = min(MOST_TRIALS, max(FEWEST_TRIALS, self.settings.steps // 4))
         names = [("ais", self.seed, image, "steps") for image in self.images]
-        space = LatentSpace(self.model, self.x, self.settings.start)
+        space = self.space(self.model, self.x, self.settings.start)
         powers = inverse_temperatures(trials)[1:]
         return find_steps(space, names, [float(power) for power in powers], self.settings.leapfrog)
 

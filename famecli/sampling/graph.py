@@ -21,10 +21,15 @@ class GraphRunner:
 
     Args:
         mode: "auto", "on" (a failure is an error) or "off".
+        capturing: Function that captures a loop; None for `capture`.
     """
 
-    def __init__(self, mode: GraphMode = "auto") -> None:
-        self.mode = mode
+    def __init__(
+        self,
+        mode: GraphMode = "auto",
+        capturing: Callable[[Callable[[], None]], torch.cuda.CUDAGraph] | None = None,
+    ) -> None:
+        self.mode, self.capture = mode, capturing or capture
         self.graphs: OrderedDict[Hashable, torch.cuda.CUDAGraph] = OrderedDict()
 
     def run(self, key: Hashable, loop: Callable[[], None], result: Tensor) -> None:
@@ -51,7 +56,7 @@ class GraphRunner:
         loop()
         expected = result.clone()
         try:
-            graph = capture(loop)
+            graph = self.capture(loop)
             graph.replay()
             if not torch.equal(result, expected):
                 raise RuntimeError("its result differs from that of the eager loop")

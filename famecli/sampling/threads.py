@@ -1,7 +1,7 @@
 """How many CPU threads the sampler's products get: one, or all that torch has where they gain time."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from statistics import fmean
 
@@ -36,9 +36,11 @@ class ThreadTrial:
 
     Args:
         steps: Number of steps in all; so few that nothing can be found out take all threads.
+        clock_s: Function that returns the time in seconds.
     """
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self, steps: int, clock_s: Callable[[], float] = time.perf_counter) -> None:
+        self.clock_s = clock_s
         self.all = torch.get_num_threads()
         self.single_s: list[float] = []
         self.all_s: list[float] = []
@@ -52,10 +54,10 @@ class ThreadTrial:
             return
         single = len(self.single_s) < SINGLES
         torch.set_num_threads(1 if single else self.all)
-        start_s = time.perf_counter()
+        start_s = self.clock_s()
         yield
         if typical:
-            (self.single_s if single else self.all_s).append((time.perf_counter() - start_s) / pixels)
+            (self.single_s if single else self.all_s).append((self.clock_s() - start_s) / pixels)
         # The mean of all, since a few long waits make threads slow; one thread may have waited as well.
         if len(self.all_s) >= PATIENCE and fmean(self.all_s) > min(self.single_s):
             torch.set_num_threads(1)
