@@ -24,11 +24,13 @@ from support.trainers import (
     train,
     trainer_of,
 )
+from torch import nn
 
 from famecli.checkpoints.checkpoint import load_checkpoint, load_tensors, save_tensors
 from famecli.checkpoints.header import METADATA_KEY
 from famecli.config.schema import TrainConfig
 from famecli.errors import InputError
+from famecli.model.fame import NllTerms
 from famecli.nll.evaluate import ImageNlls
 from famecli.nll.units import NATS_PER_BIT
 from famecli.training.run import STATE_SCHEMA, record_every_images
@@ -283,13 +285,11 @@ def test_skipped_steps_leave_metrics_valid_and_files_loadable(
 ) -> None:
     trainer = trainer_of()
     spoil(trainer, monkeypatch, {1}, value)
-    forward = trainer.model.forward
 
-    def spoiled(*arguments: Any) -> Any:
-        terms = forward(*arguments)
+    def spoiled(model: nn.Module, inputs: object, terms: NllTerms) -> NllTerms:
         return dataclasses.replace(terms, rate=terms.rate * (value if trainer.step_count == 1 else 1.0))
 
-    monkeypatch.setattr(trainer.model, "forward", spoiled)
+    trainer.model.register_forward_hook(spoiled)
     train(run_of(tmp_path, trainer), until=4)
     records = [record for record in metrics(tmp_path) if record["split"] == "train"]
     assert (records[1]["nats_per_image"], records[1]["kl_bits"]) == (None, [None, None])
