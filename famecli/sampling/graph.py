@@ -29,7 +29,7 @@ class GraphRunner:
         mode: GraphMode = "auto",
         capturing: Callable[[Callable[[], None]], torch.cuda.CUDAGraph] | None = None,
     ) -> None:
-        self.mode, self.capture = mode, capturing or capture
+        self.mode, self.capture = mode, capture if capturing is None else capturing
         self.graphs: OrderedDict[Hashable, torch.cuda.CUDAGraph] = OrderedDict()
 
     def run(self, key: Hashable, loop: Callable[[], None], result: Tensor) -> None:
