@@ -1,18 +1,20 @@
 """`fame train --budget`, and schedules that fit the number of images."""
 
 import dataclasses
+import json
+import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
-from support.outcomes import Command, error_lines
+from support.outcomes import Command, Outcome, error_lines
 from support.trainers import Times, trainer_of
 from torch import Tensor
 
 from famecli.cli.train_options import seconds
 from famecli.config.schema import TrainConfig
 from famecli.runtime.distributed import Group
-from famecli.training import capacity
 from famecli.training.capacity import WARM_UP_STEPS, images_in_time
 from famecli.training.schedule import fit
 from famecli.training.trainer import Trainer
@@ -46,37 +48,37 @@ def test_the_schedule_fits_any_length(fame: Command, data: Path, words: tuple[ob
     assert tuple(table[name] for name in FITTED) == (2_500, 5_000, 9, 8)
 
 
-@pytest.fixture
-def slow(monkeypatch: pytest.MonkeyPatch) -> Times:
+class Slow(Trainer):
     """Steps that take half a second of a clock that nothing else moves, and a whole one while warming up."""
-    times = Times()
 
-    def timed(trainer: Trainer) -> None:
-        spent_s = 1.0 if trainer.step_count < WARM_UP_STEPS else 0.5
-        times.wall_s, times.cpu_s = times.wall_s + spent_s, times.cpu_s + spent_s
-        trainer.step_count += 1
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.times = Times()
 
-    monkeypatch.setattr("famecli.training.clock.time", times)
-    monkeypatch.setattr(Trainer, "step", timed)
-    return times
+    def step(self) -> Any:
+        spent_s = 1.0 if self.step_count < WARM_UP_STEPS else 0.5
+        self.times.wall_s += spent_s
+        self.times.cpu_s += spent_s
+        self.step_count += 1
 
 
-def test_images_are_those_that_fit_beside_what_was_measured(slow: Times) -> None:
-    trainer = trainer_of("vae")
+def measured(budget_s: float) -> tuple[tuple[int, float], int]:
+    """Return what `images_in_time` finds, and the number of steps that it measured."""
+    trainer = trainer_of("vae", kind=Slow)
+    found = images_in_time(trainer, budget_s, trainer.times.clock())
+    return found, trainer.step_count - WARM_UP_STEPS
+
+
+def test_images_are_those_that_fit_beside_what_was_measured() -> None:
     # Five steps of half a second are measured; 47.5 seconds are left.
-    assert images_in_time(trainer, 50.0) == (95 * 6, 12.0)
-    assert trainer.step_count == WARM_UP_STEPS + 5
+    assert measured(50.0) == ((95 * 6, 12.0), 5)
     # A twentieth of the budget is measured, 10 s.
-    trainer = trainer_of("vae")
-    assert images_in_time(trainer, 200.0) == (380 * 6, 12.0)
-    assert trainer.step_count == WARM_UP_STEPS + 20
-    assert images_in_time(trainer_of("vae"), 0.1) == (6, 12.0)
-    trainer = trainer_of("vae")
-    assert images_in_time(trainer, 1e5)[0] == 6 * 2 * (100_000 - 30)
+    assert measured(200.0) == ((380 * 6, 12.0), 20)
+    assert measured(0.1)[0] == (6, 12.0)
+    assert measured(1e5)[0][0] == 6 * 2 * (100_000 - 30)
 
 
-def test_all_processes_take_the_number_of_the_first(slow: Times, monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = trainer_of("vae")
+def test_all_processes_take_the_number_of_the_first() -> None:
     told: list[float] = []
 
     class Second(Group):
@@ -88,46 +90,51 @@ def test_all_processes_take_the_number_of_the_first(slow: Times, monkeypatch: py
             told.append(value)
             return int(len(told) >= 7)
 
-    monkeypatch.setattr(Trainer, "step", lambda trainer: None)
+    trainer = trainer_of("vae", kind=Slow)
     trainer.group = Second(1, 1, 1)
-    images, speed = images_in_time(trainer, 50.0)
+    images, speed = images_in_time(trainer, 50.0, Times().clock())
     # Seven steps in the five seconds of the first process, whatever the clock here says.
     assert (images, speed) == (int(45 * 7 * 6 / 5) // 6 * 6, 7 * 6 / 5)
     assert told == [0] * 7 + [0.0]
 
 
-def test_a_budget_is_fixed_once(train: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(capacity, "images_in_time", lambda trainer, budget_s: (24, 0.4))
-    words = ("vae", "--budget", "1m", "--set", "rate_warmup_images=5")
-    first = train(*words, "--max-time", "0s")
+def fitting(outcome: Outcome) -> list[tuple[int, float]]:
+    """Return the numbers of images, and seconds, that a command said it had measured."""
+    found = re.findall(r"(\d+) images fit in ([\d.]+) s", outcome.err)
+    return [(int(images), float(budget_s)) for images, budget_s in found]
+
+
+def test_a_budget_is_fixed_once(train: Command) -> None:
+    words = ("vae", "--budget", "1m", "--set", "rate_warmup_images=5", "--max-time", "0s")
+    first = train(*words)
     assert first.code == 75
-    assert "24 images fit in 60 s" in first.err
+    ((images, budget_s),) = fitting(first)
+    assert budget_s == 60
     (run,) = Path("runs").iterdir()
     config = tomllib.loads((run / "config.toml").read_text())["train"]
-    assert (config["total_images"], config["warmup_images"], config["rate_warmup_images"]) == (24, 3, 5)
-
-    def again(trainer: Trainer, budget_s: float) -> tuple[int, float]:
-        raise AssertionError("measured again")
-
-    monkeypatch.setattr(capacity, "images_in_time", again)
+    assert (config["total_images"], config["rate_warmup_images"]) == (images, 5)
+    assert config["warmup_images"] == fitted(images)[0]
     # Any spelling of the same time.
     second = train(*words[:2], "60s", *words[3:])
-    assert second.code == 0
+    assert second.code == 75
+    assert fitting(second) == []
     assert "resumed at 6 images" in second.err
     assert tomllib.loads((run / "config.toml").read_text())["train"] == config
     outcome = train(*words[:2], "2m", "-o", run)
     (line,) = error_lines(outcome)
     assert "budget = 60 s, now it is 120 s" in line
-    (line,) = error_lines(train("vae", "--images", 30, "-o", run))
-    assert "train.total_images = 24, now it is 30" in line
+    (line,) = error_lines(train("vae", "--images", images + 6, "-o", run))
+    assert f"train.total_images = {images}, now it is {images + 6}" in line
 
 
-def test_a_dry_run_tells_what_fits(fame: Command, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(capacity, "images_in_time", lambda trainer, budget_s: (int(budget_s), 0.4))
-    outcome = fame("train", "vae", "--batch-size", 6, "--budget", "90", "--dry-run", "--json")
-    assert '"total_images": 90' in outcome.out
-    outcome = fame("train", "vae", "--batch-size", 6, "--budget", "90", "--print-config")
-    assert tomllib.loads(outcome.out)["train"]["total_images"] == 90
+def test_a_dry_run_tells_what_fits(fame: Command, data: Path) -> None:
+    words = ("train", "vae", "--size", "tiny", "--batch-size", 6, "--budget", "2")
+    outcome = fame(*words, "--dry-run", "--json")
+    ((images, budget_s),) = fitting(outcome)
+    assert (json.loads(outcome.out)["total_images"], budget_s) == (images, 2)
+    outcome = fame(*words, "--print-config")
+    ((images, _),) = fitting(outcome)
+    assert tomllib.loads(outcome.out)["train"]["total_images"] == images
 
 
 def test_a_budget_is_a_time(train: Command) -> None:

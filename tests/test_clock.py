@@ -8,10 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
-from support.trainers import Times, metrics, resumed, run_of, train
+from support.trainers import Times, metrics, resumed, run_of, train, trainer_of
+from torch import Tensor
 
 from famecli.checkpoints.checkpoint import load_checkpoint, load_tensors, save_tensors
-from famecli.training.clock import Clock
+from famecli.runtime.distributed import Group
 from famecli.training.run import STATE_SCHEMA
 
 STOP_S = 2.5
@@ -49,12 +50,9 @@ def test_a_stopped_process_takes_no_time() -> None:
     ("wall_s", "cpu_s", "counted_s"),
     [(60.0, 0.0, 0.0), (60.0, 5.9, 0.0), (60.0, 6.1, 60.0), (1.4, 0.0, 1.4), (0.5, 0.5, 0.5)],
 )
-def test_a_long_silence_without_cpu_time_is_a_stop(
-    monkeypatch: pytest.MonkeyPatch, wall_s: float, cpu_s: float, counted_s: float
-) -> None:
+def test_a_long_silence_without_cpu_time_is_a_stop(wall_s: float, cpu_s: float, counted_s: float) -> None:
     times = Times()
-    monkeypatch.setattr("famecli.training.clock.time", times)
-    clock = Clock()
+    clock = times.clock()
     started_s = clock.now_s()
     times.wall_s, times.cpu_s = wall_s, cpu_s
     assert clock.now_s() - started_s == counted_s
@@ -89,12 +87,15 @@ def test_a_run_that_began_without_cpu_seconds_never_has_them(tmp_path: Path) -> 
     assert load_checkpoint(tmp_path / "last.safetensors").provenance.cpu_seconds is None
 
 
-def test_cpu_seconds_of_all_processes_are_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = run_of(tmp_path)
-    monkeypatch.setattr(type(run.group), "sum", lambda group, values: values * 3)
-    times = Times()
-    monkeypatch.setattr("famecli.training.run.time", times)
-    run._counted_cpu_s = times.cpu_s
-    times.cpu_s = 2.0
+class Three(Group):
+    """One of three processes that each do the same."""
+
+    def sum(self, values: Tensor) -> Tensor:
+        return values * 3
+
+
+def test_cpu_seconds_of_all_processes_are_added(tmp_path: Path) -> None:
+    run = run_of(tmp_path, trainer_of(group=Three()))
+    run._counted_cpu_s = time.process_time() - 100.0
     run._count_time()
-    assert run.progress.cpu_seconds == 6.0
+    assert run.progress.cpu_seconds == pytest.approx(300.0, abs=3.0)

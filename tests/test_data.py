@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.data import idx_bytes, small_mnist
+from support.data import flipped, idx_bytes, small_mnist
 
 from famecli.data.arrays import read_idx
 from famecli.data.dataset import (
@@ -75,17 +75,14 @@ def test_idx_with_any_byte_flipped_is_read_or_an_input_error(tmp_path: Path, zip
     header = 16
     content = gzip.compress(content) if zipped else content
     path = tmp_path / "flipped"
-    for position in range(len(content)):
-        for bit in range(8):
-            changed = bytearray(content)
-            changed[position] ^= 1 << bit
-            path.write_bytes(changed)
-            if not zipped and position < header:
-                with pytest.raises(InputError):
-                    read_idx(path)
-                continue
-            with contextlib.suppress(FameError):
+    for position, changed in flipped(content):
+        path.write_bytes(changed)
+        if not zipped and position < header:
+            with pytest.raises(InputError):
                 read_idx(path)
+            continue
+        with contextlib.suppress(FameError):
+            read_idx(path)
 
 
 @pytest.mark.parametrize("zipped", [False, True])

@@ -133,20 +133,25 @@ def test_a_model_without_attention_grows_one(preset: str, normalised: bool) -> N
     assert_grows(source, with_decoder(config, attention=(1, 4), heads=2, attention_width=6))
 
 
+def take_steps(model: Fame, steps: int) -> None:
+    """Take steps of plain gradient descent; the gradients of the last one stay."""
+    images = images_of(model.config)
+    for _ in range(steps):
+        model.zero_grad()
+        model(images, BatchNoise(stream("grow"))).negative_elbo.sum().backward()
+        with torch.no_grad():
+            for weight in model.parameters():
+                assert weight.grad is not None
+                weight -= 1e-3 * weight.grad
+
+
 @pytest.mark.parametrize("preset", ["fame", "pixelcnn", "lvae"])
 def test_training_reaches_all_that_is_new(preset: str) -> None:
     """One step makes the new maps matter: after it, every tap that may be seen has a gradient."""
     source = changed(preset_model(preset, (1, 8, 8), 2), normalised=False)
     target = Fame(larger(source.config)).double()
     target.load_state_dict(first_weights(source, target))
-    images = images_of(source.config)
-    for _ in range(2):
-        target.zero_grad()
-        target(images, BatchNoise(stream("grow"))).negative_elbo.sum().backward()
-        with torch.no_grad():
-            for weight in target.parameters():
-                assert weight.grad is not None
-                weight -= 1e-3 * weight.grad
+    take_steps(target, 2)
     width, old = target.config.decoder.width, source.config.decoder.width
     for name, weight in target.named_parameters():
         assert weight.grad is not None
@@ -170,14 +175,7 @@ def test_training_reaches_new_attention(preset: str) -> None:
     config = with_decoder(larger(source.config), attention=(1, 3), heads=2, attention_width=6)
     target = Fame(config).double()
     target.load_state_dict(first_weights(source, target))
-    images = images_of(source.config)
-    for _ in range(3):
-        target.zero_grad()
-        target(images, BatchNoise(stream("grow"))).negative_elbo.sum().backward()
-        with torch.no_grad():
-            for weight in target.parameters():
-                assert weight.grad is not None
-                weight -= 1e-3 * weight.grad
+    take_steps(target, 3)
     for number in (1, 3):
         for name, weight in target.decoder.layers[number - 1].attention.named_parameters():
             assert weight.grad is not None

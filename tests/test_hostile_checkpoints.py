@@ -16,7 +16,6 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 from support.commands import error_of
@@ -31,8 +30,8 @@ from support.forgeries import (
     with_metadata,
 )
 from support.mutants import judge, memory_limit
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from famecli.checkpoints import checkpoint
 from famecli.checkpoints.checkpoint import load_checkpoint, parse_checkpoint
 from famecli.checkpoints.header import LARGEST_HEADER_BYTES, METADATA_KEY, SEAL_KEY, parse_header
 from famecli.errors import FameError, InputError
@@ -283,9 +282,16 @@ def test_attention_and_patches_are_refused_before_anything_is_built(
     changes: dict[str, Any], message: str
 ) -> None:
     content = model_with(**changes)(attending_file())
-    built = mock.patch.object(checkpoint, "Fame", side_effect=AssertionError("a model was built"))
-    with built, memory_limit(ROOM_BYTES):
-        error = judge(lambda: parse_checkpoint(content, "FILE"), message, "FILE", CODES, within_s=1.0).error
+    built: list[str] = []
+    watching = register_module_parameter_registration_hook(lambda _, name, weight: built.append(name))
+    try:
+        with memory_limit(ROOM_BYTES):
+            error = judge(
+                lambda: parse_checkpoint(content, "FILE"), message, "FILE", CODES, within_s=1.0
+            ).error
+    finally:
+        watching.remove()
+    assert built == []
     assert error is not None
     assert message in str(error)
 

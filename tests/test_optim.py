@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from famecli.config.presets import model_config
 from famecli.config.schema import TrainConfig
 from famecli.model.fame import Fame
+from famecli.runtime.distributed import Group
 from famecli.training import trainer as trainer_module
 from famecli.training.optim import (
     NEWTON_SCHULZ,
@@ -215,7 +216,11 @@ def test_a_trainer_takes_bfloat16_where_all_processes_multiply_it(
     own: bool, others: int, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trainer_module, "multiplies_bf16", lambda device: own)
-    monkeypatch.setattr("famecli.runtime.distributed.Group.largest", lambda self, value: max(value, -others))
-    trainer = trainer_of("fame")
+
+    class Others(Group):
+        def largest(self, value: int) -> int:
+            return max(value, -others)
+
+    trainer = trainer_of("fame", group=Others())
     found: list[Any] = [group["bf16"] for group in trainer.optimizers[1].param_groups]
     assert set(found) == {expected}

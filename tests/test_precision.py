@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 from support.outcomes import Command, error_lines
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from famecli.checkpoints.checkpoint import load_checkpoint, load_tensors, save_tensors
 from famecli.config.schema import Precision
 from famecli.runtime.distributed import Group
 from famecli.training.run import STATE_SCHEMA
-from famecli.training.trainer import Trainer
 
 STATE = Path("run/state.safetensors")
 COMMAND = ("pixelcnn", "--steps", 3, "-o", "run")
@@ -53,15 +53,18 @@ def test_auto_goes_by_the_hardware(
     words: tuple[str, ...],
 ) -> None:
     seen: list[bool] = []
-    forward = Trainer.autocast
 
-    def watched(self: Trainer) -> object:
-        seen.append(self.precision == "bf16")
-        return forward(self)
+    def watch(*_: object) -> None:
+        # Validations are in single precision.
+        if torch.is_grad_enabled():
+            seen.append(torch.is_autocast_enabled("cpu"))
 
-    monkeypatch.setattr(Trainer, "autocast", watched)
     let_hardware_multiply_bf16(monkeypatch, does)
-    outcome = train(*COMMAND, *words)
+    watching = register_module_forward_pre_hook(watch)
+    try:
+        outcome = train(*COMMAND, *words)
+    finally:
+        watching.remove()
     assert (outcome.code, told(outcome.err)) == (0, [line])
     assert recorded() == (expected, expected)
     assert set(seen) == {does}

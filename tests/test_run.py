@@ -24,11 +24,13 @@ from support.trainers import (
     train,
     trainer_of,
 )
+from torch import nn
 
 from famecli.checkpoints.checkpoint import load_checkpoint, load_tensors, save_tensors
 from famecli.checkpoints.header import METADATA_KEY
 from famecli.config.schema import TrainConfig
 from famecli.errors import InputError
+from famecli.model.fame import NllTerms
 from famecli.nll.evaluate import ImageNlls
 from famecli.nll.units import NATS_PER_BIT
 from famecli.training.run import STATE_SCHEMA, record_every_images
@@ -78,19 +80,17 @@ def test_metrics_are_one_object_per_line_with_consistent_units(unbroken: Path) -
         )
 
 
-def test_the_best_checkpoint_is_that_of_the_lowest_validation(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+class Turned(Trainer):
+    """Validations whose NLLs fall for 18 images, and rise from then on."""
+
+    def validate(self, levels: np.ndarray) -> ImageNlls:
+        found = super().validate(levels)
+        return dataclasses.replace(found, nats=found.nats + 1000.0 * abs(self.images - 18))
+
+
+def test_the_best_checkpoint_is_that_of_the_lowest_validation(tmp_path: Path) -> None:
     config = dataclasses.replace(PLAIN, eval_every_images=6, ema_halflife_images=0)
-    run = run_of(tmp_path, trainer_of("vae", config))
-    validate = run.trainer.validate
-
-    def turned(levels: np.ndarray) -> ImageNlls:
-        """Return NLLs that fall for 18 images, and rise from then on."""
-        found = validate(levels)
-        return dataclasses.replace(found, nats=found.nats + 1000.0 * abs(run.trainer.images - 18))
-
-    monkeypatch.setattr(run.trainer, "validate", turned)
+    run = run_of(tmp_path, trainer_of("vae", config, kind=Turned))
     records = train(run)
     valid = {r["images"]: r["nats_per_image"] for r in records if r["split"] == "valid"}
     best = run.best()
@@ -155,17 +155,17 @@ def test_resuming_a_finished_run_does_nothing(tmp_path: Path, unbroken: Path) ->
         assert (tmp_path / "copy" / name).read_bytes() == (unbroken / name).read_bytes()
 
 
-def test_windows_hold_means_over_their_steps(
-    tmp_path: Path, unbroken: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("famecli.training.run.record_every_images", lambda config: 18)
-    run = run_of(tmp_path, trainer_of(config=dataclasses.replace(PLAIN, eval_every_images=180)))
+def test_windows_hold_means_over_their_steps(tmp_path: Path) -> None:
+    # Lines come every 18 images, a twentieth of all.
+    config = dataclasses.replace(PLAIN, total_images=366, eval_every_images=366)
+    run = run_of(tmp_path, trainer_of("vae", config))
     records = [record for record in train(run) if record["split"] == "train"]
-    single = {r["step"]: r for r in metrics(unbroken) if r["split"] == "train"}
-    assert [record["step"] for record in records] == [3, 6, 8]
-    for start, record in zip((0, 3, 6), records, strict=True):
-        steps = [single[step] for step in range(start + 1, record["step"] + 1)]
-        assert record["nats_per_image"] == pytest.approx(sum(s["nats_per_image"] for s in steps) / len(steps))
+    assert [record["step"] for record in records] == [*range(3, 61, 3), 61]
+    trainer, before = trainer_of("vae", config), 0
+    for record in records:
+        steps = [trainer.step().nats for _ in range(record["step"] - before)]
+        assert record["nats_per_image"] == pytest.approx(sum(steps) / len(steps))
+        before = record["step"]
 
 
 def test_lines_come_at_least_twenty_times() -> None:
@@ -285,13 +285,11 @@ def test_skipped_steps_leave_metrics_valid_and_files_loadable(
 ) -> None:
     trainer = trainer_of()
     spoil(trainer, monkeypatch, {1}, value)
-    forward = trainer.model.forward
 
-    def spoiled(*arguments: Any) -> Any:
-        terms = forward(*arguments)
+    def spoiled(model: nn.Module, inputs: object, terms: NllTerms) -> NllTerms:
         return dataclasses.replace(terms, rate=terms.rate * (value if trainer.step_count == 1 else 1.0))
 
-    monkeypatch.setattr(trainer.model, "forward", spoiled)
+    trainer.model.register_forward_hook(spoiled)
     train(run_of(tmp_path, trainer), until=4)
     records = [record for record in metrics(tmp_path) if record["split"] == "train"]
     assert (records[1]["nats_per_image"], records[1]["kl_bits"]) == (None, [None, None])

@@ -1,6 +1,5 @@
 """An image and its parameters are the very same bits in any batch, by any number of threads."""
 
-import contextlib
 import dataclasses
 
 import pytest
@@ -11,9 +10,10 @@ from torch import Tensor
 
 from famecli.config.schema import DecoderConfig
 from famecli.model.distributions import Bernoulli
-from famecli.sampling import sampler as sampler_module
+from famecli.sampling.execution import THREADED_WORK
 from famecli.sampling.sampler import LANES, Sampler
 from famecli.sampling.wavefront import WavefrontWorkspace
+from famecli.sampling.workspace import Workspace
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -83,16 +83,23 @@ def test_the_very_bits_of_parameters_do_not_depend_on_the_batch(wanted: list[str
             assert torch.equal(found, every[:images])
 
 
+class Threaded(Sampler):
+    """All products take as many threads as there are, as if they were large."""
+
+    def _workspace(self, batch: int) -> Workspace:
+        space = super()._workspace(batch)
+        space.work = THREADED_WORK
+        return space
+
+
 @pytest.mark.usefixtures("threads_put_back")
 @pytest.mark.parametrize("routine", ["mm", "onednn"])
 def test_the_very_bits_depend_neither_on_the_batch_nor_on_threads(
     routine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAME_PRODUCTS", routine)
-    # All products take as many threads as there are.
-    monkeypatch.setattr(sampler_module, "threads_for", lambda work: contextlib.nullcontext())
     case = wide_case()
-    sampler = case.sampler()
+    sampler = Threaded(case.decoder, case.likelihood, case.levels)
     x = (case.uniforms > 0.5).float()
     torch.set_num_threads(1)
     expected = parameters_of(case, sampler, x, 64)

@@ -1,6 +1,6 @@
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
@@ -11,7 +11,6 @@ from torch.overrides import TorchFunctionMode
 
 from famecli.config.schema import DecoderConfig
 from famecli.model.distributions import Bernoulli, Likelihood, LogisticMixture
-from famecli.sampling import execution as graphs
 from famecli.sampling.execution import GraphRunner
 from famecli.sampling.sampler import Sampler
 
@@ -48,21 +47,17 @@ def fill(result: Tensor, value: float) -> Callable[[], None]:
     return loop
 
 
-@pytest.fixture
-def captured(monkeypatch: pytest.MonkeyPatch) -> list[FakeGraph]:
-    made: list[FakeGraph] = []
+class Captures(list[FakeGraph]):
+    """Captures loops, and holds their graphs."""
 
-    def capture(loop: Callable[[], None]) -> FakeGraph:
-        made.append(FakeGraph(loop))
-        return made[-1]
-
-    monkeypatch.setattr(graphs, "capture", capture)
-    return made
+    def __call__(self, loop: Callable[[], None]) -> Any:
+        self.append(FakeGraph(loop))
+        return self[-1]
 
 
-def test_a_loop_is_captured_once_for_each_key(captured: list[FakeGraph]) -> None:
-    result = on_gpu(torch.zeros(3))
-    runner = GraphRunner()
+def test_a_loop_is_captured_once_for_each_key() -> None:
+    result, captured = on_gpu(torch.zeros(3)), Captures()
+    runner = GraphRunner("auto", captured)
     for key in ("a", "a", "b", "a"):
         runner.run(key, fill(result, 7.0), result)
     assert len(captured) == 2
@@ -70,19 +65,18 @@ def test_a_loop_is_captured_once_for_each_key(captured: list[FakeGraph]) -> None
     assert result.tolist() == [7.0] * 3
 
 
-def test_the_graph_used_longest_ago_is_dropped(captured: list[FakeGraph]) -> None:
-    result = on_gpu(torch.zeros(1))
-    runner = GraphRunner()
+def test_the_graph_used_longest_ago_is_dropped() -> None:
+    result, captured = on_gpu(torch.zeros(1)), Captures()
+    runner = GraphRunner("auto", captured)
     for key in ("a", "b", "a", "c", "a", "b"):
         runner.run(key, lambda: None, result)
     assert len(captured) == 4
     assert list(runner.graphs) == ["a", "b"]
 
 
-def test_a_differing_graph_is_given_up_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    result = on_gpu(torch.zeros(1))
-    monkeypatch.setattr(graphs, "capture", lambda loop: FakeGraph(fill(result, -1.0)))
-    runner = GraphRunner()
+def test_a_differing_graph_is_given_up_with_a_warning() -> None:
+    result, captured = on_gpu(torch.zeros(1)), Captures()
+    runner = GraphRunner("auto", lambda loop: captured(fill(result, -1.0)))
     with pytest.warns(RuntimeWarning, match="differs from that of the eager loop"):
         runner.run("a", fill(result, 1.0), result)
     assert result.tolist() == [1.0]
@@ -91,16 +85,15 @@ def test_a_differing_graph_is_given_up_with_a_warning(monkeypatch: pytest.Monkey
     assert result.tolist() == [2.0]
 
 
-def test_a_failed_capture_is_an_error_only_if_graphs_are_demanded(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(loop: Callable[[], None]) -> None:
+def test_a_failed_capture_is_an_error_only_if_graphs_are_demanded() -> None:
+    def refuse(loop: Callable[[], None]) -> NoReturn:
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    monkeypatch.setattr(graphs, "capture", refuse)
     result = on_gpu(torch.zeros(1))
     with pytest.raises(RuntimeError, match="not permitted"):
-        GraphRunner("on").run("a", lambda: None, result)
+        GraphRunner("on", refuse).run("a", lambda: None, result)
     with pytest.warns(RuntimeWarning, match="not permitted"):
-        GraphRunner("auto").run("a", lambda: None, result)
+        GraphRunner("auto", refuse).run("a", lambda: None, result)
 
 
 class Slices(TorchFunctionMode):
@@ -196,20 +189,30 @@ def test_the_step_loop_runs_on_fake_cuda_tensors(
     assert sampled.dtype == dtype
 
 
+class Looking(Bernoulli):
+    """Reads a value on the host."""
+
+    def sample(self, parameters: Tensor, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
+        return torch.ops.aten._local_scalar_dense(parameters.sum()) * uniforms  # type: ignore[no-any-return]
+
+
+class Elsewhere(Bernoulli):
+    """Has a tensor on another device."""
+
+    def sample(self, parameters: Tensor, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
+        return uniforms + torch.ones(1, 1, 1, device="cpu")
+
+
 @pytest.mark.usefixtures("no_first_weights")
-def test_fake_tensors_notice_a_look_at_a_value(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        Bernoulli, "sample", lambda self, p, u, t: torch.ops.aten._local_scalar_dense(p.sum()) * u
-    )
+def test_fake_tensors_notice_a_look_at_a_value() -> None:
     with FakeTensorMode(), Slices(), pytest.raises(DataDependentOutputException):
-        sample_on("cuda", Bernoulli(1), 1, torch.float32, completing=False)
+        sample_on("cuda", Looking(1), 1, torch.float32, completing=False)
 
 
 @pytest.mark.usefixtures("no_first_weights")
-def test_fake_tensors_notice_a_tensor_of_another_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Bernoulli, "sample", lambda self, p, u, t: u + torch.ones(1, 1, 1, device="cpu"))
+def test_fake_tensors_notice_a_tensor_of_another_device() -> None:
     with FakeTensorMode(), Slices(), pytest.raises(RuntimeError, match="cpu"):
-        sample_on("cuda", Bernoulli(1), 1, torch.float32, completing=False)
+        sample_on("cuda", Elsewhere(1), 1, torch.float32, completing=False)
 
 
 @pytest.mark.gpu

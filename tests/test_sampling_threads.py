@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from famecli.sampling import execution
 from famecli.sampling.execution import THREADED_WORK, ThreadTrial, threads_for
 
 
@@ -21,13 +20,10 @@ def test_small_products_take_one_thread_and_leave_the_setting_as_it_was() -> Non
     ("waits", "expected"),
     [([], [1] * 2 + [2] * 10), ([5], [1] * 2 + [2] * 4 + [1] * 6), ([8], [1] * 2 + [2] * 7 + [1] * 3)],
 )
-def test_threads_are_given_up_where_they_turn_out_to_be_slower(
-    monkeypatch: pytest.MonkeyPatch, waits: list[int], expected: list[int]
-) -> None:
+def test_threads_are_given_up_where_they_turn_out_to_be_slower(waits: list[int], expected: list[int]) -> None:
     torch.set_num_threads(2)
     now, used = 0.0, []
-    monkeypatch.setattr(execution.time, "perf_counter", lambda: now)
-    trial = ThreadTrial(24)
+    trial = ThreadTrial(24, lambda: now)
     for index in range(12):
         with trial.step(3, typical=False):
             # A small step, and a misleading one.

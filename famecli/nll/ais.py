@@ -145,11 +145,20 @@ class _Annealer:
         first: Index of the first image.
         settings: Settings of annealing.
         seed: Seed of the chains.
+        space: Type of the space in which the chains move.
     """
 
-    def __init__(self, model: Fame, x: Tensor, first: int, settings: Annealing, seed: int) -> None:
+    def __init__(
+        self,
+        model: Fame,
+        x: Tensor,
+        first: int,
+        settings: Annealing,
+        seed: int,
+        space: type[LatentSpace] = LatentSpace,
+    ) -> None:
         self.model, self.x, self.settings, self.seed = model, x, settings, seed
-        self.images = range(first, first + len(x))
+        self.space, self.images = space, range(first, first + len(x))
         self.powers = inverse_temperatures(settings.steps)
         self.steps = self._find_steps()
 
@@ -170,7 +179,7 @@ class _Annealer:
         chances: list[Tensor] = []
         for first in range(0, self.settings.chains, width):
             chains = range(first, min(first + width, self.settings.chains))
-            space = LatentSpace(self.model, self._per_chain(self.x, chains), self.settings.start)
+            space = self.space(self.model, self._per_chain(self.x, chains), self.settings.start)
             noise = self._noise("forward", chains, space)
             log_weights, accepted = self._anneal(Chains(space, noise.normal(), noise), reverse=False)
             forward.append(log_weights)
@@ -216,7 +225,7 @@ class _Annealer:
             return torch.full((len(self.x), 0), math.nan, dtype=torch.float64)
         trials = min(MOST_TRIALS, max(FEWEST_TRIALS, self.settings.steps // 4))
         names = [("ais", self.seed, image, "steps") for image in self.images]
-        space = LatentSpace(self.model, self.x, self.settings.start)
+        space = self.space(self.model, self.x, self.settings.start)
         powers = inverse_temperatures(trials)[1:]
         return find_steps(space, names, [float(power) for power in powers], self.settings.leapfrog)
 

@@ -108,9 +108,11 @@ class ThreadTrial:
 
     Args:
         steps: Number of steps in total; with too few for a trial all threads are used.
+        clock_s: Function that returns the time in seconds.
     """
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self, steps: int, clock_s: Callable[[], float] = time.perf_counter) -> None:
+        self.clock_s = clock_s
         self.all = torch.get_num_threads()
         self.single_s: list[float] = []
         self.all_s: list[float] = []
@@ -129,10 +131,10 @@ class ThreadTrial:
             return
         single = len(self.single_s) < SINGLES
         torch.set_num_threads(1 if single else self.all)
-        start_s = time.perf_counter()
+        start_s = self.clock_s()
         yield
         if typical:
-            (self.single_s if single else self.all_s).append((time.perf_counter() - start_s) / pixels)
+            (self.single_s if single else self.all_s).append((self.clock_s() - start_s) / pixels)
         # The mean, since a few long waits make threads slow; the minimum, since one thread may wait as well.
         if len(self.all_s) >= PATIENCE and fmean(self.all_s) > min(self.single_s):
             torch.set_num_threads(1)
@@ -147,10 +149,15 @@ class GraphRunner:
 
     Args:
         mode: "auto", "on" (a failure is an error) or "off".
+        capturing: Function that captures a loop; None for `capture`.
     """
 
-    def __init__(self, mode: GraphMode = "auto") -> None:
-        self.mode = mode
+    def __init__(
+        self,
+        mode: GraphMode = "auto",
+        capturing: Callable[[Callable[[], None]], torch.cuda.CUDAGraph] | None = None,
+    ) -> None:
+        self.mode, self.capture = mode, capture if capturing is None else capturing
         self.graphs: OrderedDict[Hashable, torch.cuda.CUDAGraph] = OrderedDict()
 
     def run(self, key: Hashable, loop: Callable[[], None], result: Tensor) -> None:
@@ -177,7 +184,7 @@ class GraphRunner:
         loop()
         expected = result.clone()
         try:
-            graph = capture(loop)
+            graph = self.capture(loop)
             graph.replay()
             if not torch.equal(result, expected):
                 raise RuntimeError("its result differs from that of the eager loop")

@@ -93,7 +93,7 @@ def largest_common_batch(
     return -group.largest(-at_once) * accumulate * group.size
 
 
-def images_in_time(trainer: Trainer, budget_s: float) -> tuple[int, float]:
+def images_in_time(trainer: Trainer, budget_s: float, clock: Clock | None = None) -> tuple[int, float]:
     """Take steps that no training keeps, and return how many images fit in a time, in whole batches.
 
     The time of the measured steps is part of the budget; that of the steps before them is not. All processes
@@ -102,11 +102,12 @@ def images_in_time(trainer: Trainer, budget_s: float) -> tuple[int, float]:
     Args:
         trainer: Trainer to be thrown away afterwards.
         budget_s: Seconds of training steps.
+        clock: Clock that times the steps; None for that of this process.
 
     Returns:
         Number of images, one batch at least, and images per second.
     """
-    clock, group, batch = Clock(), trainer.group, trainer.config.batch_size
+    clock, group, batch = clock or Clock(), trainer.group, trainer.config.batch_size
     for _ in range(WARM_UP_STEPS):
         trainer.step()
     with clock.running():

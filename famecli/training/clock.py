@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 BEAT_S = 0.25
@@ -17,18 +17,24 @@ class Clock:
 
     While the clock is `running`, a thread looks at the time every `BEAT_S`. A stopped process does not, and
     uses no CPU time: a long silence without CPU time is taken for a stop, whose length is known to `BEAT_S`.
+
+    Args:
+        wall_s: Function that returns the wall time in seconds.
+        cpu_s: Function that returns the CPU time of this process in seconds.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, wall_s: Callable[[], float] = time.monotonic, cpu_s: Callable[[], float] = time.process_time
+    ) -> None:
         self._lock = threading.Lock()
         self._stopped_s = 0.0
-        self._beaten_s = time.monotonic()
-        self._beaten_cpu_s = time.process_time()
+        self._wall_s, self._cpu_s = wall_s, cpu_s
+        self._beaten_s, self._beaten_cpu_s = wall_s(), cpu_s()
 
     def now_s(self) -> float:
         """Return seconds since a fixed moment, without stops."""
         with self._lock:
-            now_s, cpu_s = time.monotonic(), time.process_time()
+            now_s, cpu_s = self._wall_s(), self._cpu_s()
             silence_s = now_s - self._beaten_s
             if silence_s > LONGEST_SILENCE_S and cpu_s - self._beaten_cpu_s < IDLE_PART * silence_s:
                 self._stopped_s += silence_s
@@ -39,7 +45,7 @@ class Clock:
     def running(self) -> Iterator[None]:
         """Watch for stops meanwhile; what was before is no silence."""
         with self._lock:
-            self._beaten_s, self._beaten_cpu_s = time.monotonic(), time.process_time()
+            self._beaten_s, self._beaten_cpu_s = self._wall_s(), self._cpu_s()
         over = threading.Event()
 
         def beat() -> None:

@@ -61,13 +61,18 @@ class Costs:
     activation_bytes: float
 
 
-def costs(model: Fame, autocast: Autocast = nullcontext) -> Costs:
+def costs(model: Fame, autocast: Autocast = nullcontext, counted: tuple[int, int] = COUNTED) -> Costs:
     """Return the costs per image, from passes over images of zeros that change nothing.
 
     Source: torch.utils.flop_counter. Masked taps are computed, so they count; elementwise operations do not.
+
+    Args:
+        model: Model whose costs are counted.
+        autocast: Context of the forward passes.
+        counted: Numbers of images in the two passes whose difference is taken.
     """
-    few, many = (_pass(model, autocast, images) for images in COUNTED)
-    images = COUNTED[1] - COUNTED[0]
+    few, many = (_pass(model, autocast, images) for images in counted)
+    images = counted[1] - counted[0]
     # Of the difference: masked weights, for example, do not grow with the batch.
     return Costs((many.flops - few.flops) / images, (many.activation_bytes - few.activation_bytes) / images)
 

@@ -6,6 +6,7 @@ import hashlib
 import io
 import struct
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,15 @@ def small_mnist(folder: Path, *, zipped: bool = True) -> DatasetInfo:
             files[name] = DataFile(hashes[0], len(stored), hashes[1])
     splits = {"train": 18, "valid": 12, "test": 7}
     return dataclasses.replace(dataset_info("mnist"), files=files, splits=splits)
+
+
+def flipped(content: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield each place of a byte, and the content with a bit of that byte changed."""
+    for position in range(len(content)):
+        for bit in range(8):
+            changed = bytearray(content)
+            changed[position] ^= 1 << bit
+            yield position, bytes(changed)
 
 
 def amat(bits: np.ndarray) -> bytes:

@@ -7,10 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from famecli.config.schema import DecoderConfig, ModelConfig, StageConfig
 from famecli.model.fame import Fame
 from famecli.nll.hmc import LatentSpace, given_noise
-from support.models import all_images, randomise
+from support.models import all_images, randomise, two_layer_config
 
 EVERY = all_images(1, 2, 2)
 
@@ -22,20 +21,7 @@ def two_latents() -> Fame:
     have a small variance in both directions of annealing: else a thousand could not tell their mean from
     another.
     """
-    config = ModelConfig(
-        "test",
-        "bernoulli",
-        1,
-        2,
-        2,
-        2,
-        decoder=DecoderConfig(True, width=4, layers=1, first_kernel=3, condition=3),
-        stages=(
-            StageConfig(width=4, blocks=0, stride=1, latents=1, dense=True),
-            StageConfig(width=4, blocks=1, stride=2, latents=1, dense=True),
-        ),
-    )
-    model = randomise(Fame(config), seed=7, gain=0.8)
+    model = randomise(Fame(two_layer_config(1)), seed=7, gain=0.8)
     with torch.no_grad():
         for stage in model.stages:
             stage.recognition.layer.bias[1:] += 0.4  # type: ignore[union-attr]

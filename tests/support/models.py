@@ -64,26 +64,23 @@ def preset_model(
     return randomise(Fame(model_config(preset, size, shape, levels)), dtype=dtype)
 
 
+def two_layer_config(latents: int, *, dense: bool = True, autoregressive: bool = True) -> ModelConfig:
+    """The configuration of 2x2 bits under two layers of so many latents each."""
+    stages = (
+        StageConfig(width=4, blocks=0, stride=1, latents=latents, dense=dense),
+        StageConfig(width=4, blocks=1, stride=2, latents=latents, dense=dense),
+    )
+    decoder = DecoderConfig(autoregressive, width=4, layers=1, first_kernel=3, condition=3)
+    return ModelConfig("test", "bernoulli", 1, 2, 2, 2, decoder=decoder, stages=stages)
+
+
 def two_layer_model(*, dense: bool, autoregressive: bool) -> Fame:
     """A model of 2x2 bits with two stochastic layers, small enough for thousands of samples.
 
     What recognition says is made wide: the variance of importance weights is infinite where a posterior's
     variance is below half of its prior's, and errors could not be told from the spread of the weights.
     """
-    config = ModelConfig(
-        "test",
-        "bernoulli",
-        1,
-        2,
-        2,
-        2,
-        decoder=DecoderConfig(autoregressive, width=4, layers=1, first_kernel=3, condition=3),
-        stages=(
-            StageConfig(width=4, blocks=0, stride=1, latents=2, dense=dense),
-            StageConfig(width=4, blocks=1, stride=2, latents=2, dense=dense),
-        ),
-    )
-    model = randomise(Fame(config), gain=0.7)
+    model = randomise(Fame(two_layer_config(2, dense=dense, autoregressive=autoregressive)), gain=0.7)
     with torch.no_grad():
         for stage in model.stages:
             stage.recognition.layer.bias[2:] += 1.5

@@ -5,7 +5,7 @@ import random
 from dataclasses import dataclass
 
 import torch
-from famecli.sampling.naive import sample_naive
+from famecli.sampling.sampler import sample_naive
 from torch import Tensor
 
 from famecli.config.presets import model_config

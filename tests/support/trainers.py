@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from unittest import mock
 
 import numpy as np
@@ -21,9 +21,11 @@ from famecli.data.dataset import ImageSplit
 from famecli.data.registry import dataset_info
 from famecli.model.fame import NllTerms
 from famecli.runtime.distributed import ALONE, Group
+from famecli.training.clock import Clock
 from famecli.training.run import STATE_SCHEMA, Run, Stopped
 from famecli.training.trainer import StepRecord, Trainer
 
+T = TypeVar("T", bound=Trainer)
 SHAPE = (1, 8, 8)
 # Of a decoder: patches, and attention after each of its layers.
 ATTENTION = {"patch": 2, "attention": (1, 2), "heads": 2}
@@ -51,12 +53,13 @@ def trainer_of(
     group: Group = ALONE,
     compiled: bool = False,
     decoder: Mapping[str, Any] | None = None,
-) -> Trainer:
+    kind: type[T] = Trainer,  # type: ignore[assignment]
+) -> T:
     """Return the trainer of a tiny model, with other values of its decoder if some are given."""
     model = model_config(preset, "tiny", shape, 2)
     model = dataclasses.replace(model, decoder=dataclasses.replace(model.decoder, **(decoder or {})))
     split, device = split_of(shape=shape), torch.device("cpu")
-    return Trainer(model, config, split, device, precision, accumulate, group, compiled)
+    return kind(model, config, split, device, precision, accumulate, group, compiled)
 
 
 def snapshot(trainer: Trainer) -> dict[str, Tensor]:
@@ -171,15 +174,12 @@ def resumed(folder: Path, config: TrainConfig = PLAIN, preset: str = "fame") -> 
 
 
 class Times:
-    """In the place of the module `time`."""
+    """Wall and CPU time that nothing moves but a test."""
 
     wall_s = cpu_s = 0.0
 
-    def monotonic(self) -> float:
-        return self.wall_s
-
-    def process_time(self) -> float:
-        return self.cpu_s
+    def clock(self) -> Clock:
+        return Clock(lambda: self.wall_s, lambda: self.cpu_s)
 
 
 def kill_after(monkeypatch: pytest.MonkeyPatch, step: int, number: int) -> None:
