@@ -34,7 +34,7 @@ from benchmarks.trainings import (
     train,
     validations,
 )
-from famecli.errors import UsageError, closest
+from famecli.errors import UsageError, did_you_mean
 from famecli.model.fame import count_parameters
 
 SCHEMA = "famecli/recipe/1"
@@ -125,7 +125,7 @@ def chosen(names: Sequence[str] | None) -> list[Variation]:
     """
     for name in names or ():
         if name not in VARIATIONS:
-            raise UsageError(f"unknown variation {name!r}", closest(name, VARIATIONS, "variations"))
+            raise UsageError(f"unknown variation {name!r}", did_you_mean(name, VARIATIONS, "variations"))
     wanted = [name for name in VARIATIONS if names is None or name in names]
     return [Variation(BASE, ()), *(Variation(name, VARIATIONS[name]) for name in wanted)]
 

@@ -22,7 +22,7 @@ class ExitCode(IntEnum):
     BROKEN_PIPE = 141
 
 
-def brief(text: object, most: int = 120) -> str:
+def truncate(text: object, most: int = 120) -> str:
     """Return `text` in one line of at most `most` characters: what files and libraries say has no limit."""
     line = " ".join(str(text).split())
     return line if len(line) <= most else line[: most - 3] + "..."
@@ -97,7 +97,7 @@ class GateError(FameError):
     exit_code = ExitCode.GATE
 
 
-def closest(name: str, known: Collection[str], heading: str) -> str:
+def did_you_mean(name: str, known: Collection[str], heading: str) -> str:
     """Return the hint for a name that is unknown: the known one that is most like it, or else all.
 
     Args:

@@ -19,7 +19,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(words in str(error) for words in WORDS)
 
 
-class Pieces:
+class AdaptiveBatches:
     """Work on images in batches, whose size is halved for good when memory runs out.
 
     Args:
@@ -33,7 +33,7 @@ class Pieces:
     ) -> None:
         self.size, self.smallest, self.report = size, smallest, report
 
-    def over(self, images: int, work: Callable[[slice], T]) -> Iterator[T]:
+    def map(self, images: int, work: Callable[[slice], T]) -> Iterator[T]:
         """Yield `work` of each batch of `images` images, in order.
 
         Args:

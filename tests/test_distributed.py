@@ -341,7 +341,7 @@ def test_processes_find_each_other_among_what_dead_ones_left() -> None:
 
 def test_one_process_does_all_tasks_itself() -> None:
     def squares(start: int) -> Iterator[np.ndarray]:
-        return ALONE.in_turn([3, start], lambda task: np.full(task, task**2))
+        return ALONE.map_ordered([3, start], lambda task: np.full(task, task**2))
 
     assert [array.tolist() for array in squares(2)] == [[9, 9, 9], [4, 4]]
     assert ALONE.largest(7) == 7

@@ -4,7 +4,7 @@ import pytest
 
 from famecli.config.presets import preset_named
 from famecli.data.registry import dataset_info
-from famecli.errors import UsageError, closest
+from famecli.errors import UsageError, did_you_mean
 
 NAMES = ["mnist", "mnist-grey", "cifar10"]
 
@@ -19,12 +19,12 @@ NAMES = ["mnist", "mnist-grey", "cifar10"]
     ],
 )
 def test_the_hint_is_the_closest_name_or_all(name: str, hint: str) -> None:
-    assert closest(name, NAMES, "data sets") == hint
-    assert closest(name, dict.fromkeys(NAMES), "data sets") == hint
+    assert did_you_mean(name, NAMES, "data sets") == hint
+    assert did_you_mean(name, dict.fromkeys(NAMES), "data sets") == hint
 
 
 def test_there_may_be_no_names() -> None:
-    assert closest("mnist", [], "names of weights") == "names of weights: none"
+    assert did_you_mean("mnist", [], "names of weights") == "names of weights: none"
 
 
 def test_unknown_models_and_data_sets_are_hinted_alike() -> None:

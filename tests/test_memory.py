@@ -19,7 +19,7 @@ from famecli.config.presets import model_config
 from famecli.config.resolve import Setting
 from famecli.config.schema import TrainConfig
 from famecli.errors import OutOfMemoryError
-from famecli.memory import Pieces
+from famecli.memory import AdaptiveBatches
 from famecli.runtime.distributed import ALONE, Group
 from famecli.training import capacity, setup
 from famecli.training.capacity import USED, explain_failed_steps, largest_batch, peak_on_gpu
@@ -57,7 +57,9 @@ def full(request: pytest.FixtureRequest) -> Exception:
     return error
 
 
-def squares_of(limit: int, error: Exception, pieces: Pieces, images: int) -> tuple[list[int], list[int]]:
+def squares_of(
+    limit: int, error: Exception, pieces: AdaptiveBatches, images: int
+) -> tuple[list[int], list[int]]:
     """Squares of numbers, of which no more than `limit` fit in memory; and how many were tried at once."""
     tried: list[int] = []
 
@@ -67,12 +69,12 @@ def squares_of(limit: int, error: Exception, pieces: Pieces, images: int) -> tup
             raise error
         return [row**2 for row in range(rows.start, rows.stop)]
 
-    return [value for piece in pieces.over(images, work) for value in piece], tried
+    return [value for piece in pieces.map(images, work) for value in piece], tried
 
 
 def test_pieces_become_smaller_for_good_and_say_so(full: Exception) -> None:
     said: list[str] = []
-    pieces = Pieces(8, report=said.append)
+    pieces = AdaptiveBatches(8, report=said.append)
     for tries in ([8, 4, 2, 2, 2, 2, 2, 1], [2, 2, 2, 2, 2, 1]):
         found, tried = squares_of(3, full, pieces, 11)
         assert found == [row**2 for row in range(11)]
@@ -91,13 +93,13 @@ def test_pieces_are_multiples_of_the_smallest_which_is_the_last_tried(full: Exce
         raise full
 
     with pytest.raises(type(full)):
-        list(Pieces(24, smallest=8).over(24, fail))
+        list(AdaptiveBatches(24, smallest=8).over(24, fail))
     assert tried == [24, 8]
 
 
 def test_other_errors_are_not_taken_for_it() -> None:
     with pytest.raises(RuntimeError, match="shapes"):
-        squares_of(0, RuntimeError("shapes do not fit"), Pieces(4), 4)
+        squares_of(0, RuntimeError("shapes do not fit"), AdaptiveBatches(4), 4)
 
 
 @pytest.mark.parametrize(

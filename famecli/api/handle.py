@@ -16,7 +16,7 @@ from famecli.checkpoints.checkpoint import Checkpoint
 from famecli.coding.compress import check_model, decode_images, encode_images
 from famecli.coding.container import from_bytes, to_bytes
 from famecli.config.schema import ModelConfig
-from famecli.errors import ArgumentError, ArgumentTypeError, closest
+from famecli.errors import ArgumentError, ArgumentTypeError, did_you_mean
 from famecli.nll.evaluate import ImageNlls
 from famecli.nll.record import Annealing, NllRecord
 from famecli.nll.score import EstimatorSettings
@@ -350,7 +350,7 @@ class Model:
         most, names = whole("limit", limit, 1), OWN_CHECKS if checks is None else tuple(checks)
         for name in names:
             if name not in OWN_CHECKS:
-                raise ArgumentError(f"unknown check {name!r}", closest(name, OWN_CHECKS, "checks"))
+                raise ArgumentError(f"unknown check {name!r}", did_you_mean(name, OWN_CHECKS, "checks"))
         drawn = None if samples is None else whole("samples", samples, 2)
         least = None if images is None else whole("images", images, 1)
         with undisturbed():

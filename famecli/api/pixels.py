@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from famecli.config.schema import ModelConfig
-from famecli.errors import ArgumentError, ArgumentTypeError, brief
+from famecli.errors import ArgumentError, ArgumentTypeError, truncate
 
 LARGEST_SEED = 2**63 - 1
 
@@ -94,7 +94,7 @@ def whole(name: str, value: object, least: int, most: int | None = None) -> int:
     try:
         found = operator.index(value)  # type: ignore[arg-type]
     except TypeError as error:
-        raise ArgumentTypeError(f"{name} is {brief(repr(value))}, expected a whole number") from error
+        raise ArgumentTypeError(f"{name} is {truncate(repr(value))}, expected a whole number") from error
     if found < least or (most is not None and found > most):
         bounds = f"at least {least}" if most is None else f"{least} to {most}"
         raise ArgumentError(f"{name} is {found}, expected {bounds}")
@@ -104,7 +104,7 @@ def whole(name: str, value: object, least: int, most: int | None = None) -> int:
 def number(name: str, value: object, least: float, most: float) -> float:
     """Return a number, the argument `name` of a call; errors are those of `whole`."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.floating | np.integer):
-        raise ArgumentTypeError(f"{name} is {brief(repr(value))}, expected a number")
+        raise ArgumentTypeError(f"{name} is {truncate(repr(value))}, expected a number")
     if not least <= value <= most:
         raise ArgumentError(f"{name} is {value}, expected {least:g} to {most:g}")
     return float(value)
@@ -117,4 +117,4 @@ def choice(name: str, value: object, words: tuple[str, ...]) -> None:
         ArgumentError: It is not.
     """
     if value not in words:
-        raise ArgumentError(f"{name} is {brief(repr(value))}, expected {' or '.join(map(repr, words))}")
+        raise ArgumentError(f"{name} is {truncate(repr(value))}, expected {' or '.join(map(repr, words))}")

@@ -24,7 +24,7 @@ from famecli.checkpoints.header import (
 )
 from famecli.checkpoints.provenance import Provenance, parse_provenance
 from famecli.config.schema import ModelConfig, to_dict
-from famecli.errors import InputError, IntegrityError, NumericsError, UsageError, brief
+from famecli.errors import InputError, IntegrityError, NumericsError, UsageError, truncate
 from famecli.files import write_atomic
 from famecli.model.fame import Fame, count_parameters
 from famecli.nll.record import NllRecord
@@ -100,7 +100,7 @@ def _tensors(content: bytes, source: str) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load(content)
     except (safetensors.SafetensorError, RuntimeError) as error:
-        raise InputError(f"{source}: not a famecli checkpoint ({brief(error)})") from error
+        raise InputError(f"{source}: not a famecli checkpoint ({truncate(error)})") from error
 
 
 def save_checkpoint(
@@ -200,7 +200,7 @@ def _check_size(config: ModelConfig, header: Header, source: str) -> None:
         raise InputError(f"{source}: its configuration has more layers than it has tensors")
     for name, info in header.tensors.items():
         if info.dtype not in DTYPES:
-            raise InputError(f"{source}: {brief(name)} is {info.dtype}, expected {' or '.join(DTYPES)}")
+            raise InputError(f"{source}: {truncate(name)} is {info.dtype}, expected {' or '.join(DTYPES)}")
     expected = count_parameters(config)
     if header.parameters != expected:
         raise InputError(
@@ -213,7 +213,9 @@ def _check_tensors(model: Fame, header: Header, source: str) -> None:
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     expected = shapes | ({RAW + name: shape for name, shape in shapes.items()} if header.has_raw else {})
     if odd := sorted(set(expected) ^ set(header.tensors)):
-        raise InputError(f"{source}: its configuration and its tensors disagree about {brief(repr(odd[0]))}")
+        raise InputError(
+            f"{source}: its configuration and its tensors disagree about {truncate(repr(odd[0]))}"
+        )
     for name, shape in expected.items():
         if header.tensors[name].shape != shape:
             raise InputError(f"{source}: {name} is {header.tensors[name].shape}, expected {shape}")
@@ -225,7 +227,7 @@ def _check_hash(recorded: object, weights: WeightsKind, found: str, source: str)
     if expected != found:
         raise IntegrityError(
             f"{source}: its {weights} weights are not those that were saved (sha256 {found[:12]}, "
-            f"recorded {brief(expected, 15)})",
+            f"recorded {truncate(expected, 15)})",
             DAMAGED,
         )
 

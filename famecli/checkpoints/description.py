@@ -10,7 +10,7 @@ from typing import Any
 from famecli.checkpoints.header import CHECKPOINT_SCHEMA, Header, parse_header, read_checkpoint
 from famecli.checkpoints.provenance import Provenance, parse_provenance
 from famecli.config.schema import ModelConfig
-from famecli.errors import ConfigError, InputError, brief
+from famecli.errors import ConfigError, InputError, truncate
 from famecli.nll.record import NllRecord, parse_nll
 
 FURTHER = "further_claims"
@@ -124,7 +124,7 @@ def model_in(metadata: Mapping[str, Any], source: str) -> ModelConfig:
     try:
         return ModelConfig.from_dict(metadata.get("model"))
     except ConfigError as error:
-        raise ConfigError(f"{source}: {brief(error, 400)}", error.hint) from error
+        raise ConfigError(f"{source}: {truncate(error, 400)}", error.hint) from error
 
 
 def claims_in(metadata: Mapping[str, Any]) -> list[Any]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
-from famecli.errors import InputError, IntegrityError, brief
+from famecli.errors import InputError, IntegrityError, truncate
 from famecli.files import STDIN, open_input, read_up_to
 
 METADATA_KEY = "famecli"
@@ -69,7 +69,7 @@ class Header:
             InputError: The file `source` is of another one.
         """
         if (found := self.metadata.get("schema")) != schema:
-            raise InputError(f"{source}: expected a file of schema {schema}, found {brief(repr(found))}")
+            raise InputError(f"{source}: expected a file of schema {schema}, found {truncate(repr(found))}")
 
 
 def canonical_json(data: object) -> str:
@@ -87,7 +87,7 @@ def _unseal(table: dict[str, str]) -> tuple[dict[str, Any], bool]:
     """Return the metadata of famecli, and whether they have their recorded hash."""
     text = table.pop(METADATA_KEY)
     if table:
-        raise ValueError(f"its metadata have the key {brief(repr(next(iter(table))))}")
+        raise ValueError(f"its metadata have the key {truncate(repr(next(iter(table))))}")
     metadata = _strict_json(text)
     if not isinstance(metadata, dict):
         raise TypeError("its metadata is no table")
@@ -169,8 +169,8 @@ def parse_header(content: bytes, size: int | None, source: str) -> Header:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, KeyError):
-        return f"key {brief(error)} is missing"
-    return "its header is not text" if isinstance(error, UnicodeDecodeError) else brief(error)
+        return f"key {truncate(error)} is missing"
+    return "its header is not text" if isinstance(error, UnicodeDecodeError) else truncate(error)
 
 
 def _strict_json(text: str) -> Any:  # noqa: ANN401
@@ -181,7 +181,7 @@ def _strict_json(text: str) -> Any:  # noqa: ANN401
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{brief(name)} is no number of JSON")
+    raise ValueError(f"{truncate(name)} is no number of JSON")
 
 
 def _finite_float(text: str) -> float:
@@ -198,7 +198,7 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _tensor_info(entry: dict[str, Any]) -> TensorInfo:
     if odd := entry.keys() - TENSOR_KEYS:
-        raise ValueError(f"a tensor has the key {brief(repr(min(odd)))}")
+        raise ValueError(f"a tensor has the key {truncate(repr(min(odd)))}")
     shape, (start, end) = entry["shape"], entry["data_offsets"]
     if not all(type(number) is int and 0 <= number < 2**48 for number in [*shape, start, end]):
         raise ValueError("a shape or offset is not a whole number in range")

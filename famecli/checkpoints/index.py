@@ -10,7 +10,7 @@ from typing import Any
 from famecli.checkpoints.description import describe
 from famecli.config.presets import PRESETS, SIZES, model_config, preset_named
 from famecli.config.schema import ModelConfig, build, to_dict
-from famecli.errors import InputError, UnavailableError, UsageError, closest
+from famecli.errors import InputError, UnavailableError, UsageError, did_you_mean
 from famecli.nll.record import NllRecord, parse_nll
 
 SCHEMA = "famecli/weights/1"
@@ -210,5 +210,5 @@ def default_weights(dataset: str | None, model: str | None) -> WeightsEntry:
 
 def unknown_checkpoint(name: str) -> UsageError:
     """Return the error for a CKPT argument that is neither a file nor a name."""
-    hint = closest(name, index(), "names of weights")
+    hint = did_you_mean(name, index(), "names of weights")
     return UsageError(f"no checkpoint file, run folder or weights called {name}", hint)

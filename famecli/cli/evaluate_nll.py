@@ -23,7 +23,7 @@ from famecli.cli.groups import (
     join,
 )
 from famecli.cli.sources import DataSource, ModelSource
-from famecli.errors import GateError, UsageError, brief
+from famecli.errors import GateError, UsageError, truncate
 from famecli.files import STDIN, write_atomic
 from famecli.nll.record import STARTS, Annealing, Start
 from famecli.output import Output, printable, table
@@ -252,7 +252,7 @@ def evaluate_nll(
     if bound.simulated is None:
         data.check_stdin(source, split)
     group, latents = join(output), None
-    with group.one_before_the_others():
+    with group.local_main_first():
         loaded = source.load(output, machine.torch_device(group), half=half)
         if bound.simulated is None:
             images = data.images(source, loaded, split, output)
@@ -274,7 +274,7 @@ def evaluate_nll(
             group=group,
             report=output.note,
         )
-    if not group.first:
+    if not group.is_main:
         return
     if coded:
         with output.progress("coding and decoding", 2 * len(scored.levels)) as advance:
@@ -311,7 +311,7 @@ def _show(report: "NllReport", console: Console, explain: bool = False) -> None:
     for line in report.remarks():
         console.print(line)
     if report.claims and not any(map(report.comparable, report.claims)):
-        told = printable(brief(report.claims[0], 300))
+        told = printable(truncate(report.claims[0], 300))
         console.print(f"the checkpoint claims, not comparable: {told}", markup=False)
     if report.coded is not None:
         console.print(report.coded.remark())

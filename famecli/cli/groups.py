@@ -221,7 +221,7 @@ def join(output: Output) -> "Group":
     from famecli.runtime import distributed
 
     group = distributed.join()
-    output.quiet = output.quiet or not group.first
+    output.quiet = output.quiet or not group.is_main
     return group
 
 

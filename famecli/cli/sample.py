@@ -183,7 +183,7 @@ def sample(
     output = images.common.output()
     target = images.target("samples", format, rgb=images.rgb)
     group, source = join(output), source.picked(context)
-    with group.one_before_the_others():
+    with group.local_main_first():
         loaded = source.load(output, machine.torch_device(group))
     source.check_trained_on(loaded.provenance.dataset)
     model, known = loaded.model, part.read(loaded.model.config)
@@ -192,7 +192,7 @@ def sample(
     seeds = range(first, first + number)
     with explain_lost_processes():
         batches = drawing.batches(model, seeds, known, group, output)
-        if not group.first:
+        if not group.is_main:
             for _ in batches:
                 pass
             return

@@ -103,7 +103,7 @@ def _predict(plan: "Plan", output: Output) -> None:
     def human(console: Console) -> None:
         console.print(table(f"{plan.model.preset}, without validation", ["", ""], rows))
 
-    if trainer.group.first:
+    if trainer.group.is_main:
         output.result(data, f"{data['seconds_total']:.0f}", human)
 
 
@@ -124,15 +124,15 @@ def _train(plan: "Plan", display: Display, output: Output) -> None:
         for record in follow(run, plan.options, lambda: "signal" if signals else None):
             advance(record["images"] - seen, _describe(record))
             seen = record["images"]
-            for text in warnings(record) if group.first else ():
+            for text in warnings(record) if group.is_main else ():
                 output.warn(text)
-            if display.log and group.first:
+            if display.log and group.is_main:
                 print(json.dumps(record, allow_nan=False), flush=True)
-    if group.first and not display.log:
+    if group.is_main and not display.log:
         output.result(result(run), str(run.checkpoint))
     with explain_lost_processes():
         # torchrun ends them all when one ends with a code that is not 0: none may before the first is done.
-        group.largest(0)
+        group.all_reduce_max(0)
     _exit(run, signals)
 
 
@@ -140,7 +140,7 @@ def _shown(display: Display, output: Output, group: "Group") -> "Callable[[np.nd
     """Return what is done with samples beyond being written: they are shown, or not."""
     if display.preview and output.errors.is_terminal:
         return output.preview
-    if display.preview and group.first:
+    if display.preview and group.is_main:
         output.warn(NO_TERMINAL)
     return lambda images: None
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from famecli import __version__
 from famecli.cli.groups import Common, Machine, Seed, SplitName, grouped
 from famecli.cli.sources import DataSource, ModelSource
-from famecli.errors import GateError, UnavailableError, UsageError, closest
+from famecli.errors import GateError, UnavailableError, UsageError, did_you_mean
 from famecli.files import STDIN
 from famecli.output import table
 from famecli.verification.findings import CHECKS, CheckResult
@@ -131,7 +131,7 @@ def _names(text: str) -> list[str]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:
         if name not in CHECKS:
-            raise UsageError(f"unknown check {name!r}", closest(name, CHECKS, "checks"))
+            raise UsageError(f"unknown check {name!r}", did_you_mean(name, CHECKS, "checks"))
     if not names:
         raise UsageError("--checks names none", f"checks: {', '.join(CHECKS)}")
     return [name for name in CHECKS if name in names]

@@ -22,7 +22,7 @@ from famecli.coding.bits_back import MOST_BITS
 from famecli.coding.codec import Coded
 from famecli.coding.stack import WORD_BITS
 from famecli.config.schema import build
-from famecli.errors import InputError, IntegrityError, brief
+from famecli.errors import InputError, IntegrityError, truncate
 from famecli.files import open_input, read_up_to
 
 MAGIC = b"\x89fame\r\n\x1a"
@@ -247,9 +247,9 @@ def _header(content: bytes, source: str) -> FileHeader:
             raise ValueError("its header is not canonical")
         header = build(FileHeader, data, "header")
     except (ValueError, RecursionError, zlib.error, InputError) as error:
-        raise InputError(f"{source}: no header of coded images ({brief(error)})") from error
+        raise InputError(f"{source}: no header of coded images ({truncate(error)})") from error
     if reason := _invalid_reason(header):
-        raise InputError(f"{source}: {brief(reason, 300)}")
+        raise InputError(f"{source}: {truncate(reason, 300)}")
     return header
 
 

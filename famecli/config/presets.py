@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from famecli.config.schema import DecoderConfig, ModelConfig, StageConfig
-from famecli.errors import UsageError, closest
+from famecli.errors import UsageError, did_you_mean
 
 Size = Literal["tiny", "small", "paper"]
 SIZES: tuple[Size, ...] = ("tiny", "small", "paper")
@@ -162,7 +162,7 @@ def preset_named(name: str) -> Preset:
         UsageError: There is none.
     """
     if name not in PRESETS:
-        raise UsageError(f"unknown model {name!r}", closest(name, PRESETS, "models"))
+        raise UsageError(f"unknown model {name!r}", did_you_mean(name, PRESETS, "models"))
     return PRESETS[name]
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, Self, get_args, get_origin, get_typ
 
 from famecli.config.first_defaults import whole
 from famecli.config.schema import DecoderConfig, ModelConfig, StageConfig, TrainConfig, leaves, to_dict
-from famecli.errors import ConfigError, closest
+from famecli.errors import ConfigError, did_you_mean
 from famecli.files import read_bytes
 
 # Stages are a list; N is the number of one, from 0.
@@ -203,4 +203,4 @@ def _entry(tables: dict[str, Any], path: Sequence[str], where: str) -> tuple[Any
 
 
 def _unknown(where: str, part: str, known: Sequence[str]) -> ConfigError:
-    return ConfigError(f"{where}: unknown key {part!r}", closest(part, known, "known keys"))
+    return ConfigError(f"{where}: unknown key {part!r}", did_you_mean(part, known, "known keys"))

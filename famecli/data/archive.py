@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO, cast
 
-from famecli.errors import InputError, brief
+from famecli.errors import InputError, truncate
 from famecli.files import read_up_to
 
 GZIP_MAGIC = b"\x1f\x8b"
@@ -60,7 +60,7 @@ def reading(name: str) -> Iterator[None]:
     try:
         yield
     except _DAMAGES as error:
-        reason = brief(error) or type(error).__name__
+        reason = truncate(error) or type(error).__name__
         raise InputError(f"{name}: damaged archive ({reason})", AGAIN) from error
     except OSError as error:
         raise InputError(f"cannot read {name}: {error.strerror or error}") from error

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from famecli.data.archive import AGAIN, Limited, opened, reading, unzipped, zip_members
-from famecli.errors import InputError, brief
+from famecli.errors import InputError, truncate
 from famecli.files import read_up_to
 
 LARGEST_BYTES = 16 << 30
@@ -127,7 +127,7 @@ def _read_header(magic: bytes, file: BinaryIO, name: str) -> Header:
             return readers[magic](cast(BinaryIO, Limited(file, LARGEST_HEADER_BYTES, name)))
     # numpy parses the header as Python, which fails in as many ways as there are texts.
     except Exception as error:
-        raise InputError(f"{name}: not an npy array ({brief(error)})", AGAIN) from error
+        raise InputError(f"{name}: not an npy array ({truncate(error)})", AGAIN) from error
 
 
 def _read_data(

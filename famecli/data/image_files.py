@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from famecli.config.schema import ModelConfig
-from famecli.errors import InputError, brief
+from famecli.errors import InputError, truncate
 from famecli.files import open_input, read_up_to
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ def _opened(name: str, content: bytes, expected: str = "") -> "Iterator[Image]":
     # Pillow's decoders answer damaged files with a dozen kinds of exceptions, SyntaxError among them.
     except Exception as error:
         kinds = ", ".join(READABLE)
-        raise InputError(f"{name}: not a readable image ({kinds}): {brief(error)}") from error
+        raise InputError(f"{name}: not a readable image ({kinds}): {truncate(error)}") from error
 
 
 def nearest_levels(levels: int) -> np.ndarray:

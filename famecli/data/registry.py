@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from famecli.errors import InputError, UsageError, closest
+from famecli.errors import InputError, UsageError, did_you_mean
 
 FOLDER = "folder"
 
@@ -395,4 +395,4 @@ def dataset_info(name: str) -> DatasetInfo:
     """
     if name in DATASETS:
         return DATASETS[name]
-    raise UsageError(f"unknown data set {name!r}", closest(name, DATASETS, "data sets"))
+    raise UsageError(f"unknown data set {name!r}", did_you_mean(name, DATASETS, "data sets"))

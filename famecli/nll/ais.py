@@ -20,7 +20,7 @@ from torch import Tensor
 from famecli.data.dataset import ImageSplit
 from famecli.data.folder import seen_with
 from famecli.data.registry import FOLDER, dataset_info
-from famecli.memory import Pieces
+from famecli.memory import AdaptiveBatches
 from famecli.model.fame import Fame
 from famecli.nll.evaluate import ImageNlls, check_nats, evaluate, map_rows
 from famecli.nll.hmc import ChainNoise, Chains, LatentSpace, find_steps
@@ -90,7 +90,7 @@ def evaluate_ais(
     elbo = evaluate(model, levels, seed=seed, batch_size=batch_size, group=group, report=report)
     exact = double(model)
     images = max(1, batch_size // settings.chains)
-    pieces = Pieces(batch_size, report=report)
+    pieces = AdaptiveBatches(batch_size, report=report)
 
     def table_of(rows: slice) -> np.ndarray:
         batch = torch.from_numpy(levels[rows]).to(exact.device)

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from famecli.errors import InputError, UsageError, brief
+from famecli.errors import InputError, UsageError, truncate
 from famecli.files import read_bytes
 from famecli.nll.notebook import html_table
 from famecli.nll.record import SCHEMA as SCORES_SCHEMA
@@ -155,11 +155,11 @@ def read_scores(path: Path) -> NllRecord:
     try:
         document = json.loads(read_bytes(path, "scores"))
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is no JSON document: {brief(error)}", hint) from error
+        raise InputError(f"{path} is no JSON document: {truncate(error)}", hint) from error
     if not isinstance(document, dict) or "image_nats" not in document:
         raise InputError(f"{path} has no NLL of each image", hint)
     if (schema := document.get("schema")) != SCORES_SCHEMA:
-        raise InputError(f"{path}: schema = {brief(repr(schema))}, expected {SCORES_SCHEMA}")
+        raise InputError(f"{path}: schema = {truncate(repr(schema))}, expected {SCORES_SCHEMA}")
     checkpoint = document.get("checkpoint")
     if not isinstance(checkpoint, dict):
         raise InputError(f"{path}: checkpoint: expected a table of keys")
@@ -206,7 +206,7 @@ def differences(a: NllRecord, b: NllRecord) -> Iterator[tuple[Waiver | None, str
     )
     for waiver, what, own, other in both:
         if own != other:
-            yield waiver, f"{what} ({brief(own, 60)}; {brief(other, 60)})"
+            yield waiver, f"{what} ({truncate(own, 60)}; {truncate(other, 60)})"
 
 
 def compare(a: NllRecord, b: NllRecord, allow: frozenset[Waiver] = frozenset()) -> Comparison:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from famecli.errors import NumericsError
-from famecli.memory import Pieces
+from famecli.memory import AdaptiveBatches
 from famecli.model.fame import Fame
 from famecli.nll.importance import Importance, block_sizes, log_mean, weigh
 from famecli.nll.record import Bound
@@ -88,7 +88,7 @@ def evaluate(
     """
     samples = importance_samples if model.config.stochastic_layers else 1
     images = max(1, batch_size // samples)
-    pieces = Pieces(batch_size, report=report)
+    pieces = AdaptiveBatches(batch_size, report=report)
 
     def table_of(rows: slice) -> np.ndarray:
         batch = torch.from_numpy(levels[rows]).to(model.device)
@@ -109,7 +109,7 @@ def map_rows(
     work: Callable[[slice], np.ndarray],
     total: int,
     images: int,
-    pieces: Pieces,
+    pieces: AdaptiveBatches,
     group: Group,
     advance: Callable[[int], None],
 ) -> np.ndarray:
@@ -128,10 +128,10 @@ def map_rows(
         def piece(rows: slice) -> np.ndarray:
             return work(slice(start + rows.start, start + rows.stop))
 
-        return np.concatenate(list(pieces.over(min(images, total - start), piece)))
+        return np.concatenate(list(pieces.map(min(images, total - start), piece)))
 
     parts = []
-    for part in group.in_turn(range(0, total, images), batch_from):
+    for part in group.map_ordered(range(0, total, images), batch_from):
         parts.append(part)
         advance(len(part))
     return np.concatenate(parts)

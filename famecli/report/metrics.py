@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from famecli.config.schema import build
-from famecli.errors import ConfigError, InputError, brief
+from famecli.errors import ConfigError, InputError, truncate
 from famecli.files import read_bytes
 from famecli.nll.units import NATS_PER_BIT
 
@@ -91,7 +91,9 @@ def read_metrics(path: Path) -> Metrics:
         except (ValueError, RecursionError, ConfigError) as error:
             if number == len(lines) and not isinstance(error, ConfigError):
                 return Metrics(records, cut=True)
-            raise InputError(f"{path}, line {number}: not a record of a training ({brief(error)})") from error
+            raise InputError(
+                f"{path}, line {number}: not a record of a training ({truncate(error)})"
+            ) from error
     return Metrics(records, cut=False)
 
 
@@ -124,6 +126,6 @@ def _check_numbers(record: Record) -> None:
     for value in (*values, record.valid_images, *record.kl_bits):
         # The negation rejects NaN, too.
         if value is not None and not abs(value) <= LARGEST_NUMBER:
-            raise ConfigError(f"{brief(value)} is out of range")
+            raise ConfigError(f"{truncate(value)} is out of range")
     if min(record.images, record.elapsed_s, record.valid_images or 0) < 0:
         raise ConfigError("a count or a time is negative")

@@ -10,7 +10,7 @@ from famecli.checkpoints.description import describe
 from famecli.checkpoints.provenance import Provenance
 from famecli.config.schema import ModelConfig, TrainConfig, to_dict
 from famecli.data.registry import DATASETS
-from famecli.errors import ConfigError, brief
+from famecli.errors import ConfigError, truncate
 from famecli.nll.record import NllRecord, ScoredImages, Terms, binarization_words
 from famecli.nll.units import bits_per_dim
 from famecli.output import printable
@@ -115,7 +115,7 @@ def read_run(path: str, checkpoint: Path, folder: Path | None) -> RunFacts:
     try:
         trained = None if training is None else TrainConfig.from_dict(training)
     except ConfigError as error:
-        raise ConfigError(f"{checkpoint}: {brief(error, 400)}", error.hint) from error
+        raise ConfigError(f"{checkpoint}: {truncate(error, 400)}", error.hint) from error
     return RunFacts(
         _name(folder or checkpoint),
         path,
@@ -173,6 +173,6 @@ def _name(path: Path) -> str:
     """Return a folder's name, or a file's without its ending; `best` says little without its folder."""
     path = path.absolute()
     name = path.stem if path.suffix == ".safetensors" else path.name
-    return brief(
+    return truncate(
         printable(f"{path.parent.name}/{name}" if name in ("best", "last") else name), MOST_OF_A_NAME
     )

@@ -49,7 +49,7 @@ class Group:
     local_rank: int = 0
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the process that prints and writes."""
         return self.rank == 0
 
@@ -75,7 +75,7 @@ class Group:
             return name
         return f"cuda:{self.local_rank}"
 
-    def share(self, batch: int) -> slice:
+    def local_rows(self, batch: int) -> slice:
         """Return this process's rows of a batch; all processes have equally many.
 
         Raises:
@@ -97,7 +97,7 @@ class Group:
         dist.all_reduce(total)
         return total
 
-    def largest(self, value: int) -> int:
+    def all_reduce_max(self, value: int) -> int:
         """Return the largest `value` among all processes."""
         found = torch.tensor(value)
         if self.size > 1:
@@ -106,7 +106,7 @@ class Group:
 
     def all(self, value: bool) -> bool:
         """Return whether `value` is true in all processes."""
-        return self.largest(-int(value)) != 0
+        return self.all_reduce_max(-int(value)) != 0
 
     def gather(self, array: np.ndarray) -> list[np.ndarray]:
         """Return the arrays of all processes, by rank; they may differ in their first dimension."""
@@ -120,7 +120,7 @@ class Group:
         dist.all_gather(found, torch.from_numpy(padded))
         return [each.numpy()[: int(length)] for each, length in zip(found, lengths, strict=True)]
 
-    def in_turn(self, tasks: Sequence[T], work: Callable[[T], np.ndarray]) -> Iterator[np.ndarray]:
+    def map_ordered(self, tasks: Sequence[T], work: Callable[[T], np.ndarray]) -> Iterator[np.ndarray]:
         """Yield `work` of each task in order, in every process; the processes share the tasks.
 
         Args:
@@ -133,13 +133,13 @@ class Group:
             yield from self.gather(own)[: len(tasks) - start]
 
     @contextmanager
-    def one_before_the_others(self) -> Iterator[None]:
+    def local_main_first(self) -> Iterator[None]:
         """Run the block in the first process of each machine, then in the others, who find its files."""
         if self.local_rank:
-            self.largest(0)
+            self.all_reduce_max(0)
         yield
         if not self.local_rank:
-            self.largest(0)
+            self.all_reduce_max(0)
 
     def parallel(self, model: nn.Module) -> nn.Module:
         """Return `model`, with several processes in a wrapper that averages gradients over them."""
@@ -194,7 +194,7 @@ def store_of_this_round(shared: Store, group: Group) -> Store:
     """
     store = PrefixStore("famecli", shared)
     own = secrets.token_hex(8)
-    if group.first:
+    if group.is_main:
         _answer(store, own, range(1, group.size))
         return PrefixStore(own, shared)
     store.set(f"question/{group.rank}", own)
@@ -216,7 +216,7 @@ def _answer(store: Store, name: str, ranks: Sequence[int]) -> None:
         time.sleep(POLL_S)
 
 
-def apart(network: nn.Module) -> AbstractContextManager[None]:
+def no_sync(network: nn.Module) -> AbstractContextManager[None]:
     """Return a context in which a network of `Group.parallel` does not average gradients over processes."""
     if isinstance(network, DistributedDataParallel):
         return network.no_sync()

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from famecli.memory import Pieces
+from famecli.memory import AdaptiveBatches
 from famecli.model.fame import Fame
 from famecli.rng import ImageNoise, image_uniforms
 from famecli.runtime.distributed import ALONE, Group
@@ -131,7 +131,7 @@ def generate_batches(
         report: Called with one line of text when memory ran out.
     """
     chunk = padded_batch(batch_size)
-    pieces = Pieces(chunk, LANES, report)
+    pieces = AdaptiveBatches(chunk, LANES, report)
     decoders: list[ImageDecoder] = []
 
     def draw(chosen: Sequence[int]) -> np.ndarray:
@@ -150,10 +150,10 @@ def generate_batches(
         return _draw(decoders[0], chosen, latent_temperature)
 
     def draw_batch(chosen: Sequence[int]) -> np.ndarray:
-        return np.concatenate(list(pieces.over(len(chosen), lambda rows: draw(chosen[rows]))))
+        return np.concatenate(list(pieces.map(len(chosen), lambda rows: draw(chosen[rows]))))
 
     batches = [seeds[first : first + chunk] for first in range(0, len(seeds), chunk)]
-    return group.in_turn(batches, draw_batch)
+    return group.map_ordered(batches, draw_batch)
 
 
 @torch.no_grad()
@@ -262,7 +262,7 @@ def complete_batches(
         x = _chain(model, decoder, image, given, chosen, sweeps)
         return x.float().cpu().numpy().astype(np.uint8)
 
-    yield from group.in_turn(range(0, len(seeds), CHUNK), draw)
+    yield from group.map_ordered(range(0, len(seeds), CHUNK), draw)
 
 
 @torch.no_grad()

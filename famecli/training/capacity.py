@@ -8,7 +8,7 @@ import torch
 
 from famecli.config.schema import ModelConfig, Precision, TrainConfig
 from famecli.data.dataset import ImageSplit
-from famecli.errors import OutOfMemoryError, UnavailableError, brief
+from famecli.errors import OutOfMemoryError, UnavailableError, truncate
 from famecli.memory import is_out_of_memory, release
 from famecli.runtime.distributed import Group
 from famecli.training.clock import Clock
@@ -90,7 +90,7 @@ def largest_common_batch(
     at_once = largest_batch(peak_on_gpu(model, config, split, device, precision), free, most)
     release()
     # The smallest number of all processes.
-    return -group.largest(-at_once) * accumulate * group.size
+    return -group.all_reduce_max(-at_once) * accumulate * group.size
 
 
 def images_in_time(trainer: Trainer, budget_s: float, clock: Clock | None = None) -> tuple[int, float]:
@@ -118,8 +118,8 @@ def images_in_time(trainer: Trainer, budget_s: float, clock: Clock | None = None
             spent_s = clock.now_s() - started_s
             enough = steps >= FEWEST_STEPS and spent_s >= min(MOST_S, MEASURED_PART * budget_s)
             # The first process decides.
-            enough = bool(group.largest(int(enough and group.first)))
-    spent_s = float(group.sum(torch.tensor(spent_s if group.first else 0.0, dtype=torch.float64)))
+            enough = bool(group.all_reduce_max(int(enough and group.is_main)))
+    spent_s = float(group.sum(torch.tensor(spent_s if group.is_main else 0.0, dtype=torch.float64)))
     images_per_s = steps * batch / max(spent_s, 1e-9)
     images = int((budget_s - spent_s) * images_per_s)
     return max(1, images // batch) * batch, images_per_s
@@ -142,7 +142,7 @@ def explain_failed_steps(trainer: Trainer) -> Iterator[None]:
             raise OutOfMemoryError(message, _advice(trainer, at_once)) from error
         if not type(error).__module__.startswith(COMPILER):
             raise
-        said = brief(str(error).partition("\n")[0])
+        said = truncate(str(error).partition("\n")[0])
         raise UnavailableError(
             f"a step cannot be compiled: {said}",
             "install a C++ compiler, or leave out `compile`: the result differs in rounding alone",

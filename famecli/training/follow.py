@@ -52,7 +52,7 @@ def follow(
         late = deadline_s is not None and time.monotonic() > deadline_s
         return interrupted() or ("max_time" if late else None)
 
-    tracked = options.track is not None and run.trainer.group.first
+    tracked = options.track is not None and run.trainer.group.is_main
     tracker = _tracker(run) if tracked else nullcontext(_ignore)
     with tracker as track, explain_lost_processes(), explain_failed_steps(run.trainer):
         for record in run.records(reason):

@@ -179,7 +179,7 @@ def check_shared(group: "Group", folder: Path, value: int) -> None:
     Raises:
         InputError: Their values differ.
     """
-    if group.largest(value) != -group.largest(-value):
+    if group.all_reduce_max(value) != -group.all_reduce_max(-value):
         raise InputError(
             f"the processes do not all see the same files in {folder}",
             "choose an `out` on a file system that all machines share",

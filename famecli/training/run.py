@@ -140,14 +140,14 @@ class Run:
         self.progress = progress
         if self.keep_precision:
             self.trainer.precision = progress.precision
-        if self.group.first:
+        if self.group.is_main:
             self._remove_leftovers()
             self._drop_later_metrics()
             remove_later(self.folder, self.trainer.images)
 
     def clear(self) -> None:
         """Remove what another run left in the folder."""
-        if not self.group.first:
+        if not self.group.is_main:
             return
         grids = (self.folder / SAMPLES_FOLDER).glob("*.png")
         for path in (*(self.folder / name for name in RUN_FILES), *grids):
@@ -164,7 +164,7 @@ class Run:
 
         After the last record everything is saved and `stopped` says why.
         """
-        if self.group.first:
+        if self.group.is_main:
             self.folder.mkdir(parents=True, exist_ok=True)
         with self._clock.running():
             self._last_saved_s = time.monotonic()
@@ -185,7 +185,7 @@ class Run:
                 yield self._log(self._train_record())
             if self.sample_every_images is not None and self._passed(self.sample_every_images):
                 images = draw_grid(self.trainer, self.folder)
-                if self.group.first:
+                if self.group.is_main:
                     self.show(images)
                 self._window_start_s = self._clock.now_s()
             if time.monotonic() - self._last_saved_s > self.save_every_s:
@@ -212,7 +212,7 @@ class Run:
 
     def _agreed(self, reason: Stopped | None) -> Stopped | None:
         """Return a reason to stop that any process has, the same in all: they stop after the same step."""
-        return REASONS[self.group.largest(REASONS.index(reason))]
+        return REASONS[self.group.all_reduce_max(REASONS.index(reason))]
 
     def best(self) -> Best | None:
         """Return the best checkpoint so far; None before the first validation."""
@@ -229,7 +229,7 @@ class Run:
 
     def save(self) -> None:
         """Write `state.safetensors` and `last.safetensors`."""
-        if not self.group.first:
+        if not self.group.is_main:
             return
         self.progress.precision = self.trainer.precision
         metadata = {
@@ -244,7 +244,7 @@ class Run:
 
     def _save_model(self, name: str) -> str:
         """Write a checkpoint and return its sha256, which the first process alone knows."""
-        if not self.group.first:
+        if not self.group.is_main:
             return ""
         trainer, init = self.trainer, self.progress.init
         facts = {
@@ -275,7 +275,7 @@ class Run:
         if progress.best_nats is None or result.mean < progress.best_nats:
             progress.best_nats, progress.best_images = result.mean, self.trainer.images
             progress.best_sha256 = self._save_model("best.safetensors")
-        if self.keep and self.group.first:
+        if self.keep and self.group.is_main:
             self._save_model(numbered_name(self.trainer.images))
             keep_last(self.folder, self.keep)
         # A validation is no training time: the next window's speed starts here.
@@ -314,7 +314,7 @@ class Run:
 
     def _log(self, record: dict[str, Any]) -> dict[str, Any]:
         finite = {key: _finite(value) for key, value in record.items()}
-        if self.group.first:
+        if self.group.is_main:
             path = self.folder / "metrics.jsonl"
             try:
                 with path.open("a", encoding="utf-8") as file:

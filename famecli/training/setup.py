@@ -54,7 +54,7 @@ def make_trainer(
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     device = device_named(group.device(options.device))
-    with group.one_before_the_others():
+    with group.local_main_first():
         split = _blank(plan) if blank else _split(plan, "train", note)
     precision = _precision(plan, device, group, note)
     if plan.open_batch_size and device.type == "cuda":
@@ -98,7 +98,7 @@ def make_run(
         show: Called with the images of each grid of samples, bytes `(N, H, W, C)`.
     """
     options, trainer = plan.options, make_trainer(plan, group, note)
-    with group.one_before_the_others():
+    with group.local_main_first():
         valid = _split(plan, "valid", note)
     run = Run(
         trainer,
@@ -140,7 +140,7 @@ def begin(run: Run, plan: Plan, note: Note = say_nothing, first: Checkpoint | No
         _give_first_weights(run, plan, note, first)
         run.clear()
     check_shared(trainer.group, run.folder, trainer.step_count)
-    if trainer.group.first:
+    if trainer.group.is_main:
         _describe(run)
 
 
@@ -191,7 +191,7 @@ def _give_first_weights(run: Run, plan: Plan, note: Note, first: Checkpoint | No
     if first is not None:
         name = first.source
     elif name is not None:
-        with run.trainer.group.one_before_the_others():
+        with run.trainer.group.local_main_first():
             path = checkpoint_file(name, Store(options.cache_dir, options.offline, note))
         first = load_checkpoint(path)
     if first is None or name is None:

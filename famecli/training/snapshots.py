@@ -47,7 +47,7 @@ def draw_grid(trainer: Trainer, folder: Path) -> np.ndarray:
     """
     batches: Iterator[np.ndarray] = generate_batches(trainer.averaged_model(), SEEDS, group=trainer.group)
     images = levels_to_bytes(np.concatenate(list(batches)), trainer.model.config.levels)
-    if not trainer.group.first:
+    if not trainer.group.is_main:
         return images
     target = folder / SAMPLES_FOLDER / f"{trainer.images:012d}.png"
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from famecli.errors import InputError, NumericsError
 from famecli.model.fame import Fame, NllTerms
 from famecli.nll.evaluate import ImageNlls, evaluate
 from famecli.rng import BatchNoise, PartNoise, stream
-from famecli.runtime.distributed import ALONE, Group, apart
+from famecli.runtime.distributed import ALONE, Group, no_sync
 from famecli.runtime.processor import multiplies_bf16
 from famecli.training.optim import check_tensors, make_optimizers, optimizer_tensors, restore_optimizers
 from famecli.training.schedule import ema_decay, learning_rate_factor, rate_weight
@@ -79,7 +79,7 @@ class Trainer:
         self.config, self.split, self.device = config, split, device
         self.precision: Precision = precision
         self.accumulate = accumulate
-        self.group, self.share = group, group.share(config.batch_size)
+        self.group, self.share = group, group.local_rows(config.batch_size)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(
                 int.from_bytes(hashlib.sha256(repr(config.seed).encode()).digest()[:8], "little")
@@ -136,7 +136,7 @@ class Trainer:
         nats = 0.0
         for rows in parts:
             # Gradients of all parts are summed here before they are summed over processes.
-            with nullcontext() if rows == parts[-1] else apart(self.network):
+            with nullcontext() if rows == parts[-1] else no_sync(self.network):
                 found, mean_rate = self._backward(batch, rows, mean_rate)
             nats += found
         assert mean_rate is not None

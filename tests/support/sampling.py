@@ -5,7 +5,6 @@ import random
 from dataclasses import dataclass
 
 import torch
-from famecli.sampling.sampler import sample_naive
 from torch import Tensor
 
 from famecli.config.presets import model_config
@@ -14,7 +13,7 @@ from famecli.model.decoder import Decoder
 from famecli.model.distributions import Likelihood, make_likelihood
 from famecli.model.fame import Fame
 from famecli.sampling.plan import Plan, Step
-from famecli.sampling.sampler import Sampler
+from famecli.sampling.sampler import Sampler, sample_naive
 from support.models import make_decoder, model_around
 
 SEEDS = 60

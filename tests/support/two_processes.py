@@ -44,7 +44,7 @@ def training(group: Group, out: Path, name: str, what: dict[str, Any]) -> dict[s
         )
         records = [dataclasses.asdict(trainer.step()) for _ in range(STEPS)]
     state = trainer.state_tensors()
-    if group.first:
+    if group.is_main:
         save_tensors(out / f"{name}.state", state, {"schema": SCHEMA})
         save_tensors(out / f"{name}.gradient", gradients.first, {"schema": SCHEMA})
     return {"records": records, "hash": hash_weights({key: value.float() for key, value in state.items()})}
@@ -68,7 +68,7 @@ def command(group: Group, what: dict[str, Any]) -> dict[str, Any]:
 
     out, err, code = io.StringIO(), io.StringIO(), 0
     with (
-        mock.patch.object(Run, "save", late if group.first else save),
+        mock.patch.object(Run, "save", late if group.is_main else save),
         mock.patch.object(sys, "argv", ["fame", *what["words"]]),
         mock.patch.object(Trainer, "step", step),
         contextlib.redirect_stdout(out),
