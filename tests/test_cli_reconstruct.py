@@ -250,7 +250,7 @@ def test_images_that_cannot_be_used_are_code_3(model: Path, tmp_path: Path, kind
     [
         (["--dataset", "mnist-grey"], 2, "256"),
         (["--split", "tset"], 2, "'train', 'valid', 'test'"),
-        (["--format", "gif"], 2, "grid, png, npz"),
+        (["--format", "gif"], 2, "'grid', 'png', 'npz'"),
         (["--latents", "/nowhere/a.safetensors"], 3, "/nowhere/a.safetensors"),
     ],
 )
