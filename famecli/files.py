@@ -12,8 +12,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+import platformdirs
+
 from famecli.errors import InputError
 
+CACHE_TAG = b"Signature: 8a477f597d28d172789f06886806bc55\n# Downloads of famecli; may be deleted.\n"
 STDIN = Path("-")
 CHUNK_BYTES = 1 << 20
 TOKEN_BYTES = 6
@@ -146,3 +149,18 @@ def _sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(handle)
+
+
+def cache_root(cache_dir: Path | None = None) -> Path:
+    """Return the cache folder: `cache_dir`, else FAME_CACHE, else the system's place for caches.
+
+    It is made if absent, with the tag that tells backup programs to pass it by.
+    """
+    named = cache_dir or os.environ.get("FAME_CACHE")
+    root = Path(named).expanduser() if named else platformdirs.user_cache_path("famecli")
+    if not os.path.exists(root):
+        # A home that cannot be written to matters only once something has to be stored there.
+        with suppress(OSError):
+            root.mkdir(parents=True)
+            (root / "CACHEDIR.TAG").write_bytes(CACHE_TAG)
+    return root

@@ -14,7 +14,7 @@ from scipy import stats
 from support.commands import error_of, fame, result_of, save_model
 from support.commands import use_small_mnist as small
 
-from famecli.nll.comparison import paired, two_sided_p, two_sided_quantile
+from famecli.evaluation.comparison import paired, two_sided_p, two_sided_quantile
 
 IMAGES = 40
 KEYS = {

@@ -8,10 +8,11 @@ import pytest
 from support.data import small_mnist
 from support.loopback import FaultServer
 
-from famecli.data.cache import cache_root, find_dataset, locate
+from famecli.data.cache import find_dataset, locate
 from famecli.data.fetch import fetch_file, is_offline
 from famecli.data.registry import DATASETS, DatasetInfo
 from famecli.errors import IntegrityError, UnavailableError
+from famecli.files import cache_root
 
 CONTENT = bytes(range(256)) * 100
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

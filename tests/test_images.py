@@ -17,6 +17,7 @@ from support.data import image_bytes, png_claiming, random_pixels
 
 from famecli.data.image_files import LARGEST_SIDE, read_images
 from famecli.errors import FameError, InputError, UsageError
+from famecli.evaluation.fidelity import psnr
 from famecli.images import (
     MANIFEST,
     WRITERS,
@@ -30,7 +31,6 @@ from famecli.images import (
     write_png,
 )
 from famecli.output import terminal_picture
-from famecli.sampling.reconstruction import psnr
 
 NAMES: dict[Format, str] = {"grid": "a.png", "png": "a", "npz": "a.npz", "npy": "a.npy", "zip": "a.zip"}
 

@@ -9,7 +9,8 @@ from support.commands import save_model
 from support.loopback import FaultServer
 
 from famecli.checkpoints.index import index, weights_folder
-from famecli.checkpoints.store import Named, Store, addresses, parse_url
+from famecli.checkpoints.store import Named, Store
+from famecli.checkpoints.urls import addresses, parse_url
 from famecli.errors import InputError, IntegrityError, UnavailableError, UsageError
 
 HASH = "ab" * 32

@@ -17,9 +17,9 @@ from famecli.coding.compress import check_model, decode_images, encode_images
 from famecli.coding.container import from_bytes, to_bytes
 from famecli.config.schema import ModelConfig
 from famecli.errors import ArgumentError, ArgumentTypeError, did_you_mean
+from famecli.evaluation.score import EstimatorSettings
 from famecli.nll.evaluate import ImageNlls
 from famecli.nll.record import Annealing, NllRecord
-from famecli.nll.score import EstimatorSettings
 from famecli.runtime.devices import undisturbed
 from famecli.sampling.generate import SWEEPS, DecoderOutput, complete_batches, generate_batches
 from famecli.sampling.reconstruction import Settings, reconstruct

@@ -20,11 +20,11 @@ from famecli.config.presets import SIZES, Size
 from famecli.config.resolve import Setting
 from famecli.data.dataset import Split, load_split, own_images
 from famecli.errors import ArgumentError, ArgumentTypeError
-from famecli.nll import comparison
-from famecli.nll.comparison import WAIVERS, Comparison, Waiver
+from famecli.evaluation import comparison
+from famecli.evaluation.comparison import WAIVERS, Comparison, Waiver
+from famecli.evaluation.report import NllReport
+from famecli.evaluation.score import score, scored_levels
 from famecli.nll.record import Annealing, NllRecord
-from famecli.nll.report import NllReport
-from famecli.nll.score import score, scored_levels
 from famecli.runtime.devices import device_named, undisturbed
 from famecli.training.follow import follow
 from famecli.training.options import AUTO, NEVER, AnyPrecision, TrainOptions
@@ -274,7 +274,7 @@ def compare(a: NllReport | AnyPath, b: NllReport | AnyPath, *, allow: Collection
         ArgumentError: They differ in something else, or `allow` has another word.
         InputError: A file is no such document, or there is one image alone.
 
-    Source: the paired t test, and the percentile bootstrap; see `famecli.nll.comparison.paired`.
+    Source: the paired t test, and the percentile bootstrap; see `famecli.evaluation.comparison.paired`.
     """
     waived = frozenset(allow)
     for word in waived:

@@ -4,10 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from famecli.config.schema import check_ranges, ranged
+from famecli.config.schema import build_known, check_ranges, known_keys, ranged
 from famecli.errors import ConfigError
-from famecli.nll.record import build_known
-from famecli.report.metrics import known_keys
 
 MOST = 1e15
 

@@ -8,22 +8,19 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import quote, unquote, urldefrag, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from famecli.checkpoints.description import claims_of
 from famecli.checkpoints.header import read_checkpoint, read_header
 from famecli.checkpoints.index import WeightsEntry, index, named_weights, unknown_checkpoint, weights_folder
-from famecli.data.cache import cache_root
+from famecli.checkpoints.urls import SHA256, addresses, parse_url
 from famecli.data.fetch import fetch_file, is_offline, say_nothing
 from famecli.errors import ExitCode, FameError, InputError, IntegrityError, UnavailableError, UsageError
-from famecli.files import STDIN, read_bytes, unwritable, write_atomic
+from famecli.files import STDIN, cache_root, read_bytes, unwritable, write_atomic
 from famecli.nll.record import NllRecord
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-SHA256 = re.compile(r"[0-9a-f]{64}")
-URL = re.compile(r"(https?|file|hf)://.", re.IGNORECASE)
 SUFFIX = ".safetensors"
-HUB = "https://huggingface.co"
 # Checkpoints of a run's folder, in the order in which they are looked for.
 RUN_FILES = ("best.safetensors", "last.safetensors")
 # Exit codes of verification: a wrong hash says more than a wrong claim, and that more than one not measured.
@@ -50,7 +47,7 @@ class Store:
     """The weights of this machine, and the way to those that are not here yet.
 
     Args:
-        cache_dir: Cache folder; see `famecli.data.cache.cache_root`.
+        cache_dir: Cache folder; see `famecli.files.cache_root`.
         offline: Whether downloads are forbidden.
         report: Called with a line before each download.
     """
@@ -289,59 +286,6 @@ def check_hash(path: Path, sha256: str) -> None:
         raise IntegrityError(
             f"{path}: sha256 {actual[:12]}, expected {sha256[:12]}", f"delete {path} and fetch it again"
         )
-
-
-def addresses(entry: WeightsEntry) -> list[str]:
-    """Return the addresses of the file of an entry: under FAME_WEIGHTS_URL, then on its mirrors.
-
-    Raises:
-        UsageError: FAME_WEIGHTS_URL is no URL.
-    """
-    bases = [base for base in (os.environ.get("FAME_WEIGHTS_URL", ""), *entry.mirrors) if base]
-    return [parse_url(_under(base, entry.file))[0] for base in bases]
-
-
-def _under(base: str, file: str) -> str:
-    """Return the URL of a file under `base`; in hf://, the revision stays last."""
-    path, at, revision = base.partition("@") if base.lower().startswith("hf:") else (base, "", "")
-    return f"{path.rstrip('/')}/{quote(file)}{at}{revision}"
-
-
-def parse_url(text: str) -> tuple[str, str]:
-    """Return the address of a file, and the hash in `#sha256=HEX` or "".
-
-    `hf://ORG/REPO/FILE@REVISION` is an address of huggingface.co, or of the server in HF_ENDPOINT; without a
-    revision it is `main`.
-
-    Raises:
-        UsageError: The text is no URL of a kind that can be fetched.
-
-    >>> parse_url("hf://org/repo/file.safetensors@v1")
-    ('https://huggingface.co/org/repo/resolve/v1/file.safetensors', '')
-    """
-    if not URL.match(text):
-        raise UsageError(f"{text!r} is no URL to fetch", "https://, http://, file:// and hf:// are")
-    try:
-        url, fragment = urldefrag(text)
-        urlsplit(url)
-    except ValueError as error:
-        raise UsageError(f"{text!r} is no URL ({error})") from error
-    key, _, sha256 = fragment.lower().partition("=")
-    if fragment and not (key == "sha256" and SHA256.fullmatch(sha256)):
-        raise UsageError(f"{text!r} has no sha256 after #", "write #sha256= and 64 hexadecimal digits")
-    return _hub_url(url) if url.lower().startswith("hf:") else url, sha256
-
-
-def _hub_url(url: str) -> str:
-    path, _, revision = url[len("hf://") :].partition("@")
-    organisation, repository, *file = [part for part in path.split("/") if part] + ["", ""]
-    file = [part for part in file if part]
-    if not (organisation and repository and file) or ".." in path.split("/"):
-        raise UsageError(f"{url!r} names no file", "write hf://ORG/REPO/FILE@REVISION")
-    hub = os.environ.get("HF_ENDPOINT", HUB).rstrip("/")
-    # A revision such as refs/pr/1 is one part of the path.
-    place = quote(revision or "main", safe="")
-    return f"{hub}/{quote(organisation)}/{quote(repository)}/resolve/{place}/{quote('/'.join(file))}"
 
 
 @dataclass

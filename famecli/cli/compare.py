@@ -12,7 +12,7 @@ from famecli.files import STDIN
 from famecli.output import printable, table
 
 if TYPE_CHECKING:
-    from famecli.nll.comparison import Comparison, Waiver
+    from famecli.evaluation.comparison import Comparison, Waiver
 
 A = Annotated[Path, typer.Argument(metavar="A.json|-", help="Output of evaluate-nll --json --with-images.")]
 B = Annotated[Path, typer.Argument(metavar="B.json|-", help="The same of another model or estimator.")]
@@ -43,7 +43,7 @@ def compare(a: A, b: B, *, allow: Allow = None, common: Common) -> None:
 
       fame compare exact.json bound.json --allow estimator
     """
-    from famecli.nll import comparison as library
+    from famecli.evaluation import comparison as library
 
     if unknown := [word for word in allow or () if word not in library.WAIVERS]:
         raise UsageError(f"unknown --allow {unknown[0]!r}", f"choose {' or '.join(library.WAIVERS)}")

@@ -68,7 +68,7 @@ def compress(
     """
     from famecli.coding.compress import encode_images, read_originals
     from famecli.coding.container import to_bytes
-    from famecli.nll.score import scored_levels
+    from famecli.evaluation.score import scored_levels
 
     output = common.output()
     target = free_name("images", SUFFIX) if out is None else out

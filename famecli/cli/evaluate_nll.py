@@ -29,9 +29,9 @@ from famecli.nll.record import STARTS, Annealing, Start
 from famecli.output import Output, printable, table
 
 if TYPE_CHECKING:
+    from famecli.evaluation.report import NllReport
+    from famecli.evaluation.score import EstimatorSettings
     from famecli.nll.record import NllRecord
-    from famecli.nll.report import NllReport
-    from famecli.nll.score import EstimatorSettings
 
 ANNEALING = "Annealed importance sampling"
 
@@ -98,7 +98,7 @@ class Bound:
         Raises:
             UsageError: The options do not fit together.
         """
-        from famecli.nll.score import EstimatorSettings
+        from famecli.evaluation.score import EstimatorSettings
 
         given = {"chains": self.chains, "leapfrog": self.leapfrog, "start": self.ais_from}
         given = {name: value for name, value in given.items() if value is not None}
@@ -171,7 +171,7 @@ class Results:
             InputError: A file cannot be written.
             GateError: Bits/dim are above the limit.
         """
-        from famecli.nll.score import save_claim, write_heatmaps
+        from famecli.evaluation.score import save_claim, write_heatmaps
 
         if self.heatmap is not None:
             write_heatmaps(report, self.heatmap)
@@ -242,7 +242,7 @@ def evaluate_nll(
       fame sample --dataset mnist -n 256 -o - | fame evaluate-nll run/ --data - -q
     """
     from famecli.coding.compress import measure_code
-    from famecli.nll.score import score, scored_levels, simulated
+    from famecli.evaluation.score import score, scored_levels, simulated
     from famecli.runtime.distributed import explain_lost_processes
 
     output = results.common.output()
@@ -357,7 +357,7 @@ def _label(report: "NllReport", claim: "NllRecord") -> str:
 
 
 def _write_per_image(report: "NllReport", target: Path) -> None:
-    from famecli.nll.report import per_image_text
+    from famecli.evaluation.report import per_image_text
 
     text = per_image_text(report, lines=target.suffix == ".jsonl")
     if target == STDIN:

@@ -8,6 +8,7 @@ from rich.console import Console
 from famecli import __version__
 from famecli.checkpoints.card import model_card
 from famecli.checkpoints.description import Description, describe
+from famecli.checkpoints.index import index
 from famecli.checkpoints.provenance import in_words
 from famecli.cli.groups import Common, grouped
 from famecli.cli.sources import CheckpointSource
@@ -60,7 +61,7 @@ def info(
         facts = describe_machine()
         output.result(facts, facts["precision"], lambda console: _show_rows(_machine_rows(facts), console))
     elif nothing:
-        facts = environment()
+        facts = environment(index())
         output.result(facts, __version__, lambda console: _show_rows(_environment_rows(facts), console))
     else:
         source = source.picked(context)

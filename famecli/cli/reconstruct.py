@@ -101,6 +101,7 @@ def reconstruct(
       fame reconstruct run/ digits/ --json | jq -r '.images[] | [.source, .psnr] | @tsv'
     """
     from famecli.checkpoints.checkpoint import save_tensors
+    from famecli.evaluation.fidelity import fidelity
     from famecli.images import levels_to_bytes
     from famecli.sampling import reconstruction as library
 
@@ -140,7 +141,7 @@ def reconstruct(
     }
     if output.json:
         one = results[:, 0] if interpolate is None else results[0][[0, -1]]
-        document["images"] = library.fidelity(loaded.model, originals.levels, one, originals.sources, seed)
+        document["images"] = fidelity(loaded.model, originals.levels, one, originals.sources, seed)
     if target.name != "-":
         output.result(document, target.name)
 
@@ -180,7 +181,7 @@ def _originals(
         InputError: A file is not an image of the model's size.
     """
     from famecli.data.image_files import read_levels
-    from famecli.nll.score import scored_levels
+    from famecli.evaluation.score import scored_levels
 
     places = [int(end) for end in ends] if ends and all(end.isdecimal() for end in ends) else None
     if files or (ends and places is None):

@@ -9,7 +9,8 @@ import typer
 from rich.console import Console
 
 from famecli.checkpoints.index import KEYS, WeightsEntry, entry_of, index, unknown_checkpoint, weights_folder
-from famecli.checkpoints.store import WORST_FIRST, Named, Store, Verified, addresses, verify_weights
+from famecli.checkpoints.store import WORST_FIRST, Named, Store, Verified, verify_weights
+from famecli.checkpoints.urls import addresses
 from famecli.cli.groups import BatchSize, Common, Machine, Network, grouped
 from famecli.cli.sources import DataSource
 from famecli.errors import FameError, UnavailableError, UsageError
@@ -162,7 +163,7 @@ def verify(
 
     def measure(weights: Named, claim: NllRecord) -> NllRecord:
         from famecli.checkpoints.checkpoint import load_checkpoint
-        from famecli.nll.score import measure_again
+        from famecli.evaluation.score import measure_again
 
         loaded = load_checkpoint(weights.path)
         output.note(f"{weights.name} claims {claim}")

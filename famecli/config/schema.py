@@ -10,6 +10,8 @@ from typing import Any, Literal, Self, TypeVar
 
 from famecli.errors import ConfigError
 
+# Largest number in untrusted input: axes of charts would overflow beyond it.
+LARGEST_NUMBER = 1e15
 T = TypeVar("T")
 # A mask of all pairs of places has the square of this.
 MOST_PLACES = 4096
@@ -301,3 +303,25 @@ def _value(kind: Any, value: object, where: str, meaning: str) -> Any:  # noqa: 
     if type(value) is not kind:
         raise ConfigError(f"{where}: expected {kind.__name__}, got {value!r}", meaning)
     return value
+
+
+def known_keys(cls: type, table: object) -> object:
+    """Return a table without the keys that the dataclass `cls` lacks; any other value as it is."""
+    names = {field.name for field in dataclasses.fields(cls)}
+    return {key: value for key, value in table.items() if key in names} if isinstance(table, dict) else table
+
+
+def build_known(cls: type[T], table: object, where: str) -> T:
+    """Return the dataclass `cls` made of an untrusted table; keys that it does not have are ignored.
+
+    Raises:
+        ConfigError: A key is missing, or a value has a wrong type or range; the message begins with `where`.
+    """
+    try:
+        return build(cls, known_keys(cls, table), where)
+    except OverflowError as error:
+        raise ConfigError(f"{where}: a number is out of range") from error
+    except ConfigError as error:
+        raise (
+            error if str(error).startswith(where) else ConfigError(f"{where}: {error}", error.hint)
+        ) from error

@@ -2,35 +2,16 @@
 
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-import platformdirs
-
 from famecli.data.fetch import fetch_file, file_sha256, git_blob, is_offline, say_nothing
 from famecli.data.registry import DataFile, DatasetInfo
 from famecli.errors import InputError, IntegrityError, UnavailableError
-
-CACHE_TAG = b"Signature: 8a477f597d28d172789f06886806bc55\n# Downloads of famecli; may be deleted.\n"
+from famecli.files import cache_root
 
 State = Literal["official", "unverified", "differs", "missing"]
-
-
-def cache_root(cache_dir: Path | None = None) -> Path:
-    """Return the cache folder: `cache_dir`, else FAME_CACHE, else the system's place for caches.
-
-    It is made if absent, with the tag that tells backup programs to pass it by.
-    """
-    named = cache_dir or os.environ.get("FAME_CACHE")
-    root = Path(named).expanduser() if named else platformdirs.user_cache_path("famecli")
-    if not os.path.exists(root):
-        # A home that cannot be written to matters only once something has to be stored there.
-        with suppress(OSError):
-            root.mkdir(parents=True)
-            (root / "CACHEDIR.TAG").write_bytes(CACHE_TAG)
-    return root
 
 
 def find_file(folder: Path, name: str) -> Path | None:

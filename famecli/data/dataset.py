@@ -90,7 +90,7 @@ def load_split(
         name: Name of the data set.
         split: Name of the split.
         data: Folder with the files; for `folder`, the images themselves.
-        cache_dir: See `famecli.data.cache.cache_root`.
+        cache_dir: See `famecli.files.cache_root`.
         offline: Whether downloads are forbidden.
         report: Function that is told each download before it starts.
         levels: For `folder`, number of levels of the model; None for 256.

@@ -16,7 +16,7 @@ def describe_dataset(info: DatasetInfo, data: Path | None, cache_dir: Path | Non
     Args:
         info: The data set.
         data: See `famecli.data.cache.locate`.
-        cache_dir: See `famecli.data.cache.cache_root`.
+        cache_dir: See `famecli.files.cache_root`.
     """
     path, own = None, info.name == FOLDER
     # A version in pickles, which no command would read, is an error.

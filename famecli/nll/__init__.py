@@ -1,1 +1,1 @@
-"""Negative log-likelihoods: estimators, records, paired comparison."""
+"""Negative log-likelihoods: estimators, and the record of one with its protocol."""

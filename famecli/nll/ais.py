@@ -7,7 +7,6 @@ chains that count, so that bounds hold exactly.
 """
 
 import copy
-import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,9 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from famecli.data.dataset import ImageSplit
-from famecli.data.folder import seen_with
-from famecli.data.registry import FOLDER, dataset_info
 from famecli.memory import AdaptiveBatches
 from famecli.model.fame import Fame
 from famecli.nll.evaluate import ImageNlls, check_nats, evaluate, map_rows
@@ -30,8 +26,6 @@ from famecli.rng import ImageNoise, image_uniforms
 from famecli.runtime.distributed import ALONE, Group
 from famecli.sampling.generate import ImageDecoder
 
-NAME = "simulated"
-ALL = "all"
 BATCH = 64
 # Largest argument of the sigmoid of the path, to either side.
 STEEPNESS = 4.0
@@ -270,17 +264,3 @@ def simulate(model: Fame, images: int, seed: int = 0) -> Simulated:
         levels.append(decoder(condition, uniforms).cpu().numpy().astype(np.uint8))
         latents.append([draw.z for draw in draws])
     return Simulated(np.concatenate(levels), [torch.cat(layer) for layer in zip(*latents, strict=True)])
-
-
-def as_split(model: Fame, simulated: Simulated) -> ImageSplit:
-    """Return simulated images as a split of a data set."""
-    info = dataclasses.replace(
-        seen_with(dataset_info(FOLDER), model.config.levels),
-        name=NAME,
-        family=NAME,
-        title="Images drawn from the model",
-        shape=model.config.image_shape,
-        splits={ALL: len(simulated.levels)},
-        rule="all of them",
-    )
-    return ImageSplit(info, ALL, simulated.levels)

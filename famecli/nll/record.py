@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args
 
-from famecli.config.schema import build
+from famecli.config.schema import LARGEST_NUMBER, build_known, known_keys
 from famecli.errors import ConfigError, GateError, IntegrityError, UnavailableError, UsageError
-from famecli.report.metrics import LARGEST_NUMBER, known_keys
 
 SCHEMA = "famecli/nll/1"
 # The bits of binarized test sets are part of the protocol: they do not follow the seed of the latents.
@@ -228,22 +227,6 @@ class NllRecord:
                 f"{name} claims {nats:.4f} nats/image ({self.estimator}), has "
                 f"{measured.nats_per_image:.4f} ({measured.estimator})"
             )
-
-
-def build_known(cls: type[T], table: object, where: str) -> T:
-    """Return the dataclass `cls` made of an untrusted table; keys that it does not have are ignored.
-
-    Raises:
-        ConfigError: A key is missing, or a value has a wrong type or range; the message begins with `where`.
-    """
-    try:
-        return build(cls, known_keys(cls, table), where)
-    except OverflowError as error:
-        raise ConfigError(f"{where}: a number is out of range") from error
-    except ConfigError as error:
-        raise (
-            error if str(error).startswith(where) else ConfigError(f"{where}: {error}", error.hint)
-        ) from error
 
 
 def parse_nll(table: object, where: str, origin: Origin = "claim") -> NllRecord:

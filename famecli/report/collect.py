@@ -16,8 +16,8 @@ from famecli.config.resolve import resolve
 from famecli.config.schema import TrainConfig
 from famecli.data.dataset import ImageSplit, fixed_levels, load_split
 from famecli.errors import UnavailableError, UsageError
+from famecli.evaluation.score import BITS_SEED, EstimatorSettings, check_fits, score, scored_levels
 from famecli.nll.record import NllRecord
-from famecli.nll.score import BITS_SEED, EstimatorSettings, check_fits, score, scored_levels
 from famecli.output import Output
 from famecli.report.pictures import TestImages, draw_samples, reconstruct_and_score
 from famecli.report.runs import RunFacts, read_run, unfinished_run, with_own_names

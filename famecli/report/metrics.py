@@ -1,18 +1,16 @@
 """The lines of metrics.jsonl, read as untrusted input."""
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from famecli.config.schema import build
+from famecli.config.schema import LARGEST_NUMBER, build, known_keys
 from famecli.errors import ConfigError, InputError, truncate
 from famecli.files import read_bytes
 from famecli.nll.units import NATS_PER_BIT
 
 METRICS = "metrics.jsonl"
-# Axes would overflow beyond it.
-LARGEST_NUMBER = 1e15
 MOST_LAYERS = 64
 
 
@@ -102,12 +100,6 @@ def _record(line: bytes) -> Record:
     record = build(Record, known_keys(Record, table), "record")
     _check_numbers(record)
     return record
-
-
-def known_keys(cls: type, table: object) -> object:
-    """Return a table without the keys that the dataclass `cls` lacks; any other value as it is."""
-    names = {field.name for field in fields(cls)}
-    return {key: value for key, value in table.items() if key in names} if isinstance(table, dict) else table
 
 
 def _no_constant(name: str) -> Any:  # noqa: ANN401

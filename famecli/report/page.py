@@ -14,6 +14,7 @@ from markupsafe import Markup
 from famecli import __version__
 from famecli.checkpoints.provenance import in_words
 from famecli.checkpoints.store import Store
+from famecli.config.schema import LARGEST_NUMBER
 from famecli.errors import InputError, UsageError
 from famecli.files import unwritable, write_atomic
 from famecli.nll.record import NllRecord
@@ -21,7 +22,7 @@ from famecli.nll.units import NATS_PER_BIT
 from famecli.output import Output
 from famecli.report.charts import ColourBar, Curve, LineChart
 from famecli.report.collect import Collector, ReportOptions, RunReport, comparable, grouped_by
-from famecli.report.metrics import LARGEST_NUMBER, METRICS, Record
+from famecli.report.metrics import METRICS, Record
 from famecli.report.pictures import Picture, coloured, pairs, sheet, shown_bits
 from famecli.report.render import HTML, MARKDOWN
 from famecli.report.runs import RunFacts, differences

@@ -3,12 +3,12 @@
 import os
 import platform
 import sys
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from famecli import __version__
-from famecli.checkpoints.index import index
-from famecli.data.cache import cache_root
+from famecli.files import cache_root
 from famecli.runtime.processor import cores, processor
 
 SCHEMA = "famecli/info/1"
@@ -16,8 +16,12 @@ MACHINE_SCHEMA = "famecli/machine/1"
 PACKAGES = ("torch", "numpy", "safetensors", "typer", "rich", "pillow", "requests")
 
 
-def environment() -> dict[str, Any]:
-    """Return versions and folders of this installation."""
+def environment(weights: Iterable[str]) -> dict[str, Any]:
+    """Return versions and folders of this installation.
+
+    Args:
+        weights: Names of the weights in the index.
+    """
     return {
         "schema": SCHEMA,
         "version": __version__,
@@ -25,7 +29,7 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "packages": {name: _version(name) for name in PACKAGES},
         "cache": str(cache_root()),
-        "weights": list(index()),
+        "weights": list(weights),
         "executable": sys.executable,
     }
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from famecli.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from famecli.checkpoints.index import index
 from famecli.checkpoints.provenance import FirstWeights
 from famecli.checkpoints.store import Store, checkpoint_file
 from famecli.config.presets import DEFAULT_SIZE
@@ -18,8 +19,8 @@ from famecli.config.schema import Precision
 from famecli.data.dataset import ImageSplit, Split, fixed_levels, load_split
 from famecli.data.fetch import say_nothing
 from famecli.errors import InputError
+from famecli.evaluation.score import BITS_SEED
 from famecli.files import write_atomic
-from famecli.nll.score import BITS_SEED
 from famecli.runtime.devices import device_named
 from famecli.runtime.distributed import ALONE, Group
 from famecli.runtime.environment import environment
@@ -212,6 +213,6 @@ def _describe(run: Run) -> None:
     except OSError as error:
         raise InputError(f"cannot make folder {folder}: {error.strerror}", "choose another `out`") from error
     machine = {"device": str(trainer.device), "threads": torch.get_num_threads(), "command": sys.argv}
-    about = environment() | machine | {"processes": trainer.group.size}
+    about = environment(index()) | machine | {"processes": trainer.group.size}
     write_atomic(folder / "env.json", (json.dumps(about, indent=2) + "\n").encode())
     write_atomic(folder / "config.toml", to_toml(trainer.model.config, trainer.config).encode())

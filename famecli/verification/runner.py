@@ -8,8 +8,8 @@ import torch
 from famecli.checkpoints.checkpoint import Checkpoint
 from famecli.data.dataset import ImageSplit, Split
 from famecli.errors import GateError, InputError, IntegrityError, NumericsError, UnavailableError
+from famecli.evaluation.score import measure_again, scored_levels
 from famecli.nll.record import TOLERANCE_NATS, parse_nll
-from famecli.nll.score import measure_again, scored_levels
 from famecli.verification.causality import check_causality
 from famecli.verification.findings import CHECKS, CheckResult, Finding, Measurement
 from famecli.verification.nll_checks import check_batches, check_code, check_latents

@@ -10,13 +10,13 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from famecli.config.schema import LARGEST_NUMBER
 from famecli.errors import InputError, UsageError, truncate
+from famecli.evaluation.notebook import html_table
 from famecli.files import read_bytes
-from famecli.nll.notebook import html_table
 from famecli.nll.record import SCHEMA as SCORES_SCHEMA
 from famecli.nll.record import NllRecord, parse_nll
 from famecli.nll.units import bits_per_dim
-from famecli.report.metrics import LARGEST_NUMBER
 
 SCHEMA = "famecli/compare/1"
 # Parts of the protocol that may differ on request.

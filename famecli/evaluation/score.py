@@ -1,5 +1,6 @@
 """A model scored on the images of a data set, and the NLL that a checkpoint claims, measured again."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,16 +13,20 @@ from torch import Tensor
 from famecli.checkpoints.checkpoint import Checkpoint, save_checkpoint
 from famecli.checkpoints.description import with_claim
 from famecli.data.dataset import FixedLevels, ImageSplit, Split, fixed_levels
+from famecli.data.folder import seen_with
+from famecli.data.registry import FOLDER, dataset_info
 from famecli.errors import ArgumentError, InputError
+from famecli.evaluation.report import NllReport
 from famecli.images import bits_to_uint8, open_writer
 from famecli.model.fame import Fame
-from famecli.nll.ais import as_split, double, evaluate_ais, simulate
+from famecli.nll.ais import Simulated, double, evaluate_ais, simulate
 from famecli.nll.evaluate import ImageNlls, evaluate, pixel_bits
 from famecli.nll.record import AUTOMATIC_BATCH, FIRST_IMAGES, Annealing, NllRecord
 from famecli.nll.record import BITS_SEED as BITS_SEED
-from famecli.nll.report import NllReport
 from famecli.runtime.distributed import ALONE, Group
 
+# Name of a data set of simulated images, and of its only split.
+SIMULATED, ALL = "simulated", "all"
 # Chains keep gradients, which take more memory.
 AUTOMATIC_CHAINS = 32
 
@@ -149,6 +154,20 @@ def simulated(
     drawn = simulate(double(checkpoint.model), images, seed)
     split = as_split(checkpoint.model, drawn)
     return split, fixed_levels(split), drawn.latents
+
+
+def as_split(model: Fame, simulated: Simulated) -> ImageSplit:
+    """Return simulated images as a split of a data set."""
+    info = dataclasses.replace(
+        seen_with(dataset_info(FOLDER), model.config.levels),
+        name=SIMULATED,
+        family=SIMULATED,
+        title="Images drawn from the model",
+        shape=model.config.image_shape,
+        splits={ALL: len(simulated.levels)},
+        rule="all of them",
+    )
+    return ImageSplit(info, ALL, simulated.levels)
 
 
 def check_fits(checkpoint: Checkpoint, shape: tuple[int, int, int], levels: int, name: str) -> None:
