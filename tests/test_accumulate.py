@@ -130,14 +130,14 @@ def test_bfloat16_goes_with_parts() -> None:
 def test_parts_see_their_rows_of_one_draw() -> None:
     shapes = [torch.Size((6, 2)), torch.Size((6, 3, 2))]
     drawn = BatchNoise(stream("x"))
-    whole = {layer: drawn.normal(layer, shapes[layer]) for layer in (1, 0)}
+    whole = {layer: drawn(layer, shapes[layer]) for layer in (1, 0)}
     noise = PartNoise(BatchNoise(stream("x")), 6)
-    assert torch.equal(noise.normal(1, shapes[1]), whole[1])
+    assert torch.equal(noise(1, shapes[1]), whole[1])
     for rows in (slice(4, 6), slice(0, 4), slice(2, 3)):
         noise.rows = rows
         for layer in (0, 1):
             asked = torch.Size((rows.stop - rows.start, *shapes[layer][1:]))
-            assert torch.equal(noise.normal(layer, asked), whole[layer][rows])
+            assert torch.equal(noise(layer, asked), whole[layer][rows])
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def test_training_takes_what_the_command_takes(data: Path, tmp_path: Path) -> No
     stopped = trained(
         "parts", steps=6, accumulate=2, keep=1, sample_every=12, max_time_s=0.0, threads=1, **sizes
     )
-    assert stopped.checkpoint.provenance["images_seen"] == 6
+    assert stopped.checkpoint.provenance.images_seen == 6
     # What is not given is that of the run.
     found = trained("parts", keep=1, sample_every=12)
     assert found.checkpoint.metadata["training"] == whole.checkpoint.metadata["training"]
@@ -72,8 +72,8 @@ def test_training_takes_what_the_command_takes(data: Path, tmp_path: Path) -> No
     assert {"images-000000000036.safetensors", "000000000036.png"} <= names
     frozen = {"lr": 0.0, "settings": {"muon_lr": 0.0}}
     waited = trained("patient", steps=50, patience=12, **frozen, **sizes)
-    assert waited.checkpoint.provenance["images_seen"] == 12
-    assert famecli.load(tmp_path / "patient" / "last.safetensors").checkpoint.provenance["images_seen"] == 24
+    assert waited.checkpoint.provenance.images_seen == 12
+    assert famecli.load(tmp_path / "patient" / "last.safetensors").checkpoint.provenance.images_seen == 24
     again = trained("patient", init=whole, resume=False, images=6, **frozen, **sizes)
     assert again.checkpoint.weights_sha256 == whole.checkpoint.weights_sha256
     with pytest.raises(UsageError, match="`images` and `epochs` say the same thing"):

@@ -158,9 +158,9 @@ def test_numbers_of_streams_stay() -> None:
     found = {
         "uniforms": image_uniforms(names, (2, 3)).tolist(),
         "float64 uniforms": image_uniforms(names, (2, 3), golden.torch.float64).tolist(),
-        "normals": [noise.normal(layer, shape).tolist() for layer in (0, 1, 0)],
-        "normals of a batch": BatchNoise(stream("golden")).normal(0, shape).tolist(),
-        "normals of a seed": batch_noise().normal(0, shape).tolist(),
+        "normals": [noise(layer, shape).tolist() for layer in (0, 1, 0)],
+        "normals of a batch": BatchNoise(stream("golden"))(0, shape).tolist(),
+        "normals of a seed": batch_noise()(0, shape).tolist(),
     }
     expected = recorded("stream-numbers", found)
     normals = (found.pop("normals"), expected.pop("normals"))

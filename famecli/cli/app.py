@@ -13,6 +13,7 @@ from famecli.cli.compress import compress
 from famecli.cli.datasets import app as datasets
 from famecli.cli.decompress import decompress
 from famecli.cli.evaluate_nll import evaluate_nll
+from famecli.cli.groups import flags_for_parameters
 from famecli.cli.info import info
 from famecli.cli.reconstruct import reconstruct
 from famecli.cli.report import report
@@ -106,7 +107,7 @@ def _explain(error: typer.TyperException) -> None:
 def _as_fame_error(error: Exception) -> tuple[str, str, ExitCode] | None:
     """Return message, hint and exit code; None for an error that is a defect of ours."""
     if isinstance(error, FameError):
-        return str(error), error.hint, error.exit_code
+        return flags_for_parameters(str(error)), flags_for_parameters(error.hint), error.exit_code
     if isinstance(error, OSError):
         return str(error), "free space, or choose another place", ExitCode.BAD_INPUT
     if is_out_of_memory(error):

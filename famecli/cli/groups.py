@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import inspect
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from famecli.runtime.distributed import Group
 
 COMMON = "Common"
+# Flag of each parameter of a command with groups.
+FLAGS: dict[str, str] = {}
 # Names of outputs without a name; the format png is a folder.
 SUFFIXES = {"grid": ".png", "png": ""}
 
@@ -256,6 +259,9 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
             kind = inspect.Parameter.KEYWORD_ONLY
             parameters[name] = parameter.replace(annotation=hints[name], kind=kind)
 
+    for name, parameter in parameters.items():
+        FLAGS.update(_flag(name, parameter.annotation))
+
     @functools.wraps(command)
     def run(**values: object) -> None:
         # A field of a group may be called like the group.
@@ -267,6 +273,26 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     run.__annotations__ = {name: parameter.annotation for name, parameter in parameters.items()}
     run.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
     return run
+
+
+def flags_for_parameters(text: str) -> str:
+    """Return an error of the library with flags in place of parameters, which it names in backticks."""
+
+    def flag(match: re.Match[str]) -> str:
+        name, value = match.groups()
+        if (name, value) == ("resume", "False"):
+            return "--resume never"
+        return f"{FLAGS[name]} {value or ''}".rstrip() if name in FLAGS else match[0]
+
+    return re.sub(r"`([a-z_]+)(?:=([^`]*))?`", flag, text)
+
+
+def _flag(name: str, annotation: object) -> Iterator[tuple[str, str]]:
+    """Yield a parameter with its longest flag, if it is an option with flags of its own."""
+    for option in getattr(annotation, "__metadata__", ()):
+        if isinstance(option, typer.models.OptionInfo):
+            flags = [each for each in (option.default, *(option.param_decls or ())) if isinstance(each, str)]
+            yield from ((name, each.partition("/")[0]) for each in flags[:3] if each.startswith("--"))
 
 
 def _bare(hint: Any) -> Any:  # noqa: ANN401

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from famecli.cli.groups import Common, Machine, Network, grouped, join
-from famecli.cli.train_options import Display, TypedOptions, check_options, flags_for_parameters
+from famecli.cli.train_options import Display, TypedOptions, check_options
 from famecli.config.resolve import Key, keys, to_toml
 from famecli.errors import ExitCode
 from famecli.output import NO_TERMINAL, Output, table
@@ -53,16 +53,15 @@ def train(
     # Here, since it needs numpy, which `fame --help` can do without.
     from famecli.training.plan import make_plan
 
-    with flags_for_parameters():
-        plan = make_plan(options, fresh=display.print_config or display.dry_run)
-        if display.print_config:
-            _print_config(plan, output)
-            return
-        check_options(options, display, json=common.json)
-        if display.dry_run:
-            _predict(plan, output)
-        else:
-            _train(plan, display, output)
+    plan = make_plan(options, fresh=display.print_config or display.dry_run)
+    if display.print_config:
+        _print_config(plan, output)
+        return
+    check_options(options, display, json=common.json)
+    if display.dry_run:
+        _predict(plan, output)
+    else:
+        _train(plan, display, output)
 
 
 def _print_settings(output: Output) -> None:

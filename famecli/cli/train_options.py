@@ -1,8 +1,6 @@
 """Options of `fame train`: how each parameter of a training is typed."""
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
@@ -11,14 +9,12 @@ import typer
 from famecli.cli.groups import Data, Dataset, images_or_auto
 from famecli.config.presets import DEFAULT_SIZE, PRESETS
 from famecli.config.resolve import Setting
-from famecli.errors import ConfigError, FameError, UsageError
+from famecli.errors import UsageError
 from famecli.training.options import TrainOptions
 
 RUN = "Run"
 SCHEDULE = "Schedule"
 SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-# Parameters that errors name, and that are typed otherwise than --NAME and --NAME VALUE.
-OTHER_WORDS = {"settings": "--set", "resume=False": "--resume never"}
 
 
 def seconds(value: object) -> float:
@@ -192,23 +188,3 @@ def check_options(asked: TrainOptions, display: Display, *, json: bool) -> None:
         raise UsageError("--preview shows samples of the training", "add --sample-every IMAGES")
     if not asked.save_every_s:
         raise UsageError("--save-every 0 would do nothing but save", "write for example 10m")
-
-
-@contextmanager
-def flags_for_parameters() -> Iterator[None]:
-    """Name options where an error of the library names parameters, which it does in backticks."""
-
-    def flag(match: re.Match[str]) -> str:
-        name, _, value = match[1].partition("=")
-        return OTHER_WORDS.get(match[1], f"--{name.removesuffix('_s').replace('_', '-')} {value}".rstrip())
-
-    names = "|".join((*FLAGS, "device", "threads"))
-    try:
-        yield
-    except FameError as error:
-        hint = error.hint
-        if not hint and isinstance(error, ConfigError):
-            hint = "fame train --help-settings explains all keys"
-        pattern = rf"`((?:{names})(?:=[^`]*)?)`"
-        error.args, error.hint = (re.sub(pattern, flag, str(error)),), re.sub(pattern, flag, hint)
-        raise

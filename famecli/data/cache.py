@@ -149,13 +149,13 @@ def locate(
         return found
     if data is not None:
         first = next(iter(info.files), "them")
-        hint = f"put {first} and its like there, or leave data out to download them"
+        hint = f"put {first} and its like there, or leave `data` out to download them"
         raise UnavailableError(f"no files of {info.name} in {data}", hint)
     missing = missing_files(info, folder, split)
     if missing and is_offline(offline):
         if found:
             return folder
-        hint = "pass the folder of its files as data or in FAME_DATA, or allow downloads"
+        hint = "pass the folder of its files as `data` or in FAME_DATA, or allow downloads"
         raise UnavailableError(f"{info.name} is not on this machine, and downloads are off", hint)
     for name in missing:
         file = info.files[name]
@@ -189,7 +189,7 @@ def _refuse_pickles(folder: Path, info: DatasetInfo) -> None:
         if os.path.exists(path):
             raise InputError(
                 f"{path} holds {info.name} as pickles, which can run any code: refused",
-                f"put {next(iter(info.files))} there, or leave data out to download it",
+                f"put {next(iter(info.files))} there, or leave `data` out to download it",
             )
 
 

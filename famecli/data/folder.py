@@ -44,7 +44,9 @@ def describe(name: str, data: Path | None = None, levels: int | None = None) -> 
     if info.family != FOLDER:
         return info
     if data is None:
-        raise UsageError(f"the data set {FOLDER} is images of your own", "pass their folder or file as data")
+        raise UsageError(
+            f"the data set {FOLDER} is images of your own", "pass their folder or file as `data`"
+        )
     if not data.exists():
         raise UnavailableError(f"{data}: no such file or folder", _WHAT)
     if is_array(data):

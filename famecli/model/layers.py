@@ -321,8 +321,7 @@ class CausalAttention(nn.Module):
         places = projected.flatten(2).transpose(1, 2).unflatten(2, (3, self.heads, -1))
         query, key, value = places.permute(2, 0, 3, 1, 4)
         query, key = normalise(query, dim=-1), normalise(key, dim=-1)
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=seen).transpose(1, 2)
-        change: Tensor = self.out(
-            mixed.transpose(1, 2).flatten(2).transpose(1, 2).unflatten(2, (rows, columns))
-        )
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=seen)
+        mixed = mixed.transpose(1, 2).flatten(2).transpose(1, 2).unflatten(2, (rows, columns))
+        change: Tensor = self.out(mixed)
         return h + change

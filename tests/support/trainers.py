@@ -104,7 +104,7 @@ def assert_equal_runs(one: Path, other: Path) -> None:
         for kind in ("ema", "raw"):
             models = [load_checkpoint(folder / name, kind) for folder in (one, other)]  # type: ignore[arg-type]
             assert models[0].weights_sha256 == models[1].weights_sha256
-            assert models[0].provenance["steps"] == models[1].provenance["steps"]
+            assert models[0].provenance.steps == models[1].provenance.steps
 
 
 def rates(trainer: Trainer, rows: slice = slice(None)) -> Tensor:
