@@ -1,4 +1,4 @@
-"""Errors that a user can mend: each says what is wrong, where, and what to type next."""
+"""Errors that a user can fix: each says what is wrong, where, and what to type next."""
 
 import difflib
 from collections.abc import Collection
@@ -23,7 +23,7 @@ class ExitCode(IntEnum):
 
 
 def truncate(text: object, most: int = 120) -> str:
-    """Return `text` in one line of at most `most` characters: what files and libraries say has no limit."""
+    """Return `text` as one line of at most `most` characters; text from files and libraries has no limit."""
     line = " ".join(str(text).split())
     return line if len(line) <= most else line[: most - 3] + "..."
 
@@ -44,7 +44,7 @@ class FameError(Exception):
 
 
 class UsageError(FameError):
-    """The words of the command do not fit together."""
+    """A command or a call is used wrongly."""
 
     exit_code = ExitCode.USAGE
 
@@ -58,7 +58,7 @@ class ArgumentTypeError(UsageError, TypeError):
 
 
 class InputError(FameError):
-    """A checkpoint, image or data file is not what it should be."""
+    """A checkpoint, image or data file is missing, damaged or of the wrong kind."""
 
     exit_code = ExitCode.BAD_INPUT
 
@@ -68,19 +68,19 @@ class ConfigError(InputError):
 
 
 class UnavailableError(FameError):
-    """Something that is needed is not here and may not or cannot be fetched."""
+    """Something needed is missing, and cannot or may not be fetched."""
 
     exit_code = ExitCode.UNAVAILABLE
 
 
 class IntegrityError(FameError):
-    """A file's hash or header does not agree with what is recorded of it."""
+    """A file's hash or header does not match its record."""
 
     exit_code = ExitCode.INTEGRITY
 
 
 class NumericsError(FameError):
-    """A value that has to be finite is not, or training diverged."""
+    """A value is not finite, or training diverged."""
 
     exit_code = ExitCode.NUMERICS
 
@@ -98,12 +98,12 @@ class GateError(FameError):
 
 
 def did_you_mean(name: str, known: Collection[str], heading: str) -> str:
-    """Return the hint for a name that is unknown: the known one that is most like it, or else all.
+    """Return a hint for an unknown name: the most similar known name, or all names if none is similar.
 
     Args:
-        name: As typed.
-        known: What it could have been.
-        heading: What these are, in front of their list.
+        name: Unknown name.
+        known: Known names.
+        heading: Heading of the list of known names.
     """
     found = difflib.get_close_matches(name, known, 1)
     return f"did you mean {found[0]}?" if found else f"{heading}: {', '.join(known) or 'none'}"

@@ -27,8 +27,8 @@ def partial_file(path: Path, *, sync: bool = True) -> Iterator[Path]:
     """Yield an empty file beside `path`; it is renamed to `path` at the end, or deleted after an exception.
 
     Its random name keeps processes apart that write the same target. The mode is that of the replaced file,
-    else that of the umask. A symbolic link is kept, and its target is replaced. A target that is no file,
-    such as a pipe or a device, cannot be replaced and is yielded itself.
+    else that of the umask. A symbolic link is kept, and its target is replaced. A pipe or a device cannot be
+    replaced, so it is yielded itself.
 
     Args:
         path: Final name of the file.
@@ -41,10 +41,10 @@ def partial_file(path: Path, *, sync: bool = True) -> Iterator[Path]:
     if target.exists() and not target.is_file():
         yield target
         return
-    # The length of a name in bytes is limited, and a letter can take four.
+    # File systems limit the bytes of a name, and a character can take four.
     temporary = target.with_name(f".{target.name[:50]}.{secrets.token_hex(TOKEN_BYTES)}.tmp")
     try:
-        # Not tempfile, whose files only the owner may read, whatever the umask.
+        # tempfile ignores the umask: only the owner could read the file.
         temporary.open("xb").close()
         yield temporary
         with temporary.open("rb+") as file:
@@ -71,7 +71,7 @@ def remove_leftovers(folder: Path, older_than_s: float = 0.0) -> None:
 
     Args:
         folder: Folder, which may be missing.
-        older_than_s: Least age of deleted files; 0 only if no other process writes there now.
+        older_than_s: Minimum age of deleted files; 0 is safe only if no other process writes there.
     """
     for leftover in folder.glob(f".*.{'[0-9a-f]' * (2 * TOKEN_BYTES)}.tmp"):
         with suppress(FileNotFoundError):
@@ -80,7 +80,7 @@ def remove_leftovers(folder: Path, older_than_s: float = 0.0) -> None:
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write `content` to `path` so that a reader, or a crash, sees the old file or the new one, never a part.
+    """Write `content` to `path` atomically: even after a crash, readers see the old file or the new one.
 
     See `partial_file` for modes, links and devices.
 
@@ -128,7 +128,7 @@ def open_input(path: Path, what: str) -> Iterator[BinaryIO]:
 
 
 def read_up_to(file: BinaryIO, size: int) -> bytes:
-    """Return the next `size` bytes, fewer only at the end, and allocate no more memory than that."""
+    """Return the next `size` bytes, fewer only at the end; memory is allocated only for bytes that exist."""
     pieces = []
     while size > 0 and (piece := file.read(min(size, CHUNK_BYTES))):
         pieces.append(piece)
@@ -154,7 +154,7 @@ def _sync_folder(folder: Path) -> None:
 def cache_root(cache_dir: Path | None = None) -> Path:
     """Return the cache folder: `cache_dir`, else FAME_CACHE, else the system's place for caches.
 
-    It is made if absent, with the tag that tells backup programs to pass it by.
+    A missing folder is made, with the tag by which backup programs skip it.
     """
     named = cache_dir or os.environ.get("FAME_CACHE")
     root = Path(named).expanduser() if named else platformdirs.user_cache_path("famecli")

@@ -1,4 +1,4 @@
-"""Images out: PNG folders named by seed, grids, arrays.
+"""Image output: PNG folders named by seed, grids, arrays.
 
 All images here are uint8, `(N, H, W, C)`, as image files have them; a model's are `(N, C, H, W)`.
 """
@@ -26,7 +26,7 @@ Format = Literal["auto", "grid", "png", "npz", "npy", "zip"]
 Metadata = Mapping[str, str | int | float]
 
 SUFFIXES: Mapping[str, Format] = {".png": "grid", ".npz": "npz", ".npy": "npy", ".zip": "zip"}
-# Endings that promise a file of another kind.
+# Endings of formats that cannot be written.
 OTHER_SUFFIXES = frozenset({".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pdf", ".svg"})
 MANIFEST = "manifest.jsonl"
 
@@ -51,7 +51,7 @@ def mean_to_uint8(means: np.ndarray) -> np.ndarray:
 
 
 def levels_to_bytes(levels: np.ndarray, levels_count: int) -> np.ndarray:
-    """Return levels, or if they are floats expected levels, as image bytes; see the two functions above."""
+    """Return levels, or expected levels (floats), as image bytes; see `to_uint8` and `mean_to_uint8`."""
     if levels.dtype.kind == "f":
         return mean_to_uint8(levels / (levels_count - 1))
     return to_uint8(levels, levels_count)
@@ -71,8 +71,8 @@ def grid(images: np.ndarray, columns: int | None = None, padding: int = 2) -> np
 
     Args:
         images: `(N, H, W, C)`.
-        columns: Images in a row; as many as rows, or one more, if None.
-        padding: Pixels between images and around all.
+        columns: Images in a row; None for a nearly square grid.
+        padding: Pixels between images and around the grid.
     """
     count, height, width, channels = images.shape
     columns = columns or max(1, math.ceil(math.sqrt(count)))
@@ -87,7 +87,7 @@ def grid(images: np.ndarray, columns: int | None = None, padding: int = 2) -> np
 
 
 def write_png(path: Path, image: np.ndarray, text: Metadata, *, sync: bool = True) -> None:
-    """Write one image `(H, W, C)` with `text` in its text chunks.
+    """Write one image `(H, W, C)` as a PNG with `text` in its text chunks.
 
     Raises:
         InputError: The file cannot be written.
@@ -97,15 +97,15 @@ def write_png(path: Path, image: np.ndarray, text: Metadata, *, sync: bool = Tru
 
 
 class ImageWriter(ABC):
-    """An output that takes images piece by piece and has its name only when it is whole.
+    """A writer that takes images in pieces; the file gets its name only when it is complete.
 
-    Use it in a `with`: an exception inside leaves no unfinished file behind.
+    Use it in a `with` statement: an exception inside leaves no unfinished file behind.
 
     Args:
         target: Path, or `-` for stdout.
-        count: Images in all.
+        count: Total number of images.
         rgb: Whether grey images are written with three channels.
-        columns: Of a grid; None leaves it to `grid`.
+        columns: Images in a row of a grid; None for the default of `grid`.
     """
 
     def __init__(self, target: str, count: int, rgb: bool, columns: int | None = None) -> None:
@@ -152,19 +152,19 @@ class ImageWriter(ABC):
 
     @abstractmethod
     def _open(self) -> None:
-        """Make the output; what has to be closed goes into `resources`."""
+        """Open the output; whatever must be closed goes into `resources`."""
 
     @abstractmethod
     def _add(self, images: np.ndarray, metadata: Sequence[Metadata]) -> None:
-        """Write images that have their final channels."""
+        """Write images with their final number of channels."""
 
     def _finish(self) -> None:
-        """Write what comes last; files are closed and renamed after it."""
+        """Write the end of the output, before files are closed and renamed."""
         assert self.written == self.count
 
 
 class FolderWriter(ImageWriter):
-    """A folder of `000042.png`, numbered by seed or index, with one line for each in `manifest.jsonl`."""
+    """A folder of `000042.png`, numbered by seed or index, with a line per file in `manifest.jsonl`."""
 
     manifest: IO[str]
 
@@ -202,7 +202,7 @@ class ZipWriter(FolderWriter):
 
 
 class NpyWriter(ImageWriter):
-    """One uint8 array `(N, H, W, C)`; the header goes out with the first images, so readers need not wait."""
+    """One uint8 array `(N, H, W, C)`; the header is written with the first images, for readers of a pipe."""
 
     sink: IO[bytes]
 
@@ -219,7 +219,7 @@ class NpyWriter(ImageWriter):
 
 
 class NpzWriter(NpyWriter):
-    """The array of `NpyWriter` as `arr_0` of a compressed `.npz`, as tools that measure FID read it."""
+    """The array of `NpyWriter` as `arr_0` of a compressed `.npz`, the input of FID tools."""
 
     def _open(self) -> None:
         archive = self.resources.enter_context(zipfile.ZipFile(self._open_sink(), "w"))
@@ -230,7 +230,7 @@ class NpzWriter(NpyWriter):
 
 
 class GridWriter(ImageWriter):
-    """One PNG of all images, which it keeps until the end; its text is what all their metadata agree on."""
+    """One PNG of all images, written at the end; its text is the metadata that all images share."""
 
     def _open(self) -> None:
         self.sink = self._open_sink()
@@ -259,7 +259,7 @@ WRITERS: Mapping[str, type[ImageWriter]] = {
 
 @dataclass(frozen=True)
 class ImageTarget:
-    """An output of images, checked before there are any.
+    """An image output, checked before any image is made.
 
     Args:
         name: Path, or `-` for stdout.
@@ -279,10 +279,10 @@ class ImageTarget:
 
         Args:
             target: Path, or `-` for stdout.
-            format: `auto` goes by the name: `.png` is a grid, `.npz`, `.npy` and `.zip` are what they say,
+            format: `auto` follows the name: `.png` is a grid, `.npz`, `.npy` and `.zip` are these formats,
                 `-` is npy and anything else a folder of PNG files.
             rgb: Whether grey images are written with three channels.
-            force: Whether an output that exists is written over; other files in a folder stay.
+            force: Whether to overwrite an existing output; other files in a folder stay.
 
         Raises:
             UsageError: The target cannot take the format.
@@ -297,7 +297,7 @@ class ImageTarget:
             raise UsageError(f"unknown image format {format!r}", f"formats: auto, {', '.join(WRITERS)}")
         if format not in (SUFFIXES.get(suffix, format), "png"):
             raise UsageError(
-                f"{name} is no name for format {format}", "choose another name, or leave --format out"
+                f"{name} does not fit format {format}", "choose another name, or leave --format out"
             )
         if name == "-":
             _check_stdout(format)
@@ -309,8 +309,8 @@ class ImageTarget:
         """Return a writer.
 
         Args:
-            count: Images in all.
-            columns: Images in a row of a grid; None for about as many as rows.
+            count: Total number of images.
+            columns: Images in a row of a grid; None for a nearly square grid.
 
         Raises:
             InputError: The output cannot be made.
@@ -355,7 +355,7 @@ def _check_stdout(format: str) -> None:
 
 
 def _check_target(path: Path, format: str, force: bool) -> None:
-    """Refuse to write over what is there, unless `force`; nothing replaces a folder by a file."""
+    """Check that nothing is overwritten without `force`, and that no file replaces a folder."""
     if not os.path.exists(path):
         return
     if os.path.isdir(path) != (format == "png"):
@@ -364,7 +364,7 @@ def _check_target(path: Path, format: str, force: bool) -> None:
     with _write_errors(str(path)):
         fresh = format == "png" and not any(path.iterdir())
     if not force and not fresh:
-        raise InputError(f"{path} exists", "add --force to write over it, or choose another name")
+        raise InputError(f"{path} exists", "add --force to overwrite it, or choose another name")
 
 
 def png_bytes(image: np.ndarray, text: Metadata) -> bytes:

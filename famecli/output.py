@@ -1,4 +1,4 @@
-"""What commands print: one result on stdout, everything else on stderr. The only file that knows Rich."""
+"""Output of commands: one result on stdout, everything else on stderr."""
 
 import codecs
 import io
@@ -27,7 +27,7 @@ NO_TERMINAL = "--preview needs a terminal"
 
 
 class Advance(Protocol):
-    """Takes the units of work just done, and a text to show beside them."""
+    """Called with the units of work just done, and a text to show beside them."""
 
     def __call__(self, done: int, text: str = "") -> None: ...
 
@@ -37,7 +37,7 @@ class Output:
 
     Args:
         json: Print the result as one JSON document.
-        quiet: Print only the one value of the result, and no notes.
+        quiet: Print only the main value of the result, and no notes.
     """
 
     def __init__(self, *, json: bool = False, quiet: bool = False) -> None:
@@ -55,7 +55,7 @@ class Output:
         self.errors.print(f"warning: {printable(message)}", markup=False, style="yellow")
 
     def fail(self, message: str, hint: str) -> None:
-        """Print an error, and what to do next, on stderr: a line each, whatever names of files hold."""
+        """Print an error and a hint on stderr, one line each, even if file names hold line breaks."""
         self.errors.print(f"error: {_one_line(message)}", markup=False, style="red")
         if hint:
             self.errors.print(f"hint: {_one_line(hint)}", markup=False)
@@ -67,8 +67,8 @@ class Output:
 
         Args:
             data: The document for `--json`, with its `schema`.
-            value: The one value for `--quiet`, and for people where `human` is missing.
-            human: Prints the result for people on the console it is given.
+            value: Main value, printed for `--quiet`, and for people if `human` is None.
+            human: Function that prints the result for people on a console.
         """
         if self.json:
             sys.stdout.write(json.dumps(data, allow_nan=False) + "\n")
@@ -84,7 +84,7 @@ class Output:
         """Show progress on stderr: a bar on a terminal, else a line per tenth.
 
         Yields:
-            A function that takes the units just done and a text to show beside them.
+            A function of the units just done and a text to show beside them.
         """
         if self.quiet:
             yield lambda done, text="": None
@@ -116,7 +116,7 @@ def terminal_picture(images: "np.ndarray", width_chars: int) -> str:
 
     Args:
         images: Images `(N, H, W, C)`, uint8.
-        width_chars: Width of the terminal; wider images are thinned out.
+        width_chars: Width of the terminal; wider images are subsampled.
     """
     import numpy as np
 
@@ -142,10 +142,10 @@ def _colours(foreground: Sequence[int], background: Sequence[int]) -> str:
 
 
 def prepare_streams() -> None:
-    """Let no result be cut off unnoticed, and let stdout and stderr take any name of a file in any locale.
+    """Make stdout raise on short writes, and let stdout and stderr print any file name in any locale.
 
-    Bytes that are no text in the encoding of file names come out as they are, so that a path stays one;
-    letters that the stream's encoding does not have come out by their numbers.
+    Undecodable bytes of file names are written unchanged, so that a printed path stays valid. Characters
+    that the stream's encoding lacks are written as escapes.
     """
     codecs.register_error(ANY_TEXT, _encode_first)
     for stream in (sys.stdout, sys.stderr):
@@ -153,14 +153,14 @@ def prepare_streams() -> None:
             stream.reconfigure(errors=ANY_TEXT)
     raw = getattr(sys.stdout, "buffer", None)
     if isinstance(raw, io.RawIOBase):
-        # So it is under PYTHONUNBUFFERED, and what a full disk leaves of a write would be lost.
+        # Raw under PYTHONUNBUFFERED: the rest of a short write, as on a full disk, would be lost.
         buffered = io.BufferedWriter(raw)
         encoding = sys.stdout.encoding
         sys.stdout = io.TextIOWrapper(buffered, encoding, ANY_TEXT, line_buffering=True)
 
 
 def give_up_stdout() -> None:
-    """Let what stdout still holds be written, or be forgotten if it cannot: else Python tries at its end."""
+    """Flush stdout, or discard what it holds if that fails: Python would try again at exit."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -168,7 +168,7 @@ def give_up_stdout() -> None:
 
 
 def _encode_first(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Encode the first character that a stream's encoding does not have."""
+    """Encode the first character that a stream's encoding lacks."""
     assert isinstance(error, UnicodeEncodeError)
     start, text = error.start, error.object
     handler = "surrogateescape" if "\udc80" <= text[start] <= "\udcff" else "backslashreplace"
@@ -211,7 +211,7 @@ def _one_line(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Return `text` without what could steer a terminal: file names and headers come from anywhere."""
+    """Return `text` without control characters: file names and headers are untrusted."""
     return "".join(
         character if character.isprintable() or character == "\n" else "\ufffd" for character in text
     )

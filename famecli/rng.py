@@ -1,9 +1,9 @@
-"""Random numbers by explicit streams: the numbers of a stream depend on its name alone.
+"""Random numbers from named streams: the numbers of a stream depend only on its name.
 
 A stream is numpy's counter-based Philox keyed with SHA-256 of its name, for example `("sample", 17)`. A
 stream per image makes the image independent of its batch; a stream per training step makes a resumed run
 equal to an unbroken one, without any stored state. The normals of images come from the inverse CDF, so that
-drawing 3 + 5 values yields the same as drawing 8.
+drawing 3 + 5 values gives the same as drawing 8.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ def uniforms(
 def normals(generator: np.random.Generator, shape: Sequence[int]) -> Tensor:
     """Return standard normals (float32, CPU) by the inverse CDF of one uniform each."""
     raw = torch.from_numpy(generator.random(math.prod(shape)).reshape(tuple(shape)))
-    # Half a step up from 0, whose normal is -infinity; the largest uniform must not be rounded up to 1.
+    # Half a step up, since the normal of 0 is -infinity; clamped, since the sum can round up to 1.
     quantiles: Tensor = torch.special.ndtri(raw.add_(2**-54).clamp_(max=1 - 2**-53))
     return quantiles.float()
 
@@ -57,12 +57,12 @@ class BatchNoise:
         self.generator, self.device = generator, device
 
     def __call__(self, layer: int, shape: torch.Size) -> Tensor:
-        # Not by the inverse CDF as below: a step draws its batch at once, and this is twenty times faster.
+        # Not by the inverse CDF: a step draws its whole batch at once, and this is twenty times faster.
         return torch.from_numpy(self.generator.standard_normal(shape, np.float32)).to(self.device)
 
 
 class PartNoise:
-    """The noise of some rows of a batch; it does not depend on how the batch is divided.
+    """Noise of some rows of a batch, the same however the batch is divided.
 
     Each layer is drawn once, for the whole batch, in the order in which layers are first drawn.
 

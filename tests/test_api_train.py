@@ -76,7 +76,7 @@ def test_training_takes_what_the_command_takes(data: Path, tmp_path: Path) -> No
     assert famecli.load(tmp_path / "patient" / "last.safetensors").checkpoint.provenance.images_seen == 24
     again = trained("patient", init=whole, resume=False, images=6, **frozen, **sizes)
     assert again.checkpoint.weights_sha256 == whole.checkpoint.weights_sha256
-    with pytest.raises(UsageError, match="`images` and `epochs` say the same thing"):
+    with pytest.raises(UsageError, match="`images` and `epochs` exclude each other"):
         trained("odd", images=6, epochs=1)
     with pytest.raises(ArgumentError, match="accumulate is 0"):
         trained("odd", accumulate=0)

@@ -53,7 +53,7 @@ def test_an_error_tells_the_meaning_of_its_key(fame: Command, data: Path) -> Non
     outcome = fame("train", "--set", "lr=99", "--print-config")
     assert "lr = 99.0 is outside 0.0 to 10.0 (learning rate of AdamW" in outcome.err
     outcome = fame("train", "--set", "clip_norm=far", "--print-config")
-    assert outcome.err.splitlines()[-1] == "hint: gradients are scaled down to this norm per image"
+    assert outcome.err.splitlines()[-1] == "hint: maximum norm of the gradient, in nats per image"
 
 
 def test_errors_of_the_library_get_the_words_of_the_command(fame: Command, data: Path) -> None:

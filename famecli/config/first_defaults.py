@@ -1,6 +1,6 @@
-"""The defaults of the time when folders of runs were named by whole configurations. They never change.
+"""Frozen defaults from when run folders were named after whole configurations.
 
-A command that was typed then finds its run by them, however defaults and keys have changed since.
+With them an old command still finds its run, even if defaults and keys have changed since.
 """
 
 import copy
@@ -57,16 +57,16 @@ KEYS = {*MODEL_KEYS, *STAGE_KEYS, *DECODER_KEYS, *TRAIN}
 def first_digest(
     preset: str, size: str, data: Mapping[str, Any], typed: Mapping[tuple[str, ...], Any]
 ) -> str | None:
-    """Return the digits in the name of the folder that a command of that time made.
+    """Return the digest in the folder name of an old command's run.
 
     Args:
-        preset: As typed.
-        size: As typed.
-        data: The values of `DATA_KEYS`.
-        typed: What else was typed, by the paths of keys.
+        preset: Name of the preset.
+        size: Size of the preset.
+        data: Values of `DATA_KEYS`.
+        typed: Other values of the command, by key path.
 
     Returns:
-        Eight digits; None where something was typed that did not exist then.
+        Eight hexadecimal digits; None if the command has a name or key that did not exist then.
     """
     import tomli_w
 
@@ -99,7 +99,7 @@ def _model(preset: str, size: str, data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _entry(place: Any, part: str) -> Any:  # noqa: ANN401
-    """Return what `place` has under a key or an index; None where there is nothing."""
+    """Return the entry of a table or list by key or index; None if it is missing."""
     if isinstance(place, dict):
         return place.get(part)
     if isinstance(place, list) and part.isdecimal() and int(part) < len(place):
@@ -108,14 +108,14 @@ def _entry(place: Any, part: str) -> Any:  # noqa: ANN401
 
 
 def _known(value: Any) -> Any:  # noqa: ANN401
-    """Return `value` without keys that did not exist."""
+    """Return `value` without keys that did not exist then."""
     if isinstance(value, dict):
         return {key: _known(entry) for key, entry in value.items() if key in KEYS}
     return [_known(entry) for entry in value] if isinstance(value, list) else copy.copy(value)
 
 
 def whole(model: object) -> bool:
-    """Whether a table of a model has all keys that the first runs wrote, as config.toml of any run does."""
+    """Return whether a model's table has all keys of the first runs, as config.toml of any run has."""
     if not isinstance(model, dict) or not isinstance(model.get("decoder"), dict):
         return False
     return model.keys() >= set(MODEL_KEYS) and model["decoder"].keys() >= set(DECODER_KEYS)

@@ -1,4 +1,4 @@
-"""Presets: one row per model, three sizes each, all of them one `ModelConfig`. No torch here."""
+"""Presets: one row per model, three sizes each; all become a `ModelConfig`. No torch here."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ DEFAULT_SIZE: Size = "small"
 
 @dataclass(frozen=True)
 class Preset:
-    """What makes a model what it is.
+    """Kind of a model, whatever its size.
 
     Args:
         title: One line for lists and help.
         latents: "maps" (feature maps), "dense" (vectors), or "none".
-        ladder: Whether every stage of the size keeps its latents; else the top one alone.
+        ladder: Whether every stage of the size keeps its latents; else only the top one.
         autoregressive: Whether the decoder is a PixelCNN.
     """
 
@@ -42,12 +42,12 @@ PRESETS = {
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes of the presets, by the kind of their decoder.
+    """Stages and decoders of one size, by the kind of decoder.
 
     Args:
-        ladder: Stages under a PixelCNN, from the image upwards. Latents of maps are per position, and become
-            a vector of `DENSE` times as many.
-        decoder: PixelCNN over latents.
+        ladder: Stages under a PixelCNN, from the image upwards. Latents are counted in maps; a dense latent
+            has `DENSE` times as many entries.
+        decoder: PixelCNN with latents.
         alone: PixelCNN without latents.
         factorized_ladder: Stages under a factorized decoder.
         factorized: Factorized decoder.
@@ -61,12 +61,12 @@ class Sizes:
 
 
 def _equal(ladder: tuple[StageConfig, ...], decoder: DecoderConfig) -> Sizes:
-    """Return sizes of which all presets have the same."""
+    """Return the same sizes for all presets."""
     factorized = dataclasses.replace(decoder, autoregressive=False)
     return Sizes(ladder, decoder, dataclasses.replace(decoder, condition=0), ladder, factorized)
 
 
-# PixelCNNs over patches suit the kind of image; see docs/experiments.md. Attention is for binary images.
+# PixelCNNs over patches depend on the kind of image; see docs/experiments.md. Attention is for binary images.
 ATTENTION = (2, 5, 8)
 OTHER_FIRST_KERNEL, OTHER_WIDTH = 5, 48
 PATCHES = DecoderConfig(
@@ -107,7 +107,7 @@ SIZED: dict[Size, Sizes] = {
         DecoderConfig(autoregressive=True, width=96, layers=12, first_kernel=15, condition=64),
     ),
 }
-# Entries of a dense latent for each map of latents.
+# Entries of a dense latent per latent map.
 DENSE = 4
 
 
@@ -115,7 +115,7 @@ def model_config(preset: str, size: Size, shape: tuple[int, int, int], levels: i
     """Return the configuration of `preset` for images of `shape` (channels, height, width).
 
     Raises:
-        UsageError: There is no such preset.
+        UsageError: The preset is unknown.
     """
     row, sizes = preset_named(preset), SIZED[size]
     ladder = sizes.ladder if row.autoregressive else sizes.factorized_ladder
@@ -143,14 +143,14 @@ def model_config(preset: str, size: Size, shape: tuple[int, int, int], levels: i
 
 
 def presets() -> dict[str, Preset]:
-    """Return all presets by name, each with the line that describes it: `presets()["fame"].title`."""
+    """Return all presets by name, each with a one-line title: `presets()["fame"].title`."""
     return dict(PRESETS)
 
 
 def _suited(decoder: DecoderConfig, levels: int) -> DecoderConfig:
     if levels == 2:
         return dataclasses.replace(decoder, attention=ATTENTION)
-    # Without latents to share the work with, it stays as wide as it is.
+    # Without latents the decoder models everything, so it keeps its width.
     width = OTHER_WIDTH if decoder.condition else decoder.width
     return dataclasses.replace(decoder, width=width, first_kernel=OTHER_FIRST_KERNEL)
 
@@ -159,7 +159,7 @@ def preset_named(name: str) -> Preset:
     """Return the preset called `name`.
 
     Raises:
-        UsageError: There is none.
+        UsageError: The preset is unknown.
     """
     if name not in PRESETS:
         raise UsageError(f"unknown model {name!r}", did_you_mean(name, PRESETS, "models"))

@@ -1,4 +1,4 @@
-"""Keys of the configurations: their table, and how a file and settings change their values. No torch here."""
+"""Keys of the configurations: their table, and how files and settings change values. No torch here."""
 
 import copy
 import dataclasses
@@ -12,7 +12,7 @@ from famecli.config.schema import DecoderConfig, ModelConfig, StageConfig, Train
 from famecli.errors import ConfigError, did_you_mean
 from famecli.files import read_bytes
 
-# Stages are a list; N is the number of one, from 0.
+# N is the index of a stage, from 0.
 TABLES = {
     "model": ModelConfig,
     "model.decoder": DecoderConfig,
@@ -28,8 +28,8 @@ class Key(NamedTuple):
     Args:
         key: Path of the key.
         type: Type of the value.
-        range: Smallest and largest value, or the words to choose from; empty where any value will do.
-        default: Default value as TOML has it; empty where the preset has one for each model.
+        range: Smallest and largest value, or the words to choose from; empty if any value is allowed.
+        default: Default value; empty if the preset sets it.
         meaning: Meaning of the value.
     """
 
@@ -48,7 +48,7 @@ class Setting(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Return the setting in `KEY=VALUE`; the value is TOML, or else a text.
+        """Parse `KEY=VALUE`; a value that is not TOML is a text.
 
         Raises:
             ConfigError: There is no `=`.
@@ -68,7 +68,7 @@ class Resolved(NamedTuple):
     Args:
         model: Configuration of the model.
         train: Configuration of the training.
-        named: Values of the keys that the file and the settings name, by path.
+        named: Values that the file and the settings set, by key path.
     """
 
     model: ModelConfig
@@ -115,14 +115,14 @@ def resolve(
     *,
     presets: bool = True,
 ) -> Resolved:
-    """Return the defaults `model` and `train` with what a file and then settings change.
+    """Return the defaults `model` and `train`, changed by a file and then by settings.
 
     The key of a setting may lack its first part: it is looked up in both tables. A file with a whole model,
-    such as that of a run, may be older than some keys; these keys then have the defaults of their classes.
+    such as that of a run, may be older than some keys; these keys get the defaults of their classes.
 
     Args:
-        model: Defaults.
-        train: Defaults.
+        model: Default configuration of the model.
+        train: Default configuration of the training.
         file: TOML file with the tables `model` and `train`; None for no file.
         settings: Values for keys; later ones outrank earlier ones.
         presets: Whether `model` is a preset, rather than the model of a run.
@@ -169,7 +169,7 @@ def _read_toml(file: Path) -> dict[str, Any]:
 
 
 def _reset(table: dict[str, Any], cls: type) -> None:
-    """Give all keys that have a default in `cls` this one."""
+    """Set all keys that have a default in `cls` to it."""
     for item in dataclasses.fields(cls):
         if item.default is not dataclasses.MISSING:
             table[item.name] = list(item.default) if isinstance(item.default, tuple) else item.default

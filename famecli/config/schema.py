@@ -13,9 +13,9 @@ from famecli.errors import ConfigError
 # Largest number in untrusted input: axes of charts would overflow beyond it.
 LARGEST_NUMBER = 1e15
 T = TypeVar("T")
-# A mask of all pairs of places has the square of this.
+# An attention mask has the square of this many entries.
 MOST_PLACES = 4096
-# Of the forward pass in training; "bf16" is torch's autocast.
+# Precision of the forward pass in training; "bf16" is torch's autocast.
 Precision = Literal["fp32", "bf16"]
 
 
@@ -57,7 +57,7 @@ class StageConfig:
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """What turns the features of the last stochastic layer into the parameters of each pixel."""
+    """Network from the features of the last stochastic layer to the distribution of each pixel."""
 
     autoregressive: bool = described("whether the decoder is a PixelCNN; else pixels are independent")
     width: int = ranged(1, 4096, "feature maps per patch")
@@ -67,9 +67,9 @@ class DecoderConfig:
     condition: int = ranged(0, 4096, "feature maps by which the latents condition every layer", 0)
     lag: int = ranged(1, 1024, "patches by which a row's sampling lags behind the row above", 2)
     patch: int = ranged(1, 4, "side in pixels of the patches that the layers work on: 1, 2 or 4", 1)
-    attention: tuple[int, ...] = described("numbers of the layers that an attention block follows", ())
+    attention: tuple[int, ...] = described("layers, from 1, that are followed by an attention block", ())
     heads: int = ranged(1, 64, "heads of an attention block", 4)
-    attention_width: int = ranged(0, 4096, "features of queries, keys and values each; 0: `width`", 0)
+    attention_width: int = ranged(0, 4096, "features of queries, of keys and of values; 0: `width`", 0)
 
     @property
     def attention_features(self) -> int:
@@ -77,7 +77,7 @@ class DecoderConfig:
         return self.attention_width or self.width
 
     def misfits(self) -> list[str]:
-        """Return one sentence per pair of values that do not fit together."""
+        """Return one sentence per pair of values that contradict each other."""
         found = []
         for name in ("kernel", "first_kernel"):
             if getattr(self, name) % 2 == 0:
@@ -89,7 +89,7 @@ class DecoderConfig:
             found.append(f"decoder.attention = {list(self.attention)} are not {known}")
         if self.attention and not self.autoregressive:
             found.append("decoder.attention needs decoder.autoregressive = true")
-        # What is outside its range is told elsewhere.
+        # `check_ranges` reports values outside their range.
         if self.attention and self.heads > 0 and self.attention_features % self.heads:
             found.append(f"decoder.heads = {self.heads} does not divide {self.attention_features} features")
         return found
@@ -100,7 +100,7 @@ class ModelConfig:
     """A whole model: an image's shape and levels, the ladder's stages from the image upwards, the decoder.
 
     Raises:
-        ConfigError: A value is outside its range, or values do not fit together; all problems are listed,
+        ConfigError: A value is outside its range, or values contradict each other; all problems are listed,
             each with the key's name.
     """
 
@@ -113,7 +113,7 @@ class ModelConfig:
     decoder: DecoderConfig = field(kw_only=True)
     stages: tuple[StageConfig, ...] = field(default=(), kw_only=True)
     mixtures: int = ranged(1, 64, "logistics in the mixture", 10)
-    # Off in files that lack the keys; presets turn both on.
+    # Both are off in files that lack the keys; presets turn them on.
     normalised: bool = described(
         "whether features are divided by their root mean square before each ELU", False
     )
@@ -154,7 +154,7 @@ class ModelConfig:
 
     @property
     def dimensions(self) -> int:
-        """Pixels times channels: what bits/dim divide by."""
+        """Pixels times channels, the divisor of bits/dim."""
         return self.channels * self.height * self.width
 
     @property
@@ -183,26 +183,26 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How a model is trained; counts are in images, so that they keep their meaning at any batch size."""
+    """Hyperparameters of a training; counts are in images, so that they mean the same at any batch size."""
 
     optimizer: Literal["muon", "adamw"] = described(
         "optimizer of large matrices; AdamW trains the rest", "muon"
     )
-    lr: float = ranged(0.0, 10.0, "learning rate of AdamW (with muon: of what is not a large matrix)", 2e-3)
+    lr: float = ranged(0.0, 10.0, "learning rate of AdamW (with muon: for all but large matrices)", 2e-3)
     muon_lr: float = ranged(0.0, 10.0, "learning rate of Muon", 2e-2)
-    final_lr: float = ranged(0.0, 1.0, "part of the learning rate that the cosine schedule ends at", 0.02)
+    final_lr: float = ranged(0.0, 1.0, "final learning rate as a fraction of the full one", 0.02)
     weight_decay: float = ranged(0.0, 10.0, "decoupled weight decay", 0.0)
     batch_size: int = ranged(1, 65536, "images per step", 16)
     total_images: int = ranged(1, 10**12, "images seen until the end of the schedule", 500_000)
     warmup_images: int = ranged(0, 10**12, "images until the full learning rate", 6_400)
     rate_warmup_images: int = ranged(0, 10**12, "images until the KL divergence has its full weight", 38_400)
-    beta: float = ranged(0.0, 1000.0, "weight of the KL divergence; 1 trains the bound itself", 1.0)
-    free_nats: float = ranged(0.0, 1000.0, "nats per stochastic layer that cost nothing", 1.0)
-    ema_halflife_images: int = ranged(0, 10**12, "half-life of the average of the weights", 20_000)
-    clip_norm: float = ranged(0.0, 1e9, "gradients are scaled down to this norm per image", 50.0)
+    beta: float = ranged(0.0, 1000.0, "weight of the KL divergence; 1 trains the ELBO", 1.0)
+    free_nats: float = ranged(0.0, 1000.0, "free nats per stochastic layer: KL below this costs nothing", 1.0)
+    ema_halflife_images: int = ranged(0, 10**12, "half-life of the averaged weights", 20_000)
+    clip_norm: float = ranged(0.0, 1e9, "maximum norm of the gradient, in nats per image", 50.0)
     max_skipped: int = ranged(0, 10**6, "consecutive steps with a non-finite gradient before giving up", 5)
     eval_every_images: int = ranged(1, 10**12, "images between two validations", 25_600)
-    valid_images: int = ranged(1, 10**9, "images of the validation set that are evaluated", 1_000)
+    valid_images: int = ranged(1, 10**9, "validation images that are evaluated", 1_000)
     seed: int = ranged(0, 2**63 - 1, "seed of weights, order, bits and latents", 0)
 
     def __post_init__(self) -> None:
@@ -221,13 +221,13 @@ class TrainConfig:
 
 
 def to_dict(config: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Return `config` as plain values that JSON can hold, and that may be changed: tables, lists, numbers."""
+    """Return `config` as a new dictionary of plain values that JSON can hold."""
     table: dict[str, Any] = _plain(dataclasses.asdict(config))
     return table
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401
-    """Return `value` with lists for tuples, as JSON and TOML would give it back."""
+    """Return `value` with lists in place of tuples, as read from JSON or TOML."""
     if isinstance(value, dict):
         return {key: _plain(entry) for key, entry in value.items()}
     return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
@@ -238,7 +238,7 @@ def leaves(
     kinds: tuple[type, ...] = (dict, list),
     path: tuple[str, ...] = (),
 ) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield path and value of whatever in `value` is none of `kinds`: tables, or tables and lists."""
+    """Yield path and value of each leaf of `value`; `kinds` are tables, or tables and lists."""
     if not isinstance(value, kinds):
         yield path, value
         return
@@ -248,7 +248,7 @@ def leaves(
 
 
 def differences(before: Any, now: Any, key: str) -> Iterator[str]:  # noqa: ANN401
-    """Yield where two tables of equal keys differ, as the path of the key and both values."""
+    """Yield each difference of two tables with equal keys: the key's path and both values."""
     if isinstance(before, dict):
         for name, value in before.items():
             yield from differences(value, now[name], f"{key}.{name}")
@@ -312,7 +312,7 @@ def known_keys(cls: type, table: object) -> object:
 
 
 def build_known(cls: type[T], table: object, where: str) -> T:
-    """Return the dataclass `cls` made of an untrusted table; keys that it does not have are ignored.
+    """Return the dataclass `cls` made of an untrusted table; unknown keys are ignored.
 
     Raises:
         ConfigError: A key is missing, or a value has a wrong type or range; the message begins with `where`.

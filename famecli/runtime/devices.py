@@ -33,7 +33,7 @@ def device_named(name: str) -> torch.device:
 def undisturbed() -> Iterator[None]:
     """Compute with torch's default settings, and restore the caller's settings afterwards.
 
-    Settings are the number of threads, the default dtype, the modes of gradients, states of random numbers.
+    Settings are the number of threads, the default dtype, gradient modes and random states.
     """
     threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()

@@ -1,8 +1,8 @@
 """The processes that share one command's work, as torchrun starts them.
 
-torchrun starts the processes, and gives each its rank and their number in the environment. Work is divided
-into the same pieces as in a single process, so that results do not depend on the number of processes. Only
-the first process prints and writes.
+torchrun sets the rank and the number of processes in environment variables. Work is divided into the same
+pieces as in a single process, so that results do not depend on the number of processes. Only the first
+process prints and writes.
 """
 
 import atexit
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 # Imported before any group exists: DDP imports it, and its default arguments would keep an existing group
-# until Python has ended, when threads of the group that release a tensor abort the process.
+# until Python exits. Threads of that group would then release tensors, which aborts the process.
 import torch.distributed.nn.functional
 from torch import Tensor, nn
 from torch import distributed as dist
@@ -90,7 +90,7 @@ class Group:
         return slice(self.rank * each, (self.rank + 1) * each)
 
     def sum(self, values: Tensor) -> Tensor:
-        """Return the sum over all processes, the same bits in each."""
+        """Return the sum over all processes, bitwise equal in each."""
         if self.size == 1:
             return values
         total = values.clone()
@@ -134,7 +134,7 @@ class Group:
 
     @contextmanager
     def local_main_first(self) -> Iterator[None]:
-        """Run the block in the first process of each machine, then in the others, who find its files."""
+        """Run the block in the first process of each machine, then in the others, which find its files."""
         if self.local_rank:
             self.all_reduce_max(0)
         yield
@@ -142,11 +142,11 @@ class Group:
             self.all_reduce_max(0)
 
     def parallel(self, model: nn.Module) -> nn.Module:
-        """Return `model`, with several processes in a wrapper that averages gradients over them."""
+        """Return `model`; with several processes, wrapped to average gradients over them."""
         if self.size == 1:
             return model
         wrapper = DistributedDataParallel(model)
-        # Buffers are masks, which never change. The argument of that name is deprecated in new versions.
+        # Buffers are masks, which never change. Not an argument, since new versions of torch deprecate it.
         wrapper.broadcast_buffers = False
         return wrapper
 
@@ -155,7 +155,7 @@ ALONE = Group()
 
 
 def join() -> Group:
-    """Return the group of torchrun's environment variables, connected; `ALONE` without them.
+    """Return the connected group of torchrun's environment variables; `ALONE` without them.
 
     Raises:
         UsageError: A variable is no number.
@@ -182,11 +182,11 @@ def join() -> Group:
 
 
 def store_of_this_round(shared: Store, group: Group) -> Store:
-    """Return a part of a store that belongs to the running processes.
+    """Return the part of a store that belongs to the running processes.
 
-    torchrun keeps one store for all restarts, and old entries, such as addresses of dead processes, would be
-    taken for current ones. Counters of restarts do not help, since they differ between machines. So each
-    process asks under a random name, and the first process answers with the name of the round until all
+    torchrun keeps one store for all restarts, so old entries, such as addresses of dead processes, would be
+    taken for current ones. Counters of restarts do not help, since they differ between machines. Instead each
+    process asks under a random name, and the first process answers with the name of the round, until all
     processes have confirmed it.
 
     Raises:
@@ -208,7 +208,7 @@ def _answer(store: Store, name: str, ranks: Sequence[int]) -> None:
     deadline_s = time.monotonic() + default_pg_timeout.total_seconds()
     while unaware := [rank for rank in ranks if not store.check([f"known/{name}/{rank}"])]:
         if time.monotonic() > deadline_s:
-            raise dist.DistStoreError(f"no word from processes {unaware}")
+            raise dist.DistStoreError(f"no answer from processes {unaware}")
         for rank in unaware:
             # The running process soon replaces the question of a dead one.
             if store.check([f"question/{rank}"]):
@@ -237,5 +237,5 @@ def explain_lost_processes() -> Iterator[None]:
             raise
         raise UnavailableError(
             "another process of this command is gone or cannot be reached",
-            "its own message says why; with --max-restarts torchrun starts all of them again",
+            "its own message says why; with --max-restarts torchrun restarts all processes",
         ) from error

@@ -1,4 +1,4 @@
-"""What famecli runs with: versions, folders, processor."""
+"""Environment of famecli: versions, folders, processor."""
 
 import os
 import platform
@@ -35,12 +35,12 @@ def environment(weights: Iterable[str]) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """Return what this processor can do, and which routines famecli chooses for it, as `famecli/machine/1`.
+    """Return the processor's capabilities and the routines chosen for it, as `famecli/machine/1`.
 
     Raises:
         UsageError: The environment asks for an unknown routine.
     """
-    # Deferred: `environment` does without torch.
+    # Deferred: `environment` needs no torch.
     import torch
 
     here = processor()

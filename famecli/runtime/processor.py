@@ -13,7 +13,7 @@ from famecli.errors import UsageError
 Routine = Literal["mm", "onednn"]
 VARIABLE = "FAME_PRODUCTS"
 CPUINFO = Path("/proc/cpuinfo")
-# Zen 5. On earlier families both libraries are equally fast.
+# Zen 5. On earlier families MKL and oneDNN are equally fast.
 FIRST_SLOW_FAMILY = 26
 # Parts of the names of oneDNN's instruction sets that include products of bfloat16.
 WITH_BF16 = ("BF16", "FP16", "AMX", "AVX10")
@@ -21,16 +21,16 @@ WITH_BF16 = ("BF16", "FP16", "AMX", "AVX10")
 
 @dataclass(frozen=True)
 class Processor:
-    """A processor, and the instructions of it that torch can use.
+    """A processor and those of its instructions that torch can use.
 
     Args:
         name: Model name; the architecture if unknown.
         vendor: Vendor such as `GenuineIntel` or `AuthenticAMD`; empty if unknown.
-        family: The vendor's number of the design; 0 if unknown.
-        avx2: Whether it has vectors of 256 bits.
-        avx512: Whether it has vectors of 512 bits.
-        avx512_bf16: Whether vectors of 512 bits multiply bfloat16, and oneDNN may use that.
-        amx: Whether it has tiles, which also multiply bfloat16, and oneDNN may use them.
+        family: CPU family, as numbered by the vendor; 0 if unknown.
+        avx2: Whether the processor has AVX2, vectors of 256 bits.
+        avx512: Whether the processor has AVX-512, vectors of 512 bits.
+        avx512_bf16: Whether AVX-512 multiplies bfloat16, and oneDNN may use that.
+        amx: Whether the processor has AMX tiles, which multiply bfloat16, and oneDNN may use them.
         onednn: Whether torch has oneDNN, the library that uses these instructions.
     """
 
@@ -67,7 +67,7 @@ class Processor:
 
     @property
     def instructions(self) -> tuple[str, ...]:
-        """Names of the known instructions that it has."""
+        """Names of the available instruction sets."""
         return tuple(name for name in ("avx2", "avx512", "avx512_bf16", "amx") if getattr(self, name))
 
     def routine(self, environment: Mapping[str, str]) -> tuple[Routine, str]:
@@ -93,7 +93,7 @@ class Processor:
 
 @functools.cache
 def processor() -> Processor:
-    """Return the processor of this machine; torch's own tests of instructions override the system's."""
+    """Return the processor of this machine; torch's tests of instructions override /proc/cpuinfo."""
     import torch
 
     try:

@@ -1,4 +1,4 @@
-"""What fits: the largest batch in memory, the images in a time, and advice where a step cannot be taken."""
+"""Capacity: the largest batch in memory, the images in a time budget, and advice when a step fails."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -14,27 +14,27 @@ from famecli.runtime.distributed import Group
 from famecli.training.clock import Clock
 from famecli.training.trainer import Trainer
 
-# Part of the free memory that steps may use; validation, samples and fragmentation need the rest.
+# Fraction of the free memory for steps; validation, samples and fragmentation need the rest.
 USED = 0.8
 MOST_AT_ONCE = 512
 FIRST_TRIAL = 8
-# Libraries are loaded, memory is found and code is compiled in these steps.
+# These steps load libraries, allocate memory and compile code.
 WARM_UP_STEPS = 3
 FEWEST_STEPS = 5
-# Most of a budget that is measured, as a part and in seconds.
+# Time of measuring: fraction of a budget, but at most this many seconds.
 MEASURED_PART = 0.05
 MOST_S = 30.0
-# Where torch defines what its compiler raises; it names none of it in public.
+# Modules with the exceptions of torch's compiler, which are not public.
 COMPILER = ("torch._dynamo", "torch._inductor")
 
 
 def largest_batch(peak_bytes: Callable[[int], int], free_bytes: int, most: int = MOST_AT_ONCE) -> int:
     """Return the largest number of images that was computed at once with memory to spare, or 1.
 
-    Powers of two are tried, the larger one as long as it fits: what is returned has been seen to work.
+    Powers of two are tried, and doubled while they fit: a result above 1 has been tested.
 
     Args:
-        peak_bytes: Takes steps of so many images and returns the most memory that was in use.
+        peak_bytes: Function that takes steps of a number of images and returns the peak memory.
         free_bytes: Free memory.
         most: Largest number to try.
     """
@@ -59,9 +59,9 @@ def largest_batch(peak_bytes: Callable[[int], int], free_bytes: int, most: int =
 def peak_on_gpu(
     model: ModelConfig, config: TrainConfig, split: ImageSplit, device: torch.device, precision: Precision
 ) -> Callable[[int], int]:
-    """Return a function that trains two steps of so many images and returns the most bytes in use.
+    """Return a function that takes two steps of a number of images and returns the peak memory in bytes.
 
-    The second step has the optimizers' state in memory.
+    Only the second step has the optimizers' state in memory.
     """
 
     def measure(images: int) -> int:
@@ -84,25 +84,25 @@ def largest_common_batch(
     accumulate: int,
     group: Group,
 ) -> int:
-    """Return the images of a batch, over all processes, that fit in the memory of each process's GPU."""
+    """Return the largest batch size, over all processes, that fits in the memory of every GPU."""
     free = torch.cuda.mem_get_info(device)[0]
     most = min(MOST_AT_ONCE, max(1, len(split.pixels) // (accumulate * group.size)))
     at_once = largest_batch(peak_on_gpu(model, config, split, device, precision), free, most)
     release()
-    # The smallest number of all processes.
+    # The minimum over processes.
     return -group.all_reduce_max(-at_once) * accumulate * group.size
 
 
 def images_in_time(trainer: Trainer, budget_s: float, clock: Clock | None = None) -> tuple[int, float]:
-    """Take steps that no training keeps, and return how many images fit in a time, in whole batches.
+    """Take trial steps, and return how many images fit in a time budget, in whole batches.
 
-    The time of the measured steps is part of the budget; that of the steps before them is not. All processes
-    return what the first one found.
+    Measured steps count towards the budget; warm-up steps do not. All processes return the result of the
+    first one.
 
     Args:
-        trainer: Trainer to be thrown away afterwards.
+        trainer: Trainer to be discarded afterwards.
         budget_s: Seconds of training steps.
-        clock: Clock that times the steps; None for that of this process.
+        clock: Clock of the steps; None for a new one.
 
     Returns:
         Number of images, one batch at least, and images per second.
@@ -127,11 +127,11 @@ def images_in_time(trainer: Trainer, budget_s: float, clock: Clock | None = None
 
 @contextmanager
 def explain_failed_steps(trainer: Trainer) -> Iterator[None]:
-    """Say what would fit where a step runs out of memory, and what lacks where it cannot be compiled.
+    """Explain failed steps: what would fit in memory, or what is missing for compilation.
 
     Raises:
         OutOfMemoryError: A step does not fit.
-        UnavailableError: A step cannot be compiled here, for example for want of a C++ compiler.
+        UnavailableError: A step cannot be compiled here, for example without a C++ compiler.
     """
     try:
         yield
@@ -145,7 +145,7 @@ def explain_failed_steps(trainer: Trainer) -> Iterator[None]:
         said = truncate(str(error).partition("\n")[0])
         raise UnavailableError(
             f"a step cannot be compiled: {said}",
-            "install a C++ compiler, or leave out `compile`: the result differs in rounding alone",
+            "install a C++ compiler, or leave out `compile`: the result differs only in rounding",
         ) from error
 
 

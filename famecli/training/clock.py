@@ -6,17 +6,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 BEAT_S = 0.25
-# A shorter silence may be a system call, or a machine with too much to do.
+# A shorter silence may be a system call, or an overloaded machine.
 LONGEST_SILENCE_S = 1.5
-# A process that uses less of the CPU in a silence than this part of it was stopped.
+# A silence with a smaller fraction of CPU time than this is a stop.
 IDLE_PART = 0.1
 
 
 class Clock:
-    """Seconds of this process, in which a stop, as by SIGSTOP or a frozen machine, takes no time.
+    """Clock that stands still while the process is stopped, as by SIGSTOP or a frozen machine.
 
-    While the clock is `running`, a thread looks at the time every `BEAT_S`. A stopped process does not, and
-    uses no CPU time: a long silence without CPU time is taken for a stop, whose length is known to `BEAT_S`.
+    While the clock is `running`, a thread reads the time every `BEAT_S`. A stopped process reads nothing and
+    uses no CPU time, so a long silence without CPU time counts as a stop. Its length is known to `BEAT_S`.
 
     Args:
         wall_s: Function that returns the wall time in seconds.
@@ -43,7 +43,7 @@ class Clock:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Watch for stops meanwhile; what was before is no silence."""
+        """Watch for stops inside the block; the time before it is no silence."""
         with self._lock:
             self._beaten_s, self._beaten_cpu_s = self._wall_s(), self._cpu_s()
         over = threading.Event()

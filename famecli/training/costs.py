@@ -21,12 +21,12 @@ from famecli.training.trainer import Trainer
 SCHEMA = "famecli/dry-run/1"
 COUNTED = (2, 4)
 MEASURED_STEPS = 3
-# Makes the context of forward passes.
+# Factory of the context of forward passes.
 Autocast = Callable[[], AbstractContextManager[object]]
 
 
 def _attention(query: torch.Size, key: torch.Size, value: torch.Size, *rest: object, **named: object) -> int:
-    """Return the operations of attention on a CPU, which torch's counter takes for none."""
+    """Return the operations of attention on a CPU, which torch's counter ignores."""
     return int(sdpa_flop_count(query, key, value))
 
 
@@ -52,9 +52,8 @@ class Costs:
     """Costs of the forward and backward pass of one image.
 
     Args:
-        flops: Operations of convolutions, attention and matrix products; a multiplication and an addition are
-            two.
-        activation_bytes: Kept from the forward pass for the backward pass.
+        flops: Operations of convolutions, attention and matrix products; a multiply-add counts as two.
+        activation_bytes: Bytes kept from the forward pass for the backward pass.
     """
 
     flops: float
@@ -62,18 +61,18 @@ class Costs:
 
 
 def costs(model: Fame, autocast: Autocast = nullcontext, counted: tuple[int, int] = COUNTED) -> Costs:
-    """Return the costs per image, from passes over images of zeros that change nothing.
+    """Return the costs per image, from passes over images of zeros; the model stays unchanged.
 
     Source: torch.utils.flop_counter. Masked taps are computed, so they count; elementwise operations do not.
 
     Args:
         model: Model whose costs are counted.
         autocast: Context of the forward passes.
-        counted: Numbers of images in the two passes whose difference is taken.
+        counted: Batch sizes of the two passes whose difference is taken.
     """
     few, many = (_pass(model, autocast, images) for images in counted)
     images = counted[1] - counted[0]
-    # Of the difference: masked weights, for example, do not grow with the batch.
+    # The difference leaves out what does not grow with the batch, such as masked weights.
     return Costs((many.flops - few.flops) / images, (many.activation_bytes - few.activation_bytes) / images)
 
 
@@ -91,7 +90,7 @@ def _pass(model: Fame, autocast: Autocast, images: int) -> Costs:
     with FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter:
         hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
         with hooks, autocast():
-            # As it is: a compiled call hides its operations, and would stay uncompiled after one under hooks.
+            # Not the compiled call: it hides its operations, and would stay uncompiled after a call under hooks.
             terms = model.forward(levels, BatchNoise(stream("costs"), model.device))
         terms.negative_elbo.sum().backward()
     model.zero_grad()
@@ -101,11 +100,11 @@ def _pass(model: Fame, autocast: Autocast, images: int) -> Costs:
 def predict(trainer: Trainer) -> dict[str, Any]:
     """Take some steps and return the document of `fame train --dry-run`: memory, speed, time of the training.
 
-    The predicted memory is that of weights, averages, the optimizers' state, gradients, and activations of
-    the images that are computed at once. The measured peak has workspaces, too, and on a CPU the libraries.
+    The predicted memory is the sum of weights, averages, the optimizers' state, gradients, and activations
+    of the images computed at once. The measured peak also includes workspaces and, on a CPU, libraries.
 
     Args:
-        trainer: Trainer to be thrown away afterwards.
+        trainer: Trainer to be discarded afterwards.
 
     Raises:
         OutOfMemoryError: A step does not fit.
@@ -146,6 +145,6 @@ def _peak_bytes(device: torch.device) -> int:
     """Return the most memory used so far: by the allocator of a GPU, or else by the whole process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    # Kilobytes, but bytes on macOS.
+    # ru_maxrss is in kilobytes, but in bytes on macOS.
     unit = 1 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -15,7 +15,7 @@ from famecli.training.run import Run, Stopped
 
 SCHEMA = "famecli/train/1"
 TENSORBOARD = "tensorboard"
-# Entries of a record that are no figures.
+# Entries of a record that are not metrics.
 PLACES = ("step", "images", "split")
 SMALLEST_RATE_BITS = 0.15
 
@@ -24,7 +24,7 @@ def check_tracker(options: TrainOptions) -> None:
     """Check that the tracker's package is installed, before any work is done.
 
     Raises:
-        UnavailableError: It is not.
+        UnavailableError: The package is missing.
     """
     if options.track == TENSORBOARD and find_spec(TENSORBOARD) is None:
         raise UnavailableError("tensorboard is not installed", "pip install 'famecli[tensorboard]'")
@@ -61,7 +61,7 @@ def follow(
 
 
 def warnings(record: dict[str, Any]) -> list[str]:
-    """Return a warning for a validation, a line of metrics.jsonl, whose latents carry nothing."""
+    """Return a warning if `record`, a line of metrics.jsonl, is a validation with unused latents."""
     idle = [str(layer) for layer, bits in enumerate(record["kl_bits"]) if bits < SMALLEST_RATE_BITS]
     if record["split"] != "valid" or not idle:
         return []
@@ -101,10 +101,10 @@ def _ignore(record: dict[str, Any]) -> None:
 
 @contextmanager
 def _tracker(run: Run) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Yield a function that writes the figures of a record for TensorBoard, over images seen."""
+    """Yield a function that writes a record's metrics for TensorBoard, against images seen."""
     from torch.utils.tensorboard import SummaryWriter
 
-    # What a run that died wrote after the state it is resumed from is not shown.
+    # Hides what a crashed run wrote after the state that it is resumed from.
     with SummaryWriter(run.folder / TENSORBOARD, purge_step=run.trainer.images + 1) as writer:
 
         def write(record: dict[str, Any]) -> None:
@@ -115,7 +115,7 @@ def _tracker(run: Run) -> Iterator[Callable[[dict[str, Any]], None]]:
 
 
 def _figures(record: dict[str, Any]) -> Iterator[tuple[str, float]]:
-    """Yield names and numbers of a record, but for None, which stands for what is not finite."""
+    """Yield names and values of a record's metrics, without None, which stands for non-finite values."""
     for name, value in record.items():
         values = value if isinstance(value, list) else [value]
         for index, each in enumerate(values):

@@ -1,4 +1,4 @@
-"""A larger model that starts as a smaller one: every image costs the same under both."""
+"""A larger model that starts as a smaller one: every image has the same NLL under both."""
 
 import dataclasses
 import re
@@ -16,27 +16,27 @@ SAME = "start from a checkpoint of the same preset, latents and images, with no 
 # Sizes that may grow; all else has to be equal.
 STAGE_SIZES = ("width", "blocks")
 DECODER_SIZES = ("width", "layers", "first_kernel", "condition", "lag")
-# Their outputs are the two halves of a gated linear unit.
+# Layers whose outputs are the two halves of a gated linear unit.
 GATED = re.compile(r"decoder\.layers\.\d+\.(conv|condition)\.")
-# Their outputs are features of each pixel of a patch.
+# Layers whose outputs are features of each pixel of a patch.
 BY_PIXEL = re.compile(r"decoder\.(head1|earlier)\.")
 
 
 @torch.no_grad()
 def first_weights(source: Fame, target: Fame) -> dict[str, Tensor]:
-    """Return weights with which `target` is the function that `source` is.
+    """Return weights with which `target` computes the same function as `source`.
 
-    Feature maps of `source` come first and read nothing of the new ones; new taps of a window, and those that
-    only the lag of `target` lets see, are zero; new gated layers, residual blocks and blocks of attention add
-    nothing. New feature maps keep the random weights that `target` has, so that training can make use of
-    them; equal models get the weights as they are.
+    Feature maps of `source` come first and do not depend on the new ones. New taps are zero, those of larger
+    windows and those that only the lag of `target` unmasks. New gated layers, residual blocks and attention
+    blocks add nothing. New feature maps keep the random weights of `target`, so that training can use them.
+    Equal models get the weights unchanged.
 
     Args:
-        source: A trained model.
-        target: A fresh one, with sizes that are equal or larger.
+        source: Trained model.
+        target: Fresh model with equal or larger sizes.
 
     Raises:
-        InputError: They differ in something that cannot grow.
+        InputError: The models differ in something that cannot grow.
 
     Source: arXiv:1511.05641, section 2.
     Differs: new feature maps are read with weights of zero, in place of copies that share their weights. So
@@ -59,7 +59,7 @@ def first_weights(source: Fame, target: Fame) -> dict[str, Tensor]:
 
 
 def _without_masked_taps(model: Fame) -> dict[str, Tensor]:
-    """Return the weights of causal layers with zeros where their mask has them."""
+    """Return the weights of causal layers, multiplied by their masks."""
     return {
         f"{name}.weight": module.weight * module.mask
         for name, module in model.named_modules()
@@ -68,14 +68,14 @@ def _without_masked_taps(model: Fame) -> dict[str, Tensor]:
 
 
 def _placed(fresh: Tensor, old: Tensor, parts: int) -> Tensor:
-    """Return `fresh` with `old` at its place, and zeros where old outputs read what is new.
+    """Return `fresh` with `old` in its place, and zeros where old outputs read new inputs.
 
-    A window lies at the middle of the columns and at the last rows, as those of causal layers do.
+    The old window lies in the middle columns and the last rows, as in causal layers.
 
     Args:
         fresh: Weights of the larger model.
         old: Weights of the smaller model.
-        parts: Equal parts of the outputs, of which each grows by itself.
+        parts: Number of equal parts of the outputs, each of which grows by itself.
     """
     count = len(old) // parts
     rows = torch.cat([part * (len(fresh) // parts) + torch.arange(count) for part in range(parts)])
@@ -91,9 +91,9 @@ def _placed(fresh: Tensor, old: Tensor, parts: int) -> Tensor:
 
 
 def _check(source: ModelConfig, target: ModelConfig) -> None:
-    """Check that `target` is `source` with sizes that are equal or larger, and the same function."""
+    """Check that `target` differs from `source` only by larger sizes, and can compute the same function."""
     if reason := _other_function(source, target):
-        raise InputError(f"the first weights cannot be those of a larger model: {reason}", SAME)
+        raise InputError(f"the first weights cannot grow into this model: {reason}", SAME)
     smaller = [name for name, old, new in _sizes(source, target) if new < old]
     same = _without_sizes(source) == _without_sizes(target)
     if smaller or not same:
@@ -105,14 +105,14 @@ def _check(source: ModelConfig, target: ModelConfig) -> None:
 
 
 def _other_function(source: ModelConfig, target: ModelConfig) -> str:
-    """Return why no weights of `target` could be the function that `source` is; empty if some can."""
+    """Return why no weights of `target` compute the function of `source`; empty if some do."""
     old, new = source.decoder, target.decoder
     if old.patch != new.patch:
         return f"decoder.patch is {old.patch} in the first weights and {new.patch} here"
     if not set(old.attention) <= set(new.attention):
         return f"decoder.attention lacks layers of {list(old.attention)}, which the first weights have"
     if old.attention and old.lag != new.lag:
-        return f"decoder.lag is {old.lag} in the first weights, and decoder.attention sees by it"
+        return f"decoder.lag is {old.lag} in the first weights, and decoder.attention depends on it"
     if old.attention and old.heads != new.heads:
         return f"decoder.heads is {old.heads} in the first weights and {new.heads} here"
     if old.attention and old.attention_features != new.attention_features:
@@ -122,7 +122,7 @@ def _other_function(source: ModelConfig, target: ModelConfig) -> str:
 
 
 def _other_mean_square(source: ModelConfig, target: ModelConfig) -> str:
-    """Return why a root mean square over feature maps would be another one; empty if it is not."""
+    """Return why a root mean square over feature maps would change; empty if it would not."""
     widths = [("decoder", source.decoder.width, target.decoder.width)]
     stages = enumerate(zip(source.stages, target.stages, strict=False))
     widths += [(f"stages.{index}", old.width, new.width) for index, (old, new) in stages]
@@ -135,7 +135,7 @@ def _other_mean_square(source: ModelConfig, target: ModelConfig) -> str:
 
 
 def _sizes(source: ModelConfig, target: ModelConfig) -> list[tuple[str, int, int]]:
-    """Return each size that may grow: its key, the old value, the new one."""
+    """Return the key, old value and new value of each size that may grow."""
     found = [
         (f"decoder.{name}", getattr(source.decoder, name), getattr(target.decoder, name))
         for name in DECODER_SIZES
@@ -146,7 +146,7 @@ def _sizes(source: ModelConfig, target: ModelConfig) -> list[tuple[str, int, int
 
 
 def _without_sizes(config: ModelConfig) -> dict[str, Any]:
-    """Return a configuration with all sizes that may grow set to the same values."""
+    """Return a configuration with all sizes that may grow set to fixed values."""
     stages = tuple(dataclasses.replace(stage, width=1, blocks=1) for stage in config.stages)
     decoder = dataclasses.replace(
         config.decoder,

@@ -10,29 +10,29 @@ from famecli.config.schema import TrainConfig
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 SMALLEST_SIDE = 16
-# Steps after which the product with the long side is taken anew, so that rounding errors do not add up.
+# Newton-Schulz steps between products with the long side, so that rounding errors do not add up.
 STEPS_TOGETHER = 3
-# Sides of this ratio make it cheaper to take steps on the short side.
+# From this ratio of sides, steps on the short side are cheaper.
 LONG = 2
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose update, seen as matrices `(out, in * taps)`, is made orthogonal by Newton-Schulz steps.
+    """Momentum with updates that Newton-Schulz steps orthogonalise as matrices `(out, in * taps)`.
 
-    A group of parameters may say under `matrices` how many matrices each weight holds, one below the other:
-    each is made orthogonal, and scaled, by itself.
+    The option `matrices` of a parameter group is the number of matrices stacked in each weight; each is
+    orthogonalised and scaled by itself.
 
     Args:
         parameters: Weights of two or more dimensions, or groups of them.
         lr: Learning rate; the update of an (m, n) matrix is scaled by max(1, m / n) ** 0.5.
-        momentum: Of Nesterov's kind.
-        weight_decay: Decoupled.
-        steps: Newton-Schulz steps.
-        bf16: Whether the steps of float32 weights are taken in bfloat16.
+        momentum: Nesterov momentum.
+        weight_decay: Decoupled weight decay.
+        steps: Number of Newton-Schulz steps.
+        bf16: Whether Newton-Schulz steps of float32 weights are taken in bfloat16.
 
     Source: kellerjordan.github.io/posts/muon; github.com/KellerJordan/Muon (MIT).
     Differs: torch.optim.Muon takes matrices only, so convolutions are flattened here; matrices of one shape
-    are made orthogonal in one batch.
+    are orthogonalised in one batch.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Muon(torch.optim.Optimizer):
                 _apply(of_a_shape, parts, shape, group)
 
     def _updates(self, weights: list[Tensor], group: dict[str, Any]) -> Sequence[Tensor]:
-        """Return the next updates of `weights`, before they are made orthogonal."""
+        """Return the next updates of `weights`, before orthogonalisation."""
         if not weights:
             return ()
         for weight in weights:
@@ -79,14 +79,14 @@ class Muon(torch.optim.Optimizer):
 def _as_matrices(tensor: Tensor, matrices: int) -> Tensor:
     """Return a weight's update as `(matrices, rows, columns)`.
 
-    The order of columns does not matter: that in which channels lie last costs no copy of such weights.
+    The order of columns does not matter: with channels last, channels-last weights need no copy.
     """
     last = tensor.permute(0, 2, 3, 1) if tensor.dim() == 4 else tensor
     return last.reshape(matrices, tensor.shape[0] // matrices, -1)
 
 
 def _as_weight(matrices: Tensor, like: Tensor) -> Tensor:
-    """Return what `_as_matrices` made of a tensor like `like` in its shape."""
+    """Undo `_as_matrices`: return matrices in the shape of `like`."""
     if like.dim() != 4:
         return matrices.reshape(like.shape)
     rows, channels, height, width = like.shape
@@ -94,7 +94,7 @@ def _as_weight(matrices: Tensor, like: Tensor) -> Tensor:
 
 
 def _apply(weights: list[Tensor], parts: list[Tensor], shape: torch.Size, group: dict[str, Any]) -> None:
-    """Decay `weights`, and take the made orthogonal `parts`, all of one `shape`, off them."""
+    """Decay `weights`, and subtract the orthogonalised `parts`, all of one `shape`."""
     lr, (matrices, rows, columns) = group["lr"], shape
     bf16 = group["bf16"] and parts[0].dtype == torch.float32
     whole = orthogonal(torch.cat(parts), group["steps"], torch.bfloat16 if bf16 else parts[0].dtype)
@@ -104,7 +104,7 @@ def _apply(weights: list[Tensor], parts: list[Tensor], shape: torch.Size, group:
     torch._foreach_add_(weights, updates, alpha=-lr * max(1.0, rows / columns) ** 0.5)
 
 
-# What an optimizer keeps of each weight.
+# State that an optimizer keeps for each weight.
 ENTRIES: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
     torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"),
     Muon: ("momentum",),
@@ -112,12 +112,12 @@ ENTRIES: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
 
 
 def orthogonal(matrices: Tensor, steps: int, dtype: torch.dtype | None = None) -> Tensor:
-    """Return each of `(N, m, n)` matrices with its singular values moved near 1.
+    """Return `(N, m, n)` matrices with their singular values moved near 1.
 
     Args:
         matrices: Matrices of any scale, `(N, m, n)`.
         steps: Number of Newton-Schulz steps.
-        dtype: What products are taken in; None for that of `matrices`, which the result has.
+        dtype: Type of the products; None for that of `matrices`, which is always that of the result.
 
     Source: the quintic Newton-Schulz iteration of kellerjordan.github.io/posts/muon.
     Differs: where one side is long, steps are taken on `x @ x.mT` alone, `STEPS_TOGETHER` at a time.
@@ -142,7 +142,7 @@ def _polynomial(square: Tensor) -> Tensor:
 
 
 def _short_side(square: Tensor, steps: int) -> Tensor:
-    """Return what `steps` of the iteration multiply `x` by from the left, given `square = x @ x.mT`."""
+    """Return the left factor of `x` that `steps` of the iteration amount to, given `square = x @ x.mT`."""
     product: Tensor | None = None
     for left in reversed(range(steps)):
         factor = _polynomial(square)
@@ -155,14 +155,14 @@ def _short_side(square: Tensor, steps: int) -> Tensor:
 
 
 def matrices_of(model: nn.Module) -> dict[Tensor, int]:
-    """Return how many matrices a weight holds, one below the other, for those that hold several.
+    """Return the number of stacked matrices of each weight that holds several.
 
-    A module says so in an attribute `matrices`, a dictionary from names of weights, its own or those of
-    modules in it (`"project.weight"`), to numbers: 3 for the query, key and value of one projection, n for a
-    convolution in n groups. Parameters themselves lose their attributes in copies.
+    A module declares them in an attribute `matrices`, a dictionary from names of its weights, such as
+    `"project.weight"`, to numbers: 3 for the query, key and value of one projection, n for a convolution in
+    n groups. Attributes of the parameters would be lost in copies.
 
     Raises:
-        ValueError: The rows of a weight cannot be divided like that.
+        ValueError: The number does not divide the rows of a weight.
     """
     found: dict[Tensor, int] = {}
     for path, module in model.named_modules():
@@ -179,9 +179,9 @@ def matrices_of(model: nn.Module) -> dict[Tensor, int]:
 def make_optimizers(
     model: nn.Module, config: TrainConfig, *, bf16: bool = False
 ) -> list[torch.optim.Optimizer]:
-    """Return the optimizers of `model`; each group's `initial_lr` is what the schedule multiplies.
+    """Return the optimizers of `model`; the schedule multiplies each group's `initial_lr`.
 
-    A weight is Muon's if each of its matrices has both sides of `SMALLEST_SIDE` or more; `bf16` is Muon's.
+    Muon trains the weights whose matrices have both sides of at least `SMALLEST_SIDE`; `bf16` is its option.
     """
     large: dict[int, list[nn.Parameter]] = {}
     rest: list[nn.Parameter] = []
@@ -202,7 +202,7 @@ def make_optimizers(
 
 
 def optimizer_tensors(model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
-    """Return all state of `optimizers` under names `WEIGHT:ENTRY`; the tensors are the state itself."""
+    """Return all state of `optimizers` under names `WEIGHT:ENTRY`; the tensors are not copies."""
     names: dict[Tensor, str] = {weight: name for name, weight in model.named_parameters()}
     return {
         f"{names[weight]}:{entry}": value
@@ -215,10 +215,10 @@ def optimizer_tensors(model: nn.Module, optimizers: list[torch.optim.Optimizer])
 def restore_optimizers(
     model: nn.Module, optimizers: list[torch.optim.Optimizer], tensors: dict[str, Tensor]
 ) -> None:
-    """Put back what `optimizer_tensors` returned: the state of each weight, or none before the first step.
+    """Restore the state that `optimizer_tensors` returned; it is empty before the first step.
 
     Raises:
-        ValueError: It is not of these optimizers.
+        ValueError: The state is not of these optimizers.
     """
     names: dict[Tensor, str] = {weight: name for name, weight in model.named_parameters()}
     places = {
@@ -233,7 +233,7 @@ def restore_optimizers(
         check_tensors(tensors, {name: step if e == "step" else w for name, (_, w, e) in places.items()})
     for name, value in tensors.items():
         optimizer, weight, entry = places[name]
-        # AdamW keeps its step counts on the CPU. All else lies in memory as its weight does.
+        # AdamW keeps its step counts on the CPU. Other state has the memory format of its weight.
         optimizer.state[weight][entry] = value if entry == "step" else torch.empty_like(weight).copy_(value)
 
 

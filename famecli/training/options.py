@@ -15,9 +15,9 @@ AUTO, NEVER = "auto", "never"
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """What a training is asked for.
+    """Parameters of a training.
 
-    None leaves a value to the run that goes on, to the file, or to the default, in this order.
+    None stands for the value of the resumed run, else of the file, else for the default.
 
     Args:
         preset: Name of the preset; default `fame`.
@@ -26,26 +26,26 @@ class TrainOptions:
         size: Size of the preset; default `small`.
         config: TOML file with values for keys.
         settings: Values for keys, which outrank those of the file.
-        images: Images to see in all; `images`, `epochs`, `steps` and `budget_s` exclude each other.
+        images: Total number of images to see; `images`, `epochs`, `steps` and `budget_s` exclude each other.
         epochs: Length in epochs.
         steps: Length in steps.
-        budget_s: Length in seconds of training steps: speed is measured, then the number of images is fixed.
+        budget_s: Length in seconds of training steps; the measured speed fixes the number of images.
         batch_size: Images per step, over all processes; None for 16 on a CPU, on a GPU what fits in memory.
-        accumulate: Parts that a process splits its images of a step into, to save memory.
+        accumulate: Number of parts of each process's images in a step, to save memory.
         lr: Learning rate of AdamW.
         ema: Half-life in images of the averaged weights.
         precision: Precision of the forward pass; `auto` for bf16 where the hardware multiplies it.
-        compile: Whether `torch.compile` makes the steps faster, after minutes of its own.
-        out: Folder of the run; None for one named after all that was given.
-        resume: `auto` to go on with a run in the folder, `never` to remove it, or the state file of a run.
-        init: Checkpoint whose weights the training begins with; see `checkpoints.store.checkpoint_file`.
+        compile: Whether to compile the steps with `torch.compile`: faster, after minutes of compilation.
+        out: Folder of the run; None for a name made from the given values.
+        resume: `auto` to resume a run in the folder, `never` to remove it, or the state file of a run.
+        init: Checkpoint with the first weights; see `checkpoints.store.checkpoint_file`.
         save_every_s: Seconds between two saves.
         eval_every: Images between two validations.
         patience: Images without a better validation after which the training stops.
         max_time_s: Seconds after which the training saves and stops.
         keep: Number of numbered checkpoints to keep, one for each of the last validations.
         sample_every: Images between two grids of samples.
-        track: Program that reads the metrics, too.
+        track: Tracker that also gets the metrics.
         seed: Seed of weights, order, bits and latents.
         device: Device; see `famecli.runtime.devices.device_named`.
         threads: Number of CPU threads; None for torch's own choice.

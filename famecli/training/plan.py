@@ -1,4 +1,4 @@
-"""What a training is: data set, model and configuration, as its parameters resolve them. No torch here."""
+"""Plan of a training: data set, model and configuration, resolved from parameters. No torch here."""
 
 import dataclasses
 import math
@@ -23,7 +23,7 @@ TOTAL_IMAGES, BATCH_SIZE = ("train", "total_images"), ("train", "batch_size")
 
 @dataclass(frozen=True)
 class Plan:
-    """A training whose parameters are resolved.
+    """A training with resolved parameters.
 
     Args:
         options: Parameters of the training.
@@ -31,8 +31,8 @@ class Plan:
         model: Configuration of the model.
         config: Configuration of the training, with a schedule that fits the number of images.
         folder: Folder of the run.
-        named: Values of the keys that were given, by path.
-        begun: Run to go on with; None for a new run.
+        named: Given values of keys, by path.
+        begun: Run to resume; None for a new run.
     """
 
     options: TrainOptions
@@ -45,21 +45,21 @@ class Plan:
 
     @property
     def state(self) -> Path:
-        """State file to go on from, if it exists."""
+        """State file to resume from, if it exists."""
         return state_of(self.folder, self.options.resume)
 
     @property
     def open_batch_size(self) -> bool:
-        """Whether nothing says how large a batch is."""
+        """Whether the batch size is still to be chosen."""
         return self.begun is None and not {BATCH_SIZE[:1], BATCH_SIZE} & self.named.keys()
 
     @property
     def open_budget_s(self) -> float | None:
-        """Seconds that the number of images is still to be chosen for; None where it is known."""
+        """Seconds from which the number of images is still to be chosen; None if it is known."""
         return self.options.budget_s if self.begun is None else None
 
     def fitted(self, config: TrainConfig) -> "Plan":
-        """Return the plan with another configuration of the training, its length and schedule made to fit."""
+        """Return the plan with another configuration of the training, with length and schedule fitted."""
         images = _total_images(self.options, self.info, config)
         if images is not None:
             config = dataclasses.replace(config, total_images=images)
@@ -68,18 +68,18 @@ class Plan:
 
 
 def make_plan(options: TrainOptions, *, fresh: bool = False) -> Plan:
-    """Return data set, model and training as parameters, file, preset and defaults say, in this order.
+    """Return the plan of parameters, file, preset and defaults; earlier ones outrank later ones.
 
-    Where there is a run to go on with, it takes the place of preset and defaults.
+    A run to resume takes the place of preset and defaults.
 
     Args:
         options: Parameters of the training.
-        fresh: Whether a run that is there is ignored.
+        fresh: Whether to ignore an existing run.
 
     Raises:
         UsageError: A preset or data set is unknown, or two parameters contradict each other.
         ConfigError: A key is unknown or a value impossible.
-        InputError: The run that is there began with other values.
+        InputError: The existing run began with other values.
     """
     _check_length(options)
     info, settings = describe(options.dataset or DEFAULT_DATASET, options.data), _settings(options)
@@ -91,7 +91,7 @@ def make_plan(options: TrainOptions, *, fresh: bool = False) -> Plan:
 
     found = resolved(info)
     if info.family == FOLDER and found.model.levels != info.levels:
-        # The levels of such images are the model's to choose, and presets go by them.
+        # The model chooses the levels of such images, and presets depend on them.
         info = seen_with(info, found.model.levels)
         found = resolved(info)
     images = _total_images(options, info, found.train)
@@ -103,7 +103,7 @@ def make_plan(options: TrainOptions, *, fresh: bool = False) -> Plan:
 
 
 def _continued(plan: Plan, begun: Begun, settings: list[Setting]) -> Plan:
-    """Return the plan of a run that goes on, after a check that it began with all that was given."""
+    """Return the plan of a resumed run, after checking that it began with all given values."""
     options, info = plan.options, plan.info
     check_kind(begun, options, plan.model, info)
     if info.family == FOLDER:
@@ -119,17 +119,17 @@ def _check_length(options: TrainOptions) -> None:
     given = {name: value for name in LENGTHS if (value := getattr(options, name)) is not None}
     if len(given) > 1:
         raise UsageError(
-            f"{' and '.join(f'`{name}`' for name in given)} say the same thing: give one of them"
+            f"{' and '.join(f'`{name}`' for name in given)} exclude each other: give one of them"
         )
     if options.budget_s == 0:
         raise UsageError("`budget_s=0` leaves no time for a step", "for example `budget_s=600`")
     for name, value in given.items():
         if not 0 <= value < math.inf:
-            raise UsageError(f"`{name}={value}` is no length of a training")
+            raise UsageError(f"`{name}={value}` is not a valid length")
 
 
 def _total_images(options: TrainOptions, info: DatasetInfo, config: TrainConfig) -> int | None:
-    """Return the number of images that the length of a training comes to; None where it is open."""
+    """Return the length of a training in images; None if it is still to be chosen."""
     units = {"images": 1, "epochs": info.splits["train"], "steps": config.batch_size}
     lengths = {name: getattr(options, name) for name in units}
     found = [max(1, round(value * units[name])) for name, value in lengths.items() if value is not None]
@@ -137,7 +137,7 @@ def _total_images(options: TrainOptions, info: DatasetInfo, config: TrainConfig)
 
 
 def _settings(options: TrainOptions) -> list[Setting]:
-    """Return all values that are given for keys, those of parameters last."""
+    """Return all given values of keys, those of parameters last."""
     named = {
         "lr": options.lr,
         "ema_halflife_images": options.ema,

@@ -1,4 +1,4 @@
-"""The run that a training goes on with: where it is, and whether it began as asked for now. No torch here."""
+"""The run that a training resumes: its files, and whether it began with the same values. No torch here."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,13 +26,13 @@ ANOTHER_RUN = "choose another `out`, or `resume=False` to start over"
 
 @dataclass(frozen=True)
 class Begun:
-    """A run to go on with.
+    """A run to resume.
 
     Args:
         state: State file.
         model: Configuration of the model.
         config: Configuration of the training.
-        size: Size of the preset that the run began with; None where it is not recorded.
+        size: Size of the preset that the run began with; None if it is not recorded.
         budget_s: Budget in seconds that the run began with; None without one.
     """
 
@@ -46,16 +46,16 @@ class Begun:
 def default_folder(
     options: TrainOptions, model: ModelConfig, dataset: str, named: Mapping[tuple[str, ...], Any]
 ) -> Path:
-    """Return the folder of a run without `out`: the same for the same options, whatever defaults become.
+    """Return the folder of a run without `out`, which depends on the given values but not on defaults.
 
-    The name is a digest of all that was given. Formerly it was a digest of the whole configuration: a run in
-    such a folder is found there.
+    Its name has a digest of all given values. In older runs it was a digest of the whole configuration; these
+    are still found.
 
     Args:
         options: Parameters of the training.
         model: Configuration of the model.
         dataset: Name of the data set.
-        named: Values of the keys that were given, by path.
+        named: Given values of keys, by path.
     """
     table = {
         "size": options.size or DEFAULT_SIZE,
@@ -80,9 +80,9 @@ def state_of(folder: Path, resume: str) -> Path:
 
 
 def begun_with(state: Path) -> Begun | None:
-    """Return what a run began with; None where the file is missing or holds no state.
+    """Return what a run began with; None if the file is missing or holds no state.
 
-    A key that the state lacks is younger than the run and has the default of its class.
+    A key that the state lacks is newer than the run and gets the default of its class.
 
     Raises:
         InputError: The file is damaged.
@@ -110,10 +110,10 @@ def begun_with(state: Path) -> Begun | None:
 
 
 def check_kind(begun: Begun, options: TrainOptions, fresh: ModelConfig, info: DatasetInfo) -> None:
-    """Check that a run has the preset, the size and the kind of images that are asked for.
+    """Check that a run has the requested preset, size and kind of images.
 
     Args:
-        begun: Run to go on with.
+        begun: Run to resume.
         options: Parameters of the training.
         fresh: Model that a new run would have.
         info: Data set.
@@ -121,7 +121,7 @@ def check_kind(begun: Begun, options: TrainOptions, fresh: ModelConfig, info: Da
     Raises:
         InputError: Something differs; the message names both values.
     """
-    # Levels of one's own images are the model's to choose.
+    # The model chooses the levels of a user's own images.
     names = ["channels", "height", "width", *(["levels"] if info.family != FOLDER else [])]
     names = ["preset", *names] if options.preset is not None else names
     for name in names:
@@ -131,13 +131,13 @@ def check_kind(begun: Begun, options: TrainOptions, fresh: ModelConfig, info: Da
 
 
 def check_values(begun: Begun, model: ModelConfig, config: TrainConfig, budget_s: float | None) -> None:
-    """Check that the values that are asked for are those that a run began with.
+    """Check that the requested values are those that a run began with.
 
     Args:
-        begun: Run to go on with.
-        model: Model of the run, with the values that are asked for.
-        config: Training of the run, with the values that are asked for.
-        budget_s: Budget in seconds that is asked for; None for none.
+        begun: Run to resume.
+        model: Model of the run, with the requested values.
+        config: Training of the run, with the requested values.
+        budget_s: Requested budget in seconds; None for none.
 
     Raises:
         InputError: A value differs; the message names the key and both values.
@@ -150,7 +150,7 @@ def check_values(begun: Begun, model: ModelConfig, config: TrainConfig, budget_s
 
 
 def refuse(state: Path, found: Iterator[str] | Sequence[str]) -> None:
-    """Raise the error for the first difference, if there is any.
+    """Raise an error for the first difference, if there is one.
 
     Raises:
         InputError: There is a difference.

@@ -1,6 +1,6 @@
 """A training in its folder: what is saved when, how it is resumed, when it stops.
 
-config.toml          everything that makes the run, resolved
+config.toml          the resolved configuration
 metrics.jsonl        one JSON object per line: training means, validations
 last.safetensors     the model, averaged and raw weights
 best.safetensors     the same at the lowest validation NLL
@@ -8,7 +8,7 @@ state.safetensors    all that resuming needs
 images-N.safetensors the model after N images, if asked for
 samples/N.png        images drawn after N images, if asked for
 
-Of several processes each runs the same, and the first alone touches the folder but for reading.
+With several processes each runs the same code, and only the first one writes to the folder.
 """
 
 import dataclasses
@@ -38,24 +38,24 @@ from famecli.training.trainer import StepRecord, Trainer
 
 RUN_FILES = ("metrics.jsonl", "last.safetensors", "best.safetensors", STATE)
 Stopped = Literal["done", "patience", "max_time", "signal"]
-# Where processes have several, the last one holds.
+# If processes have different reasons, the last one in this order counts.
 REASONS: tuple[Stopped | None, ...] = (None, "patience", "max_time", "signal")
 
 
 @dataclass
 class Progress:
-    """What a run has come to, and how it was asked for; kept in the state file.
+    """Progress of a run, and some of its options; kept in the state file.
 
     Args:
         seconds: Wall time of training and validation, without stops, over all starts.
-        cpu_seconds: CPU time of all processes in that time; None in a run that began without counting it.
+        cpu_seconds: CPU time of all processes in that time; None in older runs, which did not count it.
         best_nats: Lowest validation NLL in nats; None before the first validation.
         best_images: Images seen at the lowest validation NLL.
         best_sha256: SHA-256 of the checkpoint with the lowest validation NLL.
         precision: Precision of the last step.
         init: First weights; None for random ones.
-        size: Size of the preset; None in a run that began without recording it.
-        budget_s: Seconds that the number of images was chosen for; None where a number was given.
+        size: Size of the preset; None in older runs, which did not record it.
+        budget_s: Seconds that the number of images was chosen for; None if the number was given.
     """
 
     seconds: float = 0.0
@@ -83,15 +83,15 @@ class Run:
     """A trainer with its folder.
 
     Args:
-        trainer: Fresh, or to be resumed.
-        folder: Where files go; made if missing.
+        trainer: Fresh trainer.
+        folder: Folder of the run; made if missing.
         valid_levels: Validation images as levels.
         save_every_s: Seconds between two saves of the state.
         patience_images: Images without a better validation after which to stop; None for never.
-        keep: How many numbered checkpoints to keep, one of each of the last validations.
+        keep: Number of numbered checkpoints to keep, one for each of the last validations.
         sample_every_images: Images between two grids of samples; None for no grids.
-        show: Given each grid's images, bytes `(N, H, W, C)`, by the process that writes.
-        keep_precision: Whether a resumed run goes on in the precision of its last step, not the trainer's.
+        show: Called with each grid's images, uint8 `(N, H, W, C)`, in the process that writes.
+        keep_precision: Whether a resumed run keeps the precision of its last step, not the trainer's.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class Run:
         """Go on from a state file.
 
         Raises:
-            InputError: It is damaged, or of a run with another configuration; the message names the key.
+            InputError: The file is damaged, or its run has another configuration; the message names the key.
         """
         tensors, header, _ = load_tensors(state, STATE_SCHEMA)
         try:
@@ -134,7 +134,7 @@ class Run:
         except InputError as error:
             raise InputError(f"{state}: {error}", error.hint) from error
         best = self.folder / "best.safetensors"
-        # After a crash it may be of a later step, in another folder it is not there: both come again.
+        # Of a later step after a crash, missing in another folder: the next validation writes it again.
         if not best.is_file() or hashlib.sha256(best.read_bytes()).hexdigest() != progress.best_sha256:
             progress = dataclasses.replace(progress, best_nats=None, best_images=0, best_sha256="")
         self.progress = progress
@@ -162,7 +162,7 @@ class Run:
     def records(self, interrupted: Callable[[], Stopped | None]) -> Iterator[dict[str, Any]]:
         """Train to the end, or until `interrupted` gives a reason; yield each line of metrics.jsonl.
 
-        After the last record everything is saved and `stopped` says why.
+        After the last record everything is saved, and `stopped` is the reason.
         """
         if self.group.is_main:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -197,7 +197,7 @@ class Run:
         self.save()
 
     def _count_time(self) -> None:
-        """Add the time since the last call to that of the run."""
+        """Add the time since the last call to the time of the run."""
         now_s, cpu_s = self._clock.now_s(), time.process_time()
         own = torch.tensor(cpu_s - self._counted_cpu_s, dtype=torch.float64)
         self.progress.seconds += now_s - self._counted_s
@@ -211,7 +211,7 @@ class Run:
         return images // every > (images - self.trainer.config.batch_size) // every
 
     def _agreed(self, reason: Stopped | None) -> Stopped | None:
-        """Return a reason to stop that any process has, the same in all: they stop after the same step."""
+        """Return the reason to stop of any process, the same in all: they stop after the same step."""
         return REASONS[self.group.all_reduce_max(REASONS.index(reason))]
 
     def best(self) -> Best | None:
@@ -243,7 +243,7 @@ class Run:
         self._last_saved_s = time.monotonic()
 
     def _save_model(self, name: str) -> str:
-        """Write a checkpoint and return its sha256, which the first process alone knows."""
+        """Write a checkpoint and return its SHA-256; processes other than the first return an empty text."""
         if not self.group.is_main:
             return ""
         trainer, init = self.trainer, self.progress.init
@@ -278,7 +278,7 @@ class Run:
         if self.keep and self.group.is_main:
             self._save_model(numbered_name(self.trainer.images))
             keep_last(self.folder, self.keep)
-        # A validation is no training time: the next window's speed starts here.
+        # Validation is not part of the training speed: the next window starts here.
         self._window_start_s = self._clock.now_s()
         return {
             **self._measures("valid", result.mean, list(result.rate.mean(0))),
@@ -339,7 +339,7 @@ class Run:
 
 
 def _finite(value: Any) -> Any:  # noqa: ANN401
-    """Return `value` with None, for which JSON has a word, in place of what is not finite."""
+    """Return `value` with None in place of non-finite numbers, which JSON lacks."""
     if isinstance(value, list):
         return [_finite(each) for each in value]
     return None if isinstance(value, float) and not np.isfinite(value) else value
@@ -350,17 +350,17 @@ def _rounded(seconds: float | None) -> float | None:
 
 
 def _told_progress(progress: object) -> object:
-    """Return the progress in a state, which tells of no CPU time if it is older than that."""
+    """Return the progress in a state; older states lack the CPU time."""
     return {"cpu_seconds": None} | progress if isinstance(progress, dict) else progress
 
 
 def record_every_images(config: TrainConfig) -> int:
-    """Return how many images a line of training means in metrics.jsonl stands for."""
+    """Return the number of images per line of training means in metrics.jsonl."""
     return max(config.batch_size, min(config.eval_every_images // 10, config.total_images // 20))
 
 
 def _step_of(line: str) -> float:
-    """Return the step of a line of metrics; infinity for one that was cut off in writing."""
+    """Return the step of a line of metrics; infinity for a truncated line."""
     try:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):

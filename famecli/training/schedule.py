@@ -1,4 +1,4 @@
-"""What changes in the course of a training, as functions of the images seen."""
+"""Schedules of a training, as functions of the images seen."""
 
 import dataclasses
 import math
@@ -18,8 +18,8 @@ def fit(config: TrainConfig, by_hand: Collection[str] = ()) -> TrainConfig:
     tenth between two validations.
 
     Args:
-        config: With `total_images` as they are to be.
-        by_hand: Names of keys that somebody chose; these stay as they are.
+        config: Configuration with the final `total_images`.
+        by_hand: Names of keys that the user set; these stay unchanged.
     """
     images, default = config.total_images, TrainConfig()
     fitting = {
@@ -45,7 +45,7 @@ def learning_rate_factor(config: TrainConfig, images: int) -> float:
 def rate_weight(config: TrainConfig, images: int) -> float:
     """Return the weight of the KL divergence: a linear warm-up from 0 to `config.beta`.
 
-    With a beta below 1 latents carry more than is best for the bound.
+    With a beta below 1 latents carry more than is optimal for the ELBO.
 
     Source: arXiv:1602.02282, section 2.3; beta: Higgins et al. 2017, "beta-VAE", section 2, equation 4.
     """

@@ -45,11 +45,11 @@ def make_trainer(
     Args:
         plan: Plan of the training.
         group: Processes that train together.
-        note: Called with each choice that is made here, in one line.
-        blank: Whether images of zeros stand for those of the data set.
+        note: Called with one line for each choice that is made here.
+        blank: Whether to use images of zeros in place of the data set.
 
     Raises:
-        FameError: The images or the device are not here, or do not fit the model.
+        FameError: The images or the device are unavailable, or do not fit the model.
     """
     options, info = plan.options, plan.info
     if options.threads is not None:
@@ -94,8 +94,8 @@ def make_run(
 
     Args:
         plan: Plan of the training.
-        group: As for `make_trainer`, as `note`; errors are those of `make_trainer`, too.
-        note: As above.
+        group: Processes that train together; see `make_trainer`, also for errors.
+        note: Called with one line for each choice.
         show: Called with the images of each grid of samples, bytes `(N, H, W, C)`.
     """
     options, trainer = plan.options, make_trainer(plan, group, note)
@@ -122,8 +122,8 @@ def begin(run: Run, plan: Plan, note: Note = say_nothing, first: Checkpoint | No
     Args:
         run: Run as `make_run` returns it.
         plan: Plan of the training.
-        note: Called with what was done, in one line.
-        first: Model whose weights the training begins with, in place of `init`.
+        note: Called with one line about what was done.
+        first: Model with the first weights, in place of `init`.
 
     Raises:
         InputError: There is nothing to resume, the folder cannot be made, not all processes see it, or the
@@ -159,13 +159,13 @@ def _split(plan: Plan, name: Split, note: Note) -> ImageSplit:
 
 
 def _blank(plan: Plan) -> ImageSplit:
-    """Return training images for measuring, no more than a large batch needs."""
+    """Return blank training images for measuring, no more than a large batch needs."""
     images = min(plan.info.splits["train"], max(BLANK_IMAGES, plan.config.batch_size))
     return ImageSplit(plan.info, "train", np.zeros((images, *plan.info.shape), np.uint8))
 
 
 def _precision(plan: Plan, device: torch.device, group: Group, note: Note) -> Precision:
-    """Return the precision asked for, or for `auto` the one that the hardware of all processes multiplies."""
+    """Return the requested precision; for `auto` bf16 if the hardware of all processes multiplies it."""
     if plan.options.precision != "auto":
         return plan.options.precision
     bf16 = group.all(multiplies_bf16(device.type))
@@ -186,7 +186,7 @@ def _batch_size(
 
 
 def _give_first_weights(run: Run, plan: Plan, note: Note, first: Checkpoint | None) -> None:
-    """Let a run begin with the weights of another model, if one is given, and its checkpoints tell which."""
+    """Start a run from the weights of another model, if one is given, and record which."""
     options, model = plan.options, run.trainer.model
     name = options.init
     if first is not None:
@@ -198,7 +198,7 @@ def _give_first_weights(run: Run, plan: Plan, note: Note, first: Checkpoint | No
     if first is None or name is None:
         return
     run.trainer.start_from(first_weights(first.model, model))
-    # Without the folders above the last, which would be told to whoever gets the checkpoint.
+    # Only the end of the path: whoever gets the checkpoint could read the other folders.
     source = "/".join(Path(name).parts[-2:])
     run.progress.init = FirstWeights(source, first.sha256, first.weights_sha256, first.provenance.trainings)
     more = model.count_parameters() - first.model.count_parameters()

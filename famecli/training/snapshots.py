@@ -1,4 +1,4 @@
-"""What a training leaves on its way: numbered checkpoints, and grids of samples."""
+"""Snapshots of a training: numbered checkpoints, and grids of samples."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,12 +12,12 @@ from famecli.training.trainer import Trainer
 
 SAMPLES_FOLDER = "samples"
 NUMBERED = "images-*.safetensors"
-# The same in every grid, so that one sees what a training does to an image.
+# The same seeds in every grid show how training changes an image.
 SEEDS = range(64)
 
 
 def numbered_name(images: int) -> str:
-    """Return the name of the checkpoint after so many images; names sort as the numbers do.
+    """Return the name of the checkpoint after `images` images; names sort like the numbers.
 
     >>> numbered_name(25600)
     'images-000000025600.safetensors'
@@ -33,7 +33,7 @@ def keep_last(folder: Path, count: int) -> None:
 
 
 def remove_later(folder: Path, images: int) -> None:
-    """Remove numbered checkpoints in `folder` that are of more than so many images."""
+    """Remove numbered checkpoints in `folder` of more than `images` images."""
     for path in folder.glob(NUMBERED):
         if path.name > numbered_name(images):
             path.unlink()

@@ -23,7 +23,7 @@ from famecli.training.schedule import ema_decay, learning_rate_factor, rate_weig
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What one step measured; `nats` and `rate` are means over its images."""
+    """Measurements of one step; `nats` and `rate` are means over its images."""
 
     step: int
     images: int
@@ -37,22 +37,23 @@ class StepRecord:
 class Trainer:
     """A model in training.
 
-    Everything random in step n comes from streams named after the seed and n, so weights, averages and the
-    optimizers' state are all that a resumed training needs. It is drawn for the whole batch, of which each
-    process and each part takes its rows, so that neither's number matters; see docs/distributed.md.
+    All random numbers of step n come from streams named after the seed and n, so a resumed training needs
+    only weights, averages and the optimizers' state. They are drawn for the whole batch, and each process and
+    each part takes its rows, so that the number of processes and parts does not matter; see
+    docs/distributed.md.
 
     Args:
-        model_config: What to build.
-        config: How to train it.
+        model_config: Configuration of the model.
+        config: Configuration of the training.
         split: Training images.
-        device: Where to train.
+        device: Device of the training.
         precision: "bf16" runs the forward pass under autocast.
-        accumulate: Parts that a process splits its share of a batch into, to save memory.
-        group: The processes that train this model together; each has a trainer.
-        compiled: Whether `torch.compile` makes the passes of the steps faster, after minutes of its own.
+        accumulate: Number of parts of each process's share of a batch, to save memory.
+        group: Processes that train this model together; each has a trainer.
+        compiled: Whether to compile the passes with `torch.compile`: faster, after minutes of compilation.
 
     Raises:
-        InputError: The images are not those of `model_config`, or fewer than one batch.
+        InputError: The images do not fit `model_config`, or are fewer than one batch.
         UsageError: A batch cannot be divided among the processes.
     """
 
@@ -88,7 +89,7 @@ class Trainer:
         if compiled:
             self.model.compile()
         self.network = group.parallel(self.model)
-        # Weights would drift apart if each process rounded as its processor does.
+        # All processes round alike: else their weights would drift apart.
         bf16 = group.all(multiplies_bf16(device.type))
         self.optimizers = make_optimizers(self.model, config, bf16=bf16)
         self.averaged = {name: value.clone() for name, value in self.model.state_dict().items()}
@@ -127,7 +128,7 @@ class Trainer:
         """Take one step.
 
         Raises:
-            NumericsError: Too many steps in a row had a gradient that is not finite.
+            NumericsError: Too many steps in a row had a non-finite gradient.
         """
         for optimizer in self.optimizers:
             optimizer.zero_grad()
@@ -135,7 +136,7 @@ class Trainer:
         mean_rate = self._mean_rate(batch, parts) if len(parts) > 1 else None
         nats = 0.0
         for rows in parts:
-            # Gradients of all parts are summed here before they are summed over processes.
+            # Gradients of all parts are summed locally before they are summed over processes.
             with nullcontext() if rows == parts[-1] else no_sync(self.network):
                 found, mean_rate = self._backward(batch, rows, mean_rate)
             nats += found
@@ -149,7 +150,7 @@ class Trainer:
         return StepRecord(self.step_count, self.images, nats, rate, norm, factor, self.skipped)
 
     def _batch(self) -> tuple[np.ndarray, PartNoise]:
-        """Return levels and noise of the next step's batch, of which this process computes its share."""
+        """Return levels and noise of the next step's batch, for all processes."""
         draws = BatchNoise(stream("latents", self.config.seed, self.step_count))
         return self.next_levels(), PartNoise(draws, self.config.batch_size, self.device)
 
@@ -164,12 +165,12 @@ class Trainer:
         """Add the gradient of some rows of the batch.
 
         Args:
-            batch: What `_batch` returned.
-            rows: Which of it.
-            mean_rate: See `_mean_rate`; None if each process has these rows alone, so that it is found here.
+            batch: Levels and noise of the batch, from `_batch`.
+            rows: Rows of the batch.
+            mean_rate: Mean rate from `_mean_rate`; None to compute it here, if each process has one part.
 
         Returns:
-            The rows' part of the mean over the batch, in nats, and the mean rate.
+            The rows' contribution to the mean over the batch, in nats, and the mean rate.
         """
         levels, noise = batch
         noise.rows = rows
@@ -178,15 +179,15 @@ class Trainer:
             terms: NllTerms = self.network(torch.from_numpy(levels[rows]).to(self.device), noise)
         if mean_rate is None:
             mean_rate = self.group.sum(terms.rate.detach().mean(0).float() * share)
-        # Processes' gradients are averaged, and the loss is a mean over all.
+        # Gradients are averaged over processes, but the loss is a mean over all images.
         (self._loss(terms, mean_rate) * (share * self.group.size)).backward()
         return float(terms.negative_elbo.mean().detach()) * share, mean_rate
 
     @torch.no_grad()
     def _mean_rate(self, batch: tuple[np.ndarray, PartNoise], parts: list[slice]) -> Tensor:
-        """Return the rate of each layer as a mean over the whole batch, by a pass over the ladder alone.
+        """Return each layer's rate, averaged over the whole batch, from a pass over the ladder alone.
 
-        Free nats need it before the first part's gradient.
+        Free nats need this mean before the first part's gradient.
         """
         levels, noise = batch
         total = torch.zeros(self.model.config.stochastic_layers, device=self.device)
@@ -208,8 +209,8 @@ class Trainer:
     def _loss(self, terms: NllTerms, mean_rate: Tensor) -> Tensor:
         """Return nats per image with free nats and the weight of the KL divergence, up to a constant.
 
-        A layer's mean rate costs nothing while it is below the free nats. Whether it is gets decided for the
-        whole batch, `mean_rate`, so that gradients of parts of the batch add up to its own.
+        A layer's rate costs nothing while `mean_rate`, its mean over the whole batch, is below the free nats.
+        With means over parts, the gradients of the parts would not add up to that of the batch.
 
         Source: free bits: arXiv:1606.04934, section 3.2 of appendix C.
         """
@@ -218,7 +219,7 @@ class Trainer:
         return terms.distortion.mean() + rate_weight(self.config, self.images) * rate
 
     def _apply(self, factor: float, *, finite: bool) -> None:
-        """Let the optimizers step and move the averages, or count a step that is skipped."""
+        """Step the optimizers and move the averages, or count a skipped step."""
         if not finite:
             self.skipped += 1
             self.skipped_in_a_row += 1
@@ -252,10 +253,10 @@ class Trainer:
         return evaluate(self.averaged_model(), levels, seed=self.config.seed, group=self.group)
 
     def start_from(self, weights: Mapping[str, Tensor]) -> None:
-        """Take over `weights` as first weights and averages.
+        """Use `weights` as first weights and averages.
 
         Raises:
-            InputError: They are of a model of another configuration.
+            InputError: The weights are of a model of another configuration.
         """
         try:
             check_tensors(weights, self.averaged)
@@ -279,7 +280,7 @@ class Trainer:
         return {f"{group}/{name}": value for group, table in groups.items() for name, value in table.items()}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from what `state_tensors` returned.
+        """Restore the state that `state_tensors` returned.
 
         Raises:
             InputError: The tensors are not of this training.
