@@ -294,7 +294,7 @@ def empty(folder: Path) -> Path:
         (("x.png", "--start", "0"), "are for images of a data set"),
         (("x.png", "x.npy"), "it goes alone"),
         (("-",), "has no name to be restored under"),
-        (("--start", "7"), "--start 7 is behind the last of 7 images"),
+        (("--start", "7"), "--start 7 is past the last of 7 images"),
         (("--dataset", "cifar10x"), "unknown data set"),
         (("--json", "-o", "-"), "both want stdout"),
     ],

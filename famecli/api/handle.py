@@ -1,4 +1,4 @@
-"""A model in the hands of a caller.
+"""The handle of a model.
 
 Pixels are integer levels, 0 to `config.levels - 1`, `(N, C, H, W)`. Numpy arrays and torch tensors go in, and
 the same kind comes out. Nothing is printed, and the settings of torch stay as they are.
@@ -31,15 +31,15 @@ from famecli.verification.subject import Subject
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# Told the images that are done and those that there are.
+# Callback with the numbers of images done and in all.
 Progress = Callable[[int, int], None]
 OUTPUTS = get_args(DecoderOutput)
-# The check of claims needs a data set.
+# All checks but that of claims, which needs a data set.
 OWN_CHECKS = tuple(name for name in CHECKS if name != "claims")
 
 
 def counted(progress: Progress | None, total: int) -> Callable[[int], None]:
-    """Return a function that is told the images just done, and tells `progress` the sum."""
+    """Return a callback for images just done, which passes their sum to `progress`."""
     done = 0
 
     def advance(images: int) -> None:
@@ -54,14 +54,14 @@ def counted(progress: Progress | None, total: int) -> Callable[[int], None]:
 def estimator_of(
     importance_samples: int, annealing: Annealing | int | None, seed: int, batch_size: int | None
 ) -> EstimatorSettings:
-    """Return the estimator that the arguments of a call name.
+    """Return the estimator that the arguments of a call describe.
 
     Raises:
-        ArgumentError: A number is out of range, or the arguments name two bounds.
+        ArgumentError: A number is out of range, or the arguments describe two bounds.
     """
     draws = whole("importance_samples", importance_samples, 1)
     if annealing is not None and draws != 1:
-        raise ArgumentError("importance_samples and annealing are two bounds", "anneal several chains")
+        raise ArgumentError("importance_samples and annealing exclude each other", "anneal several chains")
     if annealing is not None and not isinstance(annealing, Annealing):
         annealing = Annealing(whole("annealing", annealing, 1))
     batch = None if batch_size is None else whole("batch_size", batch_size, 1)
@@ -72,7 +72,7 @@ class Model:
     """A model with its weights, made by `load` and `train`.
 
     Args:
-        checkpoint: What a checkpoint file holds, with the model on its device.
+        checkpoint: Loaded checkpoint, with the model on its device.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -94,7 +94,7 @@ class Model:
 
     @property
     def claims(self) -> list[NllRecord]:
-        """NLLs that the checkpoint records of itself, that of most images first."""
+        """NLLs that the checkpoint records, the one on most images first."""
         return self.checkpoint.claims
 
     def sample(
@@ -112,7 +112,7 @@ class Model:
         Args:
             n: Number of images.
             seed: Seed of the first image.
-            temperature: Spread of each pixel, 0.01 to 100; 1 is the model's own.
+            temperature: Temperature of the pixel distributions, 0.01 to 100; 1 leaves them unchanged.
             latent_temperature: Factor on the standard deviations of the priors, 0 to 100.
             batch_size: Images drawn at once.
             progress: Called with the images done and `n`.
@@ -154,7 +154,7 @@ class Model:
         batch_size: int | None = None,
         progress: Progress | None = None,
     ) -> ImageNlls:
-        """Return what each image costs, float64 numpy arrays, nats: exact without latents, else a bound.
+        """Return the NLL of each image, float64 numpy arrays, nats: exact without latents, else a bound.
 
         `nats` and `distortion` are `(N,)`, `rate` is `(N, layers)`, `bound` is `exact`, `elbo`, `iwae` or
         `ais`.
@@ -162,9 +162,9 @@ class Model:
         Args:
             x: Levels `(N, C, H, W)`.
             importance_samples: Draws of the latents per image: 1 for the ELBO, more for a tighter bound.
-            annealing: Settings of annealed importance sampling, or its number of steps; None for none.
+            annealing: Settings of annealed importance sampling, or number of steps; None for no annealing.
             seed: Seed of the latents.
-            first_index: Number of the first image: image `i` draws from stream `first_index + i` of the seed.
+            first_index: Index of the first image; image `i` draws from stream `first_index + i` of the seed.
             batch_size: Images times samples, or chains, in one forward pass; None for a default.
             progress: Called with the images done and `N`.
 
@@ -196,11 +196,11 @@ class Model:
             x: Levels `(N, C, H, W)`.
 
         Raises:
-            ArgumentError: The model has latents; or as `nll`.
+            ArgumentError: The model has latents; see `nll` for other errors.
         """
         if self.config.stochastic_layers:
             raise ArgumentError(
-                f"a {self.config.preset} has latents: log p(x) is an integral that log_prob cannot give",
+                f"a {self.config.preset} has latents: log p(x) is an integral that log_prob cannot compute",
                 "elbo(x) is a lower bound; nll(x, importance_samples=100) gives a tighter one",
             )
         return like(-self.nll(x).nats, x)
@@ -219,14 +219,14 @@ class Model:
 
         Args:
             x: Levels `(N, C, H, W)`.
-            keep_layers: Stochastic layers, from the top, that follow the posterior; None for all.
+            keep_layers: Number of layers, from the top, drawn from the posterior; None for all.
             samples: Reconstructions per image, for a result of `(N, samples, C, H, W)`; None for one.
             decoder_output: `sample` for drawn pixels, `mean` for expected levels, float32.
             seed: Seed of latents and pixels.
             progress: Called with the images done and `N`.
 
         Raises:
-            ArgumentError: The model has no latents; or as `nll`.
+            ArgumentError: The model has no latents; see `nll` for other errors.
         """
         layers = self.config.stochastic_layers
         if not layers:
@@ -256,21 +256,21 @@ class Model:
     ) -> Pixels:
         """Return images with their unknown pixels drawn given the known ones, levels `(N, C, H, W)`, uint8.
 
-        Completion `j` of image `i` is that of `seed + i * n + j`. It is an exact draw where the model has no
-        latents and the first rows are known, else one of a Markov chain.
+        Completion `j` of image `i` has the seed `seed + i * n + j`. It is an exact draw if the model has no
+        latents and the first rows are known, else a draw of a Markov chain.
 
         Args:
-            x: Levels `(N, C, H, W)`; those of unknown pixels do not matter.
+            x: Levels `(N, C, H, W)`; those of unknown pixels are ignored.
             mask: True where a pixel is known, `(H, W)`.
             n: Completions per image, for a result of `(N, n, C, H, W)`; None for one.
             seed: Seed of the first completion.
             sweeps: Steps of the chain.
-            temperature: Spread of each pixel, 0.01 to 100.
-            progress: Called with the completions done and those in all.
+            temperature: Temperature of the pixel distributions, 0.01 to 100.
+            progress: Called with the completions done and their total.
 
         Raises:
-            ArgumentError: As `nll`; or `mask` has another shape.
-            ArgumentTypeError: As `nll`; or `mask` is no array or tensor of booleans.
+            ArgumentError: `mask` has another shape; see `nll` for other errors.
+            ArgumentTypeError: `mask` is no array or tensor of booleans; see `nll` for other errors.
 
         Source: the chain: arXiv:1401.4082, section 6.4 and appendix F.
         """
@@ -291,14 +291,15 @@ class Model:
         return like(found if n is None else found.reshape(len(levels), count, *found.shape[1:]), x)
 
     def compress(self, x: Array | Tensor, *, progress: Progress | None = None) -> bytes:
-        """Return images as the content of a file of `fame compress`, without loss; computed on the CPU.
+        """Compress images without loss, to the bytes of a file of `fame compress`; computed on the CPU.
 
         Args:
             x: Levels `(N, C, H, W)`.
             progress: Called with the images done and `N`.
 
         Raises:
-            ArgumentError: As `nll`.
+            ArgumentError: `x` has another shape or other levels.
+            ArgumentTypeError: `x` is no array or tensor of integers.
         """
         levels = levels_of(x, self.config)
         with undisturbed():
@@ -309,12 +310,12 @@ class Model:
         """Return the levels of the images in `blob`, `(N, C, H, W)`, checked against their hash.
 
         Args:
-            blob: What `compress` returned, or the content of a file of `fame compress`.
+            blob: Result of `compress`, or the bytes of a file of `fame compress`.
             progress: Called with the images done and `N`.
 
         Raises:
-            InputError: It is no such file.
-            IntegrityError: It is damaged, or was written with another model.
+            InputError: `blob` is no such file.
+            IntegrityError: `blob` is damaged, or was written with another model.
         """
         if not isinstance(blob, bytes | bytearray | memoryview):
             raise ArgumentTypeError(f"blob is of type {type(blob).__name__}, expected bytes")
@@ -332,17 +333,17 @@ class Model:
         images: int | None = None,
         limit: int = 64,
     ) -> list[CheckResult]:
-        """Return what checks of the model find, each with its `name`, `verdict` and `finding`.
+        """Check the model; return results with `name`, `verdict` and `finding`.
 
-        They prove that its likelihood is one, with images that it draws itself. `fame verify` takes test
-        images too, and measures claims anew. docs/verification.md says what each check means.
+        The checks prove that its likelihood is valid, with images that it draws itself. `fame verify` also
+        takes test images, and measures claims again. docs/verification.md says what each check means.
 
         Args:
             checks: Some of `causality`, `batch`, `normalisation`, `latents`, `sampler`, `code`; None for all.
-            seed: Seed of all that is drawn.
-            samples: Images drawn for the sampler's check; None for 256, of mixtures 64.
-            images: Least number of images of the other checks; None for what each needs.
-            limit: Images that are coded.
+            seed: Seed of all random draws.
+            samples: Number of images drawn for the sampler's check; None for 256, or 64 from mixtures.
+            images: Minimum number of images of the other checks; None for what each needs.
+            limit: Number of images that are coded.
 
         Raises:
             ArgumentError: A check is unknown, or a number is out of range.
@@ -361,7 +362,7 @@ class Model:
         """Return images side by side as one PIL image, which a notebook shows.
 
         Args:
-            x: Levels `(N, C, H, W)`, or expected levels, which are floats.
+            x: Levels `(N, C, H, W)`, or expected levels (floats).
             columns: Images in a row; None for a square.
         """
         from PIL import Image

@@ -1,4 +1,4 @@
-"""Pixels of callers: numpy arrays or torch tensors of integer levels, checked before a model sees them."""
+"""Pixels as arguments: numpy arrays or torch tensors of integer levels, checked before a model sees them."""
 
 import operator
 from typing import Any, TypeVar
@@ -14,20 +14,20 @@ from famecli.errors import ArgumentError, ArgumentTypeError, truncate
 LARGEST_SEED = 2**63 - 1
 
 Array = npt.NDArray[Any]
-# What goes in comes out: arrays for arrays, tensors for tensors.
+# Functions return arrays for arrays, and tensors for tensors.
 Pixels = TypeVar("Pixels", npt.NDArray[Any], Tensor)
 
 
 def levels_of(x: Array | Tensor, config: ModelConfig) -> npt.NDArray[np.uint8]:
-    """Return images as models take them, `(N, C, H, W)`, uint8.
+    """Return levels in the form that models take, `(N, C, H, W)`, uint8.
 
     Args:
-        x: Integer levels of that shape, or booleans where a pixel has two levels.
-        config: The model's.
+        x: Integer levels of that shape, or booleans if a pixel has two levels.
+        config: Configuration of the model.
 
     Raises:
         ArgumentTypeError: `x` is no array or tensor of integers.
-        ArgumentError: It has another shape, no image, or a level that the model does not have.
+        ArgumentError: `x` has another shape, no image, or a level that the model does not have.
     """
     _check_kind(x, config.levels)
     shape = tuple(x.shape)
@@ -63,7 +63,7 @@ def like(found: Array, x: Pixels) -> Pixels:
     """Return an array as it is, or as a tensor on the device of `x` if `x` is one."""
     if isinstance(x, Tensor):
         tensor = torch.from_numpy(found)
-        # It has no double precision.
+        # MPS has no double precision.
         return tensor if x.device.type == "mps" and found.dtype == np.float64 else tensor.to(x.device)
     return found
 
@@ -72,8 +72,8 @@ def mask_of(mask: Array | Tensor, config: ModelConfig) -> npt.NDArray[np.bool_]:
     """Return a mask of the pixels of an image, `(H, W)`.
 
     Raises:
-        ArgumentTypeError: It is no array or tensor of booleans.
-        ArgumentError: It has another shape.
+        ArgumentTypeError: `mask` is no array or tensor of booleans.
+        ArgumentError: `mask` has another shape.
     """
     if not isinstance(mask, Tensor | np.ndarray) or mask.dtype not in (torch.bool, np.dtype(bool)):
         found = getattr(mask, "dtype", type(mask).__name__)
@@ -85,11 +85,11 @@ def mask_of(mask: Array | Tensor, config: ModelConfig) -> npt.NDArray[np.bool_]:
 
 
 def whole(name: str, value: object, least: int, most: int | None = None) -> int:
-    """Return a whole number, the argument `name` of a call.
+    """Return the argument `name` of a call as a whole number.
 
     Raises:
-        ArgumentTypeError: It is none.
-        ArgumentError: It is out of range.
+        ArgumentTypeError: `value` is no whole number.
+        ArgumentError: `value` is out of range.
     """
     try:
         found = operator.index(value)  # type: ignore[arg-type]
@@ -102,7 +102,7 @@ def whole(name: str, value: object, least: int, most: int | None = None) -> int:
 
 
 def number(name: str, value: object, least: float, most: float) -> float:
-    """Return a number, the argument `name` of a call; errors are those of `whole`."""
+    """Return the argument `name` of a call as a number; errors are those of `whole`."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.floating | np.integer):
         raise ArgumentTypeError(f"{name} is {truncate(repr(value))}, expected a number")
     if not least <= value <= most:
@@ -111,10 +111,10 @@ def number(name: str, value: object, least: float, most: float) -> float:
 
 
 def choice(name: str, value: object, words: tuple[str, ...]) -> None:
-    """Check the argument `name` of a call, which is one of some words.
+    """Check that the argument `name` of a call is one of `words`.
 
     Raises:
-        ArgumentError: It is not.
+        ArgumentError: `value` is another word.
     """
     if value not in words:
         raise ArgumentError(f"{name} is {truncate(repr(value))}, expected {' or '.join(map(repr, words))}")

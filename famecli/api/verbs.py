@@ -33,7 +33,7 @@ from famecli.training.setup import begin, make_run
 
 AnyPath = str | PathLike[str]
 OWN_IMAGES = "own"
-# Least values of the whole numbers that `train` takes.
+# Minimum values of the whole numbers that `train` takes.
 SMALLEST = {
     "images": 1,
     "steps": 1,
@@ -60,13 +60,13 @@ def load(
         weights: `ema` for averaged weights, `raw` for those of the last step.
         device: `cpu`, `cuda`, `cuda:0` and so on, `mps`, or `auto` for the fastest.
         offline: Whether downloads are forbidden.
-        cache_dir: Folder of fetched files; None for the user's cache.
+        cache_dir: Folder of downloaded files; None for the user's cache.
 
     Raises:
-        UsageError: Nothing is called that, or the file has no raw weights.
-        UnavailableError: The weights are not here and cannot be had, or the device is not here.
+        UsageError: No checkpoint has this name, or the file has no raw weights.
+        UnavailableError: The weights are missing and cannot be downloaded, or the device is missing.
         InputError: The file is damaged or no checkpoint.
-        IntegrityError: The file does not have its hash.
+        IntegrityError: The hash of the file is wrong.
     """
     choice("weights", weights, get_args(WeightsKind))
     if not isinstance(source, str | PathLike):
@@ -99,9 +99,9 @@ def evaluate(
     Its `record` is the document that `fame evaluate-nll --json` prints.
 
     Args:
-        model: Model, or what `load` takes.
-        dataset: Name of a data set, or images of one's own: levels `(N, C, H, W)`.
-        split: Part of a data set with a name: `train`, `valid` or `test`.
+        model: Model, or its source for `load`.
+        dataset: Name of a data set, or your own images: levels `(N, C, H, W)`.
+        split: Split of a named data set: `train`, `valid` or `test`.
         limit: Number of images, the first ones; None for all.
         importance_samples: Draws of the latents per image; see `Model.nll`.
         annealing: Settings of annealed importance sampling; see `Model.nll`.
@@ -109,12 +109,12 @@ def evaluate(
         batch_size: Images times samples, or chains, in one forward pass; None for a default.
         data: Folder with the data set's files; None for `FAME_DATA` or the cache.
         offline: Whether downloads are forbidden.
-        cache_dir: Folder of fetched files; None for the user's cache.
-        progress: Called with the images done and those in all.
+        cache_dir: Folder of downloaded files; None for the user's cache.
+        progress: Called with the images done and their total.
 
     Raises:
         ArgumentError: The model is for other images, or a number is out of range.
-        FameError: As `load`, or the data set is unknown, not here, or damaged.
+        FameError: The data set is unknown, missing or damaged; see `load` for errors of the model.
     """
     handle = _model(model, offline, cache_dir)
     estimator = estimator_of(importance_samples, annealing, seed, batch_size)
@@ -173,26 +173,26 @@ def train(
 ) -> Model:
     """Train a model and return it as it was at the lowest validation NLL.
 
-    Weights are those of `fame train` with the same settings. A run that is in `out` already goes on, with its
-    own values for all that is not given; a training that stopped early goes on when it is called again.
+    Weights are those of `fame train` with the same settings. An existing run in `out` is resumed, with its
+    own values for all that is not given. Call again to resume a training that stopped early.
 
     Args:
         preset: Name of the model; see `famecli.presets`.
         dataset: Name of the data set.
         out: Folder of the run.
         size: `tiny`, `small` or `paper`.
-        images: Images to see in all; at most one of the lengths `images`, `epochs`, `steps` and `budget_s`.
+        images: Number of images to see; only one of `images`, `epochs`, `steps` and `budget_s` may be given.
         epochs: Length in epochs.
         steps: Length in steps.
-        budget_s: Length in seconds of training steps: speed is measured, then the number of images is fixed.
+        budget_s: Length in seconds of training steps; the measured speed fixes the number of images.
         batch_size: Images per step; None for 16 on a CPU, on a GPU what fits in memory.
-        accumulate: Parts that the images of a step are split into, to save memory; same result.
+        accumulate: Number of parts of the images of a step, to save memory; same result.
         lr: Learning rate of AdamW.
         ema: Half-life in images of the averaged weights.
         seed: Seed of weights, order, bits and latents.
         settings: Values of further keys, such as `decoder.width` or `train.beta`; see docs/settings.md.
-        init: Model whose weights the training begins with, or what `load` takes; None for random weights.
-        resume: Whether a run in `out` goes on, else it is removed; or the state file of a run that goes on.
+        init: Model with the first weights, or its source for `load`; None for random weights.
+        resume: True to resume a run in `out`, False to remove it; or the state file of a run to resume.
         save_every_s: Seconds between two saves.
         eval_every: Images between two validations.
         keep: Number of numbered checkpoints to keep, one for each of the last validations.
@@ -202,7 +202,7 @@ def train(
         device: Device; see `load`.
         threads: Number of CPU threads; None for torch's own.
         precision: `fp32`, `bf16`, or `auto` for bf16 where the hardware multiplies it.
-        compile: Whether `torch.compile` makes the steps faster, after minutes of its own.
+        compile: Whether to compile the steps with `torch.compile`: faster, after minutes of compilation.
         data: Folder with the data set's files; None for `FAME_DATA` or the cache.
         offline: Whether downloads are forbidden.
         cache_dir: Folder of downloaded files; None for the user's cache.
@@ -214,7 +214,7 @@ def train(
         InputError: The run in `out` began with other values.
         NumericsError: The training diverged.
         OutOfMemoryError: A step does not fit in memory; the hint says what would.
-        FameError: As `load`, or the data set is unknown, not here, or damaged.
+        FameError: The data set is unknown, missing or damaged; see `load` for errors of `init` and `device`.
     """
     choice("size", size, SIZES)
     choice("precision", precision, get_args(AnyPrecision))
@@ -263,16 +263,16 @@ def train(
 
 
 def compare(a: NllReport | AnyPath, b: NllReport | AnyPath, *, allow: Collection[Waiver] = ()) -> Comparison:
-    """Return how two models compare on the same images, image by image; differences are `a - b` in nats.
+    """Compare two models on the same images, image by image; differences are `a - b` in nats.
 
     Args:
-        a: What `evaluate` returned, or a file that `fame evaluate-nll --json --with-images` wrote.
-        b: The other one.
-        allow: What may differ: `estimator`, `names`, or both.
+        a: Result of `evaluate`, or a file that `fame evaluate-nll --json --with-images` wrote.
+        b: Second result or file, to compare with the first.
+        allow: Permitted differences: `estimator`, `names`, or both.
 
     Raises:
-        ArgumentError: They differ in something else, or `allow` has another word.
-        InputError: A file is no such document, or there is one image alone.
+        ArgumentError: The two differ in something else, or `allow` has an unknown word.
+        InputError: A file is no such document, or there is only one image.
 
     Source: the paired t test, and the percentile bootstrap; see `famecli.evaluation.comparison.paired`.
     """

@@ -1,1 +1,1 @@
-"""The command line: one module per command, which parses, calls the library, and prints."""
+"""The command line: one module per command that parses, calls the library, and prints."""

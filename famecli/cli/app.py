@@ -48,7 +48,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
 for command in COMMANDS:
     app.command()(command)
 app.add_typer(datasets, name="datasets")
-app.add_typer(weights, name="weights", help="List, fetch, check and carry the weights that have names.")
+app.add_typer(weights, name="weights", help="List, fetch, check and import named weights.")
 
 
 def _print_version(wanted: bool) -> None:
@@ -73,7 +73,7 @@ def main() -> None:
         Output().fail("stdout is closed, and the result would go there", "redirect it: > /dev/null")
         sys.exit(ExitCode.BAD_INPUT)
     try:
-        # Else Typer would print its own errors, over several lines.
+        # In standalone mode Typer would print its own errors, over several lines.
         code = app(standalone_mode=False)
         sys.stdout.flush()
     except typer.TyperException as error:
@@ -82,7 +82,7 @@ def main() -> None:
     except typer.Abort:
         sys.exit(ExitCode.INTERRUPTED)
     except SystemExit as stop:
-        # Typer ends like this when the reader of a pipe is gone.
+        # Typer exits like this when the reader of a pipe is gone.
         if isinstance(stop.__context__, BrokenPipeError):
             sys.exit(ExitCode.BROKEN_PIPE)
         raise
@@ -99,13 +99,13 @@ def main() -> None:
 
 
 def _explain(error: typer.TyperException) -> None:
-    """Print an error of the command's words in one line, and where to look."""
+    """Print a usage error in one line, and where to look."""
     message = " ".join(error.format_message().split()) or "no command"
     Output().fail(message, "fame --help lists the commands, fame COMMAND --help the options of one")
 
 
 def _as_fame_error(error: Exception) -> tuple[str, str, ExitCode] | None:
-    """Return message, hint and exit code; None for an error that is a defect of ours."""
+    """Return message, hint and exit code; None for a bug."""
     if isinstance(error, FameError):
         return flags_for_parameters(str(error)), flags_for_parameters(error.hint), error.exit_code
     if isinstance(error, OSError):

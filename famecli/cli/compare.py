@@ -15,13 +15,15 @@ if TYPE_CHECKING:
     from famecli.evaluation.comparison import Comparison, Waiver
 
 A = Annotated[Path, typer.Argument(metavar="A.json|-", help="Output of evaluate-nll --json --with-images.")]
-B = Annotated[Path, typer.Argument(metavar="B.json|-", help="The same of another model or estimator.")]
+B = Annotated[
+    Path, typer.Argument(metavar="B.json|-", help="The same output for another model or estimator.")
+]
 Allow = Annotated[
     list[str] | None,
     typer.Option(
         "--allow",
         metavar="estimator|names",
-        help="Compare although estimators, or names of data set, split and bits, differ. May be repeated.",
+        help="Allow different estimators, or names of data set, split and bits. May be repeated.",
     ),
 ]
 
@@ -30,8 +32,8 @@ Allow = Annotated[
 def compare(a: A, b: B, *, allow: Allow = None, common: Common) -> None:
     """Compare two NLLs image by image: mean difference A - B, its 95 % interval, and the p value.
 
-    Both have to be of the very same pixels, by the same estimator. Below 0, A is the better one. -q prints
-    the mean difference in nats alone.
+    Both must be of exactly the same pixels, by the same estimator. Below 0, A is the better one. -q prints
+    only the mean difference in nats.
 
     Examples:
 

@@ -30,7 +30,10 @@ Out = Annotated[
     str | None, typer.Option("-o", "--out", metavar="FILE|-", help="Output (default: a free name).")
 ]
 Group = Annotated[
-    int, typer.Option("--group", min=1, max=1024, metavar="IMAGES", help="Most images coded at once.")
+    int,
+    typer.Option(
+        "--group", min=1, max=1024, metavar="IMAGES", help="Maximum number of images coded at once."
+    ),
 ]
 Start = Annotated[
     int | None,
@@ -53,10 +56,10 @@ def compress(
     network: Network,
     common: Common,
 ) -> None:
-    """Code images without loss, in as many bits as the model's NLL says. Prints the path of what was written.
+    """Compress images without loss, to about the model's NLL in bits. Prints the path of the output.
 
-    Images come from files, or else from the data set. A binary model takes black and white ones alone. They
-    come back with fame decompress: docs/coding.md.
+    Images come from files, or else from the data set. A binary model takes only black and white images. fame
+    decompress restores them; see docs/coding.md.
 
     Examples:
 
@@ -86,10 +89,10 @@ def compress(
         labels, levels = read_originals(loaded.model.config, names)
     else:
         found = data.images(source, loaded, split or "test", output)
-        # Bits that are random depend on all images before.
+        # Random bits depend on all earlier images.
         levels = scored_levels(loaded, found, None if limit is None else first + limit).levels[first:]
         if not len(levels):
-            raise UsageError(f"--start {first} is behind the last of {len(found.pixels)} images")
+            raise UsageError(f"--start {first} is past the last of {len(found.pixels)} images")
     started_s = time.monotonic()
     with output.progress("encoding", len(levels)) as advance:
         file = encode_images(loaded, levels, names=labels, first=first, group=group, advance=advance)
@@ -136,6 +139,6 @@ def _check_target(target: str, force: bool, json: bool) -> None:
             raise InputError(f"{target} is a folder", f"name a file in it: {target}/images{SUFFIX}")
         check_absent(force, Path(target))
     elif json:
-        raise UsageError("--json and -o - both want stdout", "name a file for the code")
+        raise UsageError("--json and -o - both want stdout", "name an output file")
     elif sys.stdout.isatty():
         raise UsageError("bits would go to the terminal", f"redirect it: > images{SUFFIX}, or name a file")

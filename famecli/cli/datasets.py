@@ -20,8 +20,10 @@ VERIFY_SCHEMA = "famecli/datasets-verify/1"
 app = typer.Typer(help="List, fetch and verify data sets.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Data set; fame datasets list names all.")]
-Names = Annotated[list[str], typer.Argument(metavar="NAME...", help="Data sets; list names all.")]
-DryRun = Annotated[bool, typer.Option("-n", "--dry-run", help="Name the files to download, and stop.")]
+Names = Annotated[
+    list[str], typer.Argument(metavar="NAME...", help="Data sets; fame datasets list names all.")
+]
+DryRun = Annotated[bool, typer.Option("-n", "--dry-run", help="List the files to download, and stop.")]
 
 
 @app.command("list")
@@ -67,8 +69,8 @@ def _show(rows: list[dict[str, Any]], console: Console) -> None:
 def pull(names: Names, *, dry_run: DryRun = False, network: Network, common: Common) -> None:
     """Download data sets that are not on this machine. Prints the folder of each.
 
-    A file takes its name only once its hash is that of the official one. A data set that is in FAME_DATA or
-    in the cache is not downloaded again.
+    A file gets its name only after its hash matches the official one. A data set that is in FAME_DATA or in
+    the cache is not downloaded again.
 
     Examples:
 
@@ -101,7 +103,7 @@ def _fetchable(name: str) -> DatasetInfo:
 @app.command("path")
 @grouped
 def path(name: Name, *, data: DataSource, network: Network, common: Common) -> None:
-    """Print the folder of a data set, which is downloaded first if it is not on this machine.
+    """Print the folder of a data set, after downloading it if it is not on this machine.
 
     Examples:
 
@@ -117,8 +119,8 @@ def path(name: Name, *, data: DataSource, network: Network, common: Common) -> N
 def verify(names: Names, *, data: DataSource, network: Network, common: Common) -> None:
     """Hash the files of data sets on this machine, and the pixels of the test split that are scored.
 
-    Downloads nothing. A file of which no official hash is known is called unverified. -q prints the sha256
-    of the pixels. Exit code 5 if a file, or the pixels, are not the official ones.
+    Downloads nothing. A file without a known official hash is unverified. -q prints the sha256 of the pixels.
+    Exit code 5: files or pixels are not the official ones.
 
     Examples:
 

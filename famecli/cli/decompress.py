@@ -18,7 +18,7 @@ Model = Annotated[
     typer.Option(
         "--checkpoint",
         metavar="CKPT",
-        help="Model, as other commands take it (default: the weights with a name that wrote the file).",
+        help="Model, as in other commands (default: the named weights that wrote the file).",
     ),
 ]
 
@@ -32,10 +32,10 @@ def decompress(
     format: ImageFormat = "auto",
     network: Network,
 ) -> None:
-    """Restore images that fame compress coded, pixel for pixel. Prints the path of what was written.
+    """Restore images that fame compress coded, pixel for pixel. Prints the path of the output.
 
-    They are checked against a hash before anything is written. A folder gets PNG files under the names that
-    the images had, or numbers; -o also takes grid.png, x.npz, x.npy, x.zip, or - for an npy stream.
+    Images are checked against a hash before anything is written. A folder gets PNG files under the original
+    names, or numbers; -o also takes grid.png, x.npz, x.npy, x.zip, or - for an npy stream.
 
     Examples:
 

@@ -40,7 +40,7 @@ Row = tuple[str, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class Bound:
-    """EstimatorSettings of the NLL."""
+    """Estimator of the NLL."""
 
     importance_samples: Annotated[
         int,
@@ -58,7 +58,7 @@ class Bound:
             "--ais",
             min=1,
             metavar="STEPS",
-            help="Steps of annealing of the latents: a still tighter bound.",
+            help="Annealing steps of the latents: an even tighter bound.",
             rich_help_panel=ANNEALING,
         ),
     ] = None
@@ -85,7 +85,7 @@ class Bound:
             "--simulated",
             min=1,
             metavar="IMAGES",
-            help="Score images drawn from the model, and bound their NLL from below, too.",
+            help="Score images drawn from the model, and also bound their NLL from below.",
             rich_help_panel=ANNEALING,
         ),
     ] = None
@@ -108,14 +108,14 @@ class Bound:
                 raise UsageError(f"--{option} is for --ais", "add --ais STEPS")
             return EstimatorSettings(self.importance_samples, None, self.seed, self.batch_size)
         if self.importance_samples != 1:
-            raise UsageError("-k and --ais are two bounds", "--chains takes several chains")
+            raise UsageError("-k and --ais exclude each other", "--chains sets the number of chains")
         annealing = Annealing(self.ais, **given)  # type: ignore[arg-type]
         return EstimatorSettings(1, annealing, self.seed, self.batch_size)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """Files and remarks beside the result."""
+    """Files and remarks besides the result."""
 
     per_image: Annotated[
         Path | None,
@@ -135,7 +135,7 @@ class Results:
     record: Annotated[
         Path | None,
         typer.Option(
-            "--record", metavar="FILE", help="Write these weights alone, with this NLL as their claim."
+            "--record", metavar="FILE", help="Write a checkpoint of these weights that claims this NLL."
         ),
     ] = None
     force: Force = False
@@ -219,9 +219,9 @@ def evaluate_nll(
 ) -> None:
     """Measure the negative log-likelihood of a data set's images, in nats and bits/dim.
 
-    Exact for a model without latents, else an upper bound: -ELBO, with -k the importance-weighted one, with
-    --ais that of annealing. -q prints bits/dim alone. --data - scores all images on stdin, an npy or npz
-    array of bytes.
+    The NLL is exact for a model without latents, else an upper bound: -ELBO, with -k the importance-weighted
+    bound, with --ais the annealed one. -q prints only bits/dim. --data - scores all images on stdin, an npy
+    or npz array of bytes.
 
     Examples:
 
@@ -324,7 +324,7 @@ def _show(report: "NllReport", console: Console, explain: bool = False) -> None:
 
 
 def _rows(report: "NllReport") -> list[Row]:
-    """Return the rows of the table: the NLL, what it is the sum of, and what it may be compared with."""
+    """Return the rows of the table: the NLL, its terms, and what it may be compared with."""
     nlls = report.nlls
 
     def row(label: str, nats: float, stderr: float | None = None) -> Row:
@@ -346,7 +346,7 @@ def _rows(report: "NllReport") -> list[Row]:
 
 
 def _label(report: "NllReport", claim: "NllRecord") -> str:
-    """Return what to call a claim that may be compared, and in what else it differs from this evaluation."""
+    """Return the label of a comparable claim, with its remaining differences from this evaluation."""
     label = "claimed by the checkpoint"
     if not report.has_pixels_of(claim):
         images = claim.data.images != len(report.nlls.nats)

@@ -5,7 +5,7 @@ A command takes a group as one argument::
     @grouped
     def info(*, source: CheckpointSource, common: Common, tensors: Tensors = False) -> None: ...
 
-A dataclass of the library is a group by `Annotated[DATACLASS, {FIELD: OPTION}]`. Other groups of the command
+`Annotated[DATACLASS, {FIELD: OPTION}]` makes a group of a library dataclass. Other groups of the command
 declare the options of the remaining fields.
 """
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 COMMON = "Common"
 # Flag of each parameter of a command with groups.
 FLAGS: dict[str, str] = {}
-# Names of outputs without a name; the format png is a folder.
+# Suffixes of default names; the format png is a folder.
 SUFFIXES = {"grid": ".png", "png": ""}
 
 
@@ -67,8 +67,11 @@ Data = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.", envvar="FAME_SEED")]
-Limit = Annotated[int | None, typer.Option("--limit", min=1, metavar="IMAGES", help="Only the first images.")]
-Force = Annotated[bool, typer.Option("--force", help="Write over an output that exists.")]
+Limit = Annotated[
+    int | None,
+    typer.Option("--limit", min=1, metavar="IMAGES", help="Number of images to use, the first ones."),
+]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite an existing output.")]
 BatchSize = Annotated[
     int | None,
     typer.Option(
@@ -81,12 +84,12 @@ BatchSize = Annotated[
 ]
 DecoderOutput = Annotated[
     Literal["sample", "mean"],
-    typer.Option("--decoder", metavar="sample|mean", help="Drawn pixels, or expected ones."),
+    typer.Option("--decoder", metavar="sample|mean", help="Drawn or expected pixels."),
 ]
 ImageFormat = Annotated[
     Literal["auto", "grid", "png", "npz", "npy", "zip"],
     typer.Option(
-        "--format", metavar="auto|grid|png|npz|npy|zip", help="Format of the output; auto goes by the name."
+        "--format", metavar="auto|grid|png|npz|npy|zip", help="Format of the output; auto follows the name."
     ),
 ]
 
@@ -190,10 +193,10 @@ class ImageOutput:
         """Return the output, checked before any work is done.
 
         Args:
-            stem: Start of the name of an output without `--out`.
+            stem: Stem of the default name.
             format: Format of the images.
             rgb: Whether grey images are written with three channels.
-            suffix: End of the name of an output without `--out`, for the format `auto`.
+            suffix: Suffix of the default name, for the format `auto`.
 
         Raises:
             UsageError: Images and a JSON document both go to stdout, or the output cannot take the format.
@@ -210,16 +213,16 @@ class ImageOutput:
 
 @dataclass(frozen=True, kw_only=True)
 class PictureOutput(ImageOutput):
-    """Images that a model made."""
+    """Output of a model's images."""
 
     rgb: Annotated[bool, typer.Option("--rgb", help="Write grey images with three channels.")] = False
     preview: Annotated[bool, typer.Option("--preview", help="Show the first images in the terminal.")] = False
 
 
 def join(output: Output) -> "Group":
-    """Return the processes of this command, all but the first silent; see `famecli.runtime.distributed.join`.
+    """Return the processes of this command; only the first prints. See `famecli.runtime.distributed.join`.
 
-    Check outputs before: this waits for all processes, and none must see what the first one writes.
+    Check outputs before this call, which waits for all processes: later the first one may have written.
     """
     from famecli.runtime import distributed
 
@@ -237,14 +240,14 @@ def check_absent(force: bool, *paths: Path | None) -> None:
     for path in paths:
         fresh = path is None or not os.path.lexists(path) or (path.is_dir() and not any(path.iterdir()))
         if not fresh and not force:
-            raise InputError(f"{path} exists", "add --force to write over it, or choose another name")
+            raise InputError(f"{path} exists", "add --force to overwrite it, or choose another name")
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
-    """Return a command in whose signature each group is replaced by its options.
+    """Return a command whose signature has the options of each group in place of the group.
 
-    A field that is a group itself is replaced, too. A group that stands in two places, such as `Network` in
-    a command and in another group, is declared once and has one value.
+    Groups in fields are replaced, too. A group in two places, such as `Network` in a command and in another
+    group, is declared once and has one value.
 
     Args:
         command: Function whose groups are keyword arguments without defaults.
@@ -264,7 +267,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(**values: object) -> None:
-        # A field of a group may be called like the group.
+        # A field of a group may have the name of the group.
         own = {name: value for name, value in values.items() if name in hints.keys() - groups.keys()}
         command(**own, **{name: _filled(_bare(group), values) for name, group in groups.items()})
 
@@ -276,7 +279,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def flags_for_parameters(text: str) -> str:
-    """Return an error of the library with flags in place of parameters, which it names in backticks."""
+    """Return an error of the library with flags in place of its parameters in backticks."""
 
     def flag(match: re.Match[str]) -> str:
         name, value = match.groups()
@@ -317,7 +320,7 @@ def _options(group: Any) -> Iterator[inspect.Parameter]:  # noqa: ANN401
 
 
 def _filled(group: Any, values: dict[str, Any]) -> Any:  # noqa: ANN401
-    """Return a group with the values that the command was given."""
+    """Return a group with the values of the command's options."""
     hints = get_type_hints(group)
     return group(
         **{

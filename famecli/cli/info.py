@@ -1,4 +1,4 @@
-"""`fame info`: what a checkpoint says of itself, and without one what this machine has. No torch here."""
+"""`fame info`: metadata of a checkpoint, or versions and processor of this machine. No torch here."""
 
 from typing import Annotated, Any
 
@@ -36,10 +36,10 @@ def info(
     machine: Processor = False,
     common: Common,
 ) -> None:
-    """Show what a checkpoint says of itself: model, training, claimed NLL. Weights are hashed, not loaded.
+    """Show a checkpoint's metadata: model, training, claimed NLL. Weights are hashed, not loaded.
 
-    Without a checkpoint, shows versions and folders, for reports of defects; with --machine, the processor.
-    -q prints the sha256 of the file, or the version, or the precision that trainings take on the processor.
+    Without a checkpoint, shows versions and folders, for bug reports; with --machine, the processor. -q
+    prints the sha256 of the file, the version, or the default precision of trainings on the processor.
 
     Examples:
 
@@ -57,7 +57,7 @@ def info(
     nothing = source.checkpoint is source.dataset is source.model is None
     if machine:
         if not nothing or tensors or card:
-            raise UsageError("--machine is about no checkpoint", "leave all else but --json and -q out")
+            raise UsageError("--machine is about no checkpoint", "leave out all but --json and -q")
         facts = describe_machine()
         output.result(facts, facts["precision"], lambda console: _show_rows(_machine_rows(facts), console))
     elif nothing:
@@ -142,7 +142,7 @@ def _machine_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     bf16 = "multiplied in hardware" if facts["bf16_in_hardware"] else "not multiplied in hardware"
     return [
         ("processor", f"{facts['processor']} ({maker})"),
-        ("instructions", ", ".join(facts["instructions"]) or "none that are told of"),
+        ("instructions", ", ".join(facts["instructions"]) or "unknown"),
         ("cores", str(facts["cores"])),
         ("torch", f"{facts['torch']}, {facts['torch_capability']}, oneDNN: {facts['onednn']}"),
         ("bfloat16", f"{bf16}; fame train --precision auto takes {facts['precision']}"),

@@ -53,7 +53,7 @@ Steps = Annotated[int, typer.Option("--steps", min=2, help="Images of an interpo
 Interpolate = Annotated[
     tuple[str, str] | None,
     typer.Option(
-        "--interpolate", metavar="A B", help="From one image to another: files, or places in the split."
+        "--interpolate", metavar="A B", help="Interpolate between two images: files, or indices in the split."
     ),
 ]
 
@@ -85,9 +85,9 @@ def reconstruct(
     seed: Seed = 0,
     machine: Machine,
 ) -> None:
-    """Encode images and decode them again. Prints the path of what was written.
+    """Encode images and decode them again. Prints the path of the output.
 
-    Images come from files, or else from the data set. A binary model takes a pixel of 128 or more as white.
+    Images come from files, or else from the data set. For a binary model a pixel of 128 or more is white.
     --json gives PSNR (dB), squared error and NLL of each image; the NLL is that of evaluate-nll.
 
     Examples:

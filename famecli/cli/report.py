@@ -20,7 +20,8 @@ Out = Annotated[
 ]
 Samples = Annotated[int, typer.Option("--samples", min=0, metavar="IMAGES", help="Samples of each run.")]
 Images = Annotated[
-    int, typer.Option("--images", min=0, metavar="IMAGES", help="Test images to reconstruct and to map.")
+    int,
+    typer.Option("--images", min=0, metavar="IMAGES", help="Test images for reconstructions and heatmaps."),
 ]
 Evaluate = Annotated[bool, typer.Option("--evaluate", help="Measure the NLL of the test split.")]
 
@@ -43,8 +44,8 @@ def report(
 ) -> None:
     """Write one page about runs: NLLs, curves, samples, reconstructions. Prints its path.
 
-    The page needs nothing else: no scripts, no network. Where something cannot be shown, for example without
-    the test images, a sentence says why.
+    The page needs no scripts and no network. If something cannot be shown, for example without the test
+    images, a sentence says why.
 
     Examples:
 

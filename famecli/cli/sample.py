@@ -41,7 +41,7 @@ StartIndex = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """The part of an image that is known."""
+    """Known part of an image."""
 
     complete: Annotated[
         str | None,
@@ -81,19 +81,22 @@ class Drawing:
     temperature: Annotated[
         float,
         typer.Option(
-            "--temperature", min=0.01, max=100.0, help="Spread of each pixel; 1 is the model's own."
+            "--temperature", min=0.01, max=100.0, help="Temperature of the pixel distributions; 1: unchanged."
         ),
     ] = 1.0
     latent_temperature: Annotated[
         float,
         typer.Option(
-            "--latent-temperature", min=0.0, max=100.0, help="Factor on the deviations of the priors."
+            "--latent-temperature",
+            min=0.0,
+            max=100.0,
+            help="Factor on the standard deviations of the priors.",
         ),
     ] = 1.0
     decoder: DecoderOutput = "sample"
     no_cache: Annotated[
         bool,
-        typer.Option("--no-cache", help="The slow reference: one forward pass per pixel, same images."),
+        typer.Option("--no-cache", help="Slow reference: one forward pass per pixel, same images."),
     ] = False
     batch_size: BatchSize = None
     precision: Annotated[
@@ -120,7 +123,7 @@ class Drawing:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Settings that, with weights and seed, make an image again."""
+        """Settings that reproduce an image, with weights and seed."""
         return {
             "temperature": self.temperature,
             "latent_temperature": self.latent_temperature,
@@ -130,7 +133,7 @@ class Drawing:
     def batches(
         self, model: "Fame", seeds: range, known: "KnownPixels | None", group: "Group", output: Output
     ) -> Iterator["np.ndarray"]:
-        """Yield images as levels or expected levels, `(n, C, H, W)`; note where memory runs out."""
+        """Yield images as levels or expected levels, `(n, C, H, W)`; note when memory runs out."""
         from famecli.sampling.generate import complete_batches, generate_batches
 
         cached = not self.no_cache
@@ -159,13 +162,13 @@ def sample(
     part: Part,
     machine: Machine,
 ) -> None:
-    """Draw images: latents from the prior, then pixels. Prints the path of what was written.
+    """Draw images: latents from the prior, then pixels. Prints the path of the output.
 
-    Image k depends on --seed + k alone, whatever -n, --batch-size and --threads are. -o takes grid.png,
+    Image k depends only on --seed + k, whatever -n, --batch-size and --threads are. -o takes grid.png,
     a folder, x.npz (arr_0, uint8, NHWC), x.npy, x.zip, or - for an npy stream on stdout.
 
-    With --complete, a model without latents draws exactly given the known pixels if none of them follows an
-    unknown one: first rows do not, if they are a multiple of decoder.patch. A warning says where some do.
+    With --complete, draws of a model without latents are exact if no known pixel follows an unknown one, as
+    with first rows in a multiple of decoder.patch. A warning is printed if one does.
 
     Examples:
 
@@ -235,7 +238,7 @@ def _is_exact(model: "Fame", known: "KnownPixels", output: Output) -> bool:
         patch = model.config.decoder.patch
         rows = f"first rows, a multiple of {patch} of them," if patch > 1 else "first rows"
         output.warn(
-            "known pixels come after unknown ones, which are drawn without regard to them: the "
+            "known pixels come after unknown ones, which are drawn without regard to them, so the "
             f"completions are no exact draws given the known pixels; {rows} come before all others"
         )
     return is_exact(model, known.mask)

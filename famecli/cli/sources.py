@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointSource:
-    """A checkpoint by its name, or the weights of a data set and a model."""
+    """A named checkpoint, or the weights of a data set and a model."""
 
     checkpoint: Annotated[
         str | None,
@@ -44,7 +44,7 @@ class CheckpointSource:
     network: Network
 
     def path(self, output: Output) -> Path:
-        """Return the checkpoint's file, fetched if it is not here.
+        """Return the checkpoint's file, downloaded if it is missing.
 
         Raises:
             UsageError: No checkpoint has this name, or a URL has no hash.
@@ -62,19 +62,19 @@ class CheckpointSource:
         return checkpoint_file(self.checkpoint, store)
 
     def picked(self, context: typer.Context) -> Self:
-        """Return the source for a command in which `--dataset` does nothing but pick weights.
+        """Return the source for a command in which `--dataset` only picks weights.
 
-        Beside a checkpoint only a typed `--dataset` counts: FAME_DATASET is for all commands.
+        With a checkpoint only a typed `--dataset` counts: FAME_DATASET is for all commands.
         """
         source = context.get_parameter_source("dataset")
         typed = source is not None and source.name == "COMMANDLINE"
         return self if typed or self.checkpoint is None else dataclasses.replace(self, dataset=None)
 
     def check_trained_on(self, name: object) -> None:
-        """Check that `--dataset` agrees with the checkpoint that is named, where it could only pick weights.
+        """Check that `--dataset`, which only picks weights, agrees with a named checkpoint.
 
         Args:
-            name: Data set that the checkpoint was trained on; no text where it does not say.
+            name: Data set that the checkpoint was trained on; not a string if unknown.
 
         Raises:
             UsageError: The checkpoint was trained on another data set.
@@ -90,14 +90,14 @@ class CheckpointSource:
     def with_images(self, words: list[str] | None, *, arrays: bool = False) -> tuple[Self, list[str]]:
         """Return the source and the image files of a command line.
 
-        A first word that can only be images leaves the checkpoint out: an image file, or a folder that has
-        image files and no checkpoint.
+        The first word is images, not the checkpoint, if it is an image file, or a folder with image files and
+        no checkpoint.
 
         Args:
             words: Words after the first.
-            arrays: Whether a file of an array can be images, too.
+            arrays: Whether array files count as images, too.
         """
-        # Deferred: numpy, which `fame --help` can do without.
+        # Deferred: needs numpy, which `fame --help` does without.
         from famecli.data.folder import is_array
         from famecli.data.image_files import has_image_suffix
 
@@ -146,7 +146,7 @@ class ModelSource(CheckpointSource):
         return loaded
 
     def dataset_of(self, checkpoint: "Checkpoint") -> str:
-        """Return the data set asked for, else the one that the model was trained on.
+        """Return the requested data set, else the one that the model was trained on.
 
         Raises:
             UsageError: Neither is known.
@@ -165,17 +165,16 @@ class DataSource:
     network: Network
 
     def check_stdin(self, source: CheckpointSource, split: str | None) -> None:
-        """Check, before anything is loaded, that images on stdin do not collide with other options.
+        """Check, before anything is loaded, that images on stdin do not conflict with other options.
 
         Raises:
-            UsageError: The checkpoint comes through stdin, too; a part of the images is asked for; or stdin
-                is a terminal.
+            UsageError: The checkpoint comes through stdin, too; a split is requested; or stdin is a terminal.
         """
         if self.data != STDIN:
             return
         if source.checkpoint == str(STDIN):
             raise UsageError("checkpoint and images cannot both come through stdin", "name the checkpoint")
-        # The default of --split, for data sets that have splits.
+        # `test` is the default of --split.
         if split not in (None, "test"):
             raise UsageError(f"images on stdin have no split {split}", "leave --split out")
         if sys.stdin is not None and sys.stdin.isatty():

@@ -30,7 +30,7 @@ SETTINGS_SCHEMA = "famecli/settings/1"
 def train(
     *, options: TypedOptions, display: Display, network: Network, machine: Machine, common: Common
 ) -> None:
-    """Train a model. Prints the path of the best checkpoint; running the same command again goes on.
+    """Train a model. Prints the path of the best checkpoint. The same command again resumes the run.
 
     Exit code 75: stopped by --max-time or SIGTERM with everything saved; 130: the same by Ctrl-C.
 
@@ -50,7 +50,7 @@ def train(
     if display.help_settings:
         _print_settings(output)
         return
-    # Here, since it needs numpy, which `fame --help` can do without.
+    # Deferred: needs numpy, which `fame --help` does without.
     from famecli.training.plan import make_plan
 
     plan = make_plan(options, fresh=display.print_config or display.dry_run)
@@ -81,7 +81,7 @@ def _print_config(plan: "Plan", output: Output) -> None:
 
 
 def _predict(plan: "Plan", output: Output) -> None:
-    """Print parameters, memory and time as a few steps on blank images predict them."""
+    """Print parameters, memory and time, predicted from a few steps on blank images."""
     from famecli.training.costs import predict
     from famecli.training.setup import make_trainer
 
@@ -107,7 +107,7 @@ def _predict(plan: "Plan", output: Output) -> None:
 
 
 def _train(plan: "Plan", display: Display, output: Output) -> None:
-    """Train with progress on stderr, then print the result and exit with the code that fits."""
+    """Train with progress on stderr, then print the result and exit."""
     from famecli.runtime.distributed import explain_lost_processes
     from famecli.training.follow import check_tracker, follow, result, warnings
     from famecli.training.setup import begin, make_run
@@ -130,13 +130,13 @@ def _train(plan: "Plan", display: Display, output: Output) -> None:
     if group.is_main and not display.log:
         output.result(result(run), str(run.checkpoint))
     with explain_lost_processes():
-        # torchrun ends them all when one ends with a code that is not 0: none may before the first is done.
+        # torchrun ends all processes when one exits with a code other than 0: wait for the first one.
         group.all_reduce_max(0)
     _exit(run, signals)
 
 
 def _shown(display: Display, output: Output, group: "Group") -> "Callable[[np.ndarray], None]":
-    """Return what is done with samples beyond being written: they are shown, or not."""
+    """Return a function that shows samples in the terminal, or does nothing."""
     if display.preview and output.errors.is_terminal:
         return output.preview
     if display.preview and group.is_main:
@@ -172,9 +172,9 @@ def _describe(record: dict[str, Any]) -> str:
 
 
 def _exit(run: "Run", signals: list[int]) -> None:
-    """End the command with the code of a training that was stopped, if it was.
+    """Exit with the code of a stopped training, if it was stopped.
 
-    Where torchrun would take such a code for a failure and start again, all is said and the code is 0.
+    The code is 0 if torchrun would take another one for a failure and restart.
     """
     if run.stopped not in ("signal", "max_time") or run.trainer.group.restarts:
         return

@@ -1,4 +1,4 @@
-"""Options of `fame train`: how each parameter of a training is typed."""
+"""Options of `fame train`, for each parameter of a training."""
 
 import re
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def seconds(value: object) -> float:
-    """Return the seconds that `value` means: a number, or numbers with s, m, h or d after each.
+    """Return a length of time in seconds: `value` is a number, or numbers each followed by s, m, h or d.
 
     Raises:
-        UsageError: It is something else.
+        UsageError: `value` is something else.
 
     >>> seconds("90"), seconds("1.5h"), seconds("1h30m")
     (90.0, 5400.0, 5400.0)
@@ -34,28 +34,28 @@ def seconds(value: object) -> float:
     return sum(float(value) * SECONDS[unit] for value, unit in re.findall(f"({number})([smhd])", text))
 
 
-# How each parameter of a training is typed; `Network` and `Machine` have the others.
+# Argument or option of each parameter of a training; `Network` and `Machine` have the others.
 FLAGS = {
     "preset": typer.Argument(metavar="[MODEL]", show_default="fame", help=f"One of {', '.join(PRESETS)}."),
     "dataset": get_args(Dataset)[1],
     "data": get_args(Data)[1],
     "size": typer.Option("--size", "--preset", show_default=DEFAULT_SIZE, help="Size of the model."),
-    "config": typer.Option("--config", metavar="FILE", help="TOML, as --print-config prints it."),
+    "config": typer.Option("--config", metavar="FILE", help="TOML file, as --print-config prints it."),
     "settings": typer.Option(
         "--set",
         metavar="KEY=VALUE",
         parser=Setting.parse,
         help="Change one key of --help-settings; may be repeated.",
     ),
-    "images": typer.Option("--images", min=1, help="Images to see in all.", rich_help_panel=SCHEDULE),
+    "images": typer.Option("--images", min=1, help="Number of images to see.", rich_help_panel=SCHEDULE),
     "epochs": typer.Option("--epochs", min=0.0, help="Length in epochs.", rich_help_panel=SCHEDULE),
     "steps": typer.Option("--steps", min=1, help="Length in steps.", rich_help_panel=SCHEDULE),
     "budget_s": typer.Option(
         "--budget",
         metavar="TIME",
         parser=seconds,
-        help="Length as time for the steps: speed is measured, then the images are fixed. "
-        "Start and validations come on top.",
+        help="Length as time for the steps; the measured speed fixes the number of images. "
+        "Start and validations take extra time.",
         rich_help_panel=SCHEDULE,
     ),
     "batch_size": typer.Option(
@@ -69,7 +69,7 @@ FLAGS = {
     "accumulate": typer.Option(
         "--accumulate",
         min=1,
-        help="Parts that a process splits its images of a step into, to save memory; same result.",
+        help="Number of parts of each process's images in a step, to save memory; same result.",
         rich_help_panel=SCHEDULE,
     ),
     "lr": typer.Option("--lr", help="Learning rate of AdamW.", rich_help_panel=SCHEDULE),
@@ -88,12 +88,12 @@ FLAGS = {
     ),
     "compile": typer.Option(
         "--compile/--no-compile",
-        help="Compile the step first, for minutes: long trainings end sooner.",
+        help="Compile the steps: takes minutes, speeds up long trainings.",
         rich_help_panel=SCHEDULE,
     ),
     "out": typer.Option("--out", "-o", metavar="FOLDER", help="Folder of the run.", rich_help_panel=RUN),
     "resume": typer.Option(
-        "--resume", metavar="auto|never|FILE", help="Go on from a saved state.", rich_help_panel=RUN
+        "--resume", metavar="auto|never|FILE", help="Resume from a saved state.", rich_help_panel=RUN
     ),
     "init": typer.Option(
         "--init", metavar="CKPT", help="Start from the weights of this model.", rich_help_panel=RUN
@@ -128,13 +128,13 @@ FLAGS = {
         rich_help_panel=RUN,
     ),
     "track": typer.Option(
-        "--track", help="Write metrics for TensorBoard, too, into tensorboard/.", rich_help_panel=RUN
+        "--track", help="Also write metrics for TensorBoard, into tensorboard/.", rich_help_panel=RUN
     ),
     "patience": typer.Option(
         "--patience",
         min=1,
         metavar="IMAGES",
-        help="Stop after so many images without progress.",
+        help="Stop after this many images without a better validation.",
         rich_help_panel=RUN,
     ),
     "max_time_s": typer.Option(
@@ -168,7 +168,7 @@ class Display:
         ),
     ] = False
     preview: Annotated[
-        bool, typer.Option("--preview", help="Show the samples in the terminal, too.", rich_help_panel=RUN)
+        bool, typer.Option("--preview", help="Also show the samples in the terminal.", rich_help_panel=RUN)
     ] = False
     log: Annotated[
         Literal["-"] | None,
@@ -177,10 +177,10 @@ class Display:
 
 
 def check_options(asked: TrainOptions, display: Display, *, json: bool) -> None:
-    """Check that options go together.
+    """Check that options fit together.
 
     Raises:
-        UsageError: They do not.
+        UsageError: Two options contradict each other.
     """
     if display.log and json:
         raise UsageError("--json and --log - both want stdout", "leave one of them out")

@@ -30,7 +30,7 @@ Samples = Annotated[
         "--samples",
         min=2,
         metavar="IMAGES",
-        help="Images drawn for the sampler's check (default: 256, of mixtures 64).",
+        help="Images drawn for the sampler's check (default: 256, or 64 from mixtures).",
     ),
 ]
 Images = Annotated[
@@ -39,7 +39,7 @@ Images = Annotated[
         "--images",
         min=1,
         metavar="IMAGES",
-        help="Least number of images of the other checks of the model (default: 2 to 4).",
+        help="Minimum number of images of the other checks of the model (default: 2 to 4).",
     ),
 ]
 Coded = Annotated[
@@ -60,9 +60,9 @@ def verify(
     machine: Machine,
     common: Common,
 ) -> None:
-    """Prove that a model's likelihood is one: causal, the same in any batch, normalised, sampled and coded.
+    """Prove that a model's likelihood is valid: causal, the same in any batch, normalised, sampled and coded.
 
-    Exit code 7 if a check fails. -q prints pass or fail; skip where nothing could be checked.
+    Exit code 7 if a check fails. -q prints pass or fail, or skip if nothing could be checked.
 
     Examples:
 
@@ -151,7 +151,7 @@ def _show(
 
 
 def _rows(result: CheckResult) -> list[tuple[str, ...]]:
-    """Return a row per measurement; name and seconds stand in the first."""
+    """Return a row per measurement; only the first has name and seconds."""
     rows = [
         (each.what, f"{each.value:.3g}", f"{each.limit:.3g}", "passed" if each.passed else "FAILED")
         for each in result.finding.measurements

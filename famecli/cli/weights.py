@@ -1,4 +1,4 @@
-"""`fame weights`: the weights that have names. No torch here, except for what is measured or imported."""
+"""`fame weights`: named weights. No torch here, except to measure or import weights."""
 
 import contextlib
 import functools
@@ -26,7 +26,8 @@ Sources = Annotated[
     typer.Argument(metavar="[NAME]...", help="Names of weights, URLs with #sha256=HEX, or checkpoint files."),
 ]
 KeptName = Annotated[
-    str | None, typer.Option("--name", metavar="NAME", help="Name of a checkpoint file; else the file's.")
+    str | None,
+    typer.Option("--name", metavar="NAME", help="Name for a checkpoint file (default: the file's)."),
 ]
 Installed = Annotated[bool, typer.Option("--installed", help="Only weights on this machine.")]
 All = Annotated[bool, typer.Option("--all", help="All weights of the index.")]
@@ -41,9 +42,7 @@ CachedName = Annotated[str, typer.Argument(metavar="NAME", help="Name of fetched
 Claims = Annotated[bool, typer.Option("--claims", help="Also measure the claimed NLL anew.")]
 ClaimLimit = Annotated[
     int,
-    typer.Option(
-        "--limit", min=1, metavar="IMAGES", help="With --claims: 256, or as many as the claim is about."
-    ),
+    typer.Option("--limit", min=1, metavar="IMAGES", help="With --claims: 256, or the number of the claim."),
 ]
 Further = Annotated[
     bool, typer.Option("--further", help="With --claims: also the claims by other estimators.")
@@ -53,7 +52,7 @@ Further = Annotated[
 @app.command("list")
 @grouped
 def list_weights(installed: Installed = False, *, network: Network, common: Common) -> None:
-    """Show the weights that have names: of the index, and your imported ones. -q prints the names.
+    """List named weights: those of the index, and your imported ones. -q prints the names.
 
     Examples:
 
@@ -81,9 +80,9 @@ def pull(
     network: Network,
     common: Common,
 ) -> None:
-    """Bring weights to this machine. Prints their paths.
+    """Download or import weights. Prints their paths.
 
-    Names and URLs are fetched if they are not here yet. A checkpoint file is checked and kept under a name.
+    Names and URLs are downloaded if they are missing. A checkpoint file is checked and kept under a name.
 
     Examples:
 
@@ -107,7 +106,7 @@ def pull(
 @app.command("path")
 @grouped
 def path_of(name: Name, *, network: Network, common: Common) -> None:
-    """Print the path of a file of weights, fetched if it is not here.
+    """Print the path of a weights file, after downloading it if it is missing.
 
     Examples:
 
@@ -149,7 +148,7 @@ def verify(
 ) -> None:
     """Check installed weights against their recorded hashes, and with --claims the NLL that they claim.
 
-    Exit code 5: a wrong hash; 7: a wrong claim. -q prints the names of those that are right.
+    Exit code 5: a wrong hash; 7: a wrong claim. -q prints the names of valid weights.
 
     Examples:
 
@@ -199,7 +198,7 @@ def _get(store: Store, name: str) -> Path:
 
 
 def _installed(store: Store, name: str | None) -> list[Named]:
-    """Return the weights of a name, or all, that are on this machine."""
+    """Return the installed weights of a name, or all of them."""
     found = [each for each in store.installed() if name in (None, each.name)]
     if not found and name in index():
         raise UnavailableError(f"{name} is not on this machine", f"fame weights pull {name}")
@@ -209,7 +208,7 @@ def _installed(store: Store, name: str | None) -> list[Named]:
 
 
 def _pulled(store: Store, word: str, name: str | None, *, force: bool, dry_run: bool) -> dict[str, Any]:
-    """Bring weights to this machine, or with `dry_run` find out from where; return their row."""
+    """Download or import weights, or with `dry_run` find their address; return their row."""
     entry, is_url, path = index().get(word), "://" in word, Path(word)
     has_name = entry is not None or is_url or any(each.name == word for each in store.imported())
     if name is not None or not has_name:
@@ -238,7 +237,7 @@ def _row(store: Store, entry: WeightsEntry) -> dict[str, Any]:
 
 
 def _imported_row(found: Named) -> dict[str, Any]:
-    """Return the row of a checkpoint that the index does not know, with null where it records nothing."""
+    """Return the row of a checkpoint outside the index, with null for what it does not record."""
     row: dict[str, Any] = dict.fromkeys(KEYS)
     with contextlib.suppress(FameError):
         row = entry_of(found.path).to_dict() | {"licence": None}

@@ -37,9 +37,9 @@ class Paired:
         mean: Mean over images.
         stderr: Standard error of `mean` over images; includes Monte Carlo noise of the latents.
         interval: 95 % interval of `mean`, by Student's t distribution.
-        bootstrap: 95 % interval of `mean`, from images drawn with replacement.
-        t: `mean / stderr`; None where all differences are equal.
-        p_value: Probability of a t of at least this size, of either sign, if the true mean is 0.
+        bootstrap: 95 % bootstrap interval of `mean`, over images.
+        t: `mean / stderr`; None if all differences are equal.
+        p_value: Two-sided p value of `t`, for a true mean of 0.
     """
 
     mean: float
@@ -52,13 +52,13 @@ class Paired:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two NLLs of the same images; differences are `a - b`, so that below 0 `a` is the better one.
+    """Two NLLs of the same images; differences are `a - b`, so `a` is better if they are below 0.
 
     Args:
         a: First NLL.
         b: Second NLL.
         paired: Mean of the differences, with its errors.
-        allowed: Waivers of the differences in protocol.
+        allowed: Waivers that were used for differences in protocol.
     """
 
     a: NllRecord
@@ -72,11 +72,11 @@ class Comparison:
         return int((np.array(self.a.image_nats) < np.array(self.b.image_nats)).sum())
 
     def per_dim(self, nats: float) -> float:
-        """Return nats of such an image as bits per pixel and channel."""
+        """Convert nats per image to bits per pixel and channel."""
         return bits_per_dim(nats, self.a.data.shape)
 
     def remark(self) -> str:
-        """Return what the difference means for log p(x); empty where both are exact."""
+        """Return what the difference says about log p(x); empty if both NLLs are exact."""
         bounds = [nll.bound != "exact" for nll in (self.a, self.b)]
         if not any(bounds):
             return ""
@@ -173,7 +173,7 @@ def check_scores(nll: NllRecord, source: str) -> None:
     """Check that a record has the NLLs of its images, and can be compared.
 
     Raises:
-        InputError: A key is missing, or numbers contradict each other, or there is one image alone.
+        InputError: A key is missing, numbers contradict each other, or there is only one image.
     """
     nats, data = np.array(nll.image_nats), nll.data
     needed = (nll.seed, nll.weights_sha256, *dataclasses.astuple(data))
@@ -192,7 +192,7 @@ def check_scores(nll: NllRecord, source: str) -> None:
 
 
 def differences(a: NllRecord, b: NllRecord) -> Iterator[tuple[Waiver | None, str]]:
-    """Yield each difference in protocol: its waiver, None where there is none, and both values in words."""
+    """Yield each difference in protocol: its waiver, or None if there is none, and both values in words."""
     ours, others = a.data, b.data
     pixels = [str(each.pixels_sha256)[:HASH_LETTERS] for each in (ours, others)]
     both: tuple[tuple[Waiver | None, str, object, object], ...] = (
@@ -213,10 +213,10 @@ def compare(a: NllRecord, b: NllRecord, allow: frozenset[Waiver] = frozenset()) 
     """Return the comparison of two NLLs of the same images.
 
     Args:
-        a: First NLL, with that of each image.
-        b: Second NLL, with that of each image.
-        allow: Permitted differences: `estimator`, such as an exact NLL and a bound; or `names` of data set,
-            split and binarization. The pixels have to be equal in any case.
+        a: First NLL, with the NLL of each image.
+        b: Second NLL, with the NLL of each image.
+        allow: Permitted differences: `estimator`, such as an exact NLL and a bound; `names` of data set,
+            split and binarization. The pixels must always be equal.
 
     Raises:
         UsageError: Another part of the protocols differs.
@@ -226,7 +226,7 @@ def compare(a: NllRecord, b: NllRecord, allow: frozenset[Waiver] = frozenset()) 
         waivers = {waiver for waiver, _ in refused}
         hint = "score both on the same images: the same --dataset, --split and --limit"
         if None not in waivers:
-            hint = f"to compare them all the same: --allow {' --allow '.join(sorted(map(str, waivers)))}"
+            hint = f"to compare them anyway: --allow {' --allow '.join(sorted(map(str, waivers)))}"
         raise UsageError(f"the two differ in {', '.join(words for _, words in refused)}", hint)
     allowed = tuple(sorted({waiver for waiver, _ in found if waiver is not None}))
     return Comparison(a, b, paired(np.array(a.image_nats) - np.array(b.image_nats)), allowed)
@@ -248,11 +248,11 @@ def paired(nats: np.ndarray) -> Paired:
 
 
 def two_sided_p(t: float, degrees: int) -> float:
-    """Return the probability that Student's t, of `degrees` degrees of freedom, is as far from 0 as `t`.
+    """Return the two-sided p value of Student's `t` with `degrees` degrees of freedom.
 
     Source: DLMF, 8.17 (incomplete beta function), of `degrees / (degrees + t^2)`.
     """
-    # Comes with torch; it takes a while to import.
+    # Deferred: slow to import. mpmath comes with torch.
     from mpmath import betainc
 
     return float(betainc(0.5 * degrees, 0.5, 0.0, degrees / (degrees + t * t), regularized=True))
@@ -269,7 +269,7 @@ def two_sided_quantile(p: float, degrees: int) -> float:
 
 
 def _resampled_means(nats: np.ndarray) -> np.ndarray:
-    """Return means of N images drawn with replacement, `(RESAMPLES,)`, the same each time."""
+    """Return bootstrap means of N images, `(RESAMPLES,)`, with a fixed seed."""
     generator = np.random.Generator(np.random.Philox(key=0))
     rows = max(1, RESAMPLED_AT_ONCE // len(nats))
     parts = []

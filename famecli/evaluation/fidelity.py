@@ -31,7 +31,7 @@ def fidelity(
     Args:
         model: Model with latents.
         levels: Originals, integer levels `(N, C, H, W)`.
-        images: One reconstruction of each, uint8 `(N, H, W, C)`.
+        images: One reconstruction per original, uint8 `(N, H, W, C)`.
         sources: Name of each original.
         seed: Seed of the latents of the NLL.
     """

@@ -106,34 +106,34 @@ class NllReport:
         return self.nlls if isinstance(self.nlls, AnnealedNlls) else None
 
     def per_dim(self, nats: float) -> float:
-        """Return nats of such an image as bits per pixel and channel."""
+        """Convert nats per image to bits per pixel and channel."""
         return bits_per_dim(nats, self.split.info.shape)
 
     @property
     def bits_per_dim(self) -> float:
-        """Mean over images."""
+        """Mean NLL over images, in bits/dim."""
         return self.per_dim(self.nlls.mean)
 
     @property
     def claims(self) -> list[NllRecord]:
-        """Claims of the checkpoint; the first is the NLL of most images."""
+        """Claims of the checkpoint; the first is the one on most images."""
         return self.checkpoint.claims
 
     def has_pixels_of(self, claim: NllRecord) -> bool:
-        """Return whether the scored images are the very ones of a claim."""
+        """Return whether the scored images are exactly those of a claim."""
         return claim.data.pixels_sha256 == self.scored.sha256
 
     def comparable(self, claim: NllRecord) -> bool:
         """Return whether a claim has the same data set, split, bits and estimator, on any number of images.
 
-        Images of one's own are the same data set where their pixels are the same: their name says nothing.
+        A user's own images are the same data set only if their pixels are equal.
         """
         known = self.split.info.family != FOLDER or self.has_pixels_of(claim)
         same_bits = claim.data.binarization == self.nll.data.binarization
         return known and same_bits and claim.same_kind(self.nll)
 
     def _claimed(self, claim: NllRecord) -> dict[str, Any]:
-        """Return a claim with its protocol, and in what it agrees with this evaluation."""
+        """Return a claim with its protocol, and whether it can be compared with this evaluation."""
         scored = ("dataset_id", "split", "images", "pixels_sha256", "binarization")
         return {
             "nats_per_image": claim.nats_per_image,
@@ -188,8 +188,8 @@ class NllReport:
     def claim(self) -> dict[str, Any]:
         """Return the part of `to_dict` that a checkpoint stores as its claim.
 
-        The mean of the first images is added, which `fame weights verify --claims` measures anew: an image's
-        NLL depends on its index and the seed alone, so it is that of an evaluation of these alone.
+        The mean of the first images is added, which `fame weights verify --claims` measures again. An image's
+        NLL depends only on its index and the seed, so an evaluation of these images alone gives this mean.
         """
         document = self.to_dict()
         more = {key: getattr(self.nll, key) for key in ("first_256_nats_per_image", "weights_sha256")}
@@ -252,7 +252,7 @@ class NllReport:
             rows.append(("-ELBO", annealed.elbo))
         if nlls.importance is not None:
             what = "chains" if annealed is not None else "K"
-            # The last is the NLL itself.
+            # The last point is the NLL itself.
             curve = list(zip(nlls.importance.samples, nlls.importance.curve.T, strict=True))[:-1]
             rows += [(f"with {what} = {samples}", nats) for samples, nats in curve]
         for label, nats in rows:
@@ -264,7 +264,7 @@ class NllReport:
         if nlls.importance is not None:
             effective, stderr = nlls.importance.effective, nlls.importance.stderr_of_means[-1]
             yield (
-                f"over draws of the latents alone: +- {stderr:.3f} nats; effective samples "
+                f"standard error over latents: {stderr:.3f} nats; effective samples "
                 f"{effective.mean():.1f} of {nlls.importance_samples}, at least {effective.min():.1f}"
             )
         if annealed is not None and annealed.settings.steps > 1:
@@ -287,13 +287,13 @@ class NllReport:
         return "\n".join(
             (
                 f"{lines[nlls.bound]} = {nlls.mean:.4f}",
-                f"standard error = deviation over images / sqrt({len(nlls.nats)}) = {nlls.stderr:.4f} nats",
+                f"standard error = sd over images / sqrt({len(nlls.nats)}) = {nlls.stderr:.4f} nats",
                 f"bits/dim = nats / (ln 2 * {channels} * {height} * {width}) = {self.bits_per_dim:.5f}",
             )
         )
 
     def per_image(self) -> Iterator[dict[str, Any]]:
-        """Yield a row per image: its index, the start of its hash, and its NLL with all parts."""
+        """Yield a row per image: its index, the start of its hash, and its NLL with all terms."""
         nlls, annealed = self.nlls, self._annealed
         columns: dict[str, np.ndarray] = {
             "bits_per_dim": np.array([self.per_dim(nats) for nats in nlls.nats.tolist()]),
@@ -313,7 +313,7 @@ class NllReport:
 
 
 def _number(value: float) -> float | None:
-    """Return `value`; None for NaN, such as the deviation of one image: JSON knows none."""
+    """Return `value`; None for NaN, such as the deviation of one image, since JSON has no NaN."""
     return None if math.isnan(value) else value
 
 

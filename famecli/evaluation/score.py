@@ -33,7 +33,7 @@ AUTOMATIC_CHAINS = 32
 
 @dataclass(frozen=True)
 class EstimatorSettings:
-    """How the NLL of images is estimated.
+    """Estimator of the NLL of images.
 
     Args:
         importance_samples: Draws of the latents per image: 1 for the ELBO, more for a tighter bound.
@@ -63,14 +63,14 @@ class EstimatorSettings:
         Args:
             model: Model on its device.
             levels: Integer levels `(N, C, H, W)`.
-            first_index: Number of the first image, for the streams of its latents.
+            first_index: Index of the first image, for the streams of its latents.
             latents: Latents that the images were drawn with, for annealing in reverse; see `evaluate_ais`.
             advance: Called with the number of images just done.
             group: Processes that share the batches; each gets the NLLs of all images.
             report: Called with one line when memory runs out.
 
         Raises:
-            ArgumentError: Annealing is asked for with a `first_index`.
+            ArgumentError: Annealing is combined with a `first_index`.
             NumericsError: An image's NLL is not finite.
         """
         common: dict[str, Any] = {"seed": self.seed, "advance": advance, "group": group, "report": report}
@@ -90,7 +90,7 @@ class EstimatorSettings:
 
 
 def scored_levels(checkpoint: Checkpoint, images: ImageSplit, limit: int | None = None) -> FixedLevels:
-    """Return the levels by which a model is scored on images.
+    """Return the levels of images that a model is scored on.
 
     Args:
         checkpoint: Model.
@@ -121,8 +121,8 @@ def score(
         checkpoint: Model.
         images: Split of a data set, or `simulated` images.
         scored: Levels of these images, from `scored_levels` or `simulated`.
-        estimator: EstimatorSettings of the NLL.
-        latents: See `EstimatorSettings.nlls`, which raises the errors.
+        estimator: Estimator of the NLL.
+        latents: Latents of the images; see `EstimatorSettings.nlls`, also for errors.
         advance: Called with the number of images just done.
         group: Processes that share the batches.
         report: Called with one line when memory runs out.
@@ -137,7 +137,7 @@ def score(
 def simulated(
     checkpoint: Checkpoint, images: int, seed: int = 0
 ) -> tuple[ImageSplit, FixedLevels, Sequence[Tensor]]:
-    """Return images that a model draws, their levels, and their latents: the arguments of `score`.
+    """Draw images from a model; return them, their levels and their latents: the arguments of `score`.
 
     Args:
         checkpoint: Model.
@@ -195,21 +195,21 @@ def measure_again(
     advance: Callable[[int], None] = lambda images: None,
     report: Callable[[str], None] = lambda text: None,
 ) -> NllRecord:
-    """Return a new measurement of a claim, by its estimator and seed.
+    """Measure a claim again, with its estimator and seed.
 
     Args:
         checkpoint: Model with its averaged weights.
         claim: Claim of the checkpoint.
         images: Returns a split, called with the names of the data set and of the split.
         name: Name of the weights in errors.
-        limit: Number of images: 256, or at least as many as the claim is about.
-        batch_size: See `EstimatorSettings`.
+        limit: Number of images: 256, or at least the number of the claim.
+        batch_size: Images times samples in one forward pass; see `EstimatorSettings`.
         advance: Called with the number of images just done.
         report: Called with one line when memory runs out.
 
     Raises:
         InputError: The claim does not record its data set, its images or its seed.
-        FameError: As `NllRecord.expected`, `images`, `scored_levels` and `score`.
+        FameError: Any error of `NllRecord.expected`, `images`, `scored_levels` and `score`.
     """
     data, seed = claim.data, claim.seed
     if data.dataset_id is None or data.images is None or seed is None:
@@ -222,7 +222,7 @@ def measure_again(
 
 
 def save_claim(report: NllReport, path: Path) -> None:
-    """Write the weights of a report alone, with its NLL as their claim; see `save_checkpoint` for errors."""
+    """Write the weights of a report with its NLL as their only claim; see `save_checkpoint` for errors."""
     checkpoint = report.checkpoint
     facts = {key: checkpoint.metadata.get(key) for key in ("training", "provenance")}
     claims = with_claim(checkpoint.metadata, report.claim())

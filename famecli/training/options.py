@@ -26,7 +26,7 @@ class TrainOptions:
         size: Size of the preset; default `small`.
         config: TOML file with values for keys.
         settings: Values for keys, which outrank those of the file.
-        images: Total number of images to see; `images`, `epochs`, `steps` and `budget_s` exclude each other.
+        images: Number of images to see; `images`, `epochs`, `steps` and `budget_s` exclude each other.
         epochs: Length in epochs.
         steps: Length in steps.
         budget_s: Length in seconds of training steps; the measured speed fixes the number of images.
