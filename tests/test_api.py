@@ -150,7 +150,7 @@ def test_annealing_is_that_of_the_command(folder: Path, ladder: famecli.Model) -
     told, found = result_of(*words, stdin=stream.getvalue()), famecli.evaluate(ladder, x, annealing=3)
     assert found.record["annealing"] == told["annealing"]
     np.testing.assert_allclose(ladder.nll(x, annealing=Annealing(3), batch_size=1).nats, found.nlls.nats)
-    with pytest.raises(ArgumentError, match="two bounds"):
+    with pytest.raises(ArgumentError, match="exclude each other"):
         ladder.nll(x, importance_samples=2, annealing=3)
 
 

@@ -177,7 +177,7 @@ def test_a_model_without_latents_stays_exact(model: Path, tmp_path: Path) -> Non
         (["--leapfrog", "2"], "--leapfrog is for --ais"),
         (["--ais-from", "prior"], "--ais-from is for --ais"),
         (["--ais", "2", "--ais-from", "nowhere"], "'posterior', 'prior'"),
-        (["--ais", "2", "-k", "3"], "two bounds"),
+        (["--ais", "2", "-k", "3"], "exclude each other"),
         (["--ais", "0"], "--ais"),
         (["-k", "0"], "-k"),
         (["--ais", "2", "--record", "x.safetensors"], "--record"),

@@ -362,8 +362,8 @@ def test_every_format_is_tested_here() -> None:
     [
         ("x.jpg", "auto", "no jpg files are written"),
         ("x.tiff", "auto", "no tiff files are written"),
-        ("x.png", "npz", "no name for format npz"),
-        ("x.npz", "zip", "no name for format zip"),
+        ("x.png", "npz", "does not fit format npz"),
+        ("x.npz", "zip", "does not fit format zip"),
     ],
 )
 def test_a_name_that_promises_another_format_is_refused(

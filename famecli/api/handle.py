@@ -107,7 +107,7 @@ class Model:
         batch_size: int = CHUNK,
         progress: Progress | None = None,
     ) -> npt.NDArray[np.uint8]:
-        """Return `n` images, levels `(n, C, H, W)`. Image `k` depends on `seed + k` alone.
+        """Return `n` images, levels `(n, C, H, W)`. Image `k` depends only on `seed + k`.
 
         Args:
             n: Number of images.

@@ -31,7 +31,7 @@ DryRun = Annotated[bool, typer.Option("-n", "--dry-run", help="List the files to
 def list_datasets(*, data: DataSource, network: Network, common: Common) -> None:
     """List the data sets: images, splits, unit of the NLL, and whether they are on this machine.
 
-    -q prints the names alone. --json adds files with hashes, citation, and the sha256 of the test pixels.
+    -q prints only the names. --json adds files with hashes, citation, and the sha256 of the test pixels.
 
     Examples:
 

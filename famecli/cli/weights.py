@@ -39,7 +39,7 @@ VerifiedName = Annotated[
     str | None, typer.Argument(metavar="[NAME]", help="Name of weights; all installed ones if left out.")
 ]
 CachedName = Annotated[str, typer.Argument(metavar="NAME", help="Name of fetched or imported weights.")]
-Claims = Annotated[bool, typer.Option("--claims", help="Also measure the claimed NLL anew.")]
+Claims = Annotated[bool, typer.Option("--claims", help="Also measure the claimed NLL again.")]
 ClaimLimit = Annotated[
     int,
     typer.Option("--limit", min=1, metavar="IMAGES", help="With --claims: 256, or the number of the claim."),

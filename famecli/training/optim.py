@@ -120,7 +120,7 @@ def orthogonal(matrices: Tensor, steps: int, dtype: torch.dtype | None = None) -
         dtype: Type of the products; None for that of `matrices`, which is always that of the result.
 
     Source: the quintic Newton-Schulz iteration of kellerjordan.github.io/posts/muon.
-    Differs: where one side is long, steps are taken on `x @ x.mT` alone, `STEPS_TOGETHER` at a time.
+    Differs: where one side is long, steps are taken only on `x @ x.mT`, `STEPS_TOGETHER` at a time.
     """
     tall = matrices.shape[1] > matrices.shape[2]
     x: Tensor = matrices.mT if tall else matrices
