@@ -203,7 +203,7 @@ class NllReport:
         return html_table(caption, ["", "nats/image", "±", "bits/dim", "±"], [row])
 
     def _importance(self) -> dict[str, Any]:
-        """Return what several weights per image add; nulls and an empty curve for one."""
+        """Return the keys of importance weighting; nulls and an empty curve for one sample."""
         importance = self.nlls.importance
         if importance is None:
             return {"stderr_latents_nats_per_image": None, "effective_samples": None, "curve": []}
@@ -226,7 +226,7 @@ class NllReport:
         }
 
     def _annealing(self) -> dict[str, Any] | None:
-        """Return settings and outcome of the annealing; None where there was none."""
+        """Return settings and outcome of annealing; None without annealing."""
         if (nlls := self._annealed) is None:
             return None
         found = {
