@@ -194,7 +194,7 @@ def find_steps(
 
     Args:
         space: Latents, one row per image.
-        names: Stream names of these chains; shared with other chains, step sizes would depend on their
+        names: Stream names of these chains; if shared with other chains, step sizes would depend on their
             states.
         powers: Inverse temperatures, rising.
         leapfrog: Number of leapfrog steps of a transition.

@@ -89,7 +89,7 @@ def reconstruct_and_score(model: Fame, levels: np.ndarray, seed: int) -> TestIma
 
 
 def sheet(name: str, images: np.ndarray, title: str) -> Picture:
-    """Return a square grid of images, row by row."""
+    """Return a nearly square grid of images, row by row."""
     return Picture(name, title, grid(images), _scale(images))
 
 

@@ -116,8 +116,8 @@ def check_latents(subject: Subject) -> Finding:
     """Compare rate, latents and log-weight with independently computed densities.
 
     Latents are draws from a Gaussian if `(z - mean) / scale` are the standard normals of the noise. The
-    log-ratio of two Gaussians is quadratic: its mean under the first is the mean of its values at `mean +
-    scale` and `mean - scale`. So the divergence is known without its formula.
+    log-ratio of two Gaussians is quadratic: its mean under the first is the mean of its values at
+    `mean + scale` and `mean - scale`. So the divergence is known without its formula.
     """
     model, count = subject.exact, max(IMAGES, subject.least_images)
     if not model.config.stochastic_layers:
