@@ -287,8 +287,8 @@ LAST = "decoder.head2.weight"
         (BIAS, {"data_offsets": [4, 8]}, "overlap or leave a gap"),
         (LAST, {"data_offsets": [36, 40]}, "overlap or leave a gap"),
         (LAST, {"data_offsets": [44, 48]}, "overlap or leave a gap"),
-        (LAST, {"data_offsets": [40, 48]}, "size is not that of its shape"),
-        (LAST, {"data_offsets": [44, 40]}, "size is not that of its shape"),
+        (LAST, {"data_offsets": [40, 48]}, "size does not match its shape"),
+        (LAST, {"data_offsets": [44, 40]}, "size does not match its shape"),
         (LAST, {"data_offsets": [-4, 0]}, "not a whole number in range"),
         (LAST, {"data_offsets": [40.0, 44.0]}, "not a whole number in range"),
         (LAST, {"data_offsets": [40]}, "not a famecli checkpoint"),
@@ -303,9 +303,9 @@ LAST = "decoder.head2.weight"
         (LAST, {"dtype": "BF16", "shape": [2, 1, 1, 1]}, f"{LAST} is BF16"),
         (LAST, {"shape": [1]}, f"{LAST} is (1,), expected (1, 1, 1, 1)"),
         (LAST, {"more": float("nan")}, "NaN"),
-        (LAST, {"more": 5}, "a tensor has the key 'more'"),
-        ("__metadata__", {"more": 5}, "its metadata have the key 'more'"),
-        ("__metadata__", {"format": "pt"}, "its metadata have the key 'format'"),
+        (LAST, {"more": 5}, "a tensor has the unexpected key 'more'"),
+        ("__metadata__", {"more": 5}, "its metadata has the unexpected key 'more'"),
+        ("__metadata__", {"format": "pt"}, "its metadata has the unexpected key 'format'"),
     ],
 )
 def test_tensors_that_lie_wrong_are_refused(

@@ -239,9 +239,9 @@ def save_picture(path: Path, mode: str, value: object, size: tuple[int, int] = (
     ("mode", "value", "words"),
     [
         ("L", 128, "a pixel of 128, a model of 2 levels takes 0 and 255 alone"),
-        ("RGB", (255, 0, 0), "has colours, the model is for greys"),
-        ("RGBA", (255, 255, 255, 9), "is transparent in places"),
-        ("I;16", 65535, "no image of 8 bits"),
+        ("RGB", (255, 0, 0), "has colours, the model takes greys"),
+        ("RGBA", (255, 255, 255, 9), "has transparent pixels"),
+        ("I;16", 65535, "not an 8-bit grey or RGB image"),
     ],
 )
 def test_what_would_not_come_back_is_refused(
@@ -276,7 +276,7 @@ def test_several_frames_are_refused(model: Path, tmp_path: Path) -> None:
 def test_names_that_cannot_come_back_are_refused(model: Path, tmp_path: Path) -> None:
     for folder in ("a", "b"):
         write_digits(tmp_path / folder, ("1.png",))
-    assert "is there twice" in error_of(3, "compress", model, "a", "b", "-o", "x.fame")
+    assert "appears twice" in error_of(3, "compress", model, "a", "b", "-o", "x.fame")
     save_picture(tmp_path / "a:b.png", "L", 0)
     assert "everywhere" in error_of(3, "compress", model, "a:b.png", "-o", "x.fame")
     assert "no images in folder" in error_of(3, "compress", model, empty(tmp_path), "-o", "x.fame")
@@ -292,7 +292,7 @@ def empty(folder: Path) -> Path:
     [
         (("x.png", "--limit", "3"), "are for images of a data set"),
         (("x.png", "--start", "0"), "are for images of a data set"),
-        (("x.png", "x.npy"), "it goes alone"),
+        (("x.png", "x.npy"), "must be the only input"),
         (("-",), "has no name to be restored under"),
         (("--start", "7"), "--start 7 is past the last of 7 images"),
         (("--dataset", "cifar10x"), "unknown data set"),

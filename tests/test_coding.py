@@ -218,7 +218,7 @@ def test_impossible_codes_are_refused_before_any_work() -> None:
     coded = Codec(model).encode(images_of(2))
     with pytest.raises(IntegrityError, match="other latents"):
         again(model, dataclasses.replace(coded, bits=coded.bits[:1]))
-    with pytest.raises(IntegrityError, match="what a coder leaves"):
+    with pytest.raises(IntegrityError, match="not a final state of the coder"):
         again(model, dataclasses.replace(coded, payload=np.zeros(5, np.uint32)))
     blind = model_of("pixelcnn")
     endless = dataclasses.replace(Codec(blind).encode(images_of(2)), groups=(1024,) * 4096)

@@ -140,18 +140,18 @@ def set_machine(**values: Any) -> Callable[[dict[str, Any]], Any]:
         (set_to(levels=1), "levels"),
         (set_to(levels=257), "levels"),
         (set_to(initial_bits=-1), "initial bits"),
-        (set_to(initial_bits=129), "more initial bits than bits"),
+        (set_to(initial_bits=129), "more initial bits than payload bits"),
         (set_to(bits=[[17]]), "more than 16 bits"),
         (set_to(bits=[[-1]]), "more than 16 bits"),
         (set_to(groups=[]), "0 images"),
-        (set_to(groups=[[0, 5]]), "groups of images that are none"),
-        (set_to(groups=[[5]]), "groups of images that are none"),
-        (set_to(groups=[[1025, 1]]), "groups of images that are none"),
+        (set_to(groups=[[0, 5]]), "invalid groups of images"),
+        (set_to(groups=[[5]]), "invalid groups of images"),
+        (set_to(groups=[[1025, 1]]), "invalid groups of images"),
         (set_to(groups=[[1, 1 << 60]]), "images of shape"),
         (set_to(groups=[[1, 4]]), "5 names for 4 images"),
         (set_to(names=None, first=-1), "from number -1"),
-        (set_to(names=["a.png"] * 5), "is there twice"),
-        (set_to(names=["a.png", "b.png", "c.png", "d.png", "../e.png"]), "cannot have everywhere"),
+        (set_to(names=["a.png"] * 5), "appears twice"),
+        (set_to(names=["a.png", "b.png", "c.png", "d.png", "../e.png"]), "some systems forbid"),
         (set_to(extra=1), "unknown key"),
         (set_to(machine=None), "expected a table"),
         (set_machine(processor="x" * 101), "no machine"),
@@ -187,7 +187,7 @@ def test_a_header_that_unpacks_to_too_much_is_refused() -> None:
 def test_payloads_of_odd_bytes_and_other_versions_are_refused() -> None:
     content = to_bytes(whole())
     length = int.from_bytes(content[12:16], "little")
-    with pytest.raises(InputError, match="whole words"):
+    with pytest.raises(InputError, match="whole number of words"):
         from_bytes(packed(content, content[16 : 16 + length], b"12345"), "x.fame")
     with pytest.raises(InputError, match="version 2 of the format"):
         from_bytes(content[:8] + b"\x02\0\0\0" + content[12:], "x.fame")

@@ -70,7 +70,7 @@ def test_plain_names_are_taken() -> None:
 
 @pytest.mark.parametrize("twin", ["a.png", "A.png", "\u00e9.png"])
 def test_names_that_some_systems_take_for_the_same_are_refused(twin: str) -> None:
-    assert "is there twice" in invalid_names_reason(["a.png", "e\u0301.png", twin])
+    assert "appears twice" in invalid_names_reason(["a.png", "e\u0301.png", twin])
 
 
 def test_an_image_is_stored_under_its_own_name() -> None:

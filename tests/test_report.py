@@ -90,12 +90,12 @@ def test_images_are_the_models_own(run: Path) -> None:
     (rebuilt,) = page.images("Test images of mnist, below each its reconstruction")
     np.testing.assert_array_equal(rebuilt, grid(np.concatenate([before, after]), 3))
     ((_, bits),) = pixel_bits(model, levels, 3)
-    (maps,) = page.images("Test images, below each how many bits")
+    (maps,) = page.images("Test images, below each the bits per pixel")
     np.testing.assert_array_equal(maps, grid(np.concatenate([before, coloured(bits, shown_bits([bits]))]), 3))
     assert ", ".join(f"{each.sum():,.0f}" for each in bits) in page.text
 
 
-DIFFER = "The bits of a pixel do not compare between models of different decoder.patch"
+DIFFER = "The bits of a pixel are not comparable between models of different decoder.patch"
 
 
 @pytest.mark.parametrize("patches", [(1, 1), (1, 2), (2, 2, 1), (4,)])
@@ -123,7 +123,7 @@ def test_maps_have_one_scale_where_patches_are_equal(
         for own in patches
     ]
     assert len(set(highs)) == len(set(patches))
-    found = page.images("Test images, below each how many bits")
+    found = page.images("Test images, below each the bits per pixel")
     for number, picture in zip(order, found, strict=True):
         expected = np.concatenate([before, coloured(bits[number], highs[number])])
         np.testing.assert_array_equal(picture, grid(expected, 3))
@@ -235,7 +235,7 @@ def test_a_model_without_latents_says_so_in_one_line(run: Path) -> None:
     page = page_of(make_run(Path("plain"), "pixelcnn"))
     assert "plain: no latents, so there are no reconstructions and no KL divergence." in page.text
     assert {"Reconstructions", "KL divergence"} & set(page.heads) == set()
-    assert page.images("Test images, below each how many bits")
+    assert page.images("Test images, below each the bits per pixel")
     assert "exact, seed 0" in page.text
 
 

@@ -35,11 +35,11 @@ def test_without_test_images_the_page_says_what_is_missing(
 def test_runs_without_usable_weights_still_have_curves(run: Path) -> None:
     change_metadata(run / "best.safetensors", weights_sha256=None)
     page = page_of(run, "--evaluate")
-    assert "run: nothing is drawn, for no hash of its weights is recorded" in page.text
+    assert "run: nothing is drawn: no hash of its weights is recorded" in page.text
     assert "NLL over images seen: run" in page.words
     (run / "best.safetensors").unlink()
     page = page_of(run)
-    assert "run: nothing is drawn, for there is no checkpoint yet." in page.text
+    assert "run: nothing is drawn: there is no checkpoint yet." in page.text
     assert {"Samples", "Reconstructions", "Bits per pixel"} & set(page.heads) == set()
     assert "190.25 +- 1.50" in page.text
     (run / "config.toml").unlink()
@@ -65,9 +65,9 @@ def test_a_killed_run_and_a_damaged_one(run: Path) -> None:
     assert f"{METRICS}, line 1: not a record" in error_of(3, "report", run, "-o", "b.html")
     assert not Path("b.html").exists()
     path.unlink()
-    assert f"run: no curve, for there is no {METRICS} beside it." in page_of(run).text
+    assert f"run: no curve: there is no {METRICS} beside it." in page_of(run).text
     path.write_bytes(b"")
-    assert f"run: no curve, for its {METRICS} has no line yet." in page_of(run).text
+    assert f"run: no curve: its {METRICS} has no line yet." in page_of(run).text
 
 
 def test_a_checkpoint_file_has_no_curve(run: Path) -> None:
@@ -120,8 +120,8 @@ def test_the_default_name_is_the_first_free_one(run: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("run", "-o", "a.pdf"), "no name of a page"),
-        (("run", "-o", "-"), "no name of a page"),
+        (("run", "-o", "a.pdf"), "not a name of a page"),
+        (("run", "-o", "-"), "not a name of a page"),
         (("run", "--limit", "5"), "--limit is for --evaluate"),
         (("-",), "nothing comes through stdin"),
         (("run", "--data", "-"), "nothing comes through stdin"),

@@ -151,7 +151,7 @@ def test_a_stream_cut_anywhere_is_an_input_error(model: Path) -> None:
     content = npy(black_and_white())
     found = error_of(3, "evaluate-nll", model, "--data", "-", "-q", stdin=content[:-1])
     assert "truncated after 269 of 270 bytes" in found
-    assert "hint: see what the command before the pipe says" in found
+    assert "hint: check the output of the command before the pipe" in found
     assert "bytes after its data" in error_of(
         3, "evaluate-nll", model, "--data", "-", "-q", stdin=content + b"x"
     )
@@ -197,8 +197,8 @@ def hostile() -> dict[str, tuple[bytes, str]]:
         "text": (b"error: no such file", "neither npy nor npz"),
         "numbers": (npy(np.zeros((2, 6, 5, 1))), "holds float64, expected uint8"),
         "pickle": (objects.getvalue(), "pickled objects"),
-        "no images": (npy(np.zeros((0, 6, 5, 1), np.uint8)), "is not images"),
-        "vector": (npy(np.zeros(4, np.uint8)), "is not images"),
+        "no images": (npy(np.zeros((0, 6, 5, 1), np.uint8)), "does not hold images"),
+        "vector": (npy(np.zeros(4, np.uint8)), "does not hold images"),
         "no arrays": (empty.getvalue(), "found none"),
         "two arrays": (two, "found a, b"),
         "negative": (header((-1, 6, 5, 1)), "impossible shape"),
@@ -243,7 +243,7 @@ def test_a_terminal_is_refused(model: Path) -> None:
     "shape", [(), (3,), (2, 3), (2, 4, 4, 5), (2, 2, 4, 4), (0, 4, 4), (1, 0, 4), (1,) * 5]
 )
 def test_shapes_that_are_not_images_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(InputError, match="is not images"):
+    with pytest.raises(InputError, match="does not hold images"):
         image_shape_of(shape, "x")
 
 

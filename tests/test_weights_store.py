@@ -64,7 +64,7 @@ def test_the_address_in_the_environment_comes_before_the_mirrors(
     assert Store(tmp_path / "from folder").get(far)
     assert not server.asked
     monkeypatch.setenv("FAME_WEIGHTS_URL", str(folder))
-    with pytest.raises(UsageError, match="no URL"):
+    with pytest.raises(UsageError, match="not a supported URL"):
         Store(tmp_path / "no URL").get(far)
 
 

@@ -58,7 +58,7 @@ def _likelihood(claim: NllRecord | None = None, *further: NllRecord) -> str:
 
 
 def _on_first_images(claim: NllRecord) -> str:
-    """Return a further claim, beside the NLL of the same images by one draw."""
+    """Return a further claim, with the one-draw NLL of the same images."""
     data, one = claim.data, claim.one_draw_nats
     beside = "" if one is None else f", where K = 1 gives {one:.2f}"
     images = f"the first {data.images or 0:,} images of {data.dataset_id}, {data.split}"

@@ -30,7 +30,7 @@ from famecli.model.fame import Fame, count_parameters
 from famecli.nll.record import NllRecord
 
 WeightsKind = Literal["ema", "raw"]
-# Types of stored weights; the model has them in single precision.
+# Dtypes of stored weights; the model uses float32.
 DTYPES = ("F32", "F16")
 
 
@@ -59,13 +59,13 @@ class Checkpoint:
         """Trainings that made the weights.
 
         Raises:
-            ConfigError: The file records them in another form.
+            ConfigError: Their record is malformed.
         """
         return parse_provenance(self.metadata, f"{self.source}: provenance")
 
     @property
     def claims(self) -> list[NllRecord]:
-        """NLLs that the file claims, that of most images first; those of another form are left out."""
+        """Claimed NLLs, that of most images first; malformed ones are left out."""
         return readable_claims(self.metadata)
 
 
@@ -164,8 +164,8 @@ def parse_checkpoint(content: bytes, source: str, weights: WeightsKind = "ema") 
     Raises:
         InputError: The file is damaged, or its tensors are not those of its configuration.
         IntegrityError: Weights or metadata do not have their recorded hash.
-        ConfigError: The configuration is not possible.
-        UsageError: The file has no raw weights, and these were asked for.
+        ConfigError: The configuration is invalid.
+        UsageError: Raw weights were requested, and the file has none.
     """
     header = parse_header(content, len(content), source)
     header.check_schema(CHECKPOINT_SCHEMA, source)
@@ -191,7 +191,7 @@ def parse_checkpoint(content: bytes, source: str, weights: WeightsKind = "ema") 
 
 def _check_size(config: ModelConfig, header: Header, source: str) -> None:
     """Check that a file has as many weights as its configuration needs, before they are allocated."""
-    # The fewest tensors of each block and layer, since modules take time and memory, too.
+    # Lower bound of tensors per block and layer, since building modules takes time and memory, too.
     decoder = config.decoder
     fewest = (
         8 * sum(stage.blocks for stage in config.stages) + 4 * decoder.layers + 5 * len(decoder.attention)

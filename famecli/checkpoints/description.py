@@ -39,7 +39,7 @@ class Description:
 
     @property
     def name(self) -> str:
-        """Name of the file, or of the run's folder where all files have the same names."""
+        """Name of the file, or of the run's folder for `best` and `last`, names that all runs share."""
         stem = self.path.stem
         return stem if stem not in ("best", "last") else self.path.resolve().parent.name
 
@@ -88,7 +88,7 @@ def describe(path: Path) -> Description:
     Raises:
         InputError: The file cannot be read, or is no checkpoint.
         IntegrityError: Its metadata do not have their recorded hash.
-        ConfigError: Its configuration, its provenance or a claim is not possible; the message names the file.
+        ConfigError: Its configuration, its provenance or a claim is invalid; the message names the file.
     """
     content = read_checkpoint(path)
     header = parse_header(content, len(content), str(path))
@@ -108,7 +108,7 @@ def claims_of(path: Path) -> tuple[NllRecord, ...]:
     """Return the claims of a checkpoint, at least one, that of most images first.
 
     Raises:
-        InputError: The checkpoint claims nothing; or as `describe`.
+        InputError: The checkpoint claims no NLL; other errors are those of `describe`.
     """
     if not (claims := describe(path).claims):
         raise InputError(f"{path} claims no NLL", f"fame evaluate-nll {path} --record FILE")
@@ -119,7 +119,7 @@ def model_in(metadata: Mapping[str, Any], source: str) -> ModelConfig:
     """Return the configuration of the model in the metadata of the file `source`.
 
     Raises:
-        ConfigError: The configuration is not possible.
+        ConfigError: The configuration is invalid.
     """
     try:
         return ModelConfig.from_dict(metadata.get("model"))
@@ -135,7 +135,7 @@ def claims_in(metadata: Mapping[str, Any]) -> list[Any]:
 
 
 def readable_claims(metadata: Mapping[str, Any]) -> list[NllRecord]:
-    """Return the claims in metadata; those of another form are left out."""
+    """Return the claims in metadata; malformed ones are left out."""
     found = []
     for each in claims_in(metadata):
         with suppress(ConfigError):
@@ -150,7 +150,7 @@ def with_claim(metadata: Mapping[str, Any], claim: dict[str, Any]) -> dict[str, 
     estimator. The claim about most images comes first; among equals, the earliest.
 
     Raises:
-        ConfigError: An earlier claim is of another form.
+        ConfigError: An earlier claim is malformed.
     """
     own = parse_nll(claim, "claim")
     found = []

@@ -17,7 +17,7 @@ from famecli.errors import InputError, IntegrityError, truncate
 from famecli.files import STDIN, open_input, read_up_to
 
 METADATA_KEY = "famecli"
-# Key in the metadata of the SHA-256 of all other keys.
+# Metadata key that holds the SHA-256 of all other keys.
 SEAL_KEY = "sha256"
 CHECKPOINT_SCHEMA = "famecli/checkpoint/1"
 # Prefix of the weights of the last step; names without it are averaged weights.
@@ -30,7 +30,7 @@ BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Type, shape and place of one tensor, in bytes from the end of the header."""
+    """Dtype, shape and byte range of one tensor, counted from the end of the header."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -63,10 +63,10 @@ class Header:
         return sum(math.prod(info.shape) for name, info in self.tensors.items() if not name.startswith(RAW))
 
     def check_schema(self, schema: str, source: str) -> None:
-        """Check that a file is of a schema.
+        """Check the schema of a file.
 
         Raises:
-            InputError: The file `source` is of another one.
+            InputError: The file `source` has another schema.
         """
         if (found := self.metadata.get("schema")) != schema:
             raise InputError(f"{source}: expected a file of schema {schema}, found {truncate(repr(found))}")
@@ -87,10 +87,10 @@ def _unseal(table: dict[str, str]) -> tuple[dict[str, Any], bool]:
     """Return the metadata of famecli, and whether they have their recorded hash."""
     text = table.pop(METADATA_KEY)
     if table:
-        raise ValueError(f"its metadata have the key {truncate(repr(next(iter(table))))}")
+        raise ValueError(f"its metadata has the unexpected key {truncate(repr(next(iter(table))))}")
     metadata = _strict_json(text)
     if not isinstance(metadata, dict):
-        raise TypeError("its metadata is no table")
+        raise TypeError("its metadata is not a table")
     recorded = metadata.pop(SEAL_KEY)
     return metadata, recorded == _digest(metadata)
 
@@ -121,7 +121,7 @@ def read_header(path: Path) -> Header:
     """Return the header of a safetensors file, without reading its tensors.
 
     Raises:
-        InputError: The file cannot be read, or is none that famecli wrote.
+        InputError: The file cannot be read, or was not written by famecli.
         IntegrityError: Its metadata do not have their recorded hash.
     """
     with open_input(path, "checkpoint") as file:
@@ -129,7 +129,7 @@ def read_header(path: Path) -> Header:
 
 
 def _size(file: BinaryIO) -> int | None:
-    """Return the size of a regular file; None for pipes and devices, which tell none."""
+    """Return the size of a regular file; None for pipes and devices."""
     status = os.fstat(file.fileno())
     return status.st_size if stat.S_ISREG(status.st_mode) else None
 
@@ -143,7 +143,7 @@ def parse_header(content: bytes, size: int | None, source: str) -> Header:
         source: Name of the file, for errors.
 
     Raises:
-        InputError: The file is none that famecli wrote, or is truncated or inconsistent.
+        InputError: The file was not written by famecli, or is truncated or inconsistent.
         IntegrityError: Its metadata do not have their recorded hash.
     """
     if len(content) < 8:
@@ -181,7 +181,7 @@ def _strict_json(text: str) -> Any:  # noqa: ANN401
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{truncate(name)} is no number of JSON")
+    raise ValueError(f"{truncate(name)} is not a JSON number")
 
 
 def _finite_float(text: str) -> float:
@@ -192,18 +192,18 @@ def _finite_float(text: str) -> float:
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     table = dict(pairs)
     if len(table) != len(pairs):
-        raise ValueError("a key of its header stands there twice")
+        raise ValueError("a key appears twice in its header")
     return table
 
 
 def _tensor_info(entry: dict[str, Any]) -> TensorInfo:
     if odd := entry.keys() - TENSOR_KEYS:
-        raise ValueError(f"a tensor has the key {truncate(repr(min(odd)))}")
+        raise ValueError(f"a tensor has the unexpected key {truncate(repr(min(odd)))}")
     shape, (start, end) = entry["shape"], entry["data_offsets"]
     if not all(type(number) is int and 0 <= number < 2**48 for number in [*shape, start, end]):
         raise ValueError("a shape or offset is not a whole number in range")
     if end - start != math.prod(shape) * BYTES[entry["dtype"]]:
-        raise ValueError("a tensor's size is not that of its shape")
+        raise ValueError("a tensor's size does not match its shape")
     return TensorInfo(entry["dtype"], tuple(shape), start, end)
 
 

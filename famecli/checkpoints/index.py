@@ -33,14 +33,14 @@ class WeightsEntry:
         parameters: Number of weights.
         images_seen: Images of all trainings.
         thread_hours: Hours of all trainings, times threads.
-        seeds: Seeds of all trainings, the first one first.
-        file: Name of the file: beside the index, or under the mirrors.
+        seeds: Seeds of all trainings, in order.
+        file: Name of the file, beside the index or on the mirrors.
         mirrors: Addresses that the file's name is appended to, tried in order.
         sha256: SHA-256 of the file.
         size_bytes: Size of the file.
         licence: SPDX identifier.
         nll: Claimed NLL.
-        further: Claimed NLLs by other estimators, of other numbers of images.
+        further: Claimed NLLs by other estimators, on other numbers of images.
     """
 
     name: str
@@ -80,7 +80,7 @@ def _parse_entry(table: dict[str, Any], where: str) -> WeightsEntry:
     """Return the entry that `WeightsEntry.to_dict` made.
 
     Raises:
-        ConfigError: The table is of another form.
+        ConfigError: The table is malformed.
     """
 
     def nll(figures: dict[str, Any]) -> NllRecord:
@@ -95,7 +95,7 @@ def _parse_entry(table: dict[str, Any], where: str) -> WeightsEntry:
 
 
 def entry_of(path: Path, mirrors: Sequence[str] = ()) -> WeightsEntry:
-    """Return the entry of a checkpoint file; its name is the file's.
+    """Return the entry of a checkpoint file, named after the file.
 
     Args:
         path: Checkpoint.
@@ -144,7 +144,7 @@ def _size_of(config: ModelConfig) -> str:
 def index_text(folder: Path) -> str:
     """Return the text of `index.json` for all checkpoints in `folder`.
 
-    Kept from an index that is there: mirrors of files, and entries of files that are on mirrors only.
+    Kept from an existing index: mirrors of files, and entries of files that are on mirrors only.
     """
     path = folder / INDEX
     old = json.loads(path.read_text(encoding="utf-8"))["weights"] if path.exists() else []

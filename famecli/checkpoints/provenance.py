@@ -1,4 +1,4 @@
-"""Origin of a checkpoint: its training, and the trainings that made its first weights. No torch here."""
+"""Origin of a checkpoint: its training, and the trainings that made its initial weights. No torch here."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class PastTraining:
 
     Args:
         dataset: Name of the data set; None where it is not recorded.
-        images_seen: Images of all steps.
+        images_seen: Number of images seen.
         seconds: Wall time of training and validation.
         threads: CPU threads of each process.
         processes: Processes that shared the training.
@@ -59,13 +59,13 @@ def in_words(trainings: Sequence[PastTraining]) -> str:
 
 @dataclass(frozen=True)
 class FirstWeights:
-    """Weights that a training started from, if not from random ones; what is not recorded is empty.
+    """Initial weights of a training, if not random; unrecorded fields are empty.
 
     Args:
         source: File or name of the checkpoint, with its last folder.
         sha256: SHA-256 of the file.
         weights_sha256: SHA-256 of the weights.
-        past: Trainings that made the weights, the first one first.
+        past: Trainings that made the weights, in order.
     """
 
     source: str = ""
@@ -76,7 +76,7 @@ class FirstWeights:
 
 @dataclass(frozen=True)
 class Provenance(PastTraining):
-    """Last training of a checkpoint, and the weights that it started from; what is not recorded is None.
+    """Last training of a checkpoint, and its initial weights; unrecorded fields are None.
 
     Args:
         steps: Steps of the optimizer.
@@ -84,7 +84,7 @@ class Provenance(PastTraining):
         device: Kind of device.
         precision: Precision of the arithmetic, `fp32` or `bf16`.
         versions: Packages with their versions.
-        init: First weights; None for random ones.
+        init: Initial weights; None for random ones.
     """
 
     steps: int | None = None
@@ -96,12 +96,12 @@ class Provenance(PastTraining):
 
     @property
     def past(self) -> tuple[PastTraining, ...]:
-        """Trainings of the first weights, the first one first."""
+        """Trainings of the initial weights, in order."""
         return () if self.init is None else self.init.past
 
     @property
     def trainings(self) -> tuple[PastTraining, ...]:
-        """All trainings, the first one first; none where no provenance is recorded."""
+        """All trainings, in order; empty if no provenance is recorded."""
         own = PastTraining(*(getattr(self, name) for name in PastTraining.__dataclass_fields__))
         return self.past if own == PastTraining() else (*self.past, own)
 
@@ -123,7 +123,7 @@ class Provenance(PastTraining):
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """Seeds of all trainings that record one, the first one first."""
+        """Seeds of all trainings that record one, in order."""
         return tuple(each.seed for each in self.trainings if each.seed is not None)
 
 

@@ -23,13 +23,13 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 SUFFIX = ".safetensors"
 # Checkpoints of a run's folder, in the order in which they are looked for.
 RUN_FILES = ("best.safetensors", "last.safetensors")
-# Exit codes of verification: a wrong hash says more than a wrong claim, and that more than one not measured.
+# Exit codes of failed verification, worst first: a wrong hash, then a wrong claim.
 WORST_FIRST = (ExitCode.INTEGRITY, ExitCode.GATE)
 
 
 @dataclass(frozen=True)
 class Named:
-    """Weights of this machine that have a name.
+    """Named weights on this machine.
 
     Args:
         name: Name, as typed in place of a file.
@@ -44,7 +44,7 @@ class Named:
 
 @dataclass(frozen=True)
 class Store:
-    """The weights of this machine, and the way to those that are not here yet.
+    """Weights on this machine, and downloads of those that are not.
 
     Args:
         cache_dir: Cache folder; see `famecli.files.cache_root`.
@@ -62,7 +62,7 @@ class Store:
         return cache_root(self.cache_dir) / "weights"
 
     def cached(self, name: str, sha256: str) -> Path:
-        """Return the place of a fetched file; its hash is in the name, so that versions do not collide."""
+        """Return the path of a fetched file; its hash is in the name, so that versions do not collide."""
         return self.folder / f"{name}-{sha256[:12]}{SUFFIX}"
 
     def find(self, entry: WeightsEntry) -> Path | None:
@@ -71,10 +71,10 @@ class Store:
         return next((path for path in places if os.path.isfile(path)), None)
 
     def fetch(self, entry: WeightsEntry) -> Path:
-        """Return the file of an entry: of the package, else of the cache with the right hash, else fetched.
+        """Return the file of an entry: from the package, the cache if the hash is right, or fetched.
 
         Raises:
-            UnavailableError: The file is not here and may not or cannot be fetched.
+            UnavailableError: The file is not on this machine, and downloads are off or fail.
             IntegrityError: No address has the right file.
         """
         packaged, target = weights_folder() / entry.file, self.cached(entry.name, entry.sha256)
@@ -89,11 +89,11 @@ class Store:
         return target
 
     def get(self, word: str) -> Path | None:
-        """Return the file of a name or a URL, fetched where it is not here; None for any other word.
+        """Return the file of a name or a URL, fetched if needed; None for any other word.
 
         Raises:
-            UsageError: A URL is of an unknown kind, or has no hash.
-            FameError: As `fetch` does.
+            UsageError: A URL has an unknown scheme, or no hash.
+            FameError: `fetch` fails.
         """
         if "://" in word:
             return self._fetch_url(word)
@@ -126,7 +126,7 @@ class Store:
     def keep(self, path: Path, name: str | None = None, *, force: bool = False) -> Named:
         """Check a checkpoint, and keep a copy in the cache under a name.
 
-        A file of the index is known by its hash and keeps its name there; another is checked throughout.
+        A file of the index is recognised by its hash and keeps its name; any other file is fully checked.
 
         Args:
             path: Checkpoint.
@@ -134,9 +134,9 @@ class Store:
             force: Whether another checkpoint of this name is replaced.
 
         Raises:
-            InputError: The file is no good checkpoint, the name is taken or not possible, or the cache cannot
-                be written.
-            IntegrityError: The name is one of the index, and the file has another hash.
+            InputError: The checkpoint is invalid, the name is taken or invalid, or the cache cannot be
+                written.
+            IntegrityError: The index has this name with another hash.
         """
         content = read_checkpoint(path)
         sha256 = hashlib.sha256(content).hexdigest()
@@ -160,7 +160,7 @@ class Store:
         return found
 
     def _own(self, path: Path, content: bytes, name: str, sha256: str) -> Named:
-        """Return what a checkpoint is called that the index does not know, after a full check of it."""
+        """Return name and path of a checkpoint that is not in the index, after a full check."""
         from famecli.checkpoints.checkpoint import parse_checkpoint
 
         if (known := named_weights(name)) is not None:
@@ -180,7 +180,7 @@ class Store:
             name: Name of the weights, or of the file of a URL.
 
         Raises:
-            UsageError: The weights are part of the package, or nothing is called that.
+            UsageError: The weights are part of the package, or the name is unknown.
             UnavailableError: The weights are not on this machine.
             InputError: A file cannot be deleted.
         """
@@ -192,7 +192,7 @@ class Store:
             raise unknown_checkpoint(name)
         if not found and (weights_folder() / str(entry and entry.file)).exists():
             raise UsageError(
-                f"{name} is part of the package: it stays", "fame weights list says where files are"
+                f"{name} is part of the package: cannot remove it", "fame weights list says where files are"
             )
         if not found:
             raise UnavailableError(f"{name} is not on this machine")
@@ -204,7 +204,7 @@ class Store:
         return found
 
     def imported(self) -> Iterator[Named]:
-        """Yield the weights that were imported, by name."""
+        """Yield imported weights, by name."""
         try:
             paths = sorted((self.folder / "imported").glob(f"*/*{SUFFIX}"))
         except OSError:
@@ -214,7 +214,7 @@ class Store:
                 yield Named(path.parent.name, path, path.stem)
 
     def installed(self) -> Iterator[Named]:
-        """Yield all weights on this machine that have a name."""
+        """Yield all named weights on this machine."""
         for entry in index().values():
             if (path := self.find(entry)) is not None:
                 yield Named(entry.name, path, entry.sha256)
@@ -222,15 +222,15 @@ class Store:
 
 
 def checkpoint_file(name: str, store: Store) -> Path:
-    """Return the file of a checkpoint, fetched if it is not here.
+    """Return the file of a checkpoint, fetched if needed.
 
     Args:
         name: File, run folder, name of weights, URL, or `-` for stdin.
-        store: Weights that have names.
+        store: Named weights.
 
     Raises:
-        UsageError: Nothing is called that, or a URL has no hash.
-        UnavailableError: The weights are not here and may not or cannot be fetched.
+        UsageError: The name is unknown, or a URL has no hash.
+        UnavailableError: The weights are not on this machine, and downloads are off or fail.
         IntegrityError: No address has the right file.
         InputError: No such file, or a run folder without a checkpoint.
     """
@@ -250,14 +250,14 @@ def checkpoint_file(name: str, store: Store) -> Path:
 
 
 def weights_with_hash(kind: str, sha256: str, name: str, store: Store, hint: str = "") -> Path:
-    """Return the checkpoint that has some weights, among those with names; headers alone are read.
+    """Return the named checkpoint whose weights have a hash; only headers are read.
 
     Args:
         kind: `ema` or `raw`.
         sha256: SHA-256 of the weights.
         name: Name of the weights, which are fetched if no file on this machine has them.
         store: Named weights.
-        hint: Advice where no weights have the hash.
+        hint: Advice if no weights have the hash.
 
     Raises:
         UnavailableError: No weights with a name have this hash.
@@ -293,9 +293,9 @@ class Verified:
     """Named weights, and the outcome of their verification.
 
     Args:
-        weights: Weights.
-        claims: Claims that were measured anew, each with its measurement.
-        problem: First error; None if all is right.
+        weights: Named weights.
+        claims: Pairs of a claim and its new measurement.
+        problem: First error; None if all checks passed.
     """
 
     weights: Named
@@ -342,7 +342,7 @@ def verify_weights(
     """Check a file against its recorded hash, and its claims against new measurements.
 
     Args:
-        weights: Weights.
+        weights: Named weights.
         measure: Returns the measurement of a claim; None to check the hash alone.
         further: Whether the claims by other estimators are measured, too.
     """

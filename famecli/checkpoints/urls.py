@@ -1,4 +1,4 @@
-"""Addresses of weights: what may be typed, and where the files of the index are. No torch here."""
+"""Addresses of weights: parsing of typed URLs, and locations of the index's files. No torch here."""
 
 import os
 import re
@@ -16,7 +16,7 @@ def addresses(entry: WeightsEntry) -> list[str]:
     """Return the addresses of the file of an entry: under FAME_WEIGHTS_URL, then on its mirrors.
 
     Raises:
-        UsageError: FAME_WEIGHTS_URL is no URL.
+        UsageError: FAME_WEIGHTS_URL is not a URL.
     """
     bases = [base for base in (os.environ.get("FAME_WEIGHTS_URL", ""), *entry.mirrors) if base]
     return [parse_url(_under(base, entry.file))[0] for base in bases]
@@ -31,22 +31,22 @@ def _under(base: str, file: str) -> str:
 def parse_url(text: str) -> tuple[str, str]:
     """Return the address of a file, and the hash in `#sha256=HEX` or "".
 
-    `hf://ORG/REPO/FILE@REVISION` is an address of huggingface.co, or of the server in HF_ENDPOINT; without a
-    revision it is `main`.
+    `hf://ORG/REPO/FILE@REVISION` is an address of huggingface.co, or of the server in HF_ENDPOINT; the
+    default revision is `main`.
 
     Raises:
-        UsageError: The text is no URL of a kind that can be fetched.
+        UsageError: The text is not a supported URL.
 
     >>> parse_url("hf://org/repo/file.safetensors@v1")
     ('https://huggingface.co/org/repo/resolve/v1/file.safetensors', '')
     """
     if not URL.match(text):
-        raise UsageError(f"{text!r} is no URL to fetch", "https://, http://, file:// and hf:// are")
+        raise UsageError(f"{text!r} is not a supported URL", "use https://, http://, file:// or hf://")
     try:
         url, fragment = urldefrag(text)
         urlsplit(url)
     except ValueError as error:
-        raise UsageError(f"{text!r} is no URL ({error})") from error
+        raise UsageError(f"{text!r} is not a URL ({error})") from error
     key, _, sha256 = fragment.lower().partition("=")
     if fragment and not (key == "sha256" and SHA256.fullmatch(sha256)):
         raise UsageError(f"{text!r} has no sha256 after #", "write #sha256= and 64 hexadecimal digits")

@@ -1,1 +1,1 @@
-"""Lossless coding of images with a model: what its NLL promises, as files."""
+"""Lossless coding of images with a model, at the code length of its NLL."""

@@ -1,13 +1,13 @@
-"""Latents as symbols: bins of equal prior mass, each latent the middle of its bin, and the choice of bins.
+"""Latents as symbols: bins of equal prior mass, each represented by its middle, and the choice of bins.
 
-Every bit of a latent has to be popped from the stack, so it is an initial bit of the first image; and a
-latent whose posterior is its prior tells nothing at any precision. So the bits of each map are chosen to make
-the code of the given images shortest. The cost of a choice is measured on some of these images, always with
-the same noise, so that choices differ by little else.
+Every bit of a latent is popped from the stack, so it adds to the initial bits of the first image. A latent
+whose posterior equals its prior is uninformative at any precision. So the bits of each map are chosen to make
+the code of the given images shortest. Costs are measured on some of these images, with the same noise for all
+choices.
 
 Source: arXiv:1901.04866, section 2.5.1 (bins of equal mass under the prior).
-Differs: the number of bins is chosen for each map of each layer; a map that tells nothing has one bin, whose
-latent is the prior's median.
+Differs: the number of bins is chosen for each map of each layer; an uninformative map has one bin, at the
+prior's median.
 """
 
 import copy
@@ -28,13 +28,13 @@ Bits = tuple[tuple[int, ...], ...]
 MOST_IMAGES = 32
 MOST_VALUES = 1 << 16
 FIRST_BITS = 3
-# Least nats per image of a map that gets more than one bin.
+# Least rate of a map with more than one bin, nats per image.
 LEAST_RATE = 0.01
 MOST_SINGLE_MAPS = 4
 
 
 class Bins:
-    """The bins of a stochastic layer.
+    """Bins of a stochastic layer.
 
     Args:
         bits: Bits of each map, 0 to `MOST_BITS`: a latent of the map has `2**bits` bins.
@@ -59,13 +59,13 @@ class Bins:
     def code(
         self, prior: Gaussian, posterior: Gaussian, decide: Decide, known: Tensor | None = None
     ) -> Tensor:
-        """Return the symbols that decisions lead to, under the posterior.
+        """Return the symbols that `decide` encodes or decodes under the posterior.
 
         Args:
             prior: Distribution whose mass the bins share equally.
             posterior: Distribution of the symbols.
-            decide: Destination or source of the decisions.
-            known: The symbols where they are known, in an encoder.
+            decide: Encoder or decoder of the decisions.
+            known: Symbols to encode; None in a decoder.
         """
         symbols = torch.zeros(prior.mean.shape, dtype=torch.int64)
         ratio, shift = relative(prior, posterior)
@@ -76,7 +76,7 @@ class Bins:
         return symbols
 
     def nearest(self, prior: Gaussian, posterior: Gaussian, noise: Tensor) -> Tensor:
-        """Return the symbols of the bins that contain the draws from the posterior by standard normals."""
+        """Return the bins that contain the posterior draws with standard normal `noise`."""
         symbols = torch.zeros(prior.mean.shape, dtype=torch.int64)
         ratio, shift = relative(prior, posterior)
         mass = torch.special.ndtr((noise.double().cpu() - shift) / ratio)
@@ -98,7 +98,7 @@ class Bins:
         return symbols
 
     def points(self, symbols: Tensor, prior: Gaussian) -> Tensor:
-        """Return the latents that symbols stand for, with the dtype and device of the prior."""
+        """Return the latents of symbols, with the dtype and device of the prior."""
         standard = torch.zeros(symbols.shape, dtype=torch.float64)
         for bits, maps in self.groups:
             middles: Tensor = torch.special.ndtri((torch.arange(1 << bits).double() + 0.5) / (1 << bits))
@@ -125,7 +125,7 @@ def _posterior_split(ratio: Tensor, shift: Tensor, bits: int) -> Split:
 
     def split(lowest: Tensor, half: int) -> Tensor:
         ends = [edges[lowest + step * half] * ratio + shift for step in range(3)]
-        # In the upper tail the distribution function is 1: mirror it.
+        # The distribution function rounds to 1 in the upper tail, so mirror it.
         flip = torch.where(ends[1] > 0.0, -1.0, 1.0)
         below, middle, above = (torch.special.ndtr(end * flip) for end in ends)
         lower: Tensor = (middle - below).abs()
@@ -136,10 +136,10 @@ def _posterior_split(ratio: Tensor, shift: Tensor, bits: int) -> Split:
 
 
 class Meter:
-    """A `Decide` that adds up the cost of known decisions.
+    """A `Decide` that sums the cost of known decisions.
 
     Args:
-        images: Size of the first dimension of the decisions.
+        images: Number of images, the first dimension of the decisions.
 
     Attributes:
         bits: Cost of each image's decisions in bits, `(images,)`, float64.
@@ -174,7 +174,7 @@ class Sample:
         self.normals: dict[int, Tensor] = {}
 
     def rates(self) -> list[Tensor]:
-        """Return nats per image of each map, `(maps,)`, for each layer from the image upwards."""
+        """Return the rate of each map, nats per image, `(maps,)`, for each layer from the image upwards."""
 
         def draw(layer: int, prior: Gaussian, posterior: Gaussian | None) -> Tensor:
             assert posterior is not None

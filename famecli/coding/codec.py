@@ -1,4 +1,4 @@
-"""Images to bits and back, in as many bits as the model's NLL says.
+"""Images to bits and back, at the code length of the model's NLL.
 
 A model without latents codes each pixel with the probabilities that its sampler uses. With latents, a group
 of images takes these steps, from left to right in the encoder and from right to left in the decoder:
@@ -6,7 +6,7 @@ of images takes these steps, from left to right in the encoder and from right to
     pop z_top .. z_0 with q(z | x)   push x with p(x | z)   push z_0 .. z_top with p(z)
 
 Popping takes bits that earlier groups left on the stack, so latents cost only their KL divergence. The first
-image pops random bits; later groups are as large as possible without more of them.
+image pops random bits; later groups are as large as possible without popping more of them.
 
 Source: bits back with a stack: arXiv:1901.04866; several layers: arXiv:1912.09953.
 Differs: layers are popped from the top down, the order in which a ladder infers them.
@@ -31,7 +31,7 @@ from famecli.sampling.sampler import CHUNK, Sampler
 # Forces one thread for products of any size: the order of summation depends on the number of threads.
 ANY_WORK = 0
 # Outputs of the model are rounded to multiples of this, about 10^10 times the rounding error of float64: two
-# processors hardly ever round to different multiples. It costs next to nothing.
+# processors hardly ever round to different multiples. The cost in bits is negligible.
 GRID = 2.0**-12
 
 
@@ -41,7 +41,7 @@ class Coded:
 
     Args:
         payload: Words of 32 bits, `(n,)`, uint32.
-        initial_bits: Number of random bits in the payload, which the decoder gets back in the end.
+        initial_bits: Number of random bits in the payload, which the decoder recovers in the end.
         bits: Bits of each map's latents, for each stochastic layer from the image upwards.
         groups: Number of images in each group, in the order of the images.
     """
@@ -70,15 +70,15 @@ class Coded:
 class Codec:
     """Encodes and decodes images with a model; its weights are read once, so make a new one when they change.
 
-    Encoder and decoder have to compute the same numbers. Both use one thread, whatever the process has, and
-    the groups that the encoder chose. They round the outputs of the model, so that in double precision the
-    last digits, which differ between processors, hardly ever matter.
+    Encoder and decoder must compute the same numbers. Both use one thread, and the groups that the encoder
+    chose. They round the outputs of the model, so that in double precision differences between processors
+    hardly ever matter.
 
     Args:
         model: Model on its device; in double precision for codes that other machines decode.
         group: Largest number of images that are coded at once.
-        rounding: Whether outputs of the model are rounded; without rounding any difference breaks the code,
-            which tests how exactly a model agrees with itself.
+        rounding: Whether outputs of the model are rounded; without rounding, any difference between encoder
+            and decoder breaks the code.
     """
 
     def __init__(self, model: Fame, group: int = CHUNK, *, rounding: bool = True) -> None:
@@ -128,7 +128,7 @@ class Codec:
     def decode(self, coded: Coded, advance: Callable[[int], None] = lambda images: None) -> np.ndarray:
         """Return the images, `(N, C, H, W)`, uint8.
 
-        If the numbers differ from the encoder's, the result is other images, or an error: compare a hash.
+        If the numbers differ from the encoder's, the images are wrong or an error is raised: compare a hash.
 
         Args:
             coded: Result of `encode`; from a file, untrusted values of the right types.
@@ -160,7 +160,7 @@ class Codec:
     def _push(self, stack: Stack, layers: list[Bins], images: np.ndarray) -> int:
         """Push a group of images; return the number of bits that their latents popped."""
         writer, popped = Writer(), 0
-        symbols: list[Tensor] = []  # of each layer, from the top down
+        symbols: list[Tensor] = []  # per layer, from the top down
 
         def pop_latents(layer: int, prior: Gaussian, posterior: Gaussian | None) -> Tensor:
             nonlocal popped
@@ -201,12 +201,12 @@ class Codec:
         return images
 
     def _features(self, images: np.ndarray) -> list[Tensor]:
-        # Contiguous, since strides choose the algorithm, and those of encoder and decoder have to be equal.
+        # Contiguous: strides select the algorithm, which must be the same in encoder and decoder.
         x = torch.from_numpy(np.ascontiguousarray(images)).to(self.model.device, self.model.dtype)
         return self.model.bottom_up(scale_levels(x, self.config.levels))
 
     def _code(self, condition: Tensor | None, batch: int, decide: Decide, known: Tensor | None) -> Tensor:
-        """Return the levels of a group, int64, `(B, C, H, W)`, that decisions lead to."""
+        """Return the levels of a group, int64, `(B, C, H, W)`, that `decide` encodes or decodes."""
         sampler = self.sampler
         sampler.begin(condition, batch)
         ordered = None if known is None else known.flatten(2)[:, :, self.order]
@@ -230,15 +230,15 @@ class Codec:
 def code_pixels(
     likelihood: Likelihood, parameters: Tensor, decide: Decide, known: Tensor | None = None
 ) -> Tensor:
-    """Return the levels `(B, C, n)`, int64, that decisions lead to.
+    """Return the levels `(B, C, n)`, int64, that `decide` encodes or decodes.
 
-    Encoder and decoder have to pass tensors of the same shapes, so that both compute the same probabilities.
+    Encoder and decoder must pass tensors of the same shapes to compute the same probabilities.
 
     Args:
         likelihood: Likelihood of the pixels.
         parameters: Parameters of `n` pixels, `(B, P, n)`, float64, on the CPU, contiguous.
-        decide: Destination or source of the decisions.
-        known: Levels `(B, C, n)`, int64, where they are known, in an encoder.
+        decide: Encoder or decoder of the decisions.
+        known: Levels to encode, `(B, C, n)`, int64; None in a decoder.
     """
     if isinstance(likelihood, Bernoulli):
         return decide(torch.sigmoid(parameters), known)
@@ -248,7 +248,7 @@ def code_pixels(
 def _code_mixture(
     mixture: LogisticMixture, parameters: Tensor, decide: Decide, known: Tensor | None
 ) -> Tensor:
-    """Code channel after channel; the weights of the components are those given the earlier channels."""
+    """Code channel after channel, with component weights conditioned on the earlier channels."""
     logits, means, log_scales, coefficients = mixture.split(parameters)
     log_weights = torch.log_softmax(logits, dim=1)  # (B, K, n)
     found: list[Tensor] = []

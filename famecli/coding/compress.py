@@ -1,6 +1,6 @@
-"""Compression: images to a file and back with the model of a checkpoint, and what that costs.
+"""Compression: images to a file and back with a checkpoint's model, and the size of the code.
 
-Images of a user have to come back pixel for pixel, so images that a model would see only in part are refused.
+Images must be restored exactly, so images that a model cannot represent in full are refused.
 """
 
 import copy
@@ -42,7 +42,7 @@ MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
 
 
 def read_originals(config: ModelConfig, files: Sequence[str]) -> tuple[list[str] | None, np.ndarray]:
-    """Return names of PNG files for the images, None for numbered images, and their levels `(N, C, H, W)`.
+    """Return PNG names of the images (None for numbered images), and their levels `(N, C, H, W)`.
 
     Args:
         config: Configuration of the model that will code them.
@@ -57,7 +57,9 @@ def read_originals(config: ModelConfig, files: Sequence[str]) -> tuple[list[str]
         raise UsageError("an image on stdin has no name to be restored under", "name files or folders")
     if arrays := [name for name in files if is_array(name)]:
         if len(files) > 1:
-            raise UsageError(f"{arrays[0]} has numbers for names: it goes alone", "write several files")
+            raise UsageError(
+                f"{arrays[0]} holds numbered images and must be the only input", "write several files"
+            )
         return None, _read_array(config, arrays[0])
     found = read_images(files, config.image_shape)
     for path, pixels in found:
@@ -87,16 +89,16 @@ def _check_same(path: str, pixels: np.ndarray) -> None:
     with Image.open(path, formats=list(READABLE)) as image:
         if image.mode not in MODES or any(";16" in str(tile[-1]) for tile in image.tile):
             raise InputError(
-                f"{path} is no image of 8 bits in greys or RGB (mode {image.mode})",
-                "convert it to greys or RGB of 8 bits per channel first",
+                f"{path} is not an 8-bit grey or RGB image (mode {image.mode})",
+                "convert it to 8-bit grey or RGB first",
             )
         if getattr(image, "n_frames", 1) > 1:
             raise InputError(f"{path} has several frames", "split it first")
         shown = np.asarray(image.convert("RGBA"))
     if (shown[:, :, 3] != 255).any():
-        raise InputError(f"{path} is transparent in places", "flatten it first")
+        raise InputError(f"{path} has transparent pixels", "flatten it first")
     if (shown[:, :, :3] != pixels.transpose(1, 2, 0)).any():
-        raise InputError(f"{path} has colours, the model is for greys", "convert it to greys first")
+        raise InputError(f"{path} has colours, the model takes greys", "convert it to greys first")
 
 
 def encode_images(
@@ -192,13 +194,13 @@ def check_model(checkpoint: Checkpoint, header: FileHeader, source: str, hint: s
 
 @dataclass(frozen=True)
 class CodeLength:
-    """Size of images as a code that was decoded again, and as image files; bits of all images together.
+    """Size of images as a verified code and as image files; bits are totals over images.
 
     Args:
         images: Number of images.
         dimensions: Number of values of an image.
         net_bits: Size of the code, without initial bits.
-        initial_bits: Random bits in the code, which the decoder gets back in the end.
+        initial_bits: Random bits in the code, which the decoder recovers in the end.
         png_bits: Size as PNG files, with one bit per pixel for images of two levels.
         webp_bits: Size as lossless WebP files.
         encode_s: Seconds spent encoding.
@@ -227,7 +229,7 @@ class CodeLength:
     def remark(self) -> str:
         """Return a sentence on initial bits and speed."""
         return (
-            f"all {self.images:,} images came back as they were; {self.initial_bits:,} initial bits beside; "
+            f"all {self.images:,} images restored exactly; {self.initial_bits:,} initial bits not counted; "
             f"{self._speed(self.encode_s)} images/s encoded, {self._speed(self.decode_s)} decoded"
         )
 

@@ -42,7 +42,7 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 LONGEST_TEXT = 100
 SUFFIX = ".png"
 LARGEST_NAME_BYTES = 200
-# Separators, and characters that Windows forbids or gives a meaning.
+# Path separators, and characters that are forbidden or special on Windows.
 FORBIDDEN = re.compile(r'[/\\:*?"<>|]')
 DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])", re.IGNORECASE)
 
@@ -65,17 +65,17 @@ class Machine:
 
     @classmethod
     def here(cls) -> Self:
-        """Return the machine that runs."""
+        """Return the current machine."""
         processor = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
         return cls(__version__, str(torch.__version__), version("constriction"), processor)
 
     def invalid_reason(self) -> str:
-        """Return why a file cannot have this machine; empty if it can."""
+        """Return why these values are invalid; empty if they are valid."""
         fits = all(len(text) <= LONGEST_TEXT for text in asdict(self).values())
         return "" if fits else "no machine in its header"
 
     def advice(self) -> str:
-        """Return how the machine that runs differs, as a hint where other images were decoded."""
+        """Return how the current machine differs, as a hint when wrong images were decoded."""
         theirs, ours = asdict(self), asdict(Machine.here())
         differences = [
             f"{key.removesuffix('_version')} {theirs[key]} (here {ours[key]})"
@@ -83,7 +83,7 @@ class Machine:
             if theirs[key] != ours[key]
         ]
         if not differences:
-            return "the file is damaged, or the processor is another one"
+            return "the file is damaged, or the processor differs"
         return f"it was written with {', '.join(differences)}"
 
 
@@ -103,7 +103,7 @@ class FileHeader:
         levels_sha256: SHA-256 of the images' levels, `(N, C, H, W)`.
         initial_bits: See `Coded`.
         bits: See `Coded`.
-        groups: Run lengths of `Coded.groups`: sizes, and numbers of groups of that size in a row.
+        groups: Run-length encoding of `Coded.groups`: pairs of a size and a count.
         machine: Machine that computed the code.
     """
 
@@ -163,7 +163,7 @@ class CodedFile:
 
 
 def run_lengths(groups: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
-    """Return the run lengths of sizes of groups: pairs of a size and the number of its repetitions."""
+    """Return the run-length encoding of group sizes: pairs of a size and a count."""
     return tuple((size, len(list(run))) for size, run in groupby(groups))
 
 
@@ -208,7 +208,7 @@ def from_bytes(content: bytes, source: str) -> CodedFile:
         source: Name of the file in errors.
 
     Raises:
-        InputError: This is no file of coded images, or its header holds impossible values.
+        InputError: The content is not a file of coded images, or its header is invalid.
         IntegrityError: The file is damaged or cut off.
     """
     _check_prefix(content, source)
@@ -218,10 +218,10 @@ def from_bytes(content: bytes, source: str) -> CodedFile:
         raise IntegrityError(f"{source}: damaged or cut off ({len(content)} bytes)", "copy it again")
     header = _header(content[PREFIX_BYTES:start], source)
     if (end - start) % WORD_BYTES:
-        raise InputError(f"{source}: its payload is not of whole words")
+        raise InputError(f"{source}: its payload is not a whole number of words")
     payload = np.frombuffer(content[start:end], "<u4").astype(np.uint32)
     if header.initial_bits > WORD_BITS * len(payload):
-        raise InputError(f"{source}: more initial bits than bits")
+        raise InputError(f"{source}: more initial bits than payload bits")
     return CodedFile(header, payload)
 
 
@@ -241,7 +241,7 @@ def _header(content: bytes, source: str) -> FileHeader:
         unpacker = zlib.decompressobj()
         text = unpacker.decompress(content, LARGEST_HEADER_BYTES)
         if not unpacker.eof or unpacker.unused_data:
-            raise ValueError("its header is not of its length")
+            raise ValueError("its header does not have its stated length")
         data = json.loads(text)
         if canonical_json(data).encode() != text:
             raise ValueError("its header is not canonical")
@@ -254,7 +254,7 @@ def _header(content: bytes, source: str) -> FileHeader:
 
 
 def _invalid_reason(header: FileHeader) -> str:
-    """Return what is impossible in a header, before its numbers are used; empty if nothing is."""
+    """Return why a header is invalid, before its numbers are used; empty if it is valid."""
     hashes = (header.weights_sha256, header.levels_sha256)
     if header.schema != SCHEMA:
         return f"header of schema {header.schema!r}, expected {SCHEMA}"
@@ -267,7 +267,7 @@ def _invalid_reason(header: FileHeader) -> str:
     if not all(0 <= each <= MOST_BITS for maps in header.bits for each in maps):
         return f"latents of more than {MOST_BITS} bits"
     if not all(len(run) == 2 and 1 <= run[0] <= LARGEST_GROUP and run[1] >= 1 for run in header.groups):
-        return "groups of images that are none"
+        return "invalid groups of images"
     channels, height, width = header.shape
     if not 1 <= header.images <= min(LARGEST_IMAGES, LARGEST_VALUES // (channels * height * width)):
         return f"{header.images} images of shape {header.shape}"
@@ -299,20 +299,20 @@ def invalid_names_reason(names: Sequence[str]) -> str:
         # Some systems ignore the case and the Unicode composition of names.
         plain = unicodedata.normalize("NFC", name).casefold()
         if plain in seen:
-            return f"{name!a:.80} is there twice"
+            return f"{name!a:.80} appears twice"
         seen.add(plain)
     return ""
 
 
 def _invalid_name_reason(name: str) -> str:
     if not name.isprintable():
-        return "has characters that cannot be printed"
+        return "has unprintable characters"
     if FORBIDDEN.search(name):
-        return "has characters that file names cannot have everywhere"
+        return "has characters that some systems forbid in file names"
     if not name.endswith(SUFFIX) or name.startswith((".", " ", "-", "~")):
-        return f"is no plain name that ends in {SUFFIX}"
+        return f"is not a plain name that ends in {SUFFIX}"
     if len(name.encode()) > LARGEST_NAME_BYTES:
         return f"is longer than {LARGEST_NAME_BYTES} bytes"
     if DEVICES.fullmatch(name.split(".")[0].rstrip()):
-        return "is the name of a device on Windows"
+        return "is a device name on Windows"
     return ""

@@ -29,14 +29,14 @@ LEAST_DECISION_BITS = -math.log2(1.0 - SMALLEST_CHANCE)
 
 START = np.array([0, 1], np.uint32)
 
-# Destination or source of binary decisions. Maps the probabilities of ones (float64, on the CPU, NaN is taken
-# as a half) and the bits of the same shape, where they are known, to the bits, int64.
+# Encoder or decoder of binary decisions. Maps the probabilities of ones (float64, on the CPU, NaN counts as
+# 1/2) and the bits to encode (same shape; None in a decoder) to the bits, int64.
 Decide = Callable[[Tensor, Tensor | None], Tensor]
-# Maps the lowest symbols of intervals and half their length to the probabilities of the upper halves, given
-# the intervals.
+# Maps the lowest symbols of intervals and half their length to the probability of the upper half given the
+# interval.
 Split = Callable[[Tensor, int], Tensor]
 
-# Attributes, since these names are not in importable modules.
+# Accessed as attributes, since these submodules cannot be imported.
 AnsCoder, Uniform = constriction.stack.AnsCoder, constriction.model.Uniform
 BIT = constriction.model.Bernoulli(perfect=False)
 
@@ -44,13 +44,13 @@ BIT = constriction.model.Bernoulli(perfect=False)
 class Stack:
     """Bits that symbols are pushed on and popped from, last in, first out.
 
-    Random bits lie below the pushed ones, as many as are popped; the payload includes those that were used.
+    Random bits lie below the pushed ones, as many as are popped; the payload includes the used ones.
 
     Args:
         words: Initial content, `(n,)`, uint32, the last word not 0; None for the start of an encoder.
 
     Raises:
-        IntegrityError: A stack cannot have left these words.
+        IntegrityError: The words are not a possible payload.
     """
 
     def __init__(self, words: np.ndarray | None = None) -> None:
@@ -58,7 +58,7 @@ class Stack:
         if words is None:
             words = START
         if len(words) < STATE_WORDS or not words[-1]:
-            raise IntegrityError("the payload is damaged: it is not what a coder leaves")
+            raise IntegrityError("the payload is damaged: it is not a final state of the coder")
         self.coder = AnsCoder(words)
         # Number of words before anything was pushed, and the smallest number since.
         self.initial, self.lowest = len(words), len(words)
@@ -73,7 +73,7 @@ class Stack:
         if (missing := words - len(there)) <= 0:
             return
         if np.array_equal(there, START):
-            # The zeros of the start are not random.
+            # The zeros of the initial state are not random.
             there, missing = there[:0], words
         random = self.below.integers(0, 2**WORD_BITS, missing, np.uint32)
         random[-1] |= 1
@@ -94,7 +94,7 @@ class Stack:
 
     @property
     def initial_bits(self) -> int:
-        """Number of random bits in `payload`, which the decoder gets back in the end."""
+        """Number of random bits in `payload`, which the decoder recovers in the end."""
         popped = self.initial - self.lowest
         return WORD_BITS * (popped + STATE_WORDS) if popped else 0
 
@@ -165,14 +165,14 @@ def _limited(chance: Tensor) -> np.ndarray:
 
 
 def walk(shape: torch.Size, depth: int, split: Split, decide: Decide, known: Tensor | None = None) -> Tensor:
-    """Return symbols 0 to `2**depth - 1`, int64, by decisions down a binary tree.
+    """Return symbols 0 to `2**depth - 1`, int64, encoded or decoded by decisions down a binary tree.
 
     Args:
         shape: Shape of the symbols.
         depth: Number of decisions per symbol.
         split: Probability of the upper half of an interval of symbols.
-        decide: Destination or source of the decisions.
-        known: The symbols where they are known, in an encoder.
+        decide: Encoder or decoder of the decisions.
+        known: Symbols to encode; None in a decoder.
     """
     lowest = torch.zeros(shape, dtype=torch.int64)
     for left in reversed(range(depth)):

@@ -55,7 +55,7 @@ def reading(name: str) -> Iterator[None]:
     """Turn damage of the archive `name`, or a failure to read it, into an InputError that names it.
 
     Raises:
-        InputError: The block inside met damage or a failure.
+        InputError: The archive is damaged or cannot be read.
     """
     try:
         yield
@@ -83,12 +83,12 @@ def read_file(path: Path, largest_bytes: int) -> bytes:
     with opened(path) as file:
         content = read_up_to(file, largest_bytes + 1)
     if len(content) > largest_bytes:
-        raise InputError(f"{path}: more than {largest_bytes:,} bytes, too large for what it should be")
+        raise InputError(f"{path}: more than {largest_bytes:,} bytes, larger than expected")
     return content
 
 
 class Limited:
-    """A stream for a parser to read that raises an InputError past its largest size.
+    """A stream that raises an InputError past its largest size.
 
     Args:
         stream: Source of the bytes.
@@ -119,17 +119,17 @@ def zip_members(
         largest_bytes: Largest size of a file, uncompressed.
 
     Raises:
-        InputError: A file claims a larger size, or a larger one than its compressed bytes can hold.
+        InputError: A file claims more than `largest_bytes`, or more than its compressed bytes can hold.
     """
     archive_bytes = file.seek(0, os.SEEK_END)
     with zipfile.ZipFile(file) as archive:
         named = [each for each in archive.infolist() if each.filename.lower().endswith(suffix)]
         for member in sorted(named, key=lambda each: each.filename):
             largest = min(largest_bytes, LARGEST_DEFLATE_RATIO * member.compress_size)
-            # zipfile asks for all packed bytes at once, and allocates as many as it asks for.
+            # zipfile requests all packed bytes at once, and allocates memory for them first.
             if member.compress_size > archive_bytes or member.file_size > largest:
                 raise InputError(
-                    f"{name}: {member.filename} claims {member.file_size:,} bytes, more than it may have"
+                    f"{name}: {member.filename} claims {member.file_size:,} bytes, more than allowed"
                 )
             with archive.open(member) as content:
                 yield member.filename, member.file_size, cast(BinaryIO, content)
@@ -153,7 +153,7 @@ def tar_members(
         limited = cast(BinaryIO, Limited(unzipped(file), limit_bytes, f"{path}, unpacked"))
         with tarfile.open(fileobj=limited, mode="r|") as archive:
             for member in archive:
-                # tarfile would remember every header otherwise.
+                # Otherwise tarfile would keep every header in memory.
                 archive.members.clear()  # type: ignore[attr-defined]
                 if member.isfile() and PurePosixPath(member.name).name.endswith(suffix):
                     if member.size > largest_bytes:

@@ -23,10 +23,10 @@ MOST_DIMENSIONS = 8
 MOST_IDX_DIMENSIONS = 4
 UNSIGNED_BYTE = 8
 CHANNELS = (1, 3)
-UPSTREAM = "see what the command before the pipe says"
+UPSTREAM = "check the output of the command before the pipe"
 
 Shape = tuple[int, ...]
-# Shape, whether the first index is the fastest, and type.
+# Shape, whether the order is Fortran's, and dtype.
 Header = tuple[Shape, bool, np.dtype]
 
 
@@ -46,7 +46,7 @@ def read_array(path: Path) -> np.ndarray:
 def read_stream(file: BinaryIO, name: str, accept: Callable[[Shape], None]) -> np.ndarray:
     """Return the images of an npy or npz file that comes through a pipe.
 
-    Memory is allocated for bytes that have come, never for those that a header promises.
+    Memory is allocated for received bytes, never for those that a header claims.
 
     Args:
         file: The stream; nothing may follow the array.
@@ -103,7 +103,7 @@ def npz_arrays(
     Args:
         file: Content of the file.
         name: Name of the file, for errors.
-        wanted: Function of the name and the header of an array that says whether the array is read.
+        wanted: Function of an array's name and header that returns whether to read the array.
 
     Raises:
         InputError: An array holds another type, or another number of bytes than its header says.
@@ -116,16 +116,16 @@ def npz_arrays(
 
 
 def _read_header(magic: bytes, file: BinaryIO, name: str) -> Header:
-    """Return what the header after the `magic` of an npy file says."""
+    """Return the header after the `magic` of an npy file, parsed."""
     readers = {npy.magic(1, 0): npy.read_array_header_1_0, npy.magic(2, 0): npy.read_array_header_2_0}
     if magic not in readers:
         raise InputError(f"{name}: not an npy array of version 1 or 2", AGAIN)
     try:
         with warnings.catch_warnings():
-            # About files that Python 2 wrote.
+            # numpy warns about files that Python 2 wrote.
             warnings.simplefilter("ignore")
             return readers[magic](cast(BinaryIO, Limited(file, LARGEST_HEADER_BYTES, name)))
-    # numpy parses the header as Python, which fails in as many ways as there are texts.
+    # numpy parses the header as Python, so a malformed one may raise any exception.
     except Exception as error:
         raise InputError(f"{name}: not an npy array ({truncate(error)})", AGAIN) from error
 
@@ -172,13 +172,13 @@ def image_shape_of(shape: Shape, name: str) -> tuple[int, int, int]:
         name: Name of the array, for errors.
 
     Raises:
-        InputError: The shape is another one, or there is no image.
+        InputError: The shape is none of these, or there is no image.
     """
     full = (*shape, 1) if len(shape) == 3 else shape
     if len(full) == 4 and full[3] not in CHANNELS:
         full = (full[0], *full[2:], full[1])
     if len(full) != 4 or full[3] not in CHANNELS or 0 in full:
-        raise InputError(f"{name}: an array of shape {shape} is not images", "expected are (N, H, W, C)")
+        raise InputError(f"{name}: an array of shape {shape} does not hold images", "expected (N, H, W, C)")
     return full[3], full[1], full[2]
 
 
@@ -193,7 +193,7 @@ def images_of(array: np.ndarray, name: str) -> np.ndarray:
 def read_idx(path: Path) -> np.ndarray:
     """Return the array in the IDX file `path`, plain or gzipped, whatever its name.
 
-    Memory is allocated for bytes that are there, never for those that the header promises.
+    Memory is allocated for bytes that are there, never for those that the header claims.
 
     Args:
         path: File of unsigned bytes with one to four dimensions.

@@ -1,4 +1,4 @@
-"""Where the files of data sets are on this machine, and whether they are the official ones."""
+"""Locations of the files of data sets on this machine, and checks that they are the official ones."""
 
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -19,16 +19,16 @@ def find_file(folder: Path, name: str) -> Path | None:
 
     Args:
         folder: Folder of the files of a data set.
-        name: Name of the file at its source, found with or without `.gz`; or in its archive, found with or
-            without the folder there.
+        name: Name of the file at its source, found with or without `.gz`; or name in its archive, found with
+            or without its folder.
     """
     candidates = (folder / name, folder / name.removesuffix(".gz"), folder / os.path.basename(name))
-    # Unlike the methods of Path, os.path takes a folder that may not be entered for an empty one.
+    # Unlike Path's methods, os.path treats a folder without access as empty.
     return next((path for path in candidates if os.path.exists(path)), None)
 
 
 def missing_files(info: DatasetInfo, folder: Path, split: str | None = None) -> list[str]:
-    """Return the files of a data set that `split`, or for None any split, needs and `folder` lacks."""
+    """Return the files of a data set that `split` (None: any split) needs and `folder` lacks."""
 
     def has(name: str, members: Collection[str]) -> bool:
         unpacked = bool(members) and all(find_file(folder, member) for member in members)
@@ -50,7 +50,7 @@ def official_file(info: DatasetInfo, folder: Path, name: str) -> Path:
     if path is None:
         raise UnavailableError(f"no {name} in {folder}", "add that file, or name another folder")
     file = info.files[name]
-    # A pipe would keep the hash waiting; readers refuse what is not a regular file.
+    # Hashing a pipe would block; readers refuse anything but regular files.
     if os.path.isfile(path):
         check_hash(info, path, file_sha256(path), file.sha256)
         if file.git_blob is not None:
@@ -104,7 +104,7 @@ def find_dataset(info: DatasetInfo, data: Path | None = None, cache_dir: Path | 
     """Return the folder with files of a data set on this machine, or None; see `locate` for the order.
 
     Raises:
-        InputError: `data` has a version of the data set that consists of pickles, and no other.
+        InputError: `data` holds the data set only as pickles.
     """
     named = os.environ.get("FAME_DATA")
     root = data or (Path(named) if named else None)
@@ -125,21 +125,21 @@ def locate(
     report: Callable[[str], None] = say_nothing,
     split: str | None = None,
 ) -> Path:
-    """Return the folder with the files of a data set, after a download of those that are missing.
+    """Return the folder with the files of a data set, after a download of missing ones.
 
-    Looked for in this order: `data`, the folder in FAME_DATA, the cache, the official mirrors. The first two
-    may hold the files themselves, or a folder with the data set's name or with the part before its dash.
+    Search order: `data`, the folder in FAME_DATA, the cache, the official mirrors. The first two may hold the
+    files themselves, or a folder named after the data set or the part before its dash.
 
     Args:
         info: The data set.
-        data: Folder with the files; no other place is looked at.
+        data: Folder with the files; no other place is searched.
         cache_dir: See `cache_root`.
         offline: Whether downloads are forbidden.
-        report: Function that is told each download before it starts.
+        report: Called with one line of text before each download.
         split: Split whose files are needed; None for all.
 
     Raises:
-        InputError: `data` has a version of the data set that consists of pickles, and no other.
+        InputError: `data` holds the data set only as pickles.
         UnavailableError: The files are not on this machine, and cannot be downloaded.
         IntegrityError: No mirror has the right file.
     """
@@ -149,7 +149,7 @@ def locate(
         return found
     if data is not None:
         first = next(iter(info.files), "them")
-        hint = f"put {first} and its like there, or leave `data` out to download them"
+        hint = f"put {first} and the other files there, or leave `data` out to download them"
         raise UnavailableError(f"no files of {info.name} in {data}", hint)
     missing = missing_files(info, folder, split)
     if missing and is_offline(offline):
@@ -172,14 +172,14 @@ def locate(
 
 
 def _folder_in(folder: Path, info: DatasetInfo) -> Path | None:
-    """Return the one of `_places` with files of the data set that lacks fewest, the first of several."""
+    """Return the first of `_places` that lacks the fewest files of the data set; None without any."""
     names = [*info.files, *(member for file in info.files.values() for member in file.members)]
     found = [place for place in _places(folder, info) if any(find_file(place, name) for name in names)]
     return min(found, key=lambda place: len(missing_files(info, place)), default=None)
 
 
 def _places(folder: Path, info: DatasetInfo) -> list[Path]:
-    """Return where in a folder of many data sets this one may be: in `omniglot` for each of that name."""
+    """Return where a data set may be in a folder of many; `omniglot` serves all data sets of that name."""
     names = dict.fromkeys((info.name, info.family, info.family.partition("-")[0]))
     return [folder, *(folder / name for name in names)]
 

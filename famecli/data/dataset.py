@@ -45,7 +45,7 @@ STDIN_NAME = "stdin"
 
 @dataclass(frozen=True)
 class ImageSplit:
-    """Images as their files hold them.
+    """Images as stored in their files.
 
     Args:
         info: Data set.
@@ -84,7 +84,7 @@ def load_split(
     report: Callable[[str], None] = say_nothing,
     levels: int | None = None,
 ) -> ImageSplit:
-    """Return a split of a data set; its files are looked for as `famecli.data.cache.locate` says.
+    """Return a split of a data set; `famecli.data.cache.locate` says where its files are searched.
 
     Args:
         name: Name of the data set.
@@ -92,7 +92,7 @@ def load_split(
         data: Folder with the files; for `folder`, the images themselves.
         cache_dir: See `famecli.files.cache_root`.
         offline: Whether downloads are forbidden.
-        report: Function that is told each download before it starts.
+        report: Called with one line of text before each download.
         levels: For `folder`, number of levels of the model; None for 256.
 
     Raises:
@@ -118,7 +118,7 @@ def read_split(info: DatasetInfo, folder: Path, split: str) -> ImageSplit:
 
 
 def fixed_levels(split: ImageSplit, seed: int = 0, limit: int | None = None) -> FixedLevels:
-    """Return the levels to score: the same for a seed each time, and for `limit` the first of all.
+    """Return the levels to score, determined by the seed; with `limit`, those of the first images.
 
     Args:
         split: Images.
@@ -134,7 +134,7 @@ def fixed_levels(split: ImageSplit, seed: int = 0, limit: int | None = None) -> 
 
 
 def _bits(pixels: np.ndarray, name: str, split: str, seed: int) -> np.ndarray:
-    """Return bits with the probabilities in `pixels`, the same for a data set, split and seed."""
+    """Return bits with the probabilities in `pixels`, determined by data set, split and seed."""
     generator = stream("binarize", name, split, seed)
     chunks = [pixels[start : start + CHUNK_IMAGES] for start in range(0, len(pixels), CHUNK_IMAGES)]
     bits = [generator.random(chunk.shape) < _probabilities(chunk, np.float64) for chunk in chunks]
@@ -155,7 +155,7 @@ def training_levels(split: ImageSplit, indices: np.ndarray, generator: np.random
 
 
 def _probabilities(pixels: np.ndarray, dtype: type[np.floating]) -> np.ndarray:
-    """Return the probabilities of bits that pixels stand for; floats are probabilities already."""
+    """Return pixels as probabilities of bits; floats are probabilities already."""
     return np.asarray(pixels / dtype(255)) if pixels.dtype == np.uint8 else pixels
 
 
@@ -165,7 +165,7 @@ def epoch_order(seed: int, epoch: int, images: int) -> np.ndarray:
 
 
 def read_stdin(shape: tuple[int, int, int], levels: int) -> ImageSplit:
-    """Return all images on stdin, in order, as a model takes them; `fame sample -o -` writes such.
+    """Return all images on stdin, in order, as levels of a model; `fame sample -o -` writes such images.
 
     Args:
         shape: `(C, H, W)` of the model; other images are refused before their pixels are read.
@@ -190,7 +190,7 @@ def read_stdin(shape: tuple[int, int, int], levels: int) -> ImageSplit:
 
 
 def own_images(pixels: np.ndarray, levels: int, name: str, title: str) -> ImageSplit:
-    """Return images of the user's own as the one split of a data set.
+    """Return a user's images as the only split of a data set.
 
     Args:
         pixels: Integer levels, uint8, `(N, C, H, W)`.

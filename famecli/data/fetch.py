@@ -95,12 +95,12 @@ def fetch_file(
         size_bytes: Size of the file, where known; a longer download is stopped.
         blob: Name of the file in git, where that is known instead.
         offline: Whether downloads are forbidden.
-        report: Function that is told host and size before each download.
+        report: Called with one line of text, with host and size, before each download.
 
     Raises:
         UnavailableError: Downloads are off, no server answers, or the file cannot be stored.
-        IntegrityError: A server sent a file with another hash, or `destination` has one while downloads are
-            off.
+        IntegrityError: A server sent a file with another hash, or `destination` has another hash and
+            downloads are off.
     """
     wrong = difference(destination, sha256, blob) if os.path.isfile(destination) else None
     if wrong == "":
@@ -149,13 +149,13 @@ def host_of(url: str) -> str:
 
 
 def _transfer(url: str, file: BinaryIO, size_bytes: int | None) -> None:
-    """Write what is at `url` to the empty `file`.
+    """Download `url` into the empty `file`.
 
-    A server that answers with status 429 or 5xx, falls silent or breaks the connection is asked again, up to
-    `TRIES` times with growing pauses, for what is missing. One that cannot be reached is asked once.
+    After status 429 or 5xx, a timeout or a broken connection, missing bytes are requested again, up to
+    `TRIES` times with growing pauses. An unreachable server is tried once.
 
     Raises:
-        UnavailableError: There is nothing at `url`, or nothing whole.
+        UnavailableError: There is no file at `url`, or no complete one.
         IntegrityError: The content is longer than `size_bytes`.
         OSError: `file` cannot be written.
     """
@@ -173,10 +173,10 @@ def _transfer(url: str, file: BinaryIO, size_bytes: int | None) -> None:
 
 
 def _request(url: str, file: BinaryIO, size_bytes: int | None) -> str:
-    """Ask for the bytes that `file` lacks; return the reason to ask again, or "" when it is whole.
+    """Request the bytes that `file` lacks; return the reason to retry, or "" if it is complete.
 
     Raises:
-        UnavailableError: Another request would fail as well.
+        UnavailableError: A retry would fail as well.
     """
     import requests
 

@@ -15,7 +15,7 @@ from famecli.files import STDIN
 ARRAY_SUFFIXES = (".npz", ".npy")
 SPLITS = ("train", "valid", "test")
 LARGEST_BYTES = 16 << 30
-# Of ten images in order, the last is of the test split and the one before it of the validation split.
+# Of every ten images in order, the last is test and the one before it validation.
 PERIOD = 10
 REMAINDERS = {"train": range(8), "valid": range(8, 9), "test": range(9, 10)}
 
@@ -25,7 +25,7 @@ _WHAT = "name a folder of images of one size, or an .npz or .npy file of bytes (
 def describe(name: str, data: Path | None = None, levels: int | None = None) -> DatasetInfo:
     """Return the data set `name`; the shape and the splits of `folder` are those of the images in `data`.
 
-    Those have three channels if any image has colours, else one. Of image files only headers are parsed.
+    They have three channels if any image has colours, else one. Only the headers of image files are parsed.
 
     Args:
         name: Name of the data set.
@@ -65,14 +65,14 @@ def describe(name: str, data: Path | None = None, levels: int | None = None) -> 
 
 
 def seen_with(info: DatasetInfo, levels: int) -> DatasetInfo:
-    """Return a data set of the user's images as a model with that number of levels sees it."""
+    """Return a data set of the user's images with the number of levels of a model."""
     if levels == 2:
         return dataclasses.replace(info, levels=levels, binarization="fixed", unit="nats")
     return dataclasses.replace(info, levels=levels)
 
 
 def is_array(path: Path | str) -> bool:
-    """Return whether `path` ends like a file of an array of images."""
+    """Return whether the suffix of `path` is that of an array file."""
     return Path(path).suffix.lower() in ARRAY_SUFFIXES
 
 
@@ -103,7 +103,7 @@ def read_folder(info: DatasetInfo, path: Path, split: str) -> tuple[np.ndarray, 
 
 
 def _chosen(split: str, images: int) -> list[int]:
-    """Return the positions of a split in that number of images, where no folder is named after a split."""
+    """Return the positions of a split among a number of images, if no folder is named after a split."""
     return [index for index in range(images) if index % PERIOD in REMAINDERS[split]]
 
 

@@ -145,7 +145,7 @@ def read_chardata(info: DatasetInfo, folder: Path, split: str) -> tuple[np.ndarr
 
 
 def _upright(matrix: np.ndarray, name: str) -> np.ndarray:
-    """Return columns of 784 probabilities, each column by column an image, as `(N, 1, 28, 28)`, float32."""
+    """Return columns of 784 probabilities, each a column-major image, as `(N, 1, 28, 28)`, float32."""
     if matrix.ndim != 2 or matrix.shape[0] != PIXELS:
         raise InputError(f"{name} has shape {matrix.shape}, expected ({PIXELS}, N)")
     images = matrix.T.reshape(-1, 1, SIDE, SIDE).transpose(0, 1, 3, 2).astype(np.float32)

@@ -30,7 +30,7 @@ WHITE = 128
 
 @dataclass(frozen=True)
 class KnownPixels:
-    """A part of an image.
+    """Known part of an image.
 
     Args:
         source: Name of the image's file.
@@ -170,7 +170,7 @@ def _opened(name: str, content: bytes, expected: str = "") -> "Iterator[Image]":
     """Yield an image that is not too large and whose pixels are not yet unpacked.
 
     Raises:
-        InputError: The image is too large, or damaged, which may show only as it is unpacked.
+        InputError: The image is too large, or damaged; damage may show only during unpacking.
     """
     from PIL import Image
 

@@ -17,7 +17,7 @@ LARGEST_FILE_BYTES = 512 << 20
 LARGEST_UNPACKED_BYTES = 2 << 30
 MOST_DIMENSIONS = 8
 INT8, INT32, UINT32, MATRIX, COMPRESSED = 1, 5, 6, 14, 15
-# Types in which numbers are stored, and the classes of matrices that hold nothing else.
+# Storage types of numbers, and matrix classes that hold only numbers.
 STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 NUMERIC = range(6, 16)
 COMPLEX = 0x800
@@ -26,7 +26,7 @@ Element = tuple[int, memoryview]
 
 
 def read_mat(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Return the arrays called `names` that a MATLAB file has, in the type in which they are stored.
+    """Return the arrays called `names` in a MATLAB file, in their stored types.
 
     Every size is compared with the bytes that are there before anything of that size is allocated.
 
@@ -65,10 +65,10 @@ def _matrices(content: bytes, order: str, source: str) -> Iterator[memoryview]:
         if kind == COMPRESSED:
             unpacker = zlib.decompressobj()
             with reading(source):
-                # A limit of zero would be no limit.
+                # A limit of zero would mean no limit.
                 element = memoryview(unpacker.decompress(element, max(1, left)))
             if not unpacker.eof:
-                raise InputError(f"{source}: truncated, or more than it may have", AGAIN)
+                raise InputError(f"{source}: truncated, or larger than allowed", AGAIN)
             left -= len(element)
             kind, element = next(_elements(element, order, source), (0, element))
         if kind != MATRIX:

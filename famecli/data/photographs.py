@@ -22,7 +22,7 @@ LARGEST_CIFAR10_FILE_BYTES = 64 << 20
 LARGEST_CIFAR10_BYTES = 512 << 20
 LARGEST_BATCH_BYTES = 1 << 30
 LARGEST_PNG_BYTES = 1 << 16
-# Stands for an image of another split.
+# Placeholder for images of other splits.
 NOT_DECODED = np.zeros((1, 3, 32, 32), np.uint8)
 
 
@@ -31,7 +31,7 @@ def read_cifar10(info: DatasetInfo, folder: Path, split: str) -> tuple[np.ndarra
 
     Args:
         info: Data set, with the hashes of the files in its archive.
-        folder: Folder of the binary archive, or of what is in it.
+        folder: Folder of the binary archive, or of its unpacked content.
         split: `train`, `valid` or `test`.
 
     Shape:
@@ -87,7 +87,7 @@ def read_batches(info: DatasetInfo, folder: Path, split: str) -> tuple[np.ndarra
 
     Args:
         info: Data set, with the hashes of its archives.
-        folder: Folder of the archives, or of what is in them.
+        folder: Folder of the archives, or of their unpacked content.
         split: `train`, `valid` or `test`.
 
     Shape:
@@ -140,7 +140,7 @@ def _positions(info: DatasetInfo, split: str) -> range:
 
 
 def _gather(info: DatasetInfo, split: str, pieces: Iterable[np.ndarray]) -> np.ndarray:
-    """Return the images of a split out of all official test images, or all others, which come in pieces.
+    """Return the images of a split, selected from pieces of all official test images, or of all others.
 
     Raises:
         InputError: There are more or fewer images than in the official files.

@@ -40,7 +40,7 @@ class DataFile:
         return self.sha256 is not None or self.git_blob is not None
 
     def needed_for(self, split: str | None) -> bool:
-        """Return whether `split`, or for None any split, needs the file."""
+        """Return whether `split` (None: any split) needs the file."""
         return split is None or not self.splits or split in self.splits
 
 
@@ -60,11 +60,11 @@ class DatasetInfo:
         mirrors: Addresses that a file name is appended to.
         citation: Publication to cite.
         unit: Unit in which papers report the NLL.
-        rule: How the splits are made.
-        source: Where the hashes of the files come from.
+        rule: Rule that makes the splits, in words.
+        source: Origin of the file hashes.
         pixels_sha256: SHA-256 of the scored levels of the test split; None if not measured on official files.
-        pickles: Names of files of a version that consists of pickles, which are refused.
-        bits_of: Data set whose probabilities this one turns into bits once, those of seed 0.
+        pickles: Names of files of a version in pickles, which are refused.
+        bits_of: Data set with the probabilities from which bits are drawn once, with seed 0.
     """
 
     name: str
@@ -220,7 +220,7 @@ _TFDS = "url checksums of tensorflow/datasets"
 
 _MNIST = DatasetInfo(
     name="mnist",
-    title="MNIST digits, each pixel a random bit whose chance is its grey value",
+    title="MNIST digits, each pixel a random bit with its grey value as probability",
     family="mnist",
     shape=(1, 28, 28),
     levels=2,
@@ -293,7 +293,7 @@ DATASETS = {
         ),
         DatasetInfo(
             name="omniglot",
-            title="OMNIGLOT characters of Burda, each pixel a random bit whose chance is its grey value",
+            title="OMNIGLOT characters of Burda, each pixel a random bit with its grey value as probability",
             family="omniglot",
             shape=(1, 28, 28),
             levels=2,
@@ -350,7 +350,7 @@ DATASETS = {
             citation="Chrabaszcz, Loshchilov, Hutter 2017, A downsampled variant of ImageNet",
             unit="bits/dim",
             rule=_IMAGENET32_RULE,
-            source=_TFDS + "; none is known of the npz files out of the archives",
+            source=_TFDS + "; none is known of the npz files in them",
             pickles=("Imagenet32_train.zip", "Imagenet32_val.zip", "train_data_batch_1", "val_data"),
         ),
         DatasetInfo(

@@ -11,7 +11,7 @@ from famecli.errors import FameError, IntegrityError, UnavailableError
 
 
 def describe_dataset(info: DatasetInfo, data: Path | None, cache_dir: Path | None) -> dict[str, Any]:
-    """Return what is known of a data set, and its folder on this machine, for JSON.
+    """Return the description of a data set, and its folder on this machine, for JSON.
 
     Args:
         info: The data set.
@@ -19,7 +19,7 @@ def describe_dataset(info: DatasetInfo, data: Path | None, cache_dir: Path | Non
         cache_dir: See `famecli.files.cache_root`.
     """
     path, own = None, info.name == FOLDER
-    # A version in pickles, which no command would read, is an error.
+    # A version in pickles raises an error: no command reads it.
     with suppress(FameError):
         path = find_dataset(info, data, cache_dir)
     kinds = {
@@ -58,7 +58,7 @@ def describe_dataset(info: DatasetInfo, data: Path | None, cache_dir: Path | Non
 def missing_downloads(info: DatasetInfo, cache_dir: Path | None) -> dict[str, Any]:
     """Return the folder of a data set, and the files that a download would fetch, for JSON."""
     path, cache = find_dataset(info, None, cache_dir), dataset_cache(info, cache_dir)
-    # What a folder of the user lacks is not put there.
+    # Downloads go to the cache, never to a user's folder.
     files = missing_files(info, cache) if path in (None, cache) else []
     sizes = [info.files[name].size_bytes for name in files]
     return {

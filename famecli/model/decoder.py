@@ -1,4 +1,4 @@
-"""The decoder: gated residual layers over patches, causal over the image (PixelCNN) or blind to it."""
+"""The decoder: gated residual layers over patches, autoregressive (PixelCNN) or factorized."""
 
 from collections.abc import Sequence
 
@@ -50,7 +50,7 @@ class GatedLayer(nn.Module):
         width: Feature maps of `h`.
         condition: Feature maps of the condition; 0 for none.
         normalised: Whether `h` is divided by its root mean square before the convolution.
-        attention: Block of attention after this layer; None for none.
+        attention: Attention block after this layer; None for none.
 
     Shape: `(B, width, H, W)`, `(B, condition, H, W)` and the mask of `attention` to `(B, width, H, W)`.
 
@@ -103,7 +103,7 @@ class Decoder(nn.Module):
     Shape: image `(B, channels, height, width)` in [-1, 1], which only an autoregressive decoder reads, and
     condition `(B, condition, rows, columns)` on the grid of patches, to `(B, outputs, height, width)`.
 
-    Source: pixels of a patch by masks: arXiv:1502.03509; as the local model of patches: arXiv:2305.07185.
+    Source: masks over the pixels of a patch: arXiv:1502.03509; a local model of patches: arXiv:2305.07185.
     """
 
     pixel: Tensor  # (patch * patch,), index of each pixel of a patch
@@ -133,7 +133,7 @@ class Decoder(nn.Module):
         self.register_buffer("pixel", torch.tensor(range(self.pixels)), persistent=False)
         if sizes.attention:
             rows, columns = map(range, config.grid)
-            # From lists, since tensor operations on the meta device import seconds of code.
+            # Built from lists: the first tensor operation on the meta device imports code for seconds.
             places = [[row for row in rows for _ in columns], [column for _ in rows for column in columns]]
             self.register_buffer("places", torch.tensor(places), persistent=False)
 
@@ -160,9 +160,9 @@ class Decoder(nn.Module):
         return self.head2.weight.device
 
     def earlier_weight(self) -> Tensor:
-        """Return the weights by which pixels of a patch enter the sums of later ones.
+        """Return the masked weights from pixels of a patch to the pre-activations of later pixels.
 
-        Shape: `(pixels * width, pixels * channels)`; weights of the same and of later pixels are zero.
+        Shape: `(pixels * width, pixels * channels)`; weights from the same and from later pixels are zero.
         """
         keep = (self.pixel[None, :] < self.pixel[:, None]).to(self.dtype)  # (pixels, pixels)
         weight = self.earlier.weight.view(self.pixels, -1, self.pixels, self.channels)

@@ -1,8 +1,8 @@
 """Distributions: probability mass functions of pixels, and diagonal Gaussians of latents.
 
-`log_prob`, `mean` and `sample` of a likelihood are those of one mass function. Dimension 1 holds channels or
-parameters; dimensions after it are positions, none or many. Images are integer levels 0 to levels - 1 held in
-floats; networks see them through `scale_levels`.
+`log_prob`, `mean` and `sample` of a likelihood share one mass function. Dimension 1 holds channels or
+parameters; any later dimensions are positions. Images are integer levels 0 to levels - 1, stored as floats;
+networks read them scaled by `scale_levels`.
 """
 
 import math
@@ -16,10 +16,10 @@ from famecli.config.schema import ModelConfig
 from famecli.model.layers import to_float32_or_wider
 
 SMALLEST_LOG_SCALE = -7.0
-# From about 86 on, gradients and then masses overflow in single precision.
+# Above about 86, gradients and then masses overflow in float32.
 LARGEST_LOG_SCALE = 40.0
 SMALLEST_SCALE = 1e-3
-# With `bounded_latents`, bounds of prior and recognition before they are merged.
+# Bounds of prior and recognition Gaussians before merging, with `bounded_latents`.
 LARGEST_MEAN = 5.0
 LOWEST_LOG_SCALE, HIGHEST_LOG_SCALE = -4.0, 1.5
 # softplus(RAW_ONE) + SMALLEST_SCALE = 1, so that zero-initialised heads start at a standard normal.
@@ -38,8 +38,8 @@ class Bernoulli:
         channels: Channels per pixel.
 
     Attributes:
-        parameters: Feature maps of parameters per pixel.
-        uniforms: Uniform random numbers that sampling a pixel takes.
+        parameters: Number of parameters per pixel.
+        uniforms: Number of uniform random numbers to sample a pixel.
     """
 
     def __init__(self, channels: int) -> None:
@@ -54,11 +54,11 @@ class Bernoulli:
         return torch.sigmoid(parameters)
 
     def sample(self, parameters: Tensor, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
-        """Return the levels `(B, C, ...)` that `uniforms` `(B, self.uniforms, ...)` in [0, 1) stand for."""
+        """Return the levels `(B, C, ...)` sampled with `uniforms` `(B, self.uniforms, ...)` in [0, 1)."""
         return (uniforms < torch.sigmoid(parameters / temperature)).to(parameters.dtype)
 
     def initial_bias(self) -> Tensor:
-        """Return the parameters `(self.parameters,)` that an untrained decoder should start at."""
+        """Return the initial parameters `(self.parameters,)` of an untrained decoder."""
         return torch.zeros(self.parameters)
 
 
@@ -70,12 +70,12 @@ class LogisticMixture:
 
     Args:
         channels: Channels per pixel, 1 or 3.
-        levels: Values of a channel.
-        mixtures: Components.
+        levels: Number of values of a channel.
+        mixtures: Number of components.
 
     Attributes:
-        parameters: Feature maps of parameters per pixel.
-        uniforms: Uniform random numbers that sampling a pixel takes.
+        parameters: Number of parameters per pixel.
+        uniforms: Number of uniform random numbers to sample a pixel.
 
     Source: arXiv:1701.05517, sections 2.1 and 2.2.
     Differs: the mass of an inner level is computed in a closed form that is stable everywhere, with no
@@ -96,7 +96,7 @@ class LogisticMixture:
             [k, c * k, c * k, self.coefficients * k], dim=1
         )
         log_scales = log_scales.unflatten(1, (c, k)).clamp(SMALLEST_LOG_SCALE, LARGEST_LOG_SCALE)
-        # Not unflatten, which rejects the empty coefficients of a grey image.
+        # unflatten rejects the empty coefficients of a grey image.
         table = coefficients.reshape(parameters.shape[0], self.coefficients, k, *parameters.shape[2:])
         return logits, means.unflatten(1, (c, k)), log_scales, torch.tanh(table)
 
@@ -108,7 +108,7 @@ class LogisticMixture:
         return location
 
     def log_mass(self, x: Tensor, location: Tensor, log_scale: Tensor) -> Tensor:
-        """Return the log-mass in nats of the level at scaled `x` under each logistic; all broadcast.
+        """Return the log-mass in nats of the level at scaled `x` under each logistic; arguments broadcast.
 
         With a and b the level's standardised ends, sigmoid(b) - sigmoid(a) equals
         sigmoid(b) * sigmoid(-a) * (1 - exp(a - b)), and each factor has a stable logarithm.
@@ -136,8 +136,8 @@ class LogisticMixture:
     def mean(self, parameters: Tensor) -> Tensor:
         """Return the expected levels; for RGB, later channels take the component means of earlier ones.
 
-        That is exact for the first channel. For the others it is close if logistics are about as wide as a
-        level or wider, and the linear dependence does not meet the ends of the range.
+        The first channel is exact. Later ones are close if the logistics are at least about a level wide and
+        the linear dependence stays within the range.
         """
         logits, means, log_scales, coefficients = self.split(parameters)
         weights = torch.softmax(logits, dim=1)
@@ -155,7 +155,7 @@ class LogisticMixture:
         return (scaled + 1.0) * (0.5 * (self.levels - 1))
 
     def sample(self, parameters: Tensor, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
-        """Return the levels `(B, C, ...)` that `uniforms` `(B, self.uniforms, ...)` in [0, 1) stand for."""
+        """Return the levels `(B, C, ...)` sampled with `uniforms` `(B, self.uniforms, ...)` in [0, 1)."""
         logits, means, log_scales, coefficients = self.split(parameters)
         bounds = torch.softmax(logits / temperature, dim=1).cumsum(1)[:, :-1]
         chosen = (uniforms[:, :1] >= bounds).sum(1, keepdim=True)  # (B, 1, ...), component index
@@ -176,7 +176,7 @@ class LogisticMixture:
         return torch.round((stacked + 1.0) * (0.5 * (self.levels - 1)))
 
     def initial_bias(self) -> Tensor:
-        """Return the parameters `(self.parameters,)` that an untrained decoder should start at."""
+        """Return the initial parameters `(self.parameters,)` of an untrained decoder."""
         bias, k, c = torch.zeros(self.parameters), self.mixtures, self.channels
         bias[k : k + c * k] = torch.linspace(-1.0, 1.0, k + 2)[1:-1].repeat(c)
         bias[k + c * k : k + 2 * c * k] = -1.5
@@ -209,9 +209,9 @@ class Gaussian:
     def from_head(cls, raw: Tensor, *, bounded: bool = False) -> "Gaussian":
         """Return the Gaussian whose means and raw scales are the two halves of dimension 1.
 
-        The softplus of raw scales are the scales. With `bounded`, means and log-scales pass smooth bounds:
-        huge means beside tiny scales would leave no digits for their difference. All is computed in float32
-        or wider, since in bfloat16 the KL divergence of close Gaussians would be noise.
+        Scales are the softplus of raw scales. With `bounded`, means and log-scales are smoothly bounded: huge
+        means with tiny scales would lose all digits of their difference. Computed in float32 or wider: in
+        bfloat16, the KL divergence of close Gaussians would be noise.
         """
         mean, scale = to_float32_or_wider(raw).chunk(2, dim=1)
         if not bounded:
@@ -238,17 +238,17 @@ class Gaussian:
         return self.mean + self.scale * noise * temperature
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """Return the log-density of `z` in nats, summed over each latent: `(B,)`."""
+        """Return the log-density of `z` in nats, summed over latents: `(B,)`."""
         standardised = (z - self.mean) / self.scale
         each = -0.5 * standardised.square() - self.scale.log() - 0.5 * math.log(2 * math.pi)
         return each.flatten(1).sum(1)
 
     def kl(self, other: "Gaussian") -> Tensor:
-        """Return KL(self || other) in nats, summed over each latent: `(B,)`."""
+        """Return KL(self || other) in nats, summed over latents: `(B,)`."""
         return self.kl_each(other).flatten(1).sum(1)
 
     def kl_each(self, other: "Gaussian") -> Tensor:
-        """Return KL(self || other) of every entry, in nats: `(B, ...)`."""
+        """Return KL(self || other) of each latent, in nats: `(B, ...)`."""
         ratio = self.scale / other.scale
         shift = (self.mean - other.mean) / other.scale
         return 0.5 * (ratio.square() + shift.square() - 1.0) - ratio.log()

@@ -40,13 +40,13 @@ from famecli.model.layers import (
 )
 from famecli.rng import Noise
 
-# Maps a stochastic layer's index, counted from the image upwards, its prior and its posterior to its latents.
+# Function of a stochastic layer's index (from the image upwards), prior and posterior; returns its latents.
 Choose = Callable[[int, Gaussian, Gaussian | None], Tensor]
 
 
 @dataclass(frozen=True)
 class Draw:
-    """One stochastic layer's distributions, and latents drawn from the posterior, else the prior."""
+    """Prior and posterior of a stochastic layer, and latents from the posterior if given, else the prior."""
 
     z: Tensor
     prior: Gaussian
@@ -60,8 +60,8 @@ class NllTerms:
     Args:
         distortion: `-log p(x | z)` for the latents drawn, `(B,)`.
         rate: KL divergence of each stochastic layer, from the image upwards, `(B, layers)`.
-        log_weight: `log p(x, z) - log q(z | x)` for the latents drawn, `(B,)`: its mean bounds log p(x), and
-            the log of the mean of its exponential over samples is the importance-weighted estimate.
+        log_weight: `log p(x, z) - log q(z | x)` for the latents drawn, `(B,)`. Its mean is the ELBO; its
+            log-mean-exp over samples is the importance-weighted bound.
     """
 
     distortion: Tensor
@@ -70,7 +70,7 @@ class NllTerms:
 
     @property
     def negative_elbo(self) -> Tensor:
-        """Nats `(B,)`: distortion and the whole rate."""
+        """Distortion plus the rate of all layers, nats, `(B,)`."""
         return self.distortion + self.rate.sum(1)
 
 
@@ -91,7 +91,7 @@ class Stage(nn.Module):
         down_width = below if index else model.decoder.condition
         down_size = model.resolutions()[index - 1] if index else model.grid
         width = config.width
-        # The image is no activation: it is not divided by its root mean square.
+        # The image is not an activation, so it is not normalised.
         self.normalises = normalised and index > 0
         self.up = nn.Conv2d(below, width, 3, config.stride, padding=1)
         self.up_blocks = self._blocks(normalised=normalised)
@@ -136,10 +136,10 @@ class Stage(nn.Module):
 
 
 class Fame(nn.Module):
-    """FAME or one of its relatives, as the configuration says.
+    """FAME or a related model, as configured.
 
     Args:
-        config: Sizes and switches.
+        config: Sizes and switches of the model.
 
     Shape: images are levels 0 to `levels - 1` in any dtype, `(B, channels, height, width)`.
     """
@@ -169,7 +169,7 @@ class Fame(nn.Module):
 
     @property
     def uniforms_shape(self) -> tuple[int, int, int]:
-        """Shape of the numbers in [0, 1) that the pixels of one image are drawn with."""
+        """Shape of the uniform random numbers for the pixels of one image."""
         return self.likelihood.uniforms, self.config.height, self.config.width
 
     def on(self, device: torch.device | str) -> Self:
@@ -203,8 +203,8 @@ class Fame(nn.Module):
             features: Result of `bottom_up`; None draws all latents from the prior.
             noise: Source of standard normals; layers are numbered from the image upwards.
             batch: Number of images.
-            keep_layers: Stochastic layers, counted from the top, that follow the posterior; None for all.
-            temperature: Factor on the standard deviation of priors that are drawn from.
+            keep_layers: Number of top stochastic layers drawn from the posterior; None for all.
+            temperature: Factor on the standard deviation of sampled priors.
 
         Returns:
             The decoder's condition `(B, condition, rows, columns)` on the grid of patches, None without
@@ -221,7 +221,7 @@ class Fame(nn.Module):
     def descend(
         self, features: Sequence[Tensor] | None, choose: Choose, batch: int, *, keep_layers: int | None = None
     ) -> tuple[Tensor | None, list[Draw]]:
-        """Return the result of `top_down` with latents that `choose` returns, layer by layer."""
+        """Return the result of `top_down`, with each layer's latents from `choose`."""
         total = self.config.stochastic_layers
         layer, h = total, None
         draws: list[Draw] = []
@@ -246,7 +246,7 @@ class Fame(nn.Module):
     def terms(self, x: Tensor, features: Sequence[Tensor], noise: Noise) -> NllTerms:
         """Return the result of `forward`, from the `features` that `bottom_up` returned."""
         condition, draws = self.top_down(features, noise, x.shape[0])
-        # Sums of a thousand terms: single precision would round differently by batch size.
+        # Float32 sums of a thousand terms would depend on the batch size.
         exact = torch.float32 if x.device.type == "mps" else torch.float64
         log_px = self.log_prob(x, condition).flatten(1).sum(1, dtype=exact)
         rate, log_weight = [], log_px
@@ -269,7 +269,7 @@ class Fame(nn.Module):
     def infer(
         self, x: Tensor, noise: Noise, keep_layers: int | None = None
     ) -> tuple[Tensor | None, list[Draw]]:
-        """Return `top_down` of images `x`: the posterior for the top `keep_layers` layers, then the prior."""
+        """Return `top_down` of images `x`; layers below the top `keep_layers` are drawn from the prior."""
         return self.top_down(self.bottom_up(self._scaled(x)), noise, x.shape[0], keep_layers=keep_layers)
 
     def prior_condition(self, batch: int, noise: Noise, temperature: float = 1.0) -> Tensor | None:
@@ -282,7 +282,7 @@ class Fame(nn.Module):
 
 
 def count_parameters(config: ModelConfig) -> int:
-    """Return the number of weights of a configuration's model by arithmetic alone, before it is allocated."""
+    """Return the number of weights of a model from its configuration, without allocating them."""
     decoder = config.decoder
     outputs = make_likelihood(config).parameters
     values = config.channels * decoder.patch**2
@@ -322,10 +322,10 @@ def _decoder_parameters(decoder: DecoderConfig, values: int, outputs: int, place
 
 
 def _conv(inputs: int, outputs: int, window: int) -> int:
-    """Return the weights and biases of a convolution with a window of `window` places."""
+    """Return the number of weights and biases of a convolution with `window` taps."""
     return outputs * (inputs * window + 1)
 
 
 def _causal(side: int) -> int:
-    """Return the places in the window of a causal convolution; rows below the centre are not stored."""
+    """Return the number of taps of a causal convolution; rows below the centre are not stored."""
     return side * (side // 2 + 1)

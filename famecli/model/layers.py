@@ -39,12 +39,12 @@ def gate(both: Tensor) -> Tensor:
     """Return `F.glu(both, 1)`, which is `a * sigmoid(b)`.
 
     Args:
-        both: Maps `a` and after them as many `b`, `(B, 2 * width, ...)`.
+        both: Maps `a` followed by maps `b`, `(B, 2 * width, ...)`.
 
     Returns:
-        `(B, width, ...)`, where bfloat16 is rounded twice.
+        `(B, width, ...)`; bfloat16 results are rounded twice.
 
-    Differs: on CPUs two operations, since the gradient of torch's one is slow in channels-last layout.
+    Differs: two operations on CPUs, since the gradient of `F.glu` is slow in channels-last layout.
     """
     if torch.compiler.is_compiling() or both.device.type != "cpu":
         return F.glu(both, 1)
@@ -88,7 +88,7 @@ class _NormalisedElu(torch.autograd.Function):
 
 
 def _normalised_elu(h: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the result, and the factor of each position in float32 or wider."""
+    """Return the result and each position's scale, in float32 or wider."""
     wide = to_float32_or_wider(h)
     norm = torch.linalg.vector_norm(wide, dim=1, keepdim=True)
     scale = norm.square_().div_(h.shape[1]).add_(SMALLEST_SQUARE).rsqrt_()
@@ -103,7 +103,7 @@ def zero_init(layer: nn.Module) -> None:
 
 def scale_init(layer: nn.Linear | nn.Conv2d) -> None:
     """Multiply the initial weights of a layer by 0.1, for outputs near zero."""
-    # Weights on the meta device have no values, and operations there import seconds of code.
+    # Meta weights have no values, and the first operation on them imports code for seconds.
     if not layer.weight.is_meta:
         with torch.no_grad():
             layer.weight.mul_(0.1)
@@ -159,11 +159,11 @@ class Upsample(nn.Module):
 
 
 class ToLatents(nn.Module):
-    """Means and raw scales of a stochastic layer from features; near zero at first, a standard normal.
+    """Means and raw scales of a stochastic layer from features; initially near a standard normal.
 
     Args:
         width: Feature maps of the input.
-        latents: Latent maps, or entries of a dense latent.
+        latents: Number of latent maps, or of entries of a dense latent.
         size: Height and width of the feature maps.
         dense: Whether the latent is one vector.
         normalised: Whether the input is divided by its root mean square before the ELU.
@@ -196,7 +196,7 @@ class FromLatents(nn.Module):
 
     Args:
         width: Feature maps of the output.
-        latents: Latent maps, or entries of a dense latent.
+        latents: Number of latent maps, or of entries of a dense latent.
         size: Height and width of the feature maps.
         dense: Whether the latent is one vector.
 
@@ -216,7 +216,7 @@ class FromLatents(nn.Module):
 
 
 class CausalConv2d(nn.Module):
-    """Convolution over pixels of earlier wavefronts, optionally with those of the pixel's own wavefront.
+    """Convolution over pixels of earlier wavefronts, optionally including the pixel's own wavefront.
 
     A tap `(dy, dx)` with `dy <= 0` is kept if `dx + lag * dy < 0`, or `<= 0` with `sees_centre`. So the
     output at a pixel needs only pixels of lower (or equal) `t = column + lag * row`, and all pixels of one
@@ -231,9 +231,9 @@ class CausalConv2d(nn.Module):
         in_channels: Feature maps of the input.
         out_channels: Feature maps of the output.
         kernel_size: Window side in pixels; odd. Rows below the centre are not stored.
-        sees_centre: Whether taps of the own wavefront are kept.
-        lag: Columns by which a row is behind the row above it; from `kernel_size // 2 + 1` on the mask is
-            that of raster order.
+        sees_centre: Whether taps of the pixel's own wavefront are kept.
+        lag: Columns by which a row trails the row above it; from `kernel_size // 2 + 1` on, the mask is that
+            of raster order.
 
     Shape: `(B, in_channels, H, W)` to `(B, out_channels, H, W)`; borders are padded with zeros.
 
@@ -255,28 +255,28 @@ class CausalConv2d(nn.Module):
         full = nn.Conv2d(in_channels, out_channels, (self.reach + 1, kernel_size))
         assert full.bias is not None
         self.weight, self.bias = full.weight, full.bias
-        # From a list, since tensor operations on the meta device import seconds of code.
+        # Built from a list: the first tensor operation on the meta device imports code for seconds.
         columns = range(-self.reach, self.reach + 1)
         keep = [[float(dx + lag * dy < int(sees_centre)) for dx in columns] for dy in range(-self.reach, 1)]
         self.register_buffer("mask", torch.tensor(keep, dtype=self.weight.dtype), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        # Masked in the forward pass, never in place: gradients, averages and graphs stay right.
+        # Masked in the forward pass, never in place, for correct gradients, averages and graphs.
         weight = self.weight * self.mask
-        # The window ends at its own row: it needs rows of zeros above the image, none below.
+        # The window ends at its own row, so only the top is padded.
         return F.conv2d(F.pad(x, (0, 0, self.reach, 0)), weight, self.bias, padding=(0, self.reach))
 
 
 def sees(row: Tensor, column: Tensor, lag: int) -> Tensor:
-    """Return which places see which: each sees itself and places of no later wavefront and no lower row.
+    """Return the attention mask: a place sees itself and places of no later wavefront and no lower row.
 
-    Rows below are hidden, though some of their places belong to earlier wavefronts. So an image can be
-    completed from its first rows, and any larger lag orders the same model.
+    Rows below are hidden even where they belong to earlier wavefronts. So an image can be completed from its
+    first rows, and the model can be sampled with any larger lag.
 
     Args:
         row: Rows of places, `(N,)`.
         column: Columns of places, `(N,)`.
-        lag: Columns by which a row is behind the row above it.
+        lag: Columns by which a row trails the row above it.
 
     Shape: `(N, N)`, True where the place of the row sees that of the column.
     """
@@ -285,13 +285,13 @@ def sees(row: Tensor, column: Tensor, lag: int) -> Tensor:
 
 
 class CausalAttention(nn.Module):
-    """Self-attention of places to those that `sees` allows, added to its input.
+    """Residual self-attention over places, masked by `sees`.
 
     Queries and keys are divided by their root mean square, so no logit exceeds the root of a head's features.
 
     Args:
         width: Feature maps of the input.
-        inner: Features of the queries, of the keys and of the values, all heads together.
+        inner: Number of features each of queries, keys and values, over all heads.
         heads: Number of heads; divides `inner`.
         grid: Rows and columns of places.
 
@@ -307,7 +307,7 @@ class CausalAttention(nn.Module):
         super().__init__()
         self.matrices = {"project.weight": 3}
         self.heads = heads
-        # A leading dimension of 1, so that no optimizer takes it for a large matrix.
+        # The leading 1 keeps optimizers from treating it as a large matrix.
         self.position = nn.Parameter(torch.empty(1, width, *grid))
         nn.init.normal_(self.position, std=0.02)
         self.project = nn.Conv2d(width, 3 * inner, 1)

@@ -1,9 +1,9 @@
-"""Annealed importance sampling of log p(x), its reverse, which bounds log p(x) from above, simulated images.
+"""Annealed importance sampling of log p(x), its reverse as an upper bound of log p(x), and simulated images.
 
 Source: Neal, Annealed importance sampling, physics/9803008; decoders: arXiv:1611.04273; both directions on
 simulated data: arXiv:1511.02543.
-Differs: starts at q(z | x) by default; lengths of steps come from separate chains and are fixed before the
-chains that count, so that bounds hold exactly.
+Differs: starts at q(z | x) by default; step sizes are tuned on separate chains and fixed beforehand, so that
+bounds hold exactly.
 """
 
 import copy
@@ -27,9 +27,9 @@ from famecli.runtime.distributed import ALONE, Group
 from famecli.sampling.generate import ImageDecoder
 
 BATCH = 64
-# Largest argument of the sigmoid of the path, to either side.
+# Half-range of the argument of the sigmoid schedule.
 STEEPNESS = 4.0
-# Number of powers at which lengths of steps are sought.
+# Range of the number of inverse temperatures at which step sizes are tuned.
 FEWEST_TRIALS, MOST_TRIALS = 10, 100
 
 
@@ -39,8 +39,8 @@ class AnnealedNlls(ImageNlls):
 
     Args:
         settings: Settings of the estimate.
-        acceptance: Mean probability of acceptance of each image's transitions, `(N,)`; NaN without any.
-        step: Mean length of each image's leapfrog steps, `(N,)`; NaN without any.
+        acceptance: Mean acceptance probability of each image's transitions, `(N,)`; NaN without transitions.
+        step: Mean leapfrog step size of each image, `(N,)`; NaN without transitions.
         elbo: -ELBO of each image, nats, `(N,)`.
         lower: Lower bounds of the NLLs by reverse chains, `(N,)`; None unless images are simulated.
     """
@@ -70,13 +70,13 @@ def evaluate_ais(
         model: Model with latents, on its device.
         levels: Images, integer levels, `(N, C, H, W)`.
         settings: Settings of annealing.
-        latents: Latents that the images were drawn with, `(N, ...)` per layer from the image upwards, from
-            which reverse chains start; None if unknown.
+        latents: Latents of simulated images, `(N, ...)` per layer from the image upwards, from which reverse
+            chains start; None if unknown.
         seed: Seed of the chains; each has a stream of its own.
         batch_size: Number of chains computed at once.
         advance: Called with the number of images just done.
         group: Processes that share the batches; each gets the NLLs of all images.
-        report: Called with one line of text when memory ran out.
+        report: Called with one line of text when memory runs out.
 
     Raises:
         NumericsError: An image's NLL is not finite.
@@ -114,14 +114,14 @@ def evaluate_ais(
 def double(model: Fame) -> Fame:
     """Return a copy of a model in double precision, if the device supports it.
 
-    In single precision, proposals are sometimes accepted in one batch and refused in another.
+    In float32, rounding may accept a proposal in one batch and reject it in another.
     """
     found = copy.deepcopy(model).requires_grad_(False)
     return found if model.device.type == "mps" else found.double()
 
 
 def inverse_temperatures(steps: int) -> np.ndarray:
-    """Return the powers of the weight along the path, from 0 to 1, `(steps + 1,)`.
+    """Return the inverse temperatures along the path, from 0 to 1, `(steps + 1,)`.
 
     Source: a sigmoid, dense at both ends: arXiv:1511.02543, section 6.
     """
@@ -131,7 +131,7 @@ def inverse_temperatures(steps: int) -> np.ndarray:
 
 
 class _Annealer:
-    """Chains of a few images.
+    """Annealed chains of a few images.
 
     Args:
         model: Model with latents.
@@ -164,8 +164,8 @@ class _Annealer:
             rows: Number of chains that are moved together.
 
         Returns:
-            A row per image: the mean probability of acceptance, the mean length of a leapfrog step, the
-            log-weights of all chains, then the log-weights of the reverse chains.
+            A row per image: the mean acceptance probability, the mean leapfrog step size, the log-weights of
+            all chains, then the log-weights of the reverse chains.
         """
         width = max(1, rows // len(self.x))
         forward: list[Tensor] = []
@@ -191,7 +191,7 @@ class _Annealer:
         """Move chains along the path, or back.
 
         Returns:
-            Log-weights `(B, chains)`, and probabilities of acceptance `(B, transitions * chains)`.
+            Log-weights `(B, chains)`, and acceptance probabilities `(B, transitions * chains)`.
         """
         steps, images = self.settings.steps, len(self.x)
         chances = [torch.zeros(images, 0, dtype=torch.float64)]
@@ -214,7 +214,7 @@ class _Annealer:
         return ChainNoise(names, space.size, space.x)
 
     def _find_steps(self) -> Tensor:
-        """Return the lengths of steps at a few powers of the path, `(B, trials)`; no powers for one step."""
+        """Return step sizes at a few inverse temperatures, `(B, trials)`; none for one step of the path."""
         if self.settings.steps == 1:
             return torch.full((len(self.x), 0), math.nan, dtype=torch.float64)
         trials = min(MOST_TRIALS, max(FEWEST_TRIALS, self.settings.steps // 4))
@@ -224,7 +224,7 @@ class _Annealer:
         return find_steps(space, names, [float(power) for power in powers], self.settings.leapfrog)
 
     def _step(self, number: int) -> Tensor:
-        """Return the length of a leapfrog step at a power of the path, interpolated from trials, `(B,)`."""
+        """Return the leapfrog step size at a step of the path, interpolated from trials, `(B,)`."""
         trials = self.steps.shape[1]
         place = max(0.0, number / self.settings.steps * trials - 1)
         below = int(place)
@@ -234,7 +234,7 @@ class _Annealer:
 
 @dataclass(frozen=True)
 class Simulated:
-    """Images drawn from a model, with latents that are therefore an exact draw from the posterior.
+    """Images drawn from a model with their latents, which are therefore exact posterior samples.
 
     Args:
         levels: Images `(N, C, H, W)`, uint8.

@@ -79,7 +79,7 @@ def evaluate(
         first_index: Index of the first image in the names of the latents' streams.
         advance: Called with the number of images just done.
         group: Processes that share the batches; each gets the NLLs of all images.
-        report: Called with one line of text when memory ran out.
+        report: Called with one line of text when memory runs out.
 
     Raises:
         NumericsError: An image's NLL is not finite.
@@ -116,10 +116,10 @@ def map_rows(
     """Return an array with a row per image, which processes compute batch by batch.
 
     Args:
-        work: Function from the indices of some images to their rows; the same for any split.
+        work: Function from a slice of images to their rows; must not depend on the split.
         total: Number of images.
         images: Number of images in a batch.
-        pieces: Division of a batch where memory runs out.
+        pieces: Splitter of a batch when memory runs out.
         group: Processes that share the batches; each gets all rows.
         advance: Called with the number of images just done.
     """

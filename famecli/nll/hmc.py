@@ -1,12 +1,12 @@
 """Hamiltonian Monte Carlo in the latents of images, for many chains at once.
 
-The latents z of an image are represented by the vector e of standard normals that they are drawn with. z(e)
-is a draw from the start, q(z | x) or p(z), by an invertible map, layer by layer from the top down. The path
-from the start to the posterior, start(z) * weight(z)^power with weight = p(x, z) / start(z), is in terms of e
+The latents z of an image are represented by a vector e of standard normals. An invertible map, layer by layer
+from the top down, turns e into a draw z(e) from the start, q(z | x) or p(z). In terms of e, the path from the
+start to the posterior, start(z) * weight(z)^power with weight = p(x, z) / start(z), is
 
     N(e; 0, 1) * weight(z(e))^power
 
-so that no density of z and no volume is needed, and the start is a standard normal for every model.
+So no density of z and no Jacobian is needed, and the start is a standard normal for every model.
 
 Source: Neal, MCMC using Hamiltonian dynamics, arXiv:1206.1901, section 3.
 """
@@ -24,7 +24,7 @@ from famecli.nll.record import Start
 from famecli.rng import ImageNoise, Noise, stream
 
 AIM = 0.65
-# Change of the logarithm of a step per unit of acceptance above the aim.
+# Change of the log step size per unit of acceptance above the target.
 ADAPTATION = 0.3
 
 
@@ -46,7 +46,7 @@ def given_noise(normals: Tensor, shapes: Sequence[Sequence[int]]) -> Noise:
 
 
 class LatentSpace:
-    """The latents of some images, by their standard normals.
+    """Latents of images, represented by standard normals.
 
     Args:
         model: Model with latents.
@@ -102,7 +102,7 @@ def latent_shapes(model: Fame) -> list[tuple[int, ...]]:
 
 
 class ChainNoise:
-    """Random numbers of chains, each from a stream of its own, so independent of the batch.
+    """Random numbers of chains; each chain has its own stream, so they do not depend on the batch.
 
     Args:
         names: One stream name per chain.
@@ -125,7 +125,7 @@ class ChainNoise:
 
 
 class Chains:
-    """The states of chains.
+    """States of Markov chains.
 
     Args:
         space: Latents, one row per chain.
@@ -142,11 +142,11 @@ class Chains:
 
         Args:
             power: Inverse temperature.
-            step: Length of a leapfrog step of each chain, `(chains,)`; must not depend on its state.
+            step: Leapfrog step size of each chain, `(chains,)`; must not depend on its state.
             leapfrog: Number of leapfrog steps.
 
         Returns:
-            Probabilities of acceptance, `(chains,)`, float64, on the CPU.
+            Acceptance probabilities, `(chains,)`, float64, on the CPU.
         """
         step = step.to(self.at).unsqueeze(1)
         start = self.noise.normal()
@@ -180,7 +180,7 @@ def _log_density(at: Tensor, log_weight: Tensor, momentum: Tensor, power: float)
 
 
 def longest_step(leapfrog: int) -> float:
-    """Return the longest leapfrog step, with which a transition turns a standard normal by a quarter.
+    """Return the largest leapfrog step size: a transition rotates a standard normal by a quarter turn.
 
     A new state is then independent of the old one; a longer transition would turn back towards it.
     """
@@ -190,17 +190,17 @@ def longest_step(leapfrog: int) -> float:
 def find_steps(
     space: LatentSpace, names: Sequence[tuple[str | int, ...]], powers: Sequence[float], leapfrog: int
 ) -> Tensor:
-    """Return the length of a leapfrog step at each power, by chains that are used for nothing else.
+    """Return the leapfrog step size at each inverse temperature, tuned on separate chains.
 
     Args:
         space: Latents, one row per image.
-        names: Names of the streams of these chains; with the streams of other chains, steps would depend on
-            their states.
+        names: Stream names of these chains; if shared with other chains, step sizes would depend on their
+            states.
         powers: Inverse temperatures, rising.
-        leapfrog: Leapfrog steps of a transition.
+        leapfrog: Number of leapfrog steps of a transition.
 
     Returns:
-        Lengths `(images, len(powers))`, float64, on the CPU, at most `longest_step`.
+        Step sizes `(images, len(powers))`, float64, on the CPU, at most `longest_step`.
     """
     noise = ChainNoise(names, space.size, space.x)
     chains = Chains(space, noise.normal(), noise)

@@ -27,7 +27,7 @@ class Importance:
 
     @property
     def stderr_of_means(self) -> np.ndarray:
-        """Standard errors of the means over these images, over draws of the latents alone, nats.
+        """Standard errors of the means over these images, due to draws of the latents alone, nats.
 
         Shape: `(len(samples),)`.
         """
@@ -48,8 +48,8 @@ def block_sizes(samples: int) -> tuple[int, ...]:
 def weigh(log_weights: Tensor) -> Importance:
     """Return the statistics of log-weights.
 
-    Standard errors come from the deviation between blocks. For the single block of all K it is the relative
-    error of the mean weight by the delta method, `sqrt((K / ESS - 1) / (K - 1))`, with the effective sample
+    Standard errors come from the deviation between blocks. For the single block of all K, the delta method
+    gives the relative error of the mean weight, `sqrt((K / ESS - 1) / (K - 1))`, with the effective sample
     size ESS `(sum w)^2 / sum w^2`.
 
     Args:

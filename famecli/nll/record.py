@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 def binarization_words(binarization: str) -> str:
-    """Return how the bits of a test set are made, in words, from the kind in the registry of data sets."""
+    """Return a kind of binarization in the registry of data sets, in words."""
     return f"dynamic, bits of seed {BITS_SEED}" if binarization == "dynamic" else binarization
 
 
@@ -76,16 +76,16 @@ class Estimator:
 
 @dataclass(frozen=True)
 class ScoredImages:
-    """Images of an NLL; what is not recorded is None or empty.
+    """Scored images of an NLL; unrecorded fields are None or empty.
 
     Args:
         dataset_id: Name of the data set.
-        split: Part of the data set.
+        split: Split of the data set.
         images: Number of images, the first ones of the split.
         pixels_sha256: SHA-256 of the levels.
         shape: Channels, height and width.
         levels: Number of values of a pixel.
-        binarization: Source of the bits, in words.
+        binarization: Kind of binarization, in words.
     """
 
     dataset_id: str | None
@@ -112,7 +112,7 @@ class Terms:
 
 @dataclass(frozen=True)
 class Point:
-    """NLL of the same images by another number of draws, in nats per image."""
+    """NLL of the same images with another number of draws, nats per image."""
 
     importance_samples: int
     nats_per_image: float
@@ -130,14 +130,14 @@ class NllRecord:
         stderr_nats_per_image: Standard error over images; None for one image.
         bits_per_dim: Mean in bits per pixel and channel; None where it is not recorded.
         stderr_bits_per_dim: Standard error in bits per pixel and channel.
-        curve: NLLs of the same images by fewer draws.
+        curve: NLLs of the same images with fewer draws.
         annealing: Settings of annealed importance sampling; None for other bounds.
         terms_nats_per_image: Parts of the NLL; None where they are not recorded.
         seed: Seed of the latents; None where it is not recorded.
         precision: Floating-point type of the arithmetic; None where it is not recorded.
         weights_sha256: SHA-256 of the weights; None where it is not recorded.
-        first_256_nats_per_image: Mean over the first 256 images, or over all where there are fewer; None in
-            claims that are older than this figure.
+        first_256_nats_per_image: Mean over the first 256 images, or over all if fewer; None in claims older
+            than this field.
         image_nats: NLL of each image; empty where it is not recorded.
         name: Name or file of the checkpoint.
         origin: Source: an evaluation just done, a checkpoint, or a validation in training.
@@ -168,7 +168,7 @@ class NllRecord:
 
     @property
     def one_draw_nats(self) -> float | None:
-        """NLL of the same images by one draw of the latents, nats; None where it is not recorded."""
+        """NLL of the same images with one draw of the latents, nats; None where it is not recorded."""
         found = (point.nats_per_image for point in self.curve if point.importance_samples == 1)
         return next((nats for nats in found if abs(nats) < LARGEST_NUMBER), None)
 
@@ -182,15 +182,15 @@ class NllRecord:
         return (one.dataset_id, one.split, self.estimator) == (two.dataset_id, two.split, other.estimator)
 
     def expected(self, name: str, limit: int) -> tuple[int, float]:
-        """Return a number of images, and the claimed mean over these first images in nats.
+        """Return the number of images to score, and the claimed mean over these first images in nats.
 
         Args:
             name: Name of the weights, for the error.
-            limit: Number of images to score; more than were scored stand for all.
+            limit: Number of images to score; larger numbers mean all.
 
         Raises:
             UsageError: No NLL is recorded of so many images.
-            UnavailableError: The claim is older than the figure of the first 256 images.
+            UnavailableError: The claim does not record the mean over the first 256 images.
         """
         images = self.data.images or 0
         if limit >= images:
@@ -200,7 +200,7 @@ class NllRecord:
             raise UsageError(f"no NLL of the first {limit} images is recorded", f"choose --limit {recorded}")
         if self.first_256_nats_per_image is None:
             raise UnavailableError(
-                f"{name} records no NLL of its first {FIRST_IMAGES} images: only a full evaluation can tell",
+                f"{name} records no NLL of its first {FIRST_IMAGES} images: only a full evaluation checks it",
                 f"fame weights verify {name} --claims --limit {images}",
             )
         return FIRST_IMAGES, self.first_256_nats_per_image
@@ -213,7 +213,7 @@ class NllRecord:
             measured: New measurement.
 
         Raises:
-            IntegrityError: All images were scored, and their pixels are others.
+            IntegrityError: All images were scored, and their pixels differ.
             GateError: The estimators differ, or the means differ by more than `TOLERANCE_NATS`.
         """
         ours, theirs = self.data, measured.data
@@ -238,7 +238,7 @@ def parse_nll(table: object, where: str, origin: Origin = "claim") -> NllRecord:
         origin: Source of the record, whatever the table says.
 
     Raises:
-        ConfigError: The table is of another form; the message begins with `where`.
+        ConfigError: The table is malformed; the message begins with `where`.
     """
     if not isinstance(table, dict):
         raise ConfigError(f"{where}: expected a table of keys, got {type(table).__name__}")

@@ -9,7 +9,7 @@ from famecli.report.render import HTML
 WIDTH, HEIGHT = 480, 340
 LEFT, BOTTOM, LINE_PX, LETTER_PX = 52, 44, 17, 8.0
 MOST_POINTS, MOST_LETTERS = 300, 16
-# Part of a curve's length at its start whose height does not count: a training starts far above its end.
+# Initial part of a curve that does not set the range: training starts far above its end.
 STEEP_PART = 0.25
 MARGIN = 0.06
 # Hues of Okabe and Ito, moved until they stand out and the colour-blind tell them apart; tests measure both.
@@ -51,9 +51,9 @@ class Curve:
     """One line of a chart.
 
     Args:
-        label: Name of what it shows; curves of one thing share it, and their colour.
+        label: Label in the legend; curves with the same label share a colour.
         points: `(x, y)` by rising x.
-        sparse: Whether the values were measured at few places; these are marked, other lines are thin.
+        sparse: Whether the points are few and marked; other curves are thin lines.
     """
 
     label: str
@@ -76,7 +76,7 @@ class LineChart:
         y_label: Label of the vertical axis, with its unit.
         curves: Curves with at least one point each.
         styles: Meaning of thin and of marked lines.
-        floor: Lowest height that must be seen.
+        floor: Value that the vertical axis must reach down to.
     """
 
     name: str
@@ -112,7 +112,7 @@ class LineChart:
         return f"The first values, up to {highest:.4g}, lie above the frame."
 
     def svg(self, *, alone: bool = False) -> str:
-        """Return the drawing as SVG; `alone`: as a file, with its own style and background."""
+        """Return the drawing as SVG; with `alone`, as a file with its own style and background."""
         legend = list(self._legend())
         curves, ends = [curve.points for curve in self.curves], self._ends()
         low, high = reach(curves, self.floor)
@@ -125,7 +125,7 @@ class LineChart:
         return template.render(chart=self, x=x, y=y, legend=legend, ends=placed, alone=alone)
 
     def _ends(self) -> list[tuple[str, tuple[float, float], int]]:
-        """Return text, point and place of the labels at the ends of curves; those of one thing have one."""
+        """Return text, point and place of the labels at the ends of curves, one for each label."""
         if len(self.labels) == 1:
             return [(self.styles[curve.sparse], curve.points[-1], 0) for curve in self.curves]
         # A dictionary keeps the last one of each label: a marked curve where there is one.
@@ -161,7 +161,7 @@ class ColourBar:
         return f"{self.label}: dark purple is 0, yellow {tick_text(self.high)} or more."
 
     def svg(self, *, alone: bool = False) -> str:
-        """Return the drawing as SVG; `alone`: as a file, with its own style and background."""
+        """Return the drawing as SVG; with `alone`, as a file with its own style and background."""
         axis = Axis(0.0, self.high, 12, WIDTH - 40)
         return HTML.get_template("colour_bar.jinja").render(chart=self, axis=axis, alone=alone)
 
@@ -173,11 +173,11 @@ def round_step(least: float) -> float:
 
 
 def reach(curves: Sequence[Points], floor: float | None = None) -> tuple[float, float]:
-    """Return the range of heights that shows where curves end up, without their first steep part.
+    """Return the range of the vertical axis, which ignores the steep start of curves.
 
     Args:
         curves: Points `(x, y)` of each curve, at least one in all.
-        floor: Lowest height that must be seen.
+        floor: Value that the vertical axis must reach down to.
     """
     low = min(y for curve in curves for _, y in curve)
     high = max(
@@ -225,7 +225,7 @@ def _place(point: tuple[float, float]) -> str:
 
 
 def _short(text: str, most: int) -> str:
-    """Return the ends of a text that is too long, since names of variants differ at either."""
+    """Return a long text shortened in the middle, since names of variants differ at either end."""
     return text if len(text) <= most else f"{text[: most - most // 2 - 1]}…{text[-(most // 2) :]}"
 
 

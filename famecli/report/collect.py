@@ -1,4 +1,4 @@
-"""All that a page shows of runs: files are read, models loaded, images drawn and scored."""
+"""Collects what a page shows of runs: reads files, loads models, draws and scores images."""
 
 import dataclasses
 from collections.abc import Callable, Hashable, Sequence
@@ -29,7 +29,7 @@ NO_HASH = "no hash of its weights is recorded, so they cannot be checked."
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """What a page shows.
+    """Options of a page.
 
     Args:
         samples: Number of samples of each run.
@@ -50,11 +50,11 @@ class ReportOptions:
 
 @dataclass(frozen=True)
 class RunReport:
-    """A run on the page; each part that is None has a reason.
+    """A run on the page; each missing part has a reason.
 
     Args:
         facts: Content of the run's files.
-        measured: NLL that was measured for the page; None if it was not.
+        measured: NLL measured for the page; None if not measured.
         samples: Samples as bytes `(N, H, W, C)`.
         images: Test images, reconstructions and maps.
         sha256: SHA-256 of the checkpoint's file.
@@ -82,7 +82,7 @@ class RunReport:
 
     @property
     def nlls(self) -> Sequence[NllRecord]:
-        """The known NLLs, the best founded first."""
+        """Known NLLs, the most reliable first."""
         found = (self.measured, *self.facts.claims, self.facts.validation)
         return [nll for nll in found if nll is not None]
 
@@ -144,7 +144,7 @@ def _nll(nll: NllRecord) -> dict[str, Any]:
 
 
 def grouped_by(runs: Sequence[RunReport], key: Callable[[RunReport], Hashable]) -> list[list[RunReport]]:
-    """Return runs in groups of one key, in the order of their first runs."""
+    """Return runs grouped by key, in the order of their first runs."""
     groups: dict[Hashable, list[RunReport]] = {}
     for run in runs:
         groups.setdefault(key(run), []).append(run)
@@ -152,7 +152,7 @@ def grouped_by(runs: Sequence[RunReport], key: Callable[[RunReport], Hashable]) 
 
 
 def comparable(runs: Sequence[RunReport]) -> list[list[RunReport]]:
-    """Return runs in groups of one data set, one shape and one number of levels, whose NLLs compare."""
+    """Return runs grouped by data set, shape and number of levels: their NLLs are comparable."""
     return grouped_by(
         runs, lambda run: (run.facts.dataset, run.facts.model.image_shape, run.facts.model.levels)
     )
@@ -163,7 +163,7 @@ class Collector:
     """Gathers what a page shows of runs.
 
     Args:
-        options: What the page shows.
+        options: Options of the page.
         store: Named weights, and the cache that also has the data sets.
         device: Device to compute on.
         output: Streams for notes, warnings and progress.
@@ -183,7 +183,7 @@ class Collector:
             runs: Run folders, checkpoints, or names of weights.
 
         Raises:
-            FameError: A file is not what it should be, or an NLL is not finite.
+            FameError: A file is invalid, or an NLL is not finite.
         """
         return [self._report(facts) for facts in with_own_names([self._facts(run) for run in runs])]
 
@@ -194,7 +194,7 @@ class Collector:
             and (folder / CONFIG).is_file()
             and not any((folder / name).is_file() for name in RUN_FILES)
         ):
-            # The file has a whole configuration, which replaces these two.
+            # Placeholders: the file overrides every key.
             model, training = model_config("fame", "small", (1, 28, 28), 2), TrainConfig()
             return unfinished_run(run, folder, *resolve(model, training, folder / CONFIG, [])[:2])
         return read_run(run, checkpoint_file(run, self.store), folder)

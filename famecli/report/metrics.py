@@ -56,7 +56,7 @@ class Metrics:
 
     Args:
         records: Records in the order of the file.
-        cut: Whether the last line is unfinished, as a killed run leaves it, and was left out.
+        cut: Whether an unfinished last line, as of a killed run, was left out.
     """
 
     records: list[Record]
@@ -76,7 +76,7 @@ def read_metrics(path: Path) -> Metrics:
     """Return the records in a file of metrics.
 
     Raises:
-        InputError: The file cannot be read, or a line is not a record and not an unfinished last line.
+        InputError: The file cannot be read, or a line other than an unfinished last one is not a record.
     """
     lines = read_bytes(path, "metrics").split(b"\n")
     # Nothing follows a whole last line, except white space.
@@ -103,14 +103,14 @@ def _record(line: bytes) -> Record:
 
 
 def _no_constant(name: str) -> Any:  # noqa: ANN401
-    raise ConfigError(f"{name} is no number of JSON")
+    raise ConfigError(f"{name} is not a JSON number")
 
 
 def _check_numbers(record: Record) -> None:
     """Check that every number can be drawn.
 
     Raises:
-        ConfigError: A number is not.
+        ConfigError: A number is out of range.
     """
     if len(record.kl_bits) > MOST_LAYERS:
         raise ConfigError(f"kl_bits has {len(record.kl_bits)} layers, at most {MOST_LAYERS}")

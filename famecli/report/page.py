@@ -1,4 +1,4 @@
-"""The page: what each section shows of the runs, and how it becomes HTML or Markdown."""
+"""The page: content of each section, and rendering as HTML or Markdown."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -34,19 +34,19 @@ UNKNOWN = "not recorded"
 
 
 def page_paths(out: Path) -> tuple[Path, Path | None]:
-    """Return the path of a page, and the folder of its images; None where they are in the page.
+    """Return the path of a page, and the folder of its images; None if they are embedded.
 
     Args:
-        out: Name that ends as HTML or Markdown does.
+        out: Name with a suffix of HTML or Markdown.
 
     Raises:
-        UsageError: It has another ending.
-        InputError: A folder has its name, or there is no folder to hold it.
+        UsageError: `out` has another suffix.
+        InputError: A folder has this name, or the parent folder is missing.
     """
     suffix = out.suffix.lower()
     if suffix not in HTML_SUFFIXES + MARKDOWN_SUFFIXES:
         raise UsageError(
-            f"{out} is no name of a page", f"endings: {', '.join(HTML_SUFFIXES + MARKDOWN_SUFFIXES)}"
+            f"{out} is not a name of a page", f"suffixes: {', '.join(HTML_SUFFIXES + MARKDOWN_SUFFIXES)}"
         )
     folder = out.with_name(f"{out.stem}_files") if suffix in MARKDOWN_SUFFIXES else None
     if out.is_dir() or (folder is not None and folder.exists() and not folder.is_dir()):
@@ -64,14 +64,14 @@ def write_report(
     Args:
         runs: Run folders, checkpoints, or names of weights, at least one.
         out: Path of the page; files of that name are replaced.
-        options: What the page shows.
+        options: Options of the page.
         store: Named weights, and the cache that also has the data sets.
         device: Device to compute on.
         output: Streams for notes, warnings and progress.
 
     Raises:
-        UsageError: A run is named twice, or `out` is no name of a page.
-        FameError: A file is not what it should be, cannot be written, or an NLL is not finite.
+        UsageError: A run is named twice, or `out` is not a name of a page.
+        FameError: A file is invalid or cannot be written, or an NLL is not finite.
     """
     places = [os.path.abspath(run) for run in runs]
     for number, run in enumerate(runs):
@@ -121,11 +121,11 @@ def to_markdown(content: dict[str, Any], folder: str) -> tuple[str, dict[str, by
 
 
 def page_content(runs: Sequence[RunReport], options: ReportOptions) -> dict[str, Any]:
-    """Return the variables of the template `report.jinja`, but for the subtitle.
+    """Return the variables of the template `report.jinja`, except the subtitle.
 
     Args:
         runs: Runs on the page, at least one.
-        options: What the page shows.
+        options: Options of the page.
     """
     rows = differences([run.facts for run in runs])
     return {
@@ -156,16 +156,16 @@ def page_content(runs: Sequence[RunReport], options: ReportOptions) -> dict[str,
 
 
 def _made() -> str:
-    """Return versions and date: that of SOURCE_DATE_EPOCH where it is set, so that a page can be made again.
+    """Return versions and date; SOURCE_DATE_EPOCH replaces the date, for reproducible pages.
 
     Raises:
-        UsageError: It is no time.
+        UsageError: SOURCE_DATE_EPOCH is not a time.
     """
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
     try:
         when = datetime.now(UTC) if epoch is None else datetime.fromtimestamp(int(epoch), UTC)
     except (ValueError, OverflowError, OSError) as error:
-        raise UsageError(f"SOURCE_DATE_EPOCH={epoch} is no time", "set it to seconds since 1970") from error
+        raise UsageError(f"SOURCE_DATE_EPOCH={epoch} is not a time", "use seconds since 1970") from error
     return f"famecli {__version__}, torch {torch.__version__}, {when:%Y-%m-%d}"
 
 
@@ -223,7 +223,7 @@ def _hash_rows(run: RunReport) -> Iterator[tuple[str, str, str]]:
 
 
 def _began_with(run: RunReport) -> str:
-    """Return the weights that a run began with, and their training; empty where it began with none."""
+    """Return the initial weights of a run, and their training; empty for random ones."""
     first = run.facts.provenance.init
     if first is None:
         return ""
@@ -233,7 +233,7 @@ def _began_with(run: RunReport) -> str:
 def _with_error(value: float | None, stderr: float | None, digits: int) -> str:
     if value is None:
         return UNKNOWN
-    # A header may say anything; a number that cannot be an NLL must not fill the page.
+    # An untrusted header may hold huge numbers, which must not fill the page.
     form = f".{digits}f" if abs(value) < LARGEST_NUMBER and abs(stderr or 0.0) < LARGEST_NUMBER else ".3g"
     return f"{value:{form}}" + ("" if stderr is None else f" +- {stderr:{form}}")
 
@@ -264,9 +264,9 @@ def _no_curve(run: RunReport) -> str:
     """Return why a run has no curve, or not the whole one; empty where it has."""
     metrics = run.facts.metrics
     if metrics is None:
-        return f"no curve, for there is no {METRICS} beside it"
+        return f"no curve: there is no {METRICS} beside it"
     if not _nll_curves(run.facts, "images"):
-        return f"no curve, for its {METRICS} has no line yet"
+        return f"no curve: its {METRICS} has no line yet"
     return f"the last line of its {METRICS} is unfinished and was left out" if metrics.cut else ""
 
 
@@ -276,7 +276,7 @@ def _nll_curves(facts: RunFacts, over: str) -> list[Curve]:
 
 
 def _curves(facts: RunFacts, label: str, over: str, height: Callable[[Record], float | None]) -> list[Curve]:
-    """Return training and validation of a run, as far as there are any.
+    """Return the curves of training and validation of a run, if they have points.
 
     Args:
         facts: The run.
@@ -310,7 +310,7 @@ def _kl_chart(run: RunReport, number: int) -> LineChart | None:
 
 
 def _kl_rows(run: RunReport) -> tuple[list[tuple[str, ...]], str]:
-    """Return what each layer carries, with the shape of its latents, and the source; nothing if unknown."""
+    """Return each layer's KL divergence with the shape of its latents, and the source; nothing if unknown."""
     model = run.facts.model
     source = next((nll for nll in run.nlls if nll.terms_nats_per_image), None)
     if source is None or source.terms_nats_per_image is None:
@@ -346,7 +346,7 @@ Maps = tuple[ColourBar, list[tuple[RunReport, list[Picture], str]]]
 
 
 def _bit_maps(runs: Sequence[RunReport]) -> Iterator[list[Maps]]:
-    """Yield for each group of comparable runs their maps, in parts of one scale and one side of patches."""
+    """Yield the maps of each group of comparable runs, in parts of one scale and patch size."""
     number = 0
     for group in comparable([run for run in runs if run.images is not None]):
         parts = grouped_by(group, lambda run: run.facts.model.decoder.patch)
@@ -360,13 +360,13 @@ def _maps(number: int, runs: Sequence[RunReport], several: bool) -> Maps:
     Args:
         number: Number of the scale on the page.
         runs: Runs that share the scale.
-        several: Whether comparable runs have other scales, so that the title has to say which it is.
+        several: Whether comparable runs have other scales, so that the title must name this one.
     """
     seen = [(run, run.images) for run in runs if run.images is not None]
     high = shown_bits([images.bits for _, images in seen])
     maps = []
     for place, (run, images) in enumerate(seen, 1):
-        title = f"Test images, below each how many bits each of its pixels costs {run.name}"
+        title = f"Test images, below each the bits per pixel of {run.name}"
         colours = coloured(images.bits, high)
         pictures = list(pairs(f"bits-{number}-{place}", images.originals, colours, title))
         maps.append((run, pictures, ", ".join(f"{each.sum():,.0f}" for each in images.bits)))

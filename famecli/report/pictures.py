@@ -17,7 +17,7 @@ from famecli.sampling.reconstruction import Settings, reconstruct
 COLUMNS = 8
 # Least width of an image on the screen.
 LEAST_PX = 64
-# Part of all pixels whose bits the colours tell apart; the others look like the last of these.
+# Fraction of pixels within the colour scale; the others have its last colour.
 SHOWN_PART = 0.995
 
 
@@ -39,7 +39,7 @@ class Picture:
 
     @property
     def url(self) -> str:
-        """The picture as the URL of a PNG that holds the data itself."""
+        """The picture as a data URL of a PNG."""
         return f"data:image/png;base64,{base64.b64encode(png_bytes(self.pixels, {})).decode()}"
 
     def enlarged(self) -> bytes:
@@ -89,12 +89,12 @@ def reconstruct_and_score(model: Fame, levels: np.ndarray, seed: int) -> TestIma
 
 
 def sheet(name: str, images: np.ndarray, title: str) -> Picture:
-    """Return images row by row, as many in a row as there are rows but for the last."""
+    """Return a nearly square grid of images, row by row."""
     return Picture(name, title, grid(images), _scale(images))
 
 
 def pairs(name: str, above: np.ndarray, below: np.ndarray, title: str) -> Iterator[Picture]:
-    """Yield pictures of at most `COLUMNS` images in a row, and below each another one."""
+    """Yield pictures of at most `COLUMNS` pairs of images in a row, one above the other."""
     for number, start in enumerate(range(0, len(above), COLUMNS), 1):
         parts = [_rgb(each[start : start + COLUMNS]) for each in (above, below)]
         pixels = grid(np.concatenate(parts), columns=len(parts[0]))
@@ -102,7 +102,7 @@ def pairs(name: str, above: np.ndarray, below: np.ndarray, title: str) -> Iterat
 
 
 def shown_bits(maps: Sequence[np.ndarray]) -> float:
-    """Return the bits of a pixel up to which colours tell them apart, in all of `maps`: a round number."""
+    """Return the upper end of the colour scale of all `maps`, bits of a pixel, a round number."""
     highest = float(np.quantile(np.concatenate([each.ravel() for each in maps]), SHOWN_PART))
     steps = (each * 10.0**power for power in range(-3, 6) for each in (1, 1.5, 2, 3, 4, 5, 6, 8))
     return next((step for step in steps if step >= highest), highest)

@@ -22,7 +22,7 @@ def plain(text: str) -> str:
 
 
 def fenced(text: str) -> str:
-    """Return text as a block of TOML in Markdown; no text ends its fence."""
+    """Return text as a block of TOML in Markdown; no text can close its fence."""
     text = printable(text).rstrip("\n")
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
     return Markup(f"{fence}toml\n{text}\n{fence}")

@@ -1,4 +1,4 @@
-"""Runs, checkpoints and named weights as they describe themselves."""
+"""Facts that runs, checkpoints and named weights record."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -92,7 +92,7 @@ class RunFacts:
             if len(rates) == len(record.kl_nats)
             else None,
             seed=None if self.training is None else self.training.seed,
-            # Other steps than the best may have been kept.
+            # The checkpoint may be from another step than the best.
             weights_sha256=self.weights_sha256 if self.images_seen == record.images else None,
             origin="validation",
         )
@@ -107,8 +107,8 @@ def read_run(path: str, checkpoint: Path, folder: Path | None) -> RunFacts:
     """Return the facts of a checkpoint, with the metrics in its run folder if it is from one.
 
     Raises:
-        InputError: A file is not what it should be; the message names it, and the line of metrics.
-        ConfigError: A configuration, a claim or an earlier training is not possible.
+        InputError: A file is invalid; the message names it, and the line of metrics.
+        ConfigError: A configuration, a claim or an earlier training is invalid.
     """
     found = describe(checkpoint)
     training = found.header.metadata.get("training")
@@ -135,7 +135,7 @@ def unfinished_run(path: str, folder: Path, model: ModelConfig, training: TrainC
 
 
 def with_own_names(runs: Sequence[RunFacts]) -> list[RunFacts]:
-    """Return runs of which no two have the same name: later ones are numbered."""
+    """Return runs with unique names: later duplicates are numbered."""
     found: list[RunFacts] = []
     for run in runs:
         taken = {each.name for each in found}
@@ -153,7 +153,7 @@ def differences(runs: Sequence[RunFacts]) -> list[tuple[str, list[str]]]:
 
 
 def _flat(value: Any, key: str = "") -> dict[str, str]:  # noqa: ANN401
-    """Return what is in nested tables and lists, by the path of its key."""
+    """Return the values in nested tables and lists, by key path."""
     if not isinstance(value, dict | list):
         return {key: str(value).lower() if isinstance(value, bool) else str(value)}
     entries = value.items() if isinstance(value, dict) else enumerate(value)

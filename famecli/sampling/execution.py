@@ -1,4 +1,4 @@
-"""How the sampler's operations are run: matrix products, CPU threads, CUDA graphs."""
+"""Execution of the sampler's operations: matrix products, CPU threads, CUDA graphs."""
 
 import time
 import warnings
@@ -16,16 +16,16 @@ from famecli.runtime.processor import Routine
 GraphMode = Literal["auto", "on", "off"]
 MOST_GRAPHS = 2
 WARM_UPS = 3
-# A step's products wait for each other, and each waits for its slowest thread, so small ones take one thread.
-# Measured: from about this many multiplications on, threads save time on an idle machine.
+# Products run one after another, and each waits for its slowest thread, so small ones use one thread.
+# Measured number of multiplications from which threads save time on an idle machine.
 THREADED_WORK = 2**23
-# Number of typical steps timed on one thread, and on all threads before these may be given up.
+# Number of typical steps timed on one thread, and least number timed on all threads.
 SINGLES = 2
 PATIENCE = 4
 
 
 class Products:
-    """Matrix products written into existing memory, in float32 by the faster library; no gradients.
+    """Matrix products into existing memory, without gradients; float32 uses the faster library.
 
     Results of oneDNN equal those of `torch.mm` to rounding. `torch.mm` computes what oneDNN does not: other
     dtypes than float32, other devices than the CPU, empty matrices, and everything where torch lacks oneDNN.
@@ -58,7 +58,7 @@ class Products:
             out.addmm_(weight, x)
 
     def add_each(self, weights: Tensor, x: Tensor, out: Tensor) -> None:
-        """Add the product of each pair of matrices, `(N, ...)`, to that in `out`."""
+        """Add `weights[i] @ x[i]` to `out[i]` for each of N matrices."""
         if not self.onednn:
             out.baddbmm_(weights, x)
             return
@@ -71,7 +71,7 @@ class Products:
 
 
 def _linear(weight: Tensor, x: Tensor) -> Tensor:
-    # It multiplies by the transpose of its second matrix, and is a hundred times slower if rows have gaps.
+    # The routine transposes its second matrix, and is a hundred times slower if rows are not contiguous.
     product: Tensor = torch.ops.mkldnn._linear_pointwise(
         weight.contiguous(), x.contiguous().mT, None, "none", [], ""
     )
@@ -100,11 +100,11 @@ def threads_for(work: int) -> Iterator[None]:
 
 
 class ThreadTrial:
-    """Runs the first typical steps on one thread and the others on all, unless these turn out to be slower.
+    """Runs the first typical steps on one thread and the others on all threads, unless that is slower.
 
-    Where other programs keep all cores busy, a thread waits for its turn on a core, and each product for its
-    last thread: a step can take a hundred times as long on two threads as on one. With more than two threads,
-    products are divided so that rounding may differ. A sample must not depend on timing, so all are used.
+    When other programs keep all cores busy, each product waits for its last thread to get a core: a step can
+    take a hundred times as long on two threads as on one. With more than two threads, rounding may depend on
+    their number. A sample must not depend on timing, so all threads are used then.
 
     Args:
         steps: Number of steps in total; with too few for a trial all threads are used.
@@ -135,7 +135,7 @@ class ThreadTrial:
         yield
         if typical:
             (self.single_s if single else self.all_s).append((self.clock_s() - start_s) / pixels)
-        # The mean, since a few long waits make threads slow; the minimum, since one thread may wait as well.
+        # Mean of all threads, which a few long waits slow down; minimum of one thread, which may wait, too.
         if len(self.all_s) >= PATIENCE and fmean(self.all_s) > min(self.single_s):
             torch.set_num_threads(1)
             self.over = True

@@ -19,15 +19,15 @@ SWEEPS = 20
 
 
 class ImageDecoder:
-    """Turns conditions into images; weights are read once, so make a new one when they change.
+    """Decodes conditions to images; it reads the weights once, so make a new one when they change.
 
     Args:
         model: Model; without an autoregressive decoder an image takes one forward pass.
-        temperature: Spread of each pixel's distribution; 1 is the model's own.
-        decoder_output: "sample" for drawn levels, "mean" for each pixel's expected level given the latents,
-            and in an autoregressive decoder given the earlier pixels of a drawn image.
-        cached: Whether an autoregressive decoder is sampled in wavefronts; else by the slow reference.
-        chunk: Images computed at once, a multiple of `LANES`; the result does not depend on it.
+        temperature: Temperature of each pixel's distribution; 1 is the model's own.
+        decoder_output: "sample" for sampled levels, "mean" for expected levels given the latents and, in an
+            autoregressive decoder, the earlier pixels of a sample.
+        cached: Whether an autoregressive decoder uses the wavefront sampler, not the slow reference.
+        chunk: Number of images computed at once, a multiple of `LANES`; the result does not depend on it.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class ImageDecoder:
                 ignored. None for a model without latents.
             uniforms: Numbers in [0, 1), `(B, likelihood.uniforms, H, W)`.
             known: Levels of given pixels, `(B, C, H, W)`.
-            mask: True where a pixel is given, `(B, 1, H, W)`; both or none.
+            mask: True where a pixel is given, `(B, 1, H, W)`; required with `known`.
         """
         model, shape = self.model, self.model.config.image_shape
         wide = torch.promote_types(model.dtype, torch.float32)
@@ -121,9 +121,9 @@ def generate_batches(
     Args:
         model: Model on its device.
         seeds: One seed per image.
-        batch_size: Images computed at once, rounded up to a multiple of `LANES`; they do not depend on it.
-            If memory runs out, batches are computed in smaller pieces.
-        temperature: Spread of each pixel's distribution.
+        batch_size: Number of images computed at once, rounded up to a multiple of `LANES`; the result does
+            not depend on it. If memory runs out, batches are computed in smaller pieces.
+        temperature: Temperature of each pixel's distribution.
         latent_temperature: Factor on the standard deviations of the priors.
         decoder_output: See `ImageDecoder`.
         cached: See `ImageDecoder`.
@@ -160,7 +160,7 @@ def generate_batches(
 def _draw(decoder: ImageDecoder, seeds: Sequence[int], latent_temperature: float) -> np.ndarray:
     """Return the images of some seeds, computed at once."""
     model, batch = decoder.model, padded_batch(len(seeds))
-    # Networks round differently by batch size.
+    # Padded, since networks round differently by batch size.
     names = [("sample", seed) for seed in [*seeds, *[seeds[-1]] * (batch - len(seeds))]]
     condition = model.prior_condition(batch, ImageNoise(names, device=model.device), latent_temperature)
     images = decoder(condition, image_uniforms(names[: len(seeds)], model.uniforms_shape))
@@ -202,8 +202,8 @@ def pad(images: Tensor, batch: int) -> Tensor:
 def looks_ahead(model: Fame, mask: np.ndarray) -> bool:
     """Return whether a known pixel may depend on an unknown one, other than through the latents.
 
-    No known pixel does if the known ones are the first rows of patches, or the whole image. A mask that cuts
-    through a patch makes known pixels depend on unknown ones, unless the known ones of the patch come first.
+    No known pixel does if the known ones are the first rows of patches, or the whole image. If a mask cuts
+    through a patch, known pixels depend on unknown ones unless the patch's known pixels come first.
 
     Args:
         model: Model.
@@ -234,10 +234,9 @@ def complete_batches(
 ) -> Iterator[np.ndarray]:
     """Yield one completion of the image per seed in batches, `(n, C, H, W)`, uint8 levels.
 
-    Without latents a completion is an exact draw if `is_exact` says so; otherwise known pixels are kept, but
-    earlier unknown ones do not depend on them. With latents, a Markov chain that starts from the prior draws
-    in turn the latents given the image and the unknown pixels given the latents; it uses the approximate
-    posterior in place of the exact one.
+    Without latents, a completion is an exact draw if `is_exact`; otherwise known pixels are kept, but earlier
+    unknown ones ignore them. With latents, a Markov chain from the prior alternates between the latents given
+    the image and the unknown pixels given the latents; the approximate posterior replaces the exact one.
 
     Args:
         model: Model on its device.
@@ -245,8 +244,8 @@ def complete_batches(
             pixels are ignored.
         mask: True where a pixel is known, `(H, W)`.
         seeds: One seed per completion.
-        sweeps: Steps of the chain.
-        temperature: Spread of each pixel's distribution.
+        sweeps: Number of steps of the chain.
+        temperature: Temperature of each pixel's distribution.
         cached: See `ImageDecoder`.
         group: Processes that share the batches; each gets all completions.
 
@@ -271,7 +270,7 @@ def _chain(
 ) -> Tensor:
     """Return the last state of the chain `(B, C, H, W)`."""
     count, batch = len(seeds), padded_batch(len(seeds))
-    # Networks round differently by batch size.
+    # Padded, since networks round differently by batch size.
     repeated, x = seeds + seeds[-1:] * (batch - count), image
     for sweep in range(sweeps + 1 if model.config.stochastic_layers else 1):
         names = [("complete", seed, sweep) for seed in repeated]

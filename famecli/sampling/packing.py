@@ -1,6 +1,6 @@
 """Memory layout of the wavefront sampler: weights as matrices, and activations in skewed maps.
 
-In the skewed layout patches of one wavefront lie in one slot, so a tap is a constant distance in memory.
+In the skewed layout patches of one wavefront lie in one slot, so a tap is a constant offset in memory.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class TapRun:
     """The kept taps in one row of a causal window; they are adjacent slots of a skewed map.
 
     Args:
-        up: Rows between the window's row and the pixel's row.
+        up: Rows from the pixel up to the taps.
         back: Slots between the leftmost tap and the pixel.
         weight: `(out_channels, taps * in_channels)`, taps from left to right.
     """
@@ -32,16 +32,16 @@ class TapRun:
 
 
 class PackedAttention:
-    """Weights of a block of attention.
+    """Weights of an attention block.
 
     Args:
-        block: Block of attention.
+        block: Attention block.
 
     Attributes:
         heads: Number of heads.
         position: Learned positions, `(width, rows, columns)`.
-        project: Queries, keys and values, `(3 * inner, width + 1)`.
-        out: Last 1x1 convolution, `(width, inner + 1)`.
+        project: Projection to queries, keys and values, `(3 * inner, width + 1)`.
+        out: Output 1x1 convolution, `(width, inner + 1)`.
     """
 
     def __init__(self, block: CausalAttention) -> None:
@@ -54,12 +54,12 @@ class PackedLayer:
 
     Args:
         layer: Gated layer with a causal window.
-        lag: Lag of the order of pixels.
+        lag: Lag of the sampling order.
 
     Attributes:
         present: Taps of the pixel's own wavefront.
         out: 1x1 convolution with bias.
-        attention: Block of attention after the layer, or None.
+        attention: Attention block after the layer, or None.
     """
 
     def __init__(self, layer: GatedLayer, lag: int) -> None:
@@ -73,25 +73,24 @@ class PackedDecoder:
 
     Args:
         decoder: Autoregressive decoder.
-        lag: Waves by which the sampling of a row of patches is behind that of the row above it; None for the
-            decoder's own.
+        lag: Waves by which a row of patches trails the row above it; None for the decoder's own.
 
     Attributes:
         channels: Channels of the image.
         pixels: Pixels of a patch.
         width: Feature maps.
         normalised: Whether features are divided by their root mean square before each window and the head.
-        seen_lag: Lag of the mask of attention.
-        first_reach: Rows that the first window reaches up, and columns to the left.
-        reach: Rows and columns that the later windows reach.
-        start: Initial sums as a function of the condition: first the features that the image is added to,
-            then the gates of each layer; `(width + layers * 2 * width, condition + 1)`.
-        first: Runs of the window that reads the image.
-        past: Runs of earlier wavefronts, of all gated layers at once,
-            `(layers, out_channels, taps * in_channels)`: every layer knows them when a step begins.
+        seen_lag: Lag of the attention mask.
+        first_reach: Reach of the first window, in rows (up) and columns (left).
+        reach: Reach of the later windows.
+        start: Map from the condition to initial sums: the features that the image is added to, then the gates
+            of each layer; `(width + layers * 2 * width, condition + 1)`.
+        first: Tap runs of the window that reads the image.
+        past: Tap runs over earlier wavefronts, stacked over gated layers,
+            `(layers, out_channels, taps * in_channels)`; their inputs are known when a step begins.
         layers: Gated layers.
         head1: First 1x1 convolution of the head, `(pixels * width, width + 1)`.
-        earlier: Weights by which pixel k of a patch enters the sums of the later pixels,
+        earlier: Weights from pixel k of a patch to the sums of later pixels,
             `((pixels - 1 - k) * width, channels)` for each k.
         head2: Second 1x1 convolution, for each pixel, `(pixels, parameters, width + 1)`.
 
@@ -121,7 +120,7 @@ class PackedDecoder:
 
 
 def _start(layer: GatedLayer) -> Tensor:
-    """Return the initial sums of a layer's gates as a function of the condition."""
+    """Return the map from the condition to the initial sums of a layer's gates."""
     bias = layer.conv.bias
     assert bias is not None
     if layer.condition is None:
@@ -130,7 +129,7 @@ def _start(layer: GatedLayer) -> Tensor:
 
 
 def _earlier(decoder: Decoder) -> tuple[Tensor, ...]:
-    """Return the weights by which each pixel of a patch enters the sums of the later pixels."""
+    """Return the weights from each pixel of a patch to the sums of later pixels."""
     if decoder.pixels == 1:
         return ()
     weight, width, channels = decoder.earlier_weight(), decoder.config.width, decoder.channels
@@ -150,7 +149,7 @@ def _matrix(conv: nn.Conv2d) -> Tensor:
 
 
 def _runs(conv: CausalConv2d, lag: int) -> tuple[TapRun, ...]:
-    """Return the window's taps of earlier wavefronts, a run for each row that has some."""
+    """Return the window's taps on earlier wavefronts, one run per row with such taps."""
     found = []
     for up in range(conv.reach, -1, -1):
         # Kept taps come first in their row.
@@ -176,33 +175,33 @@ def _columns(conv: CausalConv2d) -> range:
 
 
 def _is_kept(conv: CausalConv2d, up: int, dx: int) -> bool:
-    # Computed, not read from the mask, which would wait for a device.
+    # Computed, since reading the mask would wait for the device.
     return dx - conv.lag * up < int(conv.sees_centre)
 
 
 def _stack(runs: tuple[TapRun, ...]) -> TapRun:
-    """Return one run with the stacked weights of the same run of several layers."""
+    """Return one run that stacks the weights of the same run in several layers."""
     return TapRun(runs[0].up, runs[0].back, torch.stack([run.weight for run in runs]))
 
 
 class SkewedMaps:
-    """The latest slots of the feature maps of layers of one shape.
+    """Ring buffer of the latest slots of equally shaped feature maps.
 
     Patch (row, column) lies in slot `t = column + lag * row`. Cells outside the image are zero, like the
-    borders of the convolutions. The slots are a ring; before it lie copies of its last `history` slots, so
-    that the taps of a run never wrap around.
+    padding of convolutions. Copies of the last `history` slots lie before the ring, so that the taps of a run
+    never wrap around.
 
-    A wave computes its rows and some below, up to a multiple of `rows`. The additional rows lie left of the
-    image or below it, no row above reads them, and `close_slot` zeroes them again.
+    A wave's rows are padded below to a multiple of `rows`. Padding rows lie left of the image or below it, no
+    row above reads them, and `close_slot` zeroes them again.
 
     Args:
         layers: Number of maps, 0 or more.
         channels: Features per pixel.
         height: Rows of patches.
         batch: Number of images.
-        rows: Divisor of the number of rows that a wave computes.
-        reach: Rows that a window reaches up, and columns to the left.
-        lag: Slots by which a row is behind the row above it.
+        rows: Multiple that the rows of a wave are padded to.
+        reach: Reach of a window, in rows (up) and columns (left).
+        lag: Slots by which a row trails the row above it.
         like: Tensor of the same dtype and device.
 
     Shape: `buffer` is `(layers, history + period, channels, reach + height + rows - 1, batch)`.
@@ -235,7 +234,7 @@ class SkewedMaps:
         if place == 0 and wave.t and self.history:
             self.buffer[:, : self.history].copy_(self.buffer[:, self.period :])
         if wave.row and self.reach:
-            # Finished rows have no patch in this slot, but the rows below still read one.
+            # Finished rows have no patch in this slot, but the rows below still read its cell.
             self.buffer[:, self.history + place, :, wave.row : wave.row + self.reach].zero_()
 
     def clear_slot(self, wave: Wave) -> None:
@@ -243,14 +242,14 @@ class SkewedMaps:
         self.buffer[:, self.history + wave.t % self.period].zero_()
 
     def close_slot(self, wave: Wave) -> None:
-        """Zero the rows that were computed below those of `wave`, after all its layers."""
+        """Zero the padding rows of `wave`, after all its layers."""
         if self.columns(wave) > wave.count * self.batch:
             slot, first = self.history + wave.t % self.period, self.reach + wave.row
             below = slice(first + wave.count, first + self.columns(wave) // self.batch)
             self.buffer[:, slot, :, below].zero_()
 
     def columns(self, wave: Wave) -> int:
-        """Return the columns that `wave` computes: its rows and the additional ones, times the images."""
+        """Return the number of columns of `wave`: its rows, padding included, times the images."""
         return -(-wave.count // self.rows) * self.rows * self.batch
 
     def own(self, layer: int, wave: Wave) -> Tensor:

@@ -10,7 +10,7 @@ class Wave:
     """Patches whose features are computed at once: all that share `t = column + lag * row`.
 
     Args:
-        t: Common value of the patches, and index of the wave.
+        t: Index of the wave, the common `t` of its patches.
         row: Topmost row of the patches; without patches, the first unfinished row.
         count: Number of patches; the k-th of them is in row `row + k` and column `t - lag * (row + k)`.
         offset: Number of patches in all earlier waves.
@@ -102,7 +102,7 @@ class Plan:
         return tuple(row * columns + column for row, column in self.patches)
 
     def looks_ahead(self, known: Sequence[bool]) -> bool:
-        """Return whether a known pixel may depend on an unknown one, in a causal decoder of this plan.
+        """Return whether a known pixel may depend on an unknown one, in a causal decoder with this plan.
 
         A pixel may depend on the earlier pixels of its patch, and on patches of an earlier wave in no lower
         row. If no known pixel depends on an unknown one, a completion is an exact draw given the latents.
@@ -137,8 +137,8 @@ def wavefront_plan(height: int, width: int, lag: int = 2, patch: int = 1) -> Pla
     Args:
         height: Pixel rows, at least 1.
         width: Pixel columns, at least 1.
-        lag: Waves by which a row of patches is behind the row above it, at least 1; with the number of
-            columns or more, the order is raster order.
+        lag: Waves by which a row of patches trails the row above it, at least 1; raster order from the number
+            of columns on.
         patch: Side of a patch in pixels.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Reconstructions: latents from the posterior of an image, of the top layers or all, decoded again."""
+"""Reconstructions: images decoded from posterior latents of all layers or the top ones."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -23,9 +23,9 @@ class Settings:
 
     Args:
         seed: Seed of latents and pixels.
-        keep_layers: Stochastic layers, counted from the top, that follow the posterior; None for all. The
-            lower layers are drawn from the prior given those.
-        samples: Reconstructions of each image.
+        keep_layers: Number of top stochastic layers drawn from the posterior; None for all. Lower layers are
+            drawn from the prior given those.
+        samples: Number of reconstructions per image.
         decoder_output: See `ImageDecoder`.
     """
 
@@ -74,8 +74,8 @@ def reconstruct(
 def interpolate(model: Fame, ends: np.ndarray, steps: int, settings: Settings) -> np.ndarray:
     """Return an interpolation between two images in latent space, `(samples, steps, C, H, W)`.
 
-    Each layer's noise is interpolated, that is, its latents relative to their prior given the layers above,
-    with weights that keep it a standard normal. The pixels of all steps use the same random numbers.
+    Each layer's noise, its latents standardised by their prior given the layers above, is interpolated with
+    weights that keep it a standard normal. The pixels of all steps use the same random numbers.
 
     Args:
         model: Model with latents.
@@ -103,7 +103,7 @@ def interpolate(model: Fame, ends: np.ndarray, steps: int, settings: Settings) -
 
 
 def _between(draws: list[Draw], steps: int, batch: int) -> Noise:
-    """Return the noise of `steps` steps from the first draw to the second, padded to `batch` images."""
+    """Return noise interpolated between two draws in `steps` steps, padded to `batch` images."""
     noise = [(draw.z - draw.prior.mean) / draw.prior.scale for draw in draws]
     weights = pad(torch.linspace(0.0, 1.0, steps), batch)
 
@@ -136,9 +136,9 @@ def check_layers(model: Fame, keep_layers: int | None) -> None:
 
 @torch.no_grad()
 def posteriors(model: Fame, x: np.ndarray, seed: int = 0) -> dict[str, Tensor]:
-    """Return means and standard deviations of every layer's posterior, from `layer0.mean`, the image's side.
+    """Return posterior means and standard deviations by name; `layer0.mean` is nearest to the image.
 
-    Below the top they depend on the latents drawn above, here those of the first sample of `reconstruct`.
+    Below the top they depend on the latents above, here those of the first sample of `reconstruct`.
 
     Shape: each `(N, maps, h, w)`, or `(N, entries)` for a dense layer.
     """
@@ -156,11 +156,11 @@ def posteriors(model: Fame, x: np.ndarray, seed: int = 0) -> dict[str, Tensor]:
 def arranged(
     results: np.ndarray, originals: np.ndarray | None, *, interpolated: bool
 ) -> tuple[np.ndarray, int | None]:
-    """Return images in the order of a grid, `(M, H, W, C)`, and the images in a row of it; None for a square.
+    """Return images in grid order, `(M, H, W, C)`, and the number of images per row; None for a square grid.
 
     Args:
         results: Reconstructions `(N, samples, H, W, C)`, or steps `(samples, steps, H, W, C)`.
-        originals: Images `(N, H, W, C)` to show in front, or two at the ends of the steps; None for none.
+        originals: Images `(N, H, W, C)` to show first, or the two ends of an interpolation; None for none.
         interpolated: Whether `results` are steps of an interpolation.
     """
     rows, columns = results, None

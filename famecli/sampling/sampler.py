@@ -11,14 +11,14 @@ from famecli.sampling.plan import Step, parallel_plan, wavefront_plan
 from famecli.sampling.wavefront import WavefrontWorkspace
 from famecli.sampling.workspace import ParallelWorkspace, Workspace
 
-# Every matrix has a multiple of this many columns, two vectors of the widest registers: other instructions
-# would compute the remaining columns and round differently, but an image must be the same in any batch.
+# Columns of every matrix are padded to a multiple of this, two of the widest vector registers. Other
+# instructions would compute a remainder and round differently, but an image must be the same in any batch.
 LANES = 32
 CHUNK = 64
 
 
 class Sampler:
-    """Exact samples of a decoder, in the steps of a plan.
+    """Exact sampler of a decoder, step by step of a plan.
 
     An autoregressive decoder takes a wave for each `t = column + lag * row` of patches, and in each wave a
     step for each pixel of a patch; a factorized one takes one step.
@@ -31,10 +31,11 @@ class Sampler:
         decoder: Decoder; its weights give dtype and device.
         likelihood: Likelihood of the decoder's outputs.
         levels: Number of values that a channel of a pixel can take.
-        chunk: Images that `sample` computes at once, a multiple of `LANES`; the result does not depend on it.
+        chunk: Number of images that `sample` computes at once, a multiple of `LANES`; the result does not
+            depend on it.
         graph: Whether the steps of an image are replayed as one CUDA graph; see `GraphRunner`.
-        lag: Waves by which a row of patches is behind the row above it. None for the decoder's own, which is
-            the fastest; the number of columns is raster order. The images are the same.
+        lag: Waves by which a row of patches trails the row above it; None for the decoder's own, the fastest.
+            The number of columns gives raster order. The images do not depend on the lag.
 
     Raises:
         ValueError: The lag is below the decoder's own, or `chunk` is not a multiple of `LANES`.
@@ -58,7 +59,7 @@ class Sampler:
             self.weights = PackedDecoder(decoder, lag)
             self.plan = wavefront_plan(*decoder.size, self.weights.lag, decoder.config.patch)
         self.workspaces: dict[int, Workspace] = {}
-        # A single step is a pass of the network, which no graph makes faster.
+        # A factorized decoder takes one forward pass, which no graph makes faster.
         self.graphs = GraphRunner(graph if self.weights else "off")
         self.space: Workspace
         self.batch: int
@@ -73,14 +74,14 @@ class Sampler:
         known: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
-        """Return the levels `(B, C, H, W)` that `uniforms` stand for.
+        """Return the levels `(B, C, H, W)` sampled with `uniforms`.
 
         Args:
-            condition: The latents' features `(B, condition, rows, columns)`; None for a decoder without.
+            condition: The latents' features `(B, condition, rows, columns)`; None without latents.
             uniforms: Numbers in [0, 1), `(B, likelihood.uniforms, H, W)`.
-            temperature: Spread of each pixel's distribution; 1 is the model's own.
+            temperature: Temperature of each pixel's distribution; 1 is the model's own.
             known: Levels of given pixels, `(B, C, H, W)`; the others are drawn given the earlier ones.
-            mask: True where a pixel is given, `(B, 1, H, W)`; both or none.
+            mask: True where a pixel is given, `(B, 1, H, W)`; required with `known`.
         """
         size = self.decoder.channels, *self.decoder.size
         found = [torch.zeros(0, *size, dtype=self.decoder.dtype, device=self.decoder.device)]
@@ -120,11 +121,11 @@ class Sampler:
         """Start `batch` images, whose steps are then taken one by one.
 
         Args:
-            condition: The latents' features `(B, condition, rows, columns)`; None for a decoder without.
+            condition: The latents' features `(B, condition, rows, columns)`; None without latents.
             batch: Number of images.
 
         Raises:
-            ValueError: The condition does not have the feature maps that the decoder reads.
+            ValueError: The condition has the wrong number of feature maps.
         """
         self._start(condition, batch)
         self.space.clear()
@@ -180,18 +181,18 @@ class Sampler:
         temperature: float = 1.0,
         mask: Tensor | None = None,
     ) -> int:
-        """Return the number of pixels that `uniforms` do not stand for, by parallel passes.
+        """Return the number of pixels that differ from exact samples with `uniforms`, by parallel passes.
 
-        An image is the exact sample if and only if each pixel is the one that its uniforms stand for, under
-        the parameters given the image's own earlier pixels; one parallel pass computes those of all pixels.
-        In float32 a uniform within rounding of a boundary may count as well, in float64 hardly ever.
+        An image is the exact sample if and only if each pixel is the one sampled with its uniforms given the
+        image's own earlier pixels; one parallel pass computes the parameters of all pixels. In float32, a
+        pixel with a uniform close to a boundary may be miscounted; in float64, hardly ever.
 
         Args:
             levels: Images `(B, C, H, W)`.
             uniforms: Numbers that the images were drawn with, `(B, likelihood.uniforms, H, W)`.
             condition: The latents' features, or None.
             temperature: Temperature that the images were drawn with.
-            mask: True where a pixel was given, which does not count, `(B, 1, H, W)`.
+            mask: True where a pixel was given and is not counted, `(B, 1, H, W)`.
         """
         like = self.decoder.head2.weight
         wide = torch.promote_types(like.dtype, torch.float32)
@@ -223,7 +224,7 @@ def sample_naive(
     known: Tensor | None = None,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Return the levels `(B, C, H, W)` that `uniforms` stand for, one forward pass per pixel.
+    """Return the levels `(B, C, H, W)` sampled with `uniforms`, one forward pass per pixel.
 
     Patches are drawn in raster order, and so are the pixels of a patch.
 
@@ -231,11 +232,11 @@ def sample_naive(
         decoder: Autoregressive decoder.
         likelihood: Likelihood of the decoder's outputs.
         levels: Number of values that a channel of a pixel can take.
-        condition: The latents' features `(B, condition, rows, columns)`; None for a decoder without.
+        condition: The latents' features `(B, condition, rows, columns)`; None without latents.
         uniforms: Numbers in [0, 1), `(B, likelihood.uniforms, H, W)`.
-        temperature: Spread of each pixel's distribution; 1 is the model's own.
+        temperature: Temperature of each pixel's distribution; 1 is the model's own.
         known: Levels of given pixels, `(B, C, H, W)`.
-        mask: True where a pixel is given, `(B, 1, H, W)`; both or none.
+        mask: True where a pixel is given, `(B, 1, H, W)`; required with `known`.
     """
     assert decoder.config.autoregressive
     height, width = decoder.size

@@ -1,10 +1,10 @@
-"""A step of an autoregressive decoder: the patches of a wavefront at once, earlier activations kept.
+"""One step of an autoregressive decoder: all patches of a wavefront, with cached earlier activations.
 
-Activations lie in the skewed layout of `famecli.sampling.packing`, where the windows of a wavefront are a
-matrix without a copy: features are its rows, patches of all images its columns. When a wave begins, taps of
-earlier wavefronts are multiplied for all layers at once. A layer is then one product for the tap of its own
-wavefront, one for its 1x1 convolution, and pointwise operations. Attention keeps keys and values in the order
-of the waves, so that a wave sees a first part of them. Why that is exact: docs/wavefront.md.
+In the skewed layout of `famecli.sampling.packing`, the windows of a wavefront form a matrix without a copy:
+rows are features, columns are patches of all images. When a wave begins, taps of earlier wavefronts are
+multiplied for all layers at once. A layer then takes one product for the tap of its own wavefront, one for
+its 1x1 convolution, and pointwise operations. Attention stores keys and values in wave order, so that a wave
+sees a prefix of them. Proof of exactness: docs/wavefront.md.
 """
 
 import math
@@ -31,8 +31,8 @@ class LayerViews:
     """Memory of a gated layer in one wave.
 
     Args:
-        own: Activations of its input, in its map.
-        gates: Sums of its window, part of `WaveViews.start`.
+        own: Activated input of the layer, in its map.
+        gates: Sums of the layer's window, part of `WaveViews.start`.
         taps: Taps of the wave's own wavefront.
     """
 
@@ -45,7 +45,7 @@ class LayerViews:
 class WaveViews:
     """Memory that the features of one wave read and write; a matrix has a column per patch and image.
 
-    Matrices include the additional rows of `SkewedMaps`; results do not.
+    Matrices include the padding rows of `SkewedMaps`; results do not.
 
     Args:
         wave: Wave of the plan.
@@ -62,8 +62,8 @@ class WaveViews:
         gates: Gates of all gated layers, `(layers, 2 * width, columns)`.
         past: Windows of all gated layers, `(layers, taps * width, columns)`.
         layers: Views of each gated layer.
-        seen: Summand of the logits of attention, `(patches, keys)`: 0, or minus infinity for unseen keys.
-        mixed: Mixed values of attention, `(columns, inner)`, beside a column of ones.
+        seen: Additive attention mask, `(patches, keys)`: 0, or minus infinity for hidden keys.
+        mixed: Attention output, `(columns, inner)`, beside a column of ones.
     """
 
     wave: Wave
@@ -85,13 +85,13 @@ class WaveViews:
 
 
 class AttentionMemory:
-    """Keys and values of a block of attention, in the order of the waves.
+    """Keys and values of an attention block, in wave order.
 
     Args:
         block: Weights of the block.
         plan: Order of the patches.
         batch: Number of images, padding included.
-        extra: Largest number of additional patches that a wave computes.
+        extra: Largest number of padding patches of a wave.
     """
 
     def __init__(self, block: PackedAttention, plan: Plan, batch: int, extra: int) -> None:
@@ -138,7 +138,7 @@ class WavefrontWorkspace(Workspace):
         uniforms: Random numbers per pixel.
         num_levels: Number of values that a channel of a pixel can take.
         batch: Number of images, padding included.
-        rows: Divisor of the number of rows that a wave computes.
+        rows: Multiple that the rows of a wave are padded to.
     """
 
     def __init__(
@@ -236,7 +236,7 @@ class WavefrontWorkspace(Workspace):
 
     def _normalise(self, views: WaveViews, out: Tensor) -> None:
         """Write the features divided by their root mean square."""
-        # By a product, whose rounding does not depend on the number of columns.
+        # A matrix product rounds independently of the number of columns.
         torch.mm(self.mean_weights, to_float32_or_wider(views.h).square(), out=views.mean)
         torch.mul(views.h, views.mean.add_(SMALLEST_SQUARE).rsqrt_().to(out.dtype), out=out)
 
@@ -277,6 +277,6 @@ class WavefrontWorkspace(Workspace):
 
 
 def _seen(plan: Plan, lag: int, like: Tensor) -> Tensor:
-    """Return the summand of the logits `(patches, patches)` in the order of the waves; see `sees`."""
+    """Return the additive attention mask `(patches, patches)` in wave order; see `sees`."""
     row, column = torch.tensor(plan.patches, device=like.device).unbind(1)
     return torch.where(sees(row, column, lag), 0.0, -torch.inf).to(like.dtype)

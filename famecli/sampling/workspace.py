@@ -1,4 +1,4 @@
-"""A sampler's memory for one batch size, for any decoder and for a factorized one."""
+"""Memory of a sampler for one batch size: the base class, and that of factorized decoders."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class Workspace(ABC):
         channels: Channels of the image.
         uniforms: Random numbers per pixel.
         batch: Number of images, padding included.
-        rows: Divisor of the number of patches that a wave computes.
+        rows: Multiple that the patches of a wave are padded to.
         like: Tensor of the same dtype and device.
 
     Attributes:
@@ -64,7 +64,7 @@ class Workspace(ABC):
         self.steps = tuple(self._views(step) for step in plan.steps)
 
     def _views(self, step: Step) -> StepViews:
-        """Return the views of one step: it computes a pixel of all patches, and draws those in the image."""
+        """Return the views of one step, which computes a pixel of each patch and draws those in the image."""
         start = self.plan.first_cell(step.wave, step.pixel)
         padded_count = -(-step.wave.count // self.rows) * self.rows
         computed = slice(start, start + padded_count)
@@ -92,7 +92,7 @@ class Workspace(ABC):
 
     @abstractmethod
     def condition_on(self, condition: Tensor | None) -> None:
-        """Copy the latents' features `(B, condition, rows, columns)`; None for a decoder without."""
+        """Copy the latents' features `(B, condition, rows, columns)`; None without latents."""
 
     @abstractmethod
     def clear(self) -> None:

@@ -1,1 +1,1 @@
-"""Proofs that a model's likelihood is one: causal, summing to one, and what is sampled and coded."""
+"""Checks that a model's likelihood is valid: causal, normalised, and equal to what is sampled and coded."""

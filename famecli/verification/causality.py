@@ -26,7 +26,7 @@ class Order:
     Args:
         what: Description of the pixels that parameters must not depend on.
         time: Time of each pixel, `(H, W)`.
-        own: Whether parameters must not depend on pixels of the same time either.
+        own: Whether parameters must also not depend on pixels of the same time.
     """
 
     what: str
@@ -85,7 +85,7 @@ def _other_levels(images: Tensor, subject: Subject) -> Tensor:
 
 
 def _orders(model: Fame) -> list[Order]:
-    """Return the sampler's order and the order of rows; in a factorized decoder all pixels are at once."""
+    """Return the sampler's order and the order of rows; in a factorized decoder all times are equal."""
     config, device = model.config, model.device
     size = config.height, config.width
     if not config.decoder.autoregressive:

@@ -61,7 +61,7 @@ class Finding:
 
     @classmethod
     def broken(cls, reason: str) -> "Finding":
-        """Return the outcome of a check that the model broke before it was measured."""
+        """Return the outcome of a check that failed before it was measured."""
         return cls(reason, (), "failed")
 
 

@@ -21,15 +21,15 @@ from famecli.verification.sampling import MOST_DISTANCE, distance
 from famecli.verification.subject import Subject
 
 IMAGES = 4
-# Limits relative to the NLL. Sums of a thousand terms in float64, each rounded by 1e-16 of itself.
+# Limit relative to the NLL, for sums of a thousand float64 terms with relative rounding errors of 1e-16.
 BATCH_LIMIT = 1e-10
-# In single precision; on other devices than a CPU convolutions may round to 10 bits.
+# Limits in float32; on devices other than CPUs, convolutions may round to 10 bits.
 SINGLE_BATCH_LIMIT = 1e-5
 DEVICE_BATCH_LIMIT = 1e-3
 DENSITY_LIMIT = 1e-9
 EXACT_LIMIT = 0.01
 LATENTS_LIMIT = 0.02
-# So many bits of each latent that its bins cost next to nothing; initial bits do not count here.
+# Bits per latent, enough for a negligible cost of discretization; initial bits do not count here.
 LATENT_BITS = 10
 # Size of a coder's state, which the NLL does not include.
 STATE_BITS = WORD_BITS * STATE_WORDS
@@ -39,7 +39,7 @@ CODE_BATCH = 64
 BATCHES = (
     "The NLL of an image does not depend on the other images of its batch, nor on the mode of the model."
 )
-RATE = "The rate is the divergence of the posterior that latents are drawn from to the prior of samples."
+RATE = "The rate is the KL divergence of the posterior of latents from the prior of samples."
 CODE_LENGTH = "Images can be coded in as many bits as their NLL says, and decoded again."
 
 
@@ -113,11 +113,11 @@ class _RecordedNoise:
 
 
 def check_latents(subject: Subject) -> Finding:
-    """Compare rate, latents and log-weight with densities that are computed independently of the model's.
+    """Compare rate, latents and log-weight with independently computed densities.
 
-    Latents are draws from a Gaussian if `(z - mean) / scale` are the standard normals of the noise. The log
-    of the ratio of two Gaussians is a quadratic, whose mean under the first is that of its values at
-    `mean + scale` and `mean - scale`: so the divergence is known without its formula.
+    Latents are draws from a Gaussian if `(z - mean) / scale` are the standard normals of the noise. The
+    log-ratio of two Gaussians is quadratic: its mean under the first is the mean of its values at
+    `mean + scale` and `mean - scale`. So the divergence is known without its formula.
     """
     model, count = subject.exact, max(IMAGES, subject.least_images)
     if not model.config.stochastic_layers:
@@ -153,7 +153,7 @@ def _relative(one: Tensor, other: Tensor) -> Tensor:
 
 
 def _residues(draws: Sequence[Draw], noise: _RecordedNoise) -> list[Tensor]:
-    """Return, for each layer, the differences of standardised latents and the normals of the noise."""
+    """Return, for each layer, the differences between standardised latents and the normals of the noise."""
     sources = [(draw.z, draw.posterior or draw.prior) for draw in draws]
     return [
         _relative((z - source.mean) / source.scale, noise.given[layer].to(z))
@@ -194,16 +194,16 @@ def _quantiles(draws: Sequence[Draw], subject: Subject) -> Tensor:
 def check_code(model: Fame, levels: np.ndarray, source: str) -> Finding:
     """Code images and decode them, and compare the length with the bound of an evaluation.
 
-    The decoder knows nothing but bits and model. If it finds the images, probabilities depend only on what
-    was decoded before, and they are as large as the length says. With latents, a coder draws its own latents,
-    and the bound holds on average: the limit allows for that.
+    The decoder has only the bits and the model. If it recovers the images, probabilities depend only on what
+    was decoded before, and the code length proves their values. With latents, the coder draws its own, so the
+    bound holds on average; the limit allows for that.
 
     Args:
         model: Model in its own precision.
         levels: Images, uint8, `(N, C, H, W)`.
         source: Description of the images.
     """
-    # Not rounded, so that rounding hides no difference of decoder and encoder.
+    # Rounding would hide differences between encoder and decoder.
     codec = Codec(model, rounding=False)
     latents = [stage.latents for stage in model.config.stages if stage.latents]
     coded = codec.encode(levels, [[LATENT_BITS] * maps for maps in latents])

@@ -2,7 +2,7 @@
 
 Masses of single levels and channels come from the likelihood's own `log_prob`. The mass of a pixel's first c
 channels is that of a likelihood of c channels with the same parameters. So the mass of a channel given the
-earlier ones is a difference of two `log_prob`, and nothing is computed a second way.
+earlier ones is a difference of two `log_prob`, and no mass is implemented twice.
 """
 
 import copy
@@ -25,7 +25,7 @@ from famecli.verification.subject import Subject
 IMAGES = 2
 CONDITIONS = 4
 LIMIT = 1e-9
-SENTENCE = "The masses of all levels sum to 1 at every pixel and channel, those of all images likewise."
+SENTENCE = "The masses of all levels sum to 1 at every pixel and channel, and so do those of all images."
 POSITIONS = 512
 # Sizes of the miniature model.
 WIDTH = 4
@@ -147,8 +147,8 @@ def off_quantile(
 ) -> int:
     """Return the number of values of `x` that are not the quantiles of the masses at `uniforms`.
 
-    An image that is, at every pixel, the inverse distribution function of independent uniforms has the
-    distribution with these masses. Within `margin` of a boundary of the uniforms, both sides are right.
+    An image has the distribution of these masses if each pixel is the inverse distribution function of an
+    independent uniform. Within `margin` of a boundary of the uniforms, both sides count as right.
 
     Args:
         likelihood: Likelihood of the pixels.
@@ -209,10 +209,9 @@ def _wrong_levels(mixture: LogisticMixture, x: Tensor, parameters: Tensor, u: Te
 def tiny_config(config: ModelConfig) -> ModelConfig:
     """Return `config` with the same switches and windows, but few features, pixels and levels.
 
-    A binary image is 3x3, or with three channels 2x2; with more levels it is 2x2 with 4 levels, or with three
-    channels 1x2 with 3: 256 to 4,096 images. With patches, which are 2x2 then, an image holds several of
-    them: a binary one is 3x3, or with three channels 1x3; with more levels it is 2x3 with 3 levels, or with
-    three channels 1x3 with 3: 512 to 19,683 images.
+    Without patches, there are 256 to 4,096 images: binary 3x3 or RGB 2x2; with more levels, 2x2 of 4 levels
+    or RGB 1x2 of 3. With patches of 2x2, an image holds several, and there are 512 to 19,683 images: binary
+    3x3 or RGB 1x3; with more levels, 2x3 of 3 levels or RGB 1x3 of 3.
     """
     grey, bits, patches = config.channels == 1, config.likelihood == "bernoulli", config.decoder.patch > 1
     if patches:
@@ -248,7 +247,7 @@ def _tiny_stage(stage: StageConfig) -> StageConfig:
 def tiny_model(model: Fame, seed: int) -> Fame:
     """Return a miniature of `model` in float64 on the CPU, with random weights.
 
-    The weights are larger than initial ones, of which many are zero and make distributions nearly uniform.
+    The weights are larger than initial ones, many of which are zero and make distributions nearly uniform.
     """
     tiny = type(model)(tiny_config(model.config)).double().eval()
     generator = stream("verify", seed, "tiny weights")

@@ -18,9 +18,9 @@ from famecli.verification.sampling import check_sampling
 from famecli.verification.subject import Subject
 
 Check = Callable[[Subject], Finding]
-# Returns a split of a data set; None for the one that the model was trained on.
+# Function that returns a split of a data set; None for the training data set.
 Images = Callable[[str | None, Split], ImageSplit]
-# What needs the model alone, no data.
+# Checks that need the model alone, no data.
 MODEL_CHECKS: dict[str, Check] = {
     "causality": check_causality,
     "batch": check_batches,
@@ -43,7 +43,7 @@ def verify(
     """Return the results of checks, in the order of `CHECKS`.
 
     Args:
-        checkpoint: Model.
+        checkpoint: Checkpoint of the model.
         subject: The same model under test.
         names: Some of `CHECKS`.
         images: Loader of test images, for `code` and `claims`; None to code samples of the model instead.
@@ -69,8 +69,8 @@ def check_claim(checkpoint: Checkpoint, images: Images | None) -> Finding:
     """Measure the first claim of a checkpoint again, on 256 images.
 
     Args:
-        checkpoint: Model.
-        images: Loader of the images that the claim is about; None where there is none.
+        checkpoint: Checkpoint of the model.
+        images: Loader of the claim's images; None if unavailable.
 
     Raises:
         UnavailableError: The images are not here.
@@ -93,7 +93,7 @@ def check_claim(checkpoint: Checkpoint, images: Images | None) -> Finding:
     count = found.data.images or 0
     difference = abs(found.nats_per_image - claim.expected(name, count)[1])
     if wrong and difference <= TOLERANCE_NATS:
-        # The measurement shows a difference; nothing else would show another bound.
+        # A measurement would not show a wrong bound, only a wrong mean.
         return Finding.broken(wrong)
     return Finding.of(
         "The NLL is the one that the checkpoint claims.",

@@ -15,13 +15,13 @@ from famecli.verification.subject import Subject
 
 EXACT_IMAGES = 32
 BATCH = 64
-# Distance that rounding may move a boundary of the uniforms by, in float64 and in single precision. On other
-# devices than a CPU convolutions may round to 10 bits.
+# Largest shift of a boundary of the uniforms by rounding: in float64, in float32, and on devices other than
+# CPUs, where convolutions may round to 10 bits.
 MARGIN = 1e-9
 SINGLE_MARGIN = 1e-4
 DEVICE_MARGIN = 1e-2
 STANDARD_ERRORS = 4.0
-# Number of masses that entropies are summed from: of evenly spread pixels where all would take longer.
+# Number of masses in the sums of entropies; more masses are subsampled at evenly spread pixels.
 MASSES = 2**22
 # Exceeded by chance in one of 130,000 cases: 2 exp(-2 * 2.5**2).
 MOST_DISTANCE = 2.5
@@ -31,8 +31,8 @@ SENTENCE = "Samples are drawn from the density that is scored, pixel by pixel."
 def check_sampling(subject: Subject) -> Finding:
     """Check samples by forward passes, in float64 and in their own precision, and compare cost with entropy.
 
-    A sample is exact if each pixel is the quantile at its uniform of its masses given the earlier pixels, and
-    one pass computes the masses of all pixels. The cost of a pixel minus the entropy of its masses has mean 0
+    A sample is exact if each pixel is the quantile, at its uniform, of its masses given the earlier pixels.
+    One pass computes the masses of all pixels. The cost of a pixel minus the entropy of its masses has mean 0
     given the earlier pixels: the sum over pixels and images is a martingale, with known variance.
     """
     exact = _exact_samples(subject)
@@ -91,7 +91,7 @@ class _Samples:
 
 
 def _exact_samples(subject: Subject) -> list[Measurement]:
-    """Return measurements, by passes in float64, of images drawn in float64."""
+    """Return measurements of images that are drawn and checked in float64."""
     model, count = subject.exact, min(EXACT_IMAGES, subject.samples)
     condition = subject.prior_conditions(model, count)
     uniforms = image_uniforms(subject.names(count), model.uniforms_shape, torch.float64).to(model.device)

@@ -17,7 +17,7 @@ SAMPLES = {"bernoulli": 256, "logistic-mixture": 64}
 
 
 class Subject:
-    """A model under verification; it is never changed, checks that change its mode work on a copy.
+    """A model under verification, never changed: checks that change its mode work on a copy.
 
     Args:
         model: Model in evaluation mode, on its device.
