@@ -7,9 +7,9 @@
 All models have the ladder and the decoder of `fame`, with parts switched on and off; the presets differ from
 this, since each suits its kind of model. The PixelCNN has no ladder, so its decoder gets more layers, and
 feature maps up to the parameters of `fame`. The others keep their decoder, and the width of their ladder is
-adjusted.
-`fame-coarser`, which is no preset, is `fame` with latents at half the height and width. All are trained by
-`fame train` in folders of --out; the same command resumes an interrupted experiment. Prints two Markdown tables.
+adjusted. `fame-coarser`, which is no preset, is `fame` with latents at half the height and width. All are
+trained by `fame train` in folders of --out; the same command resumes an interrupted experiment. Prints two
+Markdown tables.
 """
 
 import argparse
