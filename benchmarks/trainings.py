@@ -137,7 +137,7 @@ def _curve(path: Path) -> list[Validation]:
 
 
 def validations(images: int, count: int) -> str:
-    """Return the setting `KEY=VALUE` for a number of validations; `fame train` fits the rest of a schedule."""
+    """Return the setting `KEY=VALUE` for a number of validations; `fame train` fits the rest of it."""
     return f"train.eval_every_images={math.ceil(images / count)}"
 
 

@@ -113,7 +113,7 @@ def score(
     repeats: int,
     importance_samples: int,
 ) -> list[Case]:
-    """Return the costs of all cuts and partners under all models; `repeats` draws bits, pairs and latents anew."""
+    """Return the costs of all cuts and partners under all models; repeats redraw bits, pairs and latents."""
     found = {(c, p, m.name): Case(c, p, m, []) for c in CUTS for p in PARTNERS for m in models}
     work = repeats * len(models) * (1 + len(CUTS) * len(PARTNERS))
     with Output().progress("halves", work) as advance:
