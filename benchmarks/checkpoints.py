@@ -1,4 +1,4 @@
-"""What the experiments start from: checkpoints under short names, a data set, and how errors are shown."""
+"""Setup of the experiments: named checkpoints, a data set, and error messages."""
 
 import re
 import sys
@@ -17,14 +17,14 @@ from famecli.errors import ExitCode, FameError, InputError, UsageError
 from famecli.model.fame import Fame
 from famecli.output import Output
 
-# A name in front of a checkpoint; addresses have colons and slashes before their first "=".
+# NAME=CKPT; the pattern excludes URLs, which have colons and slashes before their first "=".
 NAMED = re.compile(r"([\w.+ -]+)=(.+)", re.DOTALL)
 CHECKPOINT_HELP = "file, run folder or name of weights; NAME=CKPT gives it a name in the tables"
 
 
 @dataclass(frozen=True)
 class NamedModel:
-    """A model and what the tables call it."""
+    """A model and its name in the tables."""
 
     name: str
     checkpoint: Checkpoint
@@ -40,7 +40,7 @@ class NamedModel:
         return self.model.config.stochastic_layers > 0
 
     def facts(self) -> dict[str, Any]:
-        """Return what a report has to say about it."""
+        """Return the facts about the model for a report."""
         return {
             "name": self.name,
             "checkpoint": self.checkpoint.source,
@@ -55,14 +55,14 @@ def load_models(words: Sequence[str], shape: tuple[int, int, int], levels: int) 
     """Return the models that `words` name, on the CPU.
 
     Args:
-        words: A checkpoint each, or `NAME=CKPT`; without a name it is that of the preset.
-        shape: Channels, height and width that all must have.
-        levels: Values of a pixel, likewise.
+        words: Checkpoints, each as `CKPT` or `NAME=CKPT`; the default name is the preset's.
+        shape: Required channels, height and width.
+        levels: Required number of values of a pixel.
 
     Raises:
         FameError: As `famecli.load` does.
-        InputError: A model is for other images.
-        UsageError: Two have one name.
+        InputError: A model has another image shape or number of levels.
+        UsageError: Two models have the same name.
     """
     found: list[NamedModel] = []
     for word in words:
@@ -80,12 +80,12 @@ def load_models(words: Sequence[str], shape: tuple[int, int, int], levels: int) 
 
 
 def reference_of(models: Sequence[NamedModel]) -> NamedModel:
-    """Return what others are compared with: the first model without latents, or else the first."""
+    """Return the reference model: the first without latents, or else the first."""
     return next((each for each in models if not each.has_latents), models[0])
 
 
 def read_split(name: str, split: Split, data: Path | None) -> ImageSplit:
-    """Return a split of a data set, fetched if it is not here; messages go to stderr."""
+    """Return a split of a data set, fetched if missing; messages go to stderr."""
     return load_split(name, split, data=data, report=Output().note)
 
 
@@ -95,20 +95,22 @@ def shared_facts(models: Sequence[NamedModel]) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions that results depend on."""
+    """Return the versions on which results depend."""
     return {"famecli": __version__, "torch": str(torch.__version__)}
 
 
 def add_shared_options(parser: ArgumentParser) -> None:
-    """Declare the options that all experiments have."""
-    parser.add_argument("--data", type=Path, metavar="FOLDER", help="with the data set's files; or FAME_DATA")
-    parser.add_argument("--threads", type=int, default=1, help="of the CPU; default: 1")
+    """Declare the options that all experiments share."""
+    parser.add_argument(
+        "--data", type=Path, metavar="FOLDER", help="folder of the data set's files; or FAME_DATA"
+    )
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads; default: 1")
     parser.add_argument("--json", type=Path, metavar="FILE", help="one JSON document in place of Markdown")
-    parser.add_argument("--quick", action="store_true", help="far too little of everything, to see it run")
+    parser.add_argument("--quick", action="store_true", help="smallest possible run, to see that it works")
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call `main`; an error that a user can mend ends it with a line, a hint and an exit code."""
+    """Call `main`; a user's error prints one line and a hint, and sets the exit code."""
     try:
         main()
     except FameError as error:

@@ -1,9 +1,9 @@
-"""Factorized decoders against PixelCNN decoders: what an image costs to describe, and to draw.
+"""Factorized decoders against PixelCNN decoders: NLL and sampling time.
 
     python -m benchmarks.decoders fame-mnist no-concat=runs/no-concat --pictures samples/
 
-Prints a Markdown table: NLL on test images, paired differences, and the time to draw --batch images, the
-median of --rounds rounds in each of which every model draws once.
+Prints a Markdown table: NLL on test images, paired differences, and the time to draw --batch images. The time
+is the median over --rounds rounds, in each of which every model draws once.
 """
 
 import argparse
@@ -58,16 +58,20 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("checkpoints", nargs="+", metavar="CKPT", help=CHECKPOINT_HELP)
     parser.add_argument("--dataset", default="mnist", help="default: mnist")
     parser.add_argument("--images", type=int, help="test images; default: all")
-    parser.add_argument("-k", "--importance-samples", type=int, default=1, help="1: the ELBO")
+    parser.add_argument(
+        "-k", "--importance-samples", type=int, default=1, help="importance samples; default: 1, the ELBO"
+    )
     parser.add_argument("--batch", type=int, default=64, help="images drawn at once; default: 64")
-    parser.add_argument("--rounds", type=int, default=11, help="default: 11")
-    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="for a grid of samples of each model")
+    parser.add_argument("--rounds", type=int, default=11, help="timed rounds; default: 11")
+    parser.add_argument(
+        "--pictures", type=Path, metavar="FOLDER", help="folder for a grid of samples of each model"
+    )
     add_shared_options(parser)
     return parser.parse_args()
 
 
 def score(models: Sequence[NamedModel], levels: np.ndarray, importance_samples: int) -> list[ImageNlls]:
-    """Return what the images `(N, C, H, W)` cost under each model."""
+    """Return the NLL of the images `(N, C, H, W)` under each model."""
     found = []
     with Output().progress("NLL", len(models)) as advance:
         for each in models:
@@ -79,7 +83,7 @@ def score(models: Sequence[NamedModel], levels: np.ndarray, importance_samples: 
 def draw_seconds(models: Sequence[NamedModel], batch: int, rounds: int) -> list[float]:
     """Return the median seconds that each model takes for `batch` images, latents included."""
     found: list[list[float]] = [[] for _ in models]
-    # The first round is not counted.
+    # The first round is a warm-up.
     for turn in range(rounds + 1):
         for each, times in zip(models, found, strict=True):
             started_s = time.perf_counter()
@@ -89,7 +93,7 @@ def draw_seconds(models: Sequence[NamedModel], batch: int, rounds: int) -> list[
 
 
 def write_samples(models: Sequence[NamedModel], folder: Path) -> None:
-    """Write the images of the first seeds of each model as one picture of its name."""
+    """Write a grid of samples of the first seeds for each model, named after it."""
     folder.mkdir(parents=True, exist_ok=True)
     for each in models:
         images = levels_to_bytes(generate(each.model, range(SHOWN)), each.model.config.levels)
@@ -112,7 +116,7 @@ COLUMNS = (
 def table(
     models: Sequence[NamedModel], nlls: Sequence[ImageNlls], seconds: Sequence[float], batch: int
 ) -> Table:
-    """Return a row per model; NLLs are of the same images, `seconds` for `batch` images."""
+    """Return a row per model; all NLLs are of the same images, `seconds` is for `batch` images."""
     rows: list[tuple[Cell, ...]] = []
     for each, nll, drawn_s in zip(models, nlls, seconds, strict=True):
         rows.append(

@@ -1,15 +1,15 @@
-"""All seven models with as many parameters as `fame`, trained on equally many images, by one recipe.
+"""All seven models at equal parameters, images and recipe.
 
     python -m benchmarks.equal_sizes --images 51200
     python -m benchmarks.equal_sizes --only pixelcnn vae --seeds 0 1 2
     python -m benchmarks.equal_sizes --only fame-coarser
 
-All have the ladder and the decoder of `fame`, with parts switched on and off. That is not what the presets
-are, which suit each kind of model. The decoder of the PixelCNN gets more layers, since it has no ladder, and
-as many feature maps as bring it to the parameters of `fame`; the others keep their decoder, and their ladders
-get more or fewer feature maps. `fame-coarser`, which is no preset, is `fame` with latents at half the height
-and width. All are trained by `fame train` in folders of --out; run again, it goes on where it was broken off.
-Prints two Markdown tables.
+All models have the ladder and the decoder of `fame`, with parts switched on and off; the presets differ from
+this, since each suits its kind of model. The PixelCNN has no ladder, so its decoder gets more layers, and
+feature maps up to the parameters of `fame`. The others keep their decoder, and the width of their ladder is
+adjusted. `fame-coarser`, which is no preset, is `fame` with latents at half the height and width. All are
+trained by `fame train` in folders of --out; the same command resumes an interrupted experiment. Prints two
+Markdown tables.
 """
 
 import argparse
@@ -50,7 +50,7 @@ BASE = "fame"
 COARSER = "fame-coarser"
 VALIDATIONS = 5
 QUICK_IMAGES = 640
-# Of a PixelCNN, for each layer of the decoder of `fame`.
+# Layers of the PixelCNN per decoder layer of `fame`.
 PIXELCNN_DEPTH = 4 / 3
 
 
@@ -64,19 +64,21 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument(
         "--only", nargs="+", choices=[*PRESETS, COARSER], default=list(PRESETS), help="default: all presets"
     )
-    parser.add_argument("--size", choices=get_args(Size), default="small", help="of fame; default: small")
-    parser.add_argument("--images", type=int, default=51_200, help="of each run; default: 51200")
+    parser.add_argument(
+        "--size", choices=get_args(Size), default="small", help="size of fame; default: small"
+    )
+    parser.add_argument("--images", type=int, default=51_200, help="images per run; default: 51200")
     add_training_options(parser, "runs/equal-sizes")
     return parse_training_options(parser, QUICK_IMAGES)
 
 
 def preset_of(name: str) -> str:
-    """Return the preset that a model of this table comes from."""
+    """Return the preset on which a model of this table is based."""
     return BASE if name == COARSER else name
 
 
 def equal(name: str, size: Size, shape: tuple[int, int, int], levels: int) -> ModelConfig:
-    """Return the model of a size with as many parameters as `fame` of that size, as nearly as can be."""
+    """Return the model of a size whose parameters are nearest to those of `fame` at that size."""
     base = model_config(BASE, size, shape, levels)
     target = count_parameters(base)
     if name == BASE:
@@ -90,14 +92,14 @@ def equal(name: str, size: Size, shape: tuple[int, int, int], levels: int) -> Mo
 
 
 def changes_of(name: str, info: DatasetInfo, options: argparse.Namespace) -> tuple[str, ...]:
-    """Return the words `KEY=VALUE` that give a model for the images of `info` its size and its schedule."""
+    """Return the settings `KEY=VALUE` of a model's size and schedule for the images of `info`."""
     default = model_config(preset_of(name), options.size, info.shape, info.levels)
     sized = assignments(default, equal(name, options.size, info.shape, info.levels))
     return (validations(options.images, VALIDATIONS), *sized, *options.set)
 
 
 def training_of(name: str, seed: int, options: argparse.Namespace) -> Training:
-    """Return the run of a model with one seed."""
+    """Return the training of a model with one seed."""
     changes = changes_of(name, dataset_info(options.dataset), options)
     words = (*run_words(preset_of(name), options.images, seed, options), *set_words(changes))
     folder = f"{name}-{options.size}-{options.images}-seed{seed}"
@@ -105,10 +107,10 @@ def training_of(name: str, seed: int, options: argparse.Namespace) -> Training:
 
 
 def compare(options: argparse.Namespace, run: Runner = fame) -> list[Table]:
-    """Train the models with all seeds, `fame` being the first, and return their table and curves."""
+    """Train the models with all seeds, `fame` first, and return their table and learning curves."""
     names = [BASE, *(name for name in options.only if name != BASE)]
     runs: dict[str, list[Trained]] = {name: [] for name in names}
-    # Seed by seed, so that a first comparison is there early.
+    # Seeds in the outer loop give a first comparison early.
     for seed in options.seeds:
         for name in names:
             runs[name].append(train(training_of(name, seed, options), options.out, run))

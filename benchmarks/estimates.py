@@ -1,4 +1,4 @@
-"""Means, ratios, chances and areas under curves, each with its standard error."""
+"""Means, ratios, probabilities and areas under curves, each with its standard error."""
 
 import math
 from collections.abc import Sequence
@@ -9,12 +9,12 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its error.
+    """A value with its standard error.
 
     Args:
-        value: The figure.
-        stderr: Its standard error, in the same unit; NaN where there was one observation.
-        count: Independent observations that it rests on.
+        value: Estimated value.
+        stderr: Standard error, in the same unit; NaN for one observation.
+        count: Number of independent observations.
     """
 
     value: float
@@ -22,13 +22,13 @@ class Estimate:
     count: int
 
     def times(self, factor: float) -> "Estimate":
-        """Return the figure in another unit."""
+        """Return the estimate in another unit."""
         return Estimate(self.value * factor, self.stderr * abs(factor), self.count)
 
     def __str__(self) -> str:
         if not (math.isfinite(self.stderr) and self.stderr > 0):
             return f"{self.value:.4g}"
-        # Two digits of the error say how many of the figure mean something.
+        # Show the value to the second significant digit of its error.
         digits = max(0, 1 - math.floor(math.log10(self.stderr)))
         return f"{self.value:.{digits}f} +- {self.stderr:.{digits}f}"
 
@@ -41,9 +41,9 @@ def mean_of(values: np.ndarray) -> Estimate:
 
 
 def share_of(hits: np.ndarray) -> Estimate:
-    """Return the share of True among independent `hits` `(N,)`, with its binomial standard error.
+    """Return the proportion of True among independent `hits` `(N,)`, with its binomial standard error.
 
-    For the error a hit and a miss are added, so that it is not 0 where all are alike.
+    The error adds one hit and one miss, so that it is not 0 where all are equal.
     """
     trials = len(hits)
     adjusted = (float(np.sum(hits)) + 1) / (trials + 2)
@@ -60,11 +60,11 @@ def ratio_of(part: np.ndarray, whole: np.ndarray) -> Estimate:
 
 
 def area_of(high: np.ndarray, low: np.ndarray) -> Estimate:
-    """Return the area under the ROC curve: the chance that an entry of `high` is above one of `low`.
+    """Return the area under the ROC curve: the probability that an entry of `high` is above one of `low`.
 
     Args:
-        high: `(N, m)`, scores that should be the higher ones; row n is one independent observation.
-        low: `(N, k)`, the others of the same observations.
+        high: Scores expected to be higher, `(N, m)`; row n is one independent observation.
+        low: Scores expected to be lower of the same observations, `(N, k)`.
 
     Source: the variance of clustered scores, N. Obuchowski, Biometrics 53 (1997).
     """
@@ -76,7 +76,7 @@ def area_of(high: np.ndarray, low: np.ndarray) -> Estimate:
 
 
 def _ranks(values: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return for each of `values` the share of `others` below it; equal ones count half."""
+    """Return for each of `values` the proportion of `others` below it; ties count half."""
     ordered = np.sort(others)
     both = np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")
     share: np.ndarray = both / (2 * len(ordered))
@@ -84,21 +84,21 @@ def _ranks(values: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def difference_of(one: Estimate, other: Estimate) -> Estimate:
-    """Return `one - other` as if they were independent."""
+    """Return `one - other`, assuming independence."""
     stderr = math.hypot(one.stderr, other.stderr)
     return Estimate(one.value - other.value, stderr, min(one.count, other.count))
 
 
 def over_repeats(estimates: Sequence[Estimate]) -> Estimate:
-    """Return the mean of one figure in several repeats with other seeds.
+    """Return the mean of an estimate over repeats with different seeds.
 
-    Its error stays that of one repeat: the images are the same ones, and more bits or latents of theirs do
-    not make them more.
+    The error is that of one repeat: repeats draw new bits and latents of the same images, and so add no
+    images.
     """
     value = float(np.mean([each.value for each in estimates]))
     return Estimate(value, float(np.mean([each.stderr for each in estimates])), estimates[0].count)
 
 
 def spread_of(estimates: Sequence[Estimate]) -> float | None:
-    """Return the standard deviation of a figure over seeds; None for one seed."""
+    """Return the standard deviation over seeds; None for one seed."""
     return float(np.std([each.value for each in estimates], ddof=1)) if len(estimates) > 1 else None

@@ -3,12 +3,12 @@
     python -m benchmarks.maps_against_dense --seeds 0 1 2
     python -m benchmarks.maps_against_dense --decoders pixelcnn factorized --images 500000
 
-The ladder with maps is the preset as it is and sets the budget, FLOPs per image times images. Three ladders
-with dense latents get the same: the preset, which has more parameters; one with fewer feature maps, and one
-with fewer latents, both of as many parameters as the first. So does a ladder with more feature maps, of as
-many parameters as the dense preset, and two of as many as the first, in which the lowest or the top layer
-alone is dense. All are trained by `fame train` in folders of --out; run again, it goes on where it was broken
-off. Prints Markdown tables and draws the curves in --out; see docs/experiments.md.
+The unchanged preset, a ladder with maps, sets the budget: FLOPs per image times images. Its rivals get the
+same budget. Three have dense latents: the preset, which has more parameters; one with fewer feature maps and
+one with fewer latents, both at the parameters of the first. One has more feature maps, at the parameters of
+the dense preset. Two have dense latents in the lowest or in the top layer alone, at the parameters of the
+first. All are trained by `fame train` in folders of --out; the same command resumes an interrupted
+experiment. Prints Markdown tables and draws the curves in --out; see docs/experiments.md.
 """
 
 import argparse
@@ -55,16 +55,16 @@ QUICK_IMAGES = 1280
 
 @dataclass(frozen=True)
 class Contender:
-    """A model and how many images it may see.
+    """A model and its number of training images.
 
     Args:
-        name: In the tables.
-        preset: That it comes from.
-        default: What the preset is.
-        config: What it is.
-        parameters: Its weights.
-        flops: Floating point operations for each image of a step.
-        images: That its budget pays.
+        name: Name in the tables.
+        preset: Name of the preset on which it is based.
+        default: Configuration of the preset.
+        config: Configuration of the model.
+        parameters: Number of parameters.
+        flops: Floating point operations of a training step per image.
+        images: Number of training images within the budget.
     """
 
     name: str
@@ -86,9 +86,11 @@ def main() -> None:
 
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--decoders", nargs="+", choices=PAIRS, default=["pixelcnn"], help="or factorized")
+    parser.add_argument(
+        "--decoders", nargs="+", choices=PAIRS, default=["pixelcnn"], help="decoders; default: pixelcnn"
+    )
     parser.add_argument("--size", choices=get_args(Size), default="small", help="default: small")
-    parser.add_argument("--images", type=int, default=256_000, help="seen by the ladder with maps")
+    parser.add_argument("--images", type=int, default=256_000, help="images for the ladder with maps")
     parser.add_argument("--batch-size", type=int, default=TrainConfig().batch_size)
     add_training_options(parser, "runs/maps-against-dense")
     return parse_training_options(parser, QUICK_IMAGES)
@@ -97,10 +99,10 @@ def parse_options() -> argparse.Namespace:
 def contenders(
     decoder: str, size: Size, shape: tuple[int, int, int], levels: int, images: int
 ) -> list[Contender]:
-    """Return the ladder with maps, then its rivals, all with the FLOPs of `images` of its images."""
+    """Return the ladder with maps, then its rivals, all with the FLOPs of the first on `images` images."""
     maps_preset, dense_preset = PAIRS[decoder]
     maps = model_config(maps_preset, size, shape, levels)
-    # Its own preset may have another ladder.
+    # The dense preset may have another ladder.
     dense = with_parts_of(maps, dense_preset)
     preset = model_config(dense_preset, size, shape, levels)
     few, many = count_parameters(maps), count_parameters(dense)
@@ -125,14 +127,14 @@ def contenders(
 
 
 def with_stage(config: ModelConfig, other: ModelConfig, index: int) -> ModelConfig:
-    """Return `config` with one stage of `other`."""
+    """Return `config` with one stage replaced by that of `other`."""
     stages = [*config.stages]
     stages[index] = other.stages[index]
     return dataclasses.replace(config, stages=tuple(stages))
 
 
 def training_of(contender: Contender, seed: int, options: argparse.Namespace) -> Training:
-    """Return the run of a contender with one seed."""
+    """Return the training of a contender with one seed."""
     images = contender.images
     changes = [
         validations(images, VALIDATIONS),
@@ -150,7 +152,7 @@ def compare(decoder: str, options: argparse.Namespace, run: Runner = fame) -> li
     info = dataset_info(options.dataset)
     rivals = contenders(decoder, options.size, info.shape, info.levels, options.images)
     runs: dict[str, list[Trained]] = {rival.name: [] for rival in rivals}
-    # Seed by seed, so that a first comparison is there early.
+    # Seeds in the outer loop give a first comparison early.
     for seed in options.seeds:
         for rival in rivals:
             runs[rival.name].append(train(training_of(rival, seed, options), options.out, run))
@@ -210,7 +212,7 @@ def _curves(decoder: str, rivals: Sequence[Contender], runs: dict[str, list[Trai
 
 
 def chart(decoder: str, rivals: Sequence[Contender], runs: dict[str, list[Trained]]) -> LineChart:
-    """Return the learning curves of every run over the operations that it took."""
+    """Return the learning curves of every run over training FLOPs."""
     curves = [
         Curve(rival.name, [(each.images * rival.flops / 1e15, each.nats) for each in found.curve], True)
         for rival in rivals

@@ -9,15 +9,15 @@ from famecli.config.schema import ModelConfig, StageConfig, to_dict
 from famecli.model.fame import count_parameters
 
 Change = Literal["width", "latents", "decoder"]
-# Factors are tried in steps of a 256th, up to 8.
+# Factors are multiples of 1/256, up to 8.
 FINEST = 256
 LARGEST = 8 * FINEST
 
 
 def with_parts_of(config: ModelConfig, preset: str) -> ModelConfig:
-    """Return `config`, a `fame`, with its parts switched to those of another preset, and all sizes its own.
+    """Return `config`, a `fame`, with the parts of another preset and its own sizes.
 
-    Presets suit their decoders, so they differ in more than their parts: comparisons must not.
+    Presets also differ in sizes that suit their decoders; comparisons must vary the parts alone.
     """
     row, stages = PRESETS[preset], list(config.stages)
     if row.latents == "none":
@@ -37,9 +37,9 @@ def with_parts_of(config: ModelConfig, preset: str) -> ModelConfig:
 
 
 def scaled(config: ModelConfig, change: Change, factor: float) -> ModelConfig:
-    """Return `config` with the ladder's feature maps, or its latents, or the decoder's maps, times `factor`.
+    """Return `config` with the ladder's feature maps, its latents or the decoder's maps scaled by `factor`.
 
-    Nothing falls below 1, and a stage without latents gets none.
+    The minimum is 1; a stage without latents stays without.
     """
     if change == "decoder":
         width = max(1, round(config.decoder.width * factor))
@@ -56,12 +56,12 @@ def scaled(config: ModelConfig, change: Change, factor: float) -> ModelConfig:
 
 
 def fitted(config: ModelConfig, target: int, change: Change) -> ModelConfig:
-    """Return `scaled(config, change, factor)` with the factor that brings it nearest to `target` parameters.
+    """Return `scaled(config, change, factor)` with the number of parameters nearest to `target`.
 
     Args:
-        config: A model; with stages, unless the decoder is scaled.
-        target: Parameters.
-        change: What may be scaled.
+        config: Configuration of the model; needs stages unless the decoder is scaled.
+        target: Number of parameters.
+        change: Part to scale.
     """
     low, high = 1, LARGEST
     # Parameters grow with the factor: find the first factor that reaches the target.
@@ -76,7 +76,7 @@ def fitted(config: ModelConfig, target: int, change: Change) -> ModelConfig:
 
 
 def coarser(config: ModelConfig) -> ModelConfig:
-    """Return a ladder whose latents lie at half the height and width, with twice as many maps.
+    """Return the model with latents at half the height and width, and twice as many maps.
 
     The lowest stochastic stage is preceded by a copy of itself without latents.
     """
@@ -95,13 +95,13 @@ def flops_per_image(config: ModelConfig) -> int:
 
 
 def assignments(before: ModelConfig, after: ModelConfig) -> list[str]:
-    """Return the words `KEY=VALUE` of `fame train --set` that turn `before` into `after`."""
+    """Return the settings `KEY=VALUE` for `fame train --set` that turn `before` into `after`."""
     changes = _changes(to_dict(before), to_dict(after), "model")
     return [f"{key}={_toml(value)}" for key, value in changes]
 
 
 def _toml(value: Any) -> str:  # noqa: ANN401
-    """Return plain values as TOML in one line; strings stand as they are, as `--set` takes them."""
+    """Return plain values as TOML in one line, with bare strings, as `--set` takes them."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key} = {_toml(each)}" for key, each in value.items()) + "}"
     if isinstance(value, list):
@@ -110,7 +110,7 @@ def _toml(value: Any) -> str:  # noqa: ANN401
 
 
 def _changes(before: Any, after: Any, key: str) -> Iterator[tuple[str, Any]]:  # noqa: ANN401
-    """Yield the paths at which two tables of the same keys differ, with the later values."""
+    """Yield the paths at which two tables with the same keys differ, with the new values."""
     if isinstance(before, dict):
         for name, value in before.items():
             yield from _changes(value, after[name], f"{key}.{name}")

@@ -2,8 +2,8 @@
 
     python benchmarks/memory.py --width 64 --batch 64
 
-Each case runs in a process of its own: nothing (the floor), one pass without gradients, and the sampler.
-Printed is the peak resident memory above the floor, in MiB.
+Each case runs in its own process: nothing (the floor), one pass without gradients, and the sampler. Prints
+the peak resident memory above the floor, in MiB.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""Whether dense latents owe their lead to digits in the middle: the same trainings on moved digits.
+"""Trainings on moved digits, to test whether dense latents owe their lead to centred digits.
 
     python -m benchmarks.moved_digits --images 25600 --moves 0 4
 
-The training images of `mnist-fixed` are moved by whole pixels, every one by its own, and written to --out.
-For each range of moves, `fame` and the others get equally many parameters and images, as in
-benchmarks/equal_sizes.py; of ten images in order eight are for training. Prints a Markdown table.
+Each training image of `mnist-fixed` is moved by its own whole number of pixels; the results are written to
+--out. For each range of moves, all models get equal parameters and images, as in benchmarks/equal_sizes.py.
+Eight of ten consecutive images are for training. Prints a Markdown table.
 """
 
 import argparse
@@ -49,21 +49,31 @@ def main() -> None:
 
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--moves", type=int, nargs="+", default=[0, 4], help="pixels at most; default: 0 4")
-    parser.add_argument("--only", nargs="+", choices=PRESETS, default=["fame-dense"], help="besides fame")
-    parser.add_argument("--size", choices=get_args(Size), default="small", help="of fame; default: small")
-    parser.add_argument("--images", type=int, default=25_600, help="of each run; default: 25600")
+    parser.add_argument(
+        "--moves", type=int, nargs="+", default=[0, 4], help="largest moves in pixels; default: 0 4"
+    )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=PRESETS,
+        default=["fame-dense"],
+        help="models besides fame; default: fame-dense",
+    )
+    parser.add_argument(
+        "--size", choices=get_args(Size), default="small", help="size of fame; default: small"
+    )
+    parser.add_argument("--images", type=int, default=25_600, help="images per run; default: 25600")
     add_training_options(parser, "runs/moved-digits")
     parser.set_defaults(dataset="mnist-fixed")
     return parse_training_options(parser, QUICK_IMAGES)
 
 
 def moved(images: np.ndarray, most: int) -> np.ndarray:
-    """Return images, each moved by a whole number of pixels in both directions, 0 where nothing was.
+    """Return images, each moved by a whole number of pixels in both directions and filled with 0.
 
     Args:
-        images: `(N, 1, H, W)`.
-        most: The largest move; those of an image are uniform up to it and the same in each call.
+        images: Images, `(N, 1, H, W)`.
+        most: Largest move in pixels; moves are uniform, and the same in each call.
     """
     height, width = images.shape[2:]
     padded = np.pad(images, ((0, 0), (0, 0), (most, most), (most, most)))
@@ -85,7 +95,7 @@ def digits(most: int, options: argparse.Namespace) -> Path:
 
 
 def training_of(preset: str, most: int, file: Path, seed: int, options: argparse.Namespace) -> Training:
-    """Return the run of a preset on the digits in `file` with one seed."""
+    """Return the training of a preset on the digits in `file` with one seed."""
     info = dataset_info(options.dataset)
     moved_options = argparse.Namespace(**(vars(options) | {"dataset": FOLDER, "data": file}))
     changes = (f"model.levels={info.levels}", *changes_of(preset, info, options))

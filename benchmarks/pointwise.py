@@ -1,4 +1,4 @@
-"""Times of both passes of `famecli.model.layers` on one core, beside torch's own functions."""
+"""Forward and backward times of `famecli.model.layers` on one core, beside torch's own functions."""
 
 import argparse
 import statistics
@@ -31,7 +31,7 @@ PAIRS: tuple[tuple[Function, Function], ...] = (
 
 
 def pass_s(function: Function, x: Tensor, gradient: Tensor) -> float:
-    """Return the seconds of one pass forth and back."""
+    """Return the seconds of one forward and backward pass."""
     x.grad = None
     started_s = time.perf_counter()
     function(x).backward(gradient)
@@ -40,7 +40,7 @@ def pass_s(function: Function, x: Tensor, gradient: Tensor) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=50, help="passes of each")
+    parser.add_argument("--repeats", type=int, default=50, help="passes per function")
     parser.add_argument("--bf16", action="store_true", help="in bfloat16")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -49,7 +49,7 @@ def main() -> None:
         x = torch.randn(shape, dtype=dtype).to(memory_format=torch.channels_last).requires_grad_()
         for pair in PAIRS:
             gradient = torch.randn_like(pair[0](x.detach()))
-            # In turn, so that whatever else the machine does falls on both.
+            # Alternate, so that other load on the machine affects both.
             taken = [[pass_s(function, x, gradient) for function in pair] for _ in range(options.repeats)]
             for kind, of in (("median", statistics.median), ("least", min)):
                 theirs, own = (1e3 * of(each) for each in zip(*taken, strict=True))

@@ -1,11 +1,11 @@
-"""Paired short runs that made the recipe: what one change of it does, at equal images and at equal seconds.
+"""Ablations of the recipe: paired short runs with one change each, at equal images and at equal time.
 
     python -m benchmarks.recipe --images 51200
     python -m benchmarks.recipe --only "batch 32" "decoder width 32" --seeds 0 1 2
 
-Each variation is trained like the base command, with the same seeds, one run after the other. At equal
-seconds it is trained once more, on as many images as it sees in the time of the base, so that its schedule
-ends there too. Run again, it goes on where it was broken off. Prints one Markdown table.
+Each variation is trained like the base command, with the same seeds, one run after the other. At equal time
+it is trained again, on the number of images that it sees in the time of the base, so that its schedule ends
+there too. The same command resumes an interrupted experiment. Prints one Markdown table.
 """
 
 import argparse
@@ -41,11 +41,11 @@ SCHEMA = "famecli/recipe/1"
 BASE = "base"
 VALIDATIONS = 5
 QUICK_IMAGES = 1280
-# Speeds that differ by less are taken for equal: so much they vary with what else a machine does.
+# Speeds that differ by less count as equal: other load on the machine changes them by as much.
 EQUAL_SPEED = 0.1
 LOWER = "{{width=48,blocks=1,stride=2,latents=8}}"
 UPPER = "{{width=64,blocks=1,stride=2,latents=16}}"
-# Each is a list of KEY=VALUE for `fame train --set`, after those of the base.
+# Settings KEY=VALUE for `fame train --set`, after those of the base.
 VARIATIONS: Mapping[str, tuple[str, ...]] = {
     "pixels": ("decoder.patch=1", "decoder.first_kernel=15"),
     "patches of 4": ("decoder.patch=4",),
@@ -99,12 +99,12 @@ def parse_options() -> argparse.Namespace:
         description=__doc__.splitlines()[0], epilog=f"variations: {', '.join(VARIATIONS)}"
     )
     parser.add_argument("--model", default="fame", help="preset; default: fame")
-    parser.add_argument("--size", default="small", help="default: small")
-    parser.add_argument("--images", type=int, default=51_200, help="of each run; default: 51200")
+    parser.add_argument("--size", default="small", help="size of the model; default: small")
+    parser.add_argument("--images", type=int, default=51_200, help="images per run; default: 51200")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="variations; default: all")
     parser.add_argument(
         "--equal", nargs="+", choices=("images", "seconds"), default=["images", "seconds"],
-        help="images alone take half the time; default: both",
+        help="what is held equal; images alone takes half the time; default: both",
     )  # fmt: skip
     add_training_options(parser, "runs/recipe")
     options = parse_training_options(parser, QUICK_IMAGES)
@@ -118,10 +118,10 @@ def parse_options() -> argparse.Namespace:
 
 
 def chosen(names: Sequence[str] | None) -> list[Variation]:
-    """Return the base and the variations called `names`, or all.
+    """Return the base and the variations called `names`, or all of them.
 
     Raises:
-        UsageError: There is none of that name.
+        UsageError: A name is unknown.
     """
     for name in names or ():
         if name not in VARIATIONS:
@@ -131,7 +131,7 @@ def chosen(names: Sequence[str] | None) -> list[Variation]:
 
 
 def training_of(variation: Variation, images: int, seed: int, options: argparse.Namespace) -> Training:
-    """Return a run of a variation on so many images."""
+    """Return the training of a variation on a number of images."""
     changes = [each.format(half=images // 2, tenth=images // 10) for each in variation.changes]
     words = (
         *run_words(options.model, images, seed, options),
@@ -158,7 +158,7 @@ def explore(options: argparse.Namespace, run: Runner = fame) -> Table:
 
 
 def images_in_time(found: Trained, base: Trained) -> int:
-    """Return how many images a variation sees in the time that `base` took, in hundreds if not the same."""
+    """Return the images that a variation sees in the time of `base`, in hundreds unless speeds are equal."""
     factor = (base.seconds / base.images) / (found.seconds / found.images)
     if abs(factor - 1) < EQUAL_SPEED:
         return found.images

@@ -1,16 +1,16 @@
-"""Seconds to sample a batch in wavefronts, against one forward pass and against other exact samplers.
+"""Time of wavefront sampling, against one forward pass and other exact samplers.
 
     python benchmarks/sampling.py                          # untrained weights of --model and --size
     python benchmarks/sampling.py model.safetensors --json
     python benchmarks/sampling.py --model pixelcnn --width 64 --layers 5 --peer ../pytorch-generative
 
-Every figure is the median of --rounds; in a round each contender runs once, so that a busy moment of the
-machine strikes all of them. The samplers that take a whole pass for each pixel (naive, and the peer's loop)
-are timed on --naive-pixels pixels, which all cost the same, and extrapolated.
+Every figure is the median over --rounds rounds. Each contender runs once per round, so that other load on the
+machine affects all of them. The samplers with a full pass per pixel (naive and peer) are timed on
+--naive-pixels pixels and extrapolated, since all pixels cost the same.
 
-Contenders: `wavefront`, ours; `raster`, the same cached activations in raster order; `jacobi`, the whole
-image again and again until it stays (arXiv:2002.03629); `naive`, one pass per pixel; `peer`, the loop of
-pytorch-generative's own `sample` over its PixelCNN of as many layers and feature maps; `beside`, ours with
+Contenders: `wavefront`, ours; `raster`, the same cached activations in raster order; `jacobi`, fixed-point
+iteration over the whole image (arXiv:2002.03629); `naive`, one pass per pixel; `peer`, the loop of
+pytorch-generative's own `sample` over its PixelCNN with as many layers and feature maps; `beside`, ours with
 the weights of --beside.
 """
 
@@ -72,21 +72,21 @@ def main() -> None:
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", type=Path, nargs="?", help="weights; default: untrained ones")
-    parser.add_argument("--model", choices=PRESETS, default="fame", help="without a checkpoint")
-    parser.add_argument("--size", choices=get_args(Size), default="small", help="without a checkpoint")
+    parser.add_argument("--model", choices=PRESETS, default="fame", help="preset, without a checkpoint")
+    parser.add_argument("--size", choices=get_args(Size), default="small", help="size, without a checkpoint")
     parser.add_argument("--width", type=int, help="feature maps of the decoder, without a checkpoint")
     parser.add_argument("--layers", type=int, help="layers of the decoder, without a checkpoint")
     parser.add_argument("--shape", type=int, nargs=3, default=[1, 28, 28], metavar=("C", "H", "W"))
     parser.add_argument("--levels", type=int, default=2, help="values of a channel, without a checkpoint")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16, 64], metavar="IMAGES")
     parser.add_argument("--rounds", type=int, default=11)
-    parser.add_argument("--naive-pixels", type=int, default=2, help="pixels timed a round")
+    parser.add_argument("--naive-pixels", type=int, default=2, help="pixels timed per round")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="contenders; default: all")
-    parser.add_argument("--peer", type=Path, metavar="FOLDER", help="a checkout of pytorch-generative")
-    parser.add_argument("--beside", type=Path, metavar="FILE", help="weights to compare the speed with")
+    parser.add_argument("--peer", type=Path, metavar="FOLDER", help="checkout of pytorch-generative")
+    parser.add_argument("--beside", type=Path, metavar="FILE", help="checkpoint to compare speeds with")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--bf16", action="store_true", help="decoder in half precision")
-    parser.add_argument("--threads", type=int, default=0, help="default: torch's own choice")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; default: chosen by torch")
     parser.add_argument("--json", action="store_true", help="one JSON object per batch size")
     return parser.parse_args()
 
@@ -111,8 +111,8 @@ def load(options: argparse.Namespace) -> Fame:
 
 
 def peer_of(model: Fame, folder: Path) -> torch.nn.Module:
-    """The PixelCNN of pytorch-generative with as many layers and feature maps."""
-    # Its packages import data sets, torchvision and more; only the modules of the PixelCNN are needed.
+    """Return the PixelCNN of pytorch-generative with as many layers and feature maps."""
+    # Load the PixelCNN's modules alone: the packages import data sets, torchvision and more.
     for name in (
         "pytorch_generative",
         "pytorch_generative.models",
@@ -172,7 +172,7 @@ def sampler_of(model: Fame, lag: int | None = None) -> Sampler:
 
 
 def inputs_of(model: Fame, batch: int) -> tuple[Tensor | None, Tensor]:
-    """A condition by the prior, and uniform numbers, for so many images."""
+    """Return a condition drawn from the prior, and uniform numbers, for a number of images."""
     condition = model.prior_condition(batch, BatchNoise(stream("benchmark", batch), model.device))
     return condition, torch.rand(batch, *model.uniforms_shape, device=model.device)
 
@@ -212,7 +212,7 @@ def row_of(model: Fame, seconds: dict[str, float], batch: int, options: argparse
 
 
 def jacobi(model: Fame, condition: Tensor | None, uniforms: Tensor) -> Tensor:
-    """Sample by fixed-point iteration: the exact image, once an iteration changes nothing."""
+    """Sample by fixed-point iteration; the image is exact once an iteration changes nothing."""
     x = torch.zeros(len(uniforms), *model.config.image_shape, device=model.device)
     while True:
         parameters = model.pixel_parameters(x, condition).to(uniforms.dtype)
@@ -223,7 +223,7 @@ def jacobi(model: Fame, condition: Tensor | None, uniforms: Tensor) -> Tensor:
 
 
 def naive_part(model: Fame, condition: Tensor | None, uniforms: Tensor, pixels: int) -> Tensor:
-    """The first `pixels` turns of the loop of `famecli.sampling.sampler`."""
+    """Run the first `pixels` iterations of the naive loop in `famecli.sampling.sampler`."""
     config = model.config
     x = uniforms.new_zeros(len(uniforms), *config.image_shape)
     plan = wavefront_plan(config.height, config.width, model.decoder.grid[1], config.decoder.patch)
@@ -235,7 +235,7 @@ def naive_part(model: Fame, condition: Tensor | None, uniforms: Tensor, pixels: 
 
 
 def peer_part(peer: torch.nn.Module, x: Tensor, pixels: int) -> None:
-    """What pytorch-generative's `sample` does for `pixels` pixels: a pass and a draw for each."""
+    """Run pytorch-generative's `sample` for `pixels` pixels: a pass and a draw for each."""
     images = torch.full_like(x, -1.0)
     for index in range(pixels):
         here = slice(None), slice(None), *divmod(index, x.shape[3])
@@ -244,7 +244,7 @@ def peer_part(peer: torch.nn.Module, x: Tensor, pixels: int) -> None:
 
 
 def medians(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each contender, after one round that is not counted."""
+    """Return the median seconds of each contender, after one warm-up round."""
     found: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds + 1):
         for name, run in contenders.items():
@@ -259,7 +259,7 @@ def medians(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[st
 
 
 def render(rows: list[dict[str, Any]]) -> str:
-    """The rows as a table in Markdown."""
+    """Return the rows as a Markdown table."""
     first = rows[0]
     columns = {title: cell for title, cell in COLUMNS.items() if first.get(cell[0]) is not None}
     lines = [

@@ -1,11 +1,11 @@
-"""Where the time of a training step goes, and how close the step is to its products alone.
+"""Time of a training step by kind of operation, against the time of its products alone.
 
     python -m benchmarks.step --model fame --dataset mnist --steps 20 --compile
 
-Images are noise. A step is timed without a profiler; the profiler then says what each kind of operation
-takes. The limit is the time of convolutions, attention and matrix products of the model: what the optimizer
-multiplies is not counted among them. With `--compile` a compiled step is timed as well. It is held against
-the same limit: the products of the step that is not compiled.
+Images are noise. A step is timed without a profiler; then a profiler measures each kind of operation. The
+limit is the time of the model's convolutions, attention and matrix products, without the optimizer's
+products. With `--compile` a compiled step is timed as well, against the same limit: the products of the step
+that is not compiled.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from famecli.data.folder import describe
 from famecli.training.trainer import Trainer
 
 WARM_UP = 3
-# The first that fits a name is its kind.
+# The first kind with a matching pattern counts.
 KINDS = {
     "convolutions": ("convolution",),
     "attention": ("scaled_dot_product",),
@@ -96,14 +96,14 @@ def median_ms(trainer: Trainer, steps: int) -> float:
 
 
 def timed_ms(trainer: Trainer) -> float:
-    # Time of the processor: other programs on the machine do not count.
+    # CPU time excludes other programs on the machine.
     started_s = time.process_time()
     trainer.step()
     return 1e3 * (time.process_time() - started_s)
 
 
 def spent_ms(events: list[FunctionEvent], steps: int) -> Counter[str]:
-    """Return the milliseconds of a step that each kind of operation takes."""
+    """Return the milliseconds per step of each kind of operation."""
     spent: Counter[str] = Counter(dict.fromkeys((*KINDS, POINTWISE, OPTIMIZER), 0.0))
     for event in events:
         spent[kind_of(event)] += event.self_cpu_time_total / 1e3 / steps

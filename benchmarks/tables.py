@@ -1,4 +1,4 @@
-"""Results as tables: in Markdown for documents, in JSON for programs."""
+"""Tables of results, as Markdown or JSON."""
 
 import json
 import math
@@ -16,14 +16,14 @@ Cell = str | int | float | Estimate | None
 
 @dataclass(frozen=True)
 class Table:
-    """One table.
+    """A table of results.
 
     Args:
-        name: Its key in JSON.
-        title: What it shows, one line.
+        name: Key in JSON.
+        title: One-line title.
         columns: Headings, with units.
-        rows: As many cells each as there are columns; None is left blank.
-        note: How figures were made, a paragraph below the table.
+        rows: Rows with one cell per column; None is left blank.
+        note: Paragraph below the table, on how the figures were measured.
     """
 
     name: str
@@ -43,19 +43,19 @@ class Table:
         return all(not isinstance(row[index], str) for row in self.rows)
 
     def document(self) -> dict[str, Any]:
-        """Return the table as JSON values, a row being an object with the headings as keys."""
+        """Return the table as JSON values; a row is an object with the headings as keys."""
         rows = [dict(zip(self.columns, [_value(cell) for cell in row], strict=True)) for row in self.rows]
         return {"name": self.name, "title": self.title, "note": self.note, "rows": rows}
 
 
 def publish(tables: Sequence[Table], schema: str, facts: dict[str, Any], target: Path | None) -> None:
-    """Print tables as Markdown, or write them as one JSON document to `target` (`-`: stdout) and print none.
+    """Print tables as Markdown, or write them as one JSON document to `target`.
 
     Args:
-        tables: The results.
-        schema: Name of the document's form.
-        facts: What else belongs in it: models, data, choices, versions.
-        target: File; None for Markdown.
+        tables: Tables of results.
+        schema: Name of the document's schema.
+        facts: Further entries of the document: models, data, choices, versions.
+        target: JSON file, `-` for stdout; None prints Markdown.
     """
     if target is None:
         print("\n\n".join(table.markdown() for table in tables))
@@ -87,5 +87,5 @@ def _value(cell: Cell) -> Any:  # noqa: ANN401
 
 
 def _finite(value: float) -> float | None:
-    """Return a number, or None, for which JSON has a word, in place of what is not finite."""
+    """Return None for a value that is not finite, since JSON has no word for it."""
     return value if math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""Trainings by `fame train`, one after the other, each with its NLL; what is done is not done again."""
+"""Sequential trainings by `fame train`, each with its NLL; finished ones are reused."""
 
 import csv
 import json
@@ -21,7 +21,7 @@ from famecli.config.schema import ModelConfig, Precision
 from famecli.files import write_atomic
 from famecli.output import Output
 
-# Takes the words after `fame`; returns what they print.
+# Takes the arguments of `fame` and returns its stdout.
 Runner = Callable[[Sequence[str]], str]
 SUMMARY = "experiment.json"
 PER_IMAGE = "nll.csv"
@@ -29,14 +29,14 @@ PER_IMAGE = "nll.csv"
 
 @dataclass(frozen=True)
 class Training:
-    """A run to be.
+    """A planned training.
 
     Args:
-        name: Of its folder.
-        words: Of `fame train`, but for the folder.
-        dataset: Its name, which `words` name as well.
-        split: Of which the NLL is measured: `valid` or `test`.
-        shared: Words that both `fame train` and `fame evaluate-nll` are given.
+        name: Name of its folder.
+        words: Arguments of `fame train`, without the folder.
+        dataset: Name of the data set, also given in `words`.
+        split: Split of the measured NLL: `valid` or `test`.
+        shared: Arguments of both `fame train` and `fame evaluate-nll`.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Validation:
-    """One validation in the course of a training; its NLL is that of the averaged weights, in nats."""
+    """One validation during training; its NLL is by the averaged weights, in nats."""
 
     images: int
     seconds: float
@@ -57,15 +57,15 @@ class Validation:
 
 @dataclass(frozen=True)
 class Trained:
-    """A run that is done.
+    """A finished training.
 
     Args:
         nats: -ELBO, or exact NLL, of each image of the split, by the weights of the best validation, `(N,)`.
-        rate: Nats of each stochastic layer, from the image upwards.
-        seconds: Seconds of the processor spent in training.
-        images: Seen in training.
-        config: Of the model.
-        curve: Its validations.
+        rate: KL divergence of each stochastic layer in nats, from the image upwards.
+        seconds: CPU seconds of training.
+        images: Number of images seen in training.
+        config: Configuration of the model.
+        curve: Validations during training.
     """
 
     nats: np.ndarray
@@ -77,24 +77,24 @@ class Trained:
 
     @property
     def mean(self) -> float:
-        """Nats per image."""
+        """Mean NLL, nats per image."""
         return float(self.nats.mean())
 
 
 def fame(words: Sequence[str]) -> str:
-    """Run `fame` in a process of its own, its messages going to stderr, and return its stdout."""
+    """Run `fame` in its own process and return its stdout; its messages go to stderr."""
     done = subprocess.run([sys.executable, "-m", "famecli", *words], stdout=subprocess.PIPE, text=True)
     if done.returncode:
-        # It has said why.
+        # The command has printed its error.
         sys.exit(done.returncode)
     return done.stdout
 
 
 def train(training: Training, folder: Path, run: Runner = fame) -> Trained:
-    """Return the outcome of a training in a folder of its name within `folder`, after training if need be.
+    """Return the result of a training in its own folder within `folder`, training it if needed.
 
-    A run that was broken off goes on. One that is done with the same words is read only; with other words
-    `fame train` refuses to go on.
+    An interrupted run resumes. A run finished with the same arguments is only read; with other arguments
+    `fame train` refuses to resume.
     """
     place = folder / training.name
     summary = place / SUMMARY
@@ -137,12 +137,12 @@ def _curve(path: Path) -> list[Validation]:
 
 
 def validations(images: int, count: int) -> str:
-    """Return the words `KEY=VALUE` for so many validations; `fame train` fits the rest of a schedule."""
+    """Return the setting `KEY=VALUE` for a number of validations; `fame train` fits the rest of it."""
     return f"train.eval_every_images={math.ceil(images / count)}"
 
 
 def image_estimate(runs: Sequence[Trained]) -> Estimate:
-    """Return the mean NLL in nats of runs that differ in the seed, with its error over images."""
+    """Return the mean NLL in nats of runs with different seeds, with its error over images."""
     return mean_of(np.mean([each.nats for each in runs], axis=0))
 
 
@@ -152,19 +152,19 @@ def seed_deviation(runs: Sequence[Trained]) -> float | None:
 
 
 def rate_text(runs: Sequence[Trained]) -> str:
-    """Return the nats of each stochastic layer, means over runs, from the image upwards."""
+    """Return the KL divergence of each stochastic layer in nats, means over runs, from the image upwards."""
     return " + ".join(f"{nats:.2f}" for nats in np.mean([each.rate for each in runs], axis=0))
 
 
 def mean_seconds(runs: Sequence[Trained]) -> int:
-    """Return the seconds of training, the mean over runs."""
+    """Return the mean seconds of training over runs."""
     return round(float(np.mean([each.seconds for each in runs])))
 
 
 def curve_rows(runs: Iterable[Sequence[Trained]], unit: float = 1) -> list[tuple[Cell, ...]]:
-    """Return a row per validation: what the first runs had seen, `unit` an image, and the NLL of all.
+    """Return a row per validation: images seen by the first runs, times `unit`, and the NLLs of all runs.
 
-    Where some had fewer validations, the rows end with these.
+    The run with the fewest validations determines the number of rows.
     """
     found = list(runs)
     points = min(len(each.curve) for group in found for each in group)
@@ -178,16 +178,16 @@ def curve_rows(runs: Iterable[Sequence[Trained]], unit: float = 1) -> list[tuple
 
 
 def publish_trainings(tables: Sequence[Table], schema: str, options: Namespace) -> None:
-    """Publish the tables of an experiment with all that was chosen, where `--json` says."""
+    """Publish the tables of an experiment with its options, in the form that `--json` selects."""
     choices = {key: str(value) for key, value in vars(options).items()}
     publish(tables, schema, {"options": choices, "versions": versions()}, options.json)
 
 
 def paired_difference(runs: Sequence[Trained], base: Sequence[Trained]) -> Estimate:
-    """Return by how many nats `runs` cost more than `base`, run by run of equal seed.
+    """Return the NLL of `runs` minus that of `base` in nats, paired by seed.
 
-    The error is over seeds where there are several, which is what would change if all were trained again;
-    for one seed it is over images alone.
+    With several seeds the error is over seeds, the variation of repeated training; with one seed it is over
+    images.
     """
     if len(runs) > 1:
         return mean_of(np.array([one.mean - other.mean for one, other in zip(runs, base, strict=True)]))
@@ -195,20 +195,28 @@ def paired_difference(runs: Sequence[Trained], base: Sequence[Trained]) -> Estim
 
 
 def add_training_options(parser: ArgumentParser, folder: str) -> None:
-    """Declare what experiments that train have in common."""
+    """Declare the options that all experiments with training share."""
     parser.add_argument("--dataset", default="mnist")
-    parser.add_argument("--data", metavar="FOLDER", help="with the data set's files; or FAME_DATA")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="a run of each; default: 0")
-    parser.add_argument("--threads", type=int, default=1, help="of the CPU; default: 1")
-    parser.add_argument("--precision", choices=get_args(Precision), default="fp32", help="of training")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for every run")
-    parser.add_argument("-o", "--out", type=Path, default=Path(folder), help=f"of runs; default: {folder}")
+    parser.add_argument("--data", metavar="FOLDER", help="folder of the data set's files; or FAME_DATA")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds, one run each; default: 0")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads; default: 1")
+    parser.add_argument(
+        "--precision", choices=get_args(Precision), default="fp32", help="precision of training"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="setting for every run"
+    )
+    parser.add_argument(
+        "-o", "--out", type=Path, default=Path(folder), help=f"folder of runs; default: {folder}"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="one JSON document in place of Markdown")
-    parser.add_argument("--quick", action="store_true", help="tiny models and little training, to see it run")
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny models and little training, to see that it works"
+    )
 
 
 def parse_training_options(parser: ArgumentParser, quick_images: int) -> Namespace:
-    """Return the options of an experiment with `--size` and `--images`, both small if it is to be quick."""
+    """Return the options of an experiment; `--quick` makes `--size` and `--images` small."""
     options = parser.parse_args()
     if options.quick:
         options.size, options.images = "tiny", min(options.images, quick_images)
@@ -216,7 +224,7 @@ def parse_training_options(parser: ArgumentParser, quick_images: int) -> Namespa
 
 
 def run_words(model: str, images: int, seed: int, options: Namespace) -> tuple[str, ...]:
-    """Return the first words of `fame train` for a run of an experiment."""
+    """Return the first arguments of `fame train` for a run of an experiment."""
     return (
         *(model, "--dataset", options.dataset, "--size", options.size),
         *("--images", str(images), "--seed", str(seed), "--precision", options.precision),
@@ -224,11 +232,11 @@ def run_words(model: str, images: int, seed: int, options: Namespace) -> tuple[s
 
 
 def set_words(changes: Iterable[str]) -> tuple[str, ...]:
-    """Return the words that make `changes`, each KEY=VALUE."""
+    """Return the arguments for `changes`, each KEY=VALUE."""
     return tuple(word for change in changes for word in ("--set", change))
 
 
 def shared_words(options: Namespace) -> tuple[str, ...]:
-    """Return the words that every `fame` command gets."""
+    """Return the arguments that every `fame` command gets."""
     place = () if options.data is None else ("--data", str(options.data))
     return (*place, "--threads", str(options.threads), "--device", "cpu")

@@ -1,9 +1,9 @@
-"""The sampler with other choices of chunk, slots, order and threads, interleaved in one run.
+"""Ablations of the sampler: chunk, slots, order and threads, interleaved in one run.
 
     python benchmarks/variants.py --width 64 --batch 64
 
-Prints a table in Markdown: median seconds, and the ratio to the choice that the package makes. The images are
-equal in all variants, which is checked.
+Prints a Markdown table: median seconds, and the ratio to the package's choice. It checks that all variants
+draw the same images.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def variants(decoder: Decoder, uniforms: torch.Tensor) -> dict[str, Callable[[],
     def sampler(slots: int = packing.SLOTS, **changes: int) -> Callable[[], torch.Tensor]:
         made = Sampler(decoder, Bernoulli(1), 2, **changes)
         before, packing.SLOTS = packing.SLOTS, slots
-        # Memory is laid out at the first use.
+        # The first use allocates memory.
         made.sample(None, uniforms)
         packing.SLOTS = before
         return lambda: made.sample(None, uniforms)

@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
-# The runs of a folder by their NLL, the best first: folder, tab, bits/dim.
+# Sort the runs of a folder by NLL, best first: folder, tab, bits/dim.
 #
-# RUNS: folder of run folders of one data set; runs/ is where fame train puts them. IMAGES: how many of the
-# test set are scored.
+# RUNS: folder of runs of one data set; fame train writes to runs/. IMAGES: number of scored test images.
 set -euo pipefail
 
 for run in "${RUNS:-runs}"/*/; do

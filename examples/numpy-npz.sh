@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Samples as an npz file, as tools that measure FID read it: one array arr_0, uint8, (N, H, W, C).
-# Prints type, shape and mean.
+# Write samples as an npz file for FID tools: one array arr_0, uint8, (N, H, W, C).
+# Prints dtype, shape and mean.
 #
-# MODEL: checkpoint or name of weights. IMAGES: how many. PYTHON: an interpreter with NumPy.
+# MODEL: checkpoint or name of weights. IMAGES: number of samples. PYTHON: interpreter with NumPy.
 set -euo pipefail
 
 work=$(mktemp -d)

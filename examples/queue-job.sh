@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# A training in a queue that may stop it: exit code 75 means that all is saved and the same command goes on.
+# Train in a job queue with a time limit: exit code 75 means saved, and the same command resumes.
 # Prints the path of the best checkpoint so far after each start.
 #
-# RUN: folder of the run, which stays; a temporary one without it. IMAGES: seen in training.
-# MAX_TIME: of one start, 3h for example; by default each start takes a single step.
+# RUN: run folder, which is kept; default: a temporary one. IMAGES: number of training images.
+# MAX_TIME: time limit of one start, such as 3h; by default each start takes a single step.
 set -euo pipefail
 
 work=$(mktemp -d)

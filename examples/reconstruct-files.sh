@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Image files found in a folder and those below it, each with the PSNR of its reconstruction: path, tab, decibels.
+# Print the reconstruction PSNR of each image file in a folder and its subfolders: path, tab, decibels.
 #
-# MODEL: checkpoint or name of weights. PHOTOS: the folder, with PNG files of the model's size.
+# MODEL: checkpoint or name of weights. PHOTOS: folder with PNG files of the model's size.
 set -euo pipefail
 
 work=$(mktemp -d)

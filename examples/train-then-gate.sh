@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Train, then measure, and fail with exit code 7 if the NLL is above a limit: a table's figure as a CI job.
+# CI gate: train, measure the NLL, and fail with exit code 7 if it is above a limit.
 # Prints the NLL; the whole report goes to the file in REPORT.
 #
-# LIMIT: bits/dim. IMAGES: seen in training. SCORED: how many of the test set are scored. REPORT: JSON file.
+# LIMIT: bits/dim. IMAGES: number of training images. SCORED: number of scored test images. REPORT: JSON file.
 set -euo pipefail
 
 work=$(mktemp -d)

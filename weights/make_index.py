@@ -1,4 +1,4 @@
-"""Write index.json and the model cards anew from the headers of the checkpoints in this folder."""
+"""Rewrite index.json and the model cards from the headers of the checkpoints in this folder."""
 
 from pathlib import Path
 

@@ -1,1 +1,1 @@
-"""What the latents know that a PixelCNN does not; see docs/experiments.md."""
+"""Global structure in latents and in a PixelCNN; see docs/experiments.md."""

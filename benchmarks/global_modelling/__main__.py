@@ -1,8 +1,8 @@
-"""What the latents know that a PixelCNN does not: four measurements of any number of checkpoints.
+"""Global structure in latents and in a PixelCNN: four measurements of any number of checkpoints.
 
     python -m benchmarks.global_modelling fame-mnist pixelcnn=runs/pixelcnn pixelvae=runs/pixelvae
 
-Prints Markdown tables; docs/experiments.md says what they mean.
+Prints Markdown tables; docs/experiments.md explains them.
 """
 
 import argparse
@@ -35,19 +35,19 @@ EXPERIMENTS = ("halves", "probe", "completions", "maps")
 
 @dataclass(frozen=True)
 class Effort:
-    """How much of everything.
+    """Sizes of the measurements.
 
     Args:
-        images: Test images at most.
-        repeats: Draws of bits, pairs and latents of the halves.
-        importance_samples: Of the NLL of halves; 1 for the ELBO.
-        probe_images: Training images of a probe.
-        valid_images: Validation images that choose its penalty.
+        images: Maximum number of test images.
+        repeats: Number of draws of bits, pairs and latents for the halves.
+        importance_samples: Importance samples for the NLL of halves; 1 for the ELBO.
+        probe_images: Number of training images of a probe.
+        valid_images: Number of validation images that choose the probe's penalty.
         few: Numbers of labels besides all.
-        draws: Choices of few labels.
-        completed: Test images that are completed.
-        sweeps: Steps of the chain that completes them.
-        classifier_images: Images that a classifier sees in training.
+        draws: Number of draws of few labels.
+        completed: Number of completed test images.
+        sweeps: Steps of the Markov chain that completes images.
+        classifier_images: Number of images that a classifier sees in training.
     """
 
     images: int | None = None
@@ -77,7 +77,7 @@ class Digits:
         """Return the classes `(N,)` of a split.
 
         Raises:
-            UsageError: The data set has none.
+            UsageError: The data set has no classes.
         """
         if split.labels is None:
             raise UsageError(f"{split.info.name} has no classes", "choose --dataset mnist")
@@ -105,22 +105,26 @@ def main() -> None:
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoints", nargs="+", metavar="CKPT", help=CHECKPOINT_HELP)
-    parser.add_argument("--dataset", default="mnist", help="with classes; default: mnist")
-    parser.add_argument("--only", nargs="+", choices=EXPERIMENTS, default=EXPERIMENTS, help="default: all")
-    parser.add_argument("--images", type=int, help="test images at most; default: all")
+    parser.add_argument("--dataset", default="mnist", help="data set with classes; default: mnist")
     parser.add_argument(
-        "--repeats", type=int, help=f"of the halves, with new draws; default: {Effort.repeats}"
+        "--only", nargs="+", choices=EXPERIMENTS, default=EXPERIMENTS, help="measurements; default: all"
     )
-    parser.add_argument("-k", "--importance-samples", type=int, help="of the NLL of halves; default: 1")
+    parser.add_argument("--images", type=int, help="maximum number of test images; default: all")
+    parser.add_argument(
+        "--repeats", type=int, help=f"repeats of halves with new draws; default: {Effort.repeats}"
+    )
+    parser.add_argument("-k", "--importance-samples", type=int, help="for the NLL of halves; default: 1")
     parser.add_argument("--completed", type=int, help=f"images completed; default: {Effort.completed}")
-    parser.add_argument("--sweeps", type=int, help=f"of the chain; default: {Effort.sweeps}")
-    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="for maps and completions as PNG")
+    parser.add_argument("--sweeps", type=int, help=f"steps of the chain; default: {Effort.sweeps}")
+    parser.add_argument(
+        "--pictures", type=Path, metavar="FOLDER", help="folder for maps and completions as PNG"
+    )
     add_shared_options(parser)
     return parser.parse_args()
 
 
 def effort_of(options: argparse.Namespace) -> Effort:
-    """Return the default effort, or the quick one, with what the options change."""
+    """Return the default or the quick effort, with the changes of the options."""
     names = ("images", "repeats", "importance_samples", "completed", "sweeps")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     if low := next((name for name, value in given.items() if value < (0 if name == "sweeps" else 1)), None):

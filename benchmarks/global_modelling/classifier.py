@@ -1,4 +1,4 @@
-"""A small convolutional classifier of binarized digits, which says what completions look like."""
+"""A small convolutional classifier of binarized digits, for scoring completions."""
 
 import hashlib
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ WARMUP = 0.1
 
 @dataclass(frozen=True)
 class Verdicts:
-    """What the classifier says about each image.
+    """Predictions of the classifier for each image.
 
     Args:
-        right: Whether the likeliest class is the label, `(N,)`.
+        right: Whether the most probable class is the label, `(N,)`.
         chance: Probability of the label, `(N,)`.
-        confidence: Probability of the likeliest class, `(N,)`.
-        entropy: Of the probabilities, nats, `(N,)`.
+        confidence: Probability of the most probable class, `(N,)`.
+        entropy: Entropy of the probabilities, nats, `(N,)`.
     """
 
     right: np.ndarray
@@ -61,10 +61,10 @@ def train(
 
     Args:
         split: Training images.
-        labels: Their classes, `(N,)`.
-        images: To see in all, counted with repetitions.
-        rows: First rows that it sees, the others being blank; None for whole images.
-        seed: Of weights, order and bits.
+        labels: Classes of the images, `(N,)`.
+        images: Number of images to see, with repetitions.
+        rows: Number of first rows shown, with the others blank; None for whole images.
+        seed: Seed of weights, order and bits.
     """
     network = build(split.info.shape, 1 + int(labels.max()), seed)
     optimizer = torch.optim.AdamW(network.parameters(), lr=LARGEST_LR, weight_decay=0.01)
@@ -100,7 +100,7 @@ def _input(levels: np.ndarray, rows: int | None) -> Tensor:
 
 @torch.no_grad()
 def judge(network: nn.Module, levels: np.ndarray, labels: np.ndarray, rows: int | None = None) -> Verdicts:
-    """Return what the classifier says about images `(N, C, H, W)`; `rows` as it was trained."""
+    """Return the predictions for images `(N, C, H, W)`; `rows` as in training."""
     parts = [network(_input(levels[at : at + BATCH], rows)) for at in range(0, len(levels), BATCH)]
     log_chances = F.log_softmax(torch.cat(parts).double(), dim=1)
     chances = log_chances.exp()

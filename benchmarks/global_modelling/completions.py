@@ -1,4 +1,4 @@
-"""Lower halves drawn given upper ones: does a classifier see the digit that the upper half belongs to?"""
+"""Completed lower halves: does a classifier see the digit of the upper half?"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from famecli.sampling.generate import complete_batches
 
 @dataclass(frozen=True)
 class Scored:
-    """Images of one origin and what the classifier says of them; `rows` of each were given."""
+    """Images of one origin and their predictions; the first `rows` rows were given."""
 
     name: str
     levels: np.ndarray
@@ -29,13 +29,13 @@ class Scored:
 
 @dataclass(frozen=True)
 class Completions:
-    """All that was scored.
+    """All scored images.
 
     Args:
-        whole: Verdicts on all test images, by the classifier that scores completions.
-        upper: Verdicts on the upper halves alone, by a classifier trained on upper halves.
-        scored: Real images, those with other bottoms, and each model's completions.
-        rows: That were given.
+        whole: Predictions for all test images, by the classifier that scores completions.
+        upper: Predictions for the upper halves alone, by a classifier trained on upper halves.
+        scored: Real images, images with random other bottoms, and each model's completions.
+        rows: Number of given rows.
     """
 
     whole: Verdicts
@@ -65,12 +65,12 @@ def score(
     """Train the classifiers, complete the first `limit` test images under each model and score them.
 
     Args:
-        models: Whose completions.
+        models: Models that complete the images.
         training: Training images and their classes.
         test: Test images and their classes.
-        limit: How many are completed.
-        sweeps: Steps of the chain of a model with latents.
-        classifier_images: Images that a classifier sees in training.
+        limit: Number of completed images.
+        sweeps: Steps of the Markov chain of a model with latents.
+        classifier_images: Number of images that a classifier sees in training.
     """
     split, labels = test
     levels = fixed_levels(split, BITS_SEED).levels

@@ -1,4 +1,4 @@
-"""What a linear classifier is given of an image: pixels, latents, or the hidden features of a PixelCNN."""
+"""Inputs of a linear classifier: pixels, latents, or the hidden features of a PixelCNN."""
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ POOLED = 7
 
 
 class AtMeans:
-    """Noise of zeros: every layer's latents are the mean of its posterior given the means above."""
+    """Zero noise: the latents of a layer are the mean of its posterior given the means above."""
 
     def normal(self, layer: int, shape: torch.Size) -> Tensor:
         return torch.zeros(shape)
@@ -27,11 +27,11 @@ def pixel_features(levels: np.ndarray) -> dict[str, np.ndarray]:
 def model_features(model: Fame, levels: np.ndarray) -> dict[str, np.ndarray]:
     """Return the features `(N, D)` of images `(N, C, H, W)` by name.
 
-    With latents these are the posterior means of each stochastic layer, 0 being nearest to the image, those
-    of all, and a draw of all: a mean can tell more than the decoder ever gets, since noise drowns what a
-    collapsed layer says. A PixelCNN without latents has no summary of an image, so its hidden features stand
-    in: those of the last layer averaged over all pixels, at the last pixel, and averaged over squares of
-    pixels, and those of every layer averaged over all pixels.
+    With latents, the features are the posterior means of each stochastic layer (layer 0 is nearest to the
+    image), those of all layers, and a draw of all layers. The draw matters because a mean can carry more than
+    the decoder gets: noise hides the mean of a collapsed layer. A PixelCNN without latents has no summary of
+    an image, so its hidden features stand in: those of the last layer averaged over all pixels, at the last
+    pixel, and averaged over squares of pixels, and those of every layer averaged over all pixels.
     """
     latent = model.config.stochastic_layers > 0
     found = []

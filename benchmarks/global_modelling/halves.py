@@ -1,8 +1,8 @@
-"""Images whose halves come from two digits: how much more they cost than real ones.
+"""NLL gap between images with halves from two digits and real images.
 
-Images are taken in disjoint pairs, and both ways of joining their halves are scored. So mixed images consist
-of the very halves of the real ones, each used once: a model for which an image costs what its halves cost
-finds no gap at all. Pairs are independent of one another, hence the errors.
+Images are taken in disjoint pairs, and both ways of joining their halves are scored. So the mixed images use
+each half of the real ones exactly once, and a model that scores halves independently has no gap. Standard
+errors assume independent pairs.
 """
 
 from collections.abc import Sequence
@@ -38,14 +38,14 @@ ATTEMPTS = 1000
 
 @dataclass(frozen=True)
 class Costs:
-    """Nats of the images of each pair, real ones and both mixed ones, `(pairs, 2)` each."""
+    """NLLs of each pair in nats, of its real and of its mixed images, `(pairs, 2)` each."""
 
     real: np.ndarray
     mixed: np.ndarray
 
     @property
     def gaps(self) -> np.ndarray:
-        """How much more a mixed image of each pair costs than a real one, nats, `(pairs,)`."""
+        """NLL of a mixed minus that of a real image, nats, mean of each pair, `(pairs,)`."""
         gaps: np.ndarray = self.mixed.mean(1) - self.real.mean(1)
         return gaps
 
@@ -60,11 +60,11 @@ class Case:
     costs: list[Costs]
 
     def gap(self) -> Estimate:
-        """Nats per image that mixing costs."""
+        """Mean gap, nats per image."""
         return over_repeats([mean_of(each.gaps) for each in self.costs])
 
     def less(self, other: "Case") -> Estimate:
-        """The gap less that of another model on the same pairs."""
+        """Gap minus that of another model on the same pairs."""
         both = zip(self.costs, other.costs, strict=True)
         return over_repeats([mean_of(one.gaps - two.gaps) for one, two in both])
 
@@ -86,16 +86,16 @@ def pair_up(labels: np.ndarray, partner: Partner, seed: int) -> np.ndarray:
         equal = np.flatnonzero(labels[pairs[:, 0]] == labels[pairs[:, 1]])
         if not len(equal):
             return pairs
-        # Those that do not fit change partners with as many others.
+        # Unsuitable pairs swap partners with as many others.
         taken = np.union1d(equal, generator.integers(0, len(pairs), len(equal)))
         pairs[taken, 1] = generator.permutation(pairs[taken, 1])
     raise InputError("these images do not go in pairs of different classes", "take more of them")
 
 
 def mix(levels: np.ndarray, pairs: np.ndarray, cut: Cut) -> np.ndarray:
-    """Return the mixed images of each pair, `(2 * pairs, C, H, W)`: first halves of one, second of the other.
+    """Return the mixed images of each pair, `(2 * pairs, C, H, W)`.
 
-    Pairs lie one after the other, `(a, b)` giving a's first half with b's second, then b's with a's.
+    A pair `(a, b)` gives two consecutive images: a's first half with b's second, then b's first with a's.
     """
     first, second = levels[pairs.reshape(-1)], levels[pairs[:, ::-1].reshape(-1)]
     height, width = levels.shape[2:]
@@ -113,7 +113,7 @@ def score(
     repeats: int,
     importance_samples: int,
 ) -> list[Case]:
-    """Return all cuts and partners under all models, for `repeats` choices of bits, pairs and latents."""
+    """Return the costs of all cuts and partners under all models; repeats redraw bits, pairs and latents."""
     found = {(c, p, m.name): Case(c, p, m, []) for c in CUTS for p in PARTNERS for m in models}
     work = repeats * len(models) * (1 + len(CUTS) * len(PARTNERS))
     with Output().progress("halves", work) as advance:
@@ -152,7 +152,7 @@ CLASS_COLUMNS = ("cut", "model", "gap of another class less that of the same, na
 
 
 def tables(cases: Sequence[Case], importance_samples: int) -> list[Table]:
-    """Return the gaps, of NLLs by so many draws, and how much of them is a matter of the class."""
+    """Return the gaps in NLL, by the given number of draws, and the share due to the class."""
     reference = reference_of([case.model for case in cases])
     by_key = {(case.cut, case.partner, case.model.name): case for case in cases}
     rows: list[tuple[Cell, ...]] = []

@@ -1,4 +1,4 @@
-"""Where an image's bits are paid: in the latents, in the first rows, in the last ones."""
+"""Distribution of an image's bits over latents and rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,10 +21,10 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Bits:
-    """What images cost under one model.
+    """Code lengths of images under one model.
 
     Args:
-        model: The model.
+        model: Scoring model.
         pixels: Bits of each pixel given the latents and earlier pixels, `(N, H, W)`.
         latents: Bits of each stochastic layer, from the image upwards, `(N, layers)`.
     """
@@ -40,7 +40,7 @@ class Bits:
 
 
 def measure(models: Sequence[NamedModel], levels: np.ndarray) -> list[Bits]:
-    """Return what images `(N, C, H, W)` cost under each model, with one draw of the latents."""
+    """Return the bits of images `(N, C, H, W)` under each model, with one draw of the latents."""
     found = []
     with Output().progress("maps", len(models)) as advance:
         for each in models:
@@ -98,7 +98,7 @@ def _patch(each: Bits) -> int:
 
 
 def _difference(each: Bits, base: Bits) -> tuple[Cell, ...]:
-    """Return the differences of two models' bits; without those of rows where these do not compare."""
+    """Return the differences of two models' bits; those of rows only where they compare."""
     bands, others = each.bands(), base.bands()
     rows = [mean_of(band) for band in (bands - others).T] if _patch(each) == _patch(base) else [None] * BANDS
     latents = each.latents.sum(1) - base.latents.sum(1)
@@ -111,9 +111,9 @@ def _difference(each: Bits, base: Bits) -> tuple[Cell, ...]:
 
 
 def picture(found: Sequence[Bits], labels: np.ndarray) -> tuple[np.ndarray, float]:
-    """Return mean maps as one picture `(H, W, C)`, and the bits that white stands for.
+    """Return mean maps as one picture `(H, W, C)`, and the bits of a white pixel.
 
-    A row is a model: the mean over all images, then over those of each class.
+    Each row shows a model: the mean over all images, then over those of each class.
     """
     groups = [np.ones(len(labels), bool), *(labels == label for label in np.unique(labels))]
     maps = np.stack([each.pixels[group].mean(0) for each in found for group in groups])
@@ -122,7 +122,7 @@ def picture(found: Sequence[Bits], labels: np.ndarray) -> tuple[np.ndarray, floa
 
 
 def write_picture(found: Sequence[Bits], labels: np.ndarray, path: Path) -> None:
-    """Write `picture` as a PNG file, with what it shows in its text chunks."""
+    """Write `picture` as a PNG file, with its description in text chunks."""
     image, white = picture(found, labels)
     names = ", ".join(each.model.name for each in found)
     text: dict[str, str | float] = {

@@ -1,4 +1,4 @@
-"""How well a linear classifier reads the digit from a model's latents, with many labels and with few."""
+"""Accuracy of linear classifiers on a model's latents, with many labels and with few."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from benchmarks.tables import Cell, Table
 from famecli.output import Output
 from famecli.rng import stream
 
-# On half of the squared norm of the weights, against nats per image; from strong to weak.
+# Penalties on half of the squared norm of the weights, relative to nats per image; from strong to weak.
 PENALTIES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
 STEPS = 200
 SMALLEST_DEVIATION = 1e-6
@@ -31,7 +31,7 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Material:
-    """What probes are trained on, what chooses their penalty, and what they are tested on."""
+    """Training, validation (for the penalty) and test images of probes."""
 
     train: Labelled
     valid: Labelled
@@ -45,7 +45,7 @@ class Material:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How often one kind of features gave the right class, given so many labels."""
+    """Accuracy of one kind of features with a number of labels."""
 
     model: str
     features: str
@@ -56,13 +56,13 @@ class Accuracy:
 
 
 def fit(features: Tensor, labels: Tensor, penalty: float, start: Tensor) -> Tensor:
-    """Return the weights `(D + 1, classes)` of multinomial logistic regression; the last row are biases.
+    """Return the weights `(D + 1, classes)` of multinomial logistic regression; the last row is the bias.
 
     Args:
-        features: `(N, D)`.
-        labels: `(N,)`.
-        penalty: On half of the squared norm of the weights without biases; above 0, so there is one optimum.
-        start: Weights to start from.
+        features: Features, `(N, D)`.
+        labels: Classes, `(N,)`.
+        penalty: Factor of half the squared norm of the weights without biases; above 0, for a unique optimum.
+        start: Initial weights.
 
     Source: L-BFGS with the strong Wolfe conditions, as torch.optim has it.
     """
@@ -87,15 +87,15 @@ def scores(features: Tensor, weights: Tensor) -> Tensor:
 
 
 def standardised(parts: Sequence[np.ndarray]) -> list[Tensor]:
-    """Return features with mean 0 and deviation 1 in the first of `parts`; constant ones become 0."""
+    """Return features standardised by the first of `parts`; constant features become 0."""
     mean, deviation = parts[0].mean(0), parts[0].std(0)
     factor = np.where(deviation > SMALLEST_DEVIATION, 1.0 / np.maximum(deviation, SMALLEST_DEVIATION), 0.0)
-    # Single precision is twice as fast, and hundredths of a per cent are not at stake.
+    # Single precision is twice as fast, and errors of a hundredth of a per cent do not matter.
     return [torch.from_numpy((part - mean) * factor).float() for part in parts]
 
 
 def balanced(labels: np.ndarray, count: int, draw: int) -> np.ndarray:
-    """Return indices of `count` images, equally many of each class as far as that goes."""
+    """Return indices of `count` images, with classes as balanced as possible."""
     order = stream("labels", count, draw).permutation(len(labels))
     turns = np.zeros(len(labels), np.int64)
     for label in np.unique(labels):
@@ -105,12 +105,12 @@ def balanced(labels: np.ndarray, count: int, draw: int) -> np.ndarray:
 
 
 def predict(features: Sequence[Tensor], labels: Sequence[Tensor], chosen: np.ndarray) -> tuple[Tensor, float]:
-    """Return whether each test image got its class, `(N,)`, and the penalty.
+    """Return whether each test image was classified correctly, `(N,)`, and the penalty.
 
     Args:
-        features: Of training, validation and test images.
-        labels: Likewise.
-        chosen: Training images whose labels are used.
+        features: Features of training, validation and test images.
+        labels: Classes of training, validation and test images.
+        chosen: Indices of the training images whose labels are used.
     """
     train, valid, test = features
     classes = 1 + int(max(each.max() for each in labels))
@@ -129,8 +129,8 @@ def probe(
 ) -> list[Accuracy]:
     """Return the accuracy of all features of pixels and models for each number of labels.
 
-    With all labels there is one probe, and the error is binomial over test images. With fewer there are
-    `draws` of them, each on other labels, and the error is over these.
+    With all labels there is one probe, and the error is binomial over test images. With fewer labels there
+    are `draws` probes on different labels, and the error is over these draws.
     """
     labels = [torch.from_numpy(each.labels.astype(np.int64)) for each in material.all]
     found = []
@@ -153,7 +153,7 @@ def probe(
 def _accuracy(
     features: Sequence[Tensor], labels: Sequence[Tensor], classes: np.ndarray, count: int, draws: int
 ) -> tuple[Estimate, float]:
-    """Return the share of right classes, and the penalty that was chosen first."""
+    """Return the accuracy, and the penalty chosen by the first probe."""
     if count >= len(classes):
         hits, penalty = predict(features, labels, np.arange(len(classes)))
         return share_of(hits.numpy()), penalty

@@ -1,4 +1,4 @@
-"""Archives, arrays and MATLAB files, written apart from famecli's own code."""
+"""Archives, arrays and MATLAB files, written without famecli's own code."""
 
 import io
 import struct
@@ -56,7 +56,7 @@ def element(kind: int, data: bytes, size: int | None = None) -> bytes:
 
 
 def matrix(data_bytes: int | None = None) -> bytes:
-    """Return a matrix `a` of two rows and one column; its data say that they have `data_bytes`."""
+    """Return a matrix `a` of two rows and one column whose data tag declares `data_bytes`."""
     flags = element(6, struct.pack("<II", 6, 0))
     shape = element(5, struct.pack("<ii", 2, 1))
     name = struct.pack("<HH4s", 1, 1, b"a")

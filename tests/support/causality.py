@@ -1,4 +1,4 @@
-"""Which pixels an output depends on, and which it may depend on."""
+"""Dependence of outputs on pixels: measured by gradients, and allowed by the model."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -15,10 +15,10 @@ PIXELS = list(itertools.product(range(HEIGHT), range(WIDTH)))
 def dependence(
     network: Callable[[Tensor], Tensor], channels: int, seed: int = 0, size: tuple[int, int] = (HEIGHT, WIDTH)
 ) -> Tensor:
-    """Whether the output at pixel p depends on the input at pixel q, `(p, q)`: by gradients, exactly.
+    """Return whether the output at pixel p depends on the input at pixel q, `(p, q)`, by exact gradients.
 
-    One copy of the image per output pixel, so that one backward pass gives every row. The outputs at a pixel
-    are weighted at random, so that their gradients do not cancel.
+    The batch has one copy of the image per output pixel, so one backward pass gives every row. Random weights
+    on the outputs of a pixel keep their gradients from cancelling.
     """
     generator = torch.Generator().manual_seed(seed)
     pixels = list(itertools.product(range(size[0]), range(size[1])))
@@ -34,7 +34,7 @@ def dependence(
 def promised(
     kernel: int, *, own_wavefront: bool, lag: int, pixels: Sequence[tuple[int, int]] = PIXELS
 ) -> Tensor:
-    """What one causal convolution promises to read, `(p, q)`."""
+    """Return the inputs that one causal convolution may read, `(p, q)`."""
     reach = kernel // 2
     reads = torch.zeros(len(pixels), len(pixels), dtype=torch.bool)
     for (p, (y, x)), (q, (row, column)) in itertools.product(enumerate(pixels), repeat=2):
@@ -45,7 +45,7 @@ def promised(
 
 
 def conditioned(decoder: Decoder, seed: int = 1) -> Callable[[Tensor], Tensor]:
-    """The decoder as a function of the image alone, its condition drawn at random."""
+    """Return the decoder as a function of the image alone, with a random condition."""
     generator = torch.Generator().manual_seed(seed)
     maps = decoder.config.condition
     condition = torch.randn(1, maps, *decoder.grid, generator=generator, dtype=torch.float64)

@@ -16,7 +16,7 @@ from famecli.nll.units import NATS_PER_BIT
 from support.models import random_images
 
 BITS = (1, 5, 4)
-# So fine that bins cost next to nothing.
+# Bins this fine cost next to nothing.
 FINE = 12
 PREFIX_BYTES = 16
 
@@ -30,12 +30,12 @@ def all_bits(model: Fame, bits: int) -> list[list[int]]:
 
 
 def again(model: Fame, coded: Coded) -> np.ndarray:
-    """Decode with a codec that has seen nothing."""
+    """Decode with a fresh codec."""
     return Codec(model).decode(coded)
 
 
 def change_last_digits(model: Fame) -> None:
-    """Change all weights by far more than processors differ by, so that few images stand for many."""
+    """Perturb all weights by far more than processors differ, so that few images suffice."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in model.parameters():
@@ -48,7 +48,7 @@ def bound_bits(model: Fame, images: np.ndarray) -> float:
 
 
 def sealed(content: bytes, change: Callable[[dict[str, Any]], Any]) -> bytes:
-    """Return a file with another header and right checksums, as somebody makes it who means it."""
+    """Return a file with another header and valid checksums, as a forger would make it."""
     length = int.from_bytes(content[PREFIX_BYTES - 4 : PREFIX_BYTES], "little")
     data = json.loads(zlib.decompress(content[PREFIX_BYTES : PREFIX_BYTES + length]))
     change(data)

@@ -1,4 +1,4 @@
-"""Running the command line, and models and data for it to work on."""
+"""Run the command line, with models and data for it."""
 
 import contextlib
 import dataclasses
@@ -59,7 +59,7 @@ IMPORTS = (
 
 @dataclass(frozen=True)
 class Done:
-    """How a command ended."""
+    """Result of a command."""
 
     code: int
     out: bytes
@@ -71,7 +71,7 @@ class Done:
 
 
 def fame(*words: str | Path, stdin: bytes = b"") -> Done:
-    """Run `fame` with `words` in this process, with everything that `main` does about errors."""
+    """Run `fame` with `words` in this process, with the error handling of `main`."""
     threads, code = torch.get_num_threads(), 0
     argv = mock.patch.object(sys, "argv", ["fame", *map(str, words)])
     with argv, CliRunner(env=ENVIRONMENT).isolation(stdin) as (out, err, _):
@@ -104,7 +104,7 @@ def result_of(*words: str | Path, stdin: bytes = b"") -> dict[str, Any]:
 
 
 def error_of(code: int, *words: str | Path, stdin: bytes = b"") -> str:
-    """Return the error and the hint with which a command must fail, after checking their form."""
+    """Check that a command fails with a well-formed error, and return the error and the hint."""
     done = fame(*words, stdin=stdin)
     assert done.code == code, done.err
     assert done.out == b""
@@ -112,7 +112,7 @@ def error_of(code: int, *words: str | Path, stdin: bytes = b"") -> str:
 
 
 def check_error(stderr: str) -> str:
-    """Return the last lines of `stderr`, which must be one error and at most one hint."""
+    """Return the error and the hint that end `stderr`: one error, at most one hint."""
     lines = stderr.splitlines()
     places = [index for index, line in enumerate(lines) if line.startswith("error: ")]
     assert len(places) == 1, stderr
@@ -124,7 +124,7 @@ def check_error(stderr: str) -> str:
 
 @functools.cache
 def random_model(preset: str, shape: tuple[int, int, int], levels: int, seed: int) -> Fame:
-    """Return a tiny model that nobody may change."""
+    """Return a tiny shared model; callers must not change it."""
     return randomise(preset_model(preset, shape, levels, torch.float32), seed, torch.float32)
 
 
@@ -137,7 +137,7 @@ def save_model(
     raw: bool = False,
     facts: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write a tiny model with random weights and return its path; `raw` adds raw weights, others."""
+    """Write a tiny model with random weights and return its path; `raw` adds different raw weights."""
     model = random_model(preset, shape, levels, 0)
     others = random_model(preset, shape, levels, 1).state_dict() if raw else None
     told = {"provenance": PROVENANCE} if facts is None else dict(facts)
@@ -146,7 +146,7 @@ def save_model(
 
 
 def use_small_mnist(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put a data set of 18, 12 and 7 random images in MNIST's place; those of its files follow."""
+    """Replace MNIST, and the data sets that share its files, by 18, 12 and 7 random images."""
     folder.mkdir()
     info = small_mnist(folder)
     for name in ("mnist", "mnist-fixed", "mnist-grey"):

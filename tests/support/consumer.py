@@ -1,4 +1,4 @@
-"""What somebody might write who uses the library; mypy checks it as strictly as it can."""
+"""Typical user code of the library; mypy checks it in strict mode."""
 
 import numpy as np
 import numpy.typing as npt

@@ -1,4 +1,4 @@
-"""Small data sets and image files, written apart from famecli's own code."""
+"""Small data sets and image files, written without famecli's own code."""
 
 import dataclasses
 import gzip
@@ -18,7 +18,7 @@ FOLDER_IMAGES = np.random.default_rng(8).integers(0, 256, (23, 6, 5, 3), np.uint
 
 
 def idx_bytes(array: np.ndarray) -> bytes:
-    """Write IDX as its specification says, apart from famecli's own code."""
+    """Write IDX from its specification, without famecli's own code."""
     return (
         bytes([0, 0, 8, array.ndim]) + b"".join(struct.pack(">i", n) for n in array.shape) + array.tobytes()
     )
@@ -43,7 +43,7 @@ def small_mnist(folder: Path, *, zipped: bool = True) -> DatasetInfo:
 
 
 def flipped(content: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield each place of a byte, and the content with a bit of that byte changed."""
+    """Yield the index of each byte, and the content with one bit of that byte flipped."""
     for position in range(len(content)):
         for bit in range(8):
             changed = bytearray(content)
@@ -56,7 +56,7 @@ def amat(bits: np.ndarray) -> bytes:
 
 
 def write_images(folder: Path, images: np.ndarray) -> Path:
-    """Write images whose names sort in their order, every other one a folder deeper."""
+    """Write images whose names sort in image order, every other one in a subfolder."""
     for number, image in enumerate(images):
         path = folder / (f"{number:03}" if number % 2 else f"{number:03}/inner") / "image.png"
         path.parent.mkdir(parents=True)
@@ -76,7 +76,7 @@ def image_bytes(image: Image.Image, kind: str = "PNG", **options: object) -> byt
 
 
 def png_claiming(width: int, height: int, data: bytes = b"") -> bytes:
-    """Return a grey PNG whose header claims a size that its data need not have."""
+    """Return a grey PNG whose header claims a size that its data may not match."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))

@@ -1,4 +1,4 @@
-"""Faults at each call of a write to a file."""
+"""Faults injected at each system call of a file write."""
 
 import io
 import os
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-# What a write over an old file asks of the system, in order; each is named by its kind and its number.
+# System calls that replacing a file makes, in order: kind and number.
 CALLS = (
     "open 1",
     "close 1",
@@ -28,7 +28,7 @@ Fault = Callable[[str], None]
 
 
 class FaultyFile(io.FileIO):
-    """A file that tells of each call before it happens; a close that fails has closed all the same."""
+    """A file that reports each call before it happens; a failing close still closes the file."""
 
     before: Fault
 
@@ -45,7 +45,7 @@ class FaultyFile(io.FileIO):
 
 @contextmanager
 def watched(before: Fault) -> Iterator[None]:
-    """Let `before` be told the kind of each call that a write makes, and raise in its place."""
+    """Call `before` with the kind of each call that a write makes; it may raise instead of the call."""
     with pytest.MonkeyPatch.context() as patch:
 
         def open_file(path: Any, mode: str = "r", *rest: Any, **options: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Checkpoints taken apart and put together again, apart from famecli's own code, for tests of its checks."""
+"""Forged checkpoints, built without famecli's own code, to test its checks."""
 
 import functools
 import hashlib
@@ -18,7 +18,7 @@ from famecli.config.schema import DecoderConfig, ModelConfig, StageConfig
 from famecli.errors import ExitCode
 from famecli.model.fame import Fame
 
-# With which a checkpoint is refused, and what reading one may allocate beyond twice its size.
+# Exit codes of a refused checkpoint, and the allocation that reading may add to twice its size.
 CODES = (ExitCode.BAD_INPUT, ExitCode.INTEGRITY)
 ROOM_BYTES = 50 << 20
 
@@ -29,7 +29,7 @@ def smallest() -> ModelConfig:
 
 
 def ladder() -> ModelConfig:
-    """A model with everything: two stages, one of them dense, and a decoder that is conditioned."""
+    """Return a model with all parts: two stages, one of them dense, and a conditioned decoder."""
     return ModelConfig(
         "fame",
         "bernoulli",
@@ -46,7 +46,7 @@ def ladder() -> ModelConfig:
 
 
 def attending() -> ModelConfig:
-    """A model of patches that are not square in number, with attention, normalised."""
+    """Return a normalised model with attention on a non-square grid of patches."""
     decoder = DecoderConfig(
         True,
         width=2,
@@ -80,7 +80,7 @@ def save_smallest(path: Path) -> dict[str, Tensor]:
 
 @functools.cache
 def smallest_file() -> bytes:
-    """The smallest checkpoint there is."""
+    """Return the smallest possible checkpoint."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "smallest"
         save_smallest(path)
@@ -89,13 +89,13 @@ def smallest_file() -> bytes:
 
 @functools.cache
 def ladder_file() -> bytes:
-    """A checkpoint with averaged and raw weights of `ladder`, loaded once: the first load is the slowest."""
+    """Return a checkpoint with averaged and raw weights of `ladder`, loaded once: first loads are slow."""
     return _file_of(ladder())
 
 
 @functools.cache
 def attending_file() -> bytes:
-    """The same of `attending`."""
+    """Return a checkpoint with averaged and raw weights of `attending`, loaded once."""
     return _file_of(attending())
 
 
@@ -114,19 +114,19 @@ def parts(content: bytes) -> tuple[dict[str, Any], bytes]:
 
 
 def file_bytes(header: dict[str, Any] | bytes, body: bytes) -> bytes:
-    """Write safetensors as its description says."""
+    """Return a safetensors file, built from the format's description."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + body
 
 
 def sealed_text(metadata: Mapping[str, Any]) -> str:
-    """Return metadata with the hash that makes them look like saved ones, whatever is in them."""
+    """Return metadata with a valid seal, whatever they contain."""
     text = json.dumps(metadata, sort_keys=True, separators=(",", ":"))
     return json.dumps({SEAL_KEY: hashlib.sha256(text.encode()).hexdigest(), **metadata})
 
 
 def with_metadata(content: bytes, change: Callable[[dict[str, Any]], object]) -> bytes:
-    """Return a file whose metadata were changed, and sealed anew unless the change was to the seal."""
+    """Return a file with changed metadata, sealed anew unless the change was to the seal."""
     header, body = parts(content)
     metadata = json.loads(header["__metadata__"][METADATA_KEY])
     del metadata[SEAL_KEY]

@@ -1,9 +1,8 @@
-"""Golden files: tiny models as files, and what the code that wrote them computed with them.
+"""Golden files: stored tiny models, and the results of the code that wrote them.
 
-They show that later code does the same. `FAME_REGENERATE_GOLDEN=1 pytest tests/test_golden*.py` writes all
-figures anew, which is right only after a change that is meant: `git diff tests/golden` says what changed.
-Checkpoints, coded images and the run stay, for files of before have to be read for good: only those that
-are missing are written.
+Later code must give the same results. `FAME_REGENERATE_GOLDEN=1 pytest tests/test_golden*.py` rewrites all
+figures; do so only after an intended change, and check `git diff tests/golden`. Existing checkpoints, coded
+images and the run are never rewritten, because later code must read old files; only missing ones are written.
 """
 
 import dataclasses
@@ -29,7 +28,7 @@ from famecli.sampling.reconstruction import Settings, reconstruct
 from support.golden_samples import Drawn
 from support.models import random_images, randomise
 
-# Read before fixtures remove such variables.
+# Read at import, because fixtures remove such variables.
 REGENERATE = os.environ.get("FAME_REGENERATE_GOLDEN") == "1"
 FOLDER = Path(__file__).parents[1] / "golden"
 FACTS = {
@@ -56,9 +55,9 @@ class Case:
     Args:
         preset: Name of the preset.
         shape: Channels, height and width of an image.
-        levels: Values that a channel of a pixel can take.
-        half: Whether its weights are rounded to half precision, in which they are then stored.
-        lag: Of the decoder; None for the preset's.
+        levels: Number of values of a channel.
+        half: Whether weights are rounded to and stored in half precision.
+        lag: Lag of the decoder; None for the preset's.
     """
 
     preset: str
@@ -106,12 +105,12 @@ def write_checkpoint(model: Fame, path: Path) -> None:
 
 
 def load(name: str) -> Fame:
-    """Return the golden model in single precision; of its own, as it may be changed."""
+    """Return a new copy of the golden model in single precision; callers may change it."""
     return load_checkpoint(checkpoint_path(name)).model
 
 
 def recorded(name: str, found: Any) -> Any:
-    """Return what is recorded under a name, after `found` was recorded if that is asked for."""
+    """Return the record of a name; when regenerating, store `found` first."""
     path = FOLDER / f"{name}.json"
     if REGENERATE:
         path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
@@ -127,7 +126,7 @@ def from_hex(texts: list[str], shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def images_of(name: str) -> np.ndarray:
-    """Return the images that a case is measured on, uint8, `(4, C, H, W)`."""
+    """Return the test images of a case, uint8, `(4, C, H, W)`."""
     case, place = CASES[name], FOLDER / "images.json"
     if REGENERATE:
         every = {
@@ -170,7 +169,7 @@ def measure(name: str) -> dict[str, Any]:
 
 
 def draw_all(name: str) -> dict[str, np.ndarray]:
-    """Return all images that a case draws, by how they are drawn; each `(4, C, H, W)`, uint8."""
+    """Return the samples of a case by sampling method, each `(4, C, H, W)`, uint8."""
     model, images = load(name), images_of(name)
     mask, latents = known_rows(CASES[name].shape), model.config.stochastic_layers
     found = {"samples": generate(model, SEEDS)}
@@ -183,7 +182,7 @@ def draw_all(name: str) -> dict[str, np.ndarray]:
 
 
 def drawn_by(name: str, stored: dict[str, np.ndarray]) -> Iterator[tuple[str, Drawn]]:
-    """Yield how `stored` images of a case were drawn: the parameters of each pixel, in float64."""
+    """Yield the float64 pixel parameters from which the `stored` images of a case were drawn."""
     model, images = load(name).double(), images_of(name)
     known = known_rows(CASES[name].shape)
     for kind, levels in stored.items():
@@ -200,7 +199,7 @@ def _streams(kind: str) -> list[tuple[str | int, ...]]:
 
 
 def _source(kind: str, images: np.ndarray, stored: dict[str, np.ndarray]) -> np.ndarray | None:
-    """Return the images that latents are inferred from; None where they come from the prior."""
+    """Return the images from which latents are inferred; None if latents come from the prior."""
     return {"reconstructions": images, "completions 1": stored["completions 0"]}.get(kind)
 
 

@@ -1,4 +1,4 @@
-"""What tests of golden formats share: shapes of documents, names of random streams, and a training."""
+"""Helpers for golden format tests: document structure, names of random streams, and a training."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ MODEL = "run/best.safetensors"
 SMALL = str(FOLDER / "pixelcnn.safetensors")
 DATA = ("--data", "../data")
 EVALUATE = ("evaluate-nll", MODEL, *DATA)
-# A tiny fame with few features: its folder has to be small.
+# A tiny fame with few features keeps the stored run small.
 TRAINING = (
     *("fame", "--size", "tiny"),
     *("--steps", 6, "--threads", 1, "--device", "cpu", "--seed", 3),
@@ -30,12 +30,12 @@ TRAINING = (
 )
 STOPPED_AT = 3
 RUN_FILES = ("best.safetensors", "config.toml", "last.safetensors", "metrics.jsonl", "state.safetensors")
-# Tables that get new keys with each version; what they had before has to stay.
+# Tables to which versions may add keys; earlier keys must stay.
 CONFIGURATIONS = {"model", "train", "training"}
 
 
 class Words(NamedTuple):
-    """A command, what it writes, commands to be run before it, and words beside `--json` and beside `-q`."""
+    """A command: its output, the commands to run first, and extra words with `--json` and with `-q`."""
 
     command: tuple[str, ...]
     writes: str | None = None
@@ -81,12 +81,12 @@ COMMANDS = {
         ("train", *map(str, TRAINING), *DATA, "--batch-size", "6", "--eval-every", "12", "-o", "more")
     ),
 }
-# It draws too, but has no document.
+# A dry run draws random numbers too, but prints no document.
 DRY_RUN = ("train", *map(str, TRAINING), "--batch-size", "6", "--dry-run")
 
 
 def shape_of(value: object) -> Any:
-    """Return the types in a document: tables with their keys in order, lists with each kind of entry once."""
+    """Return the types in a document: tables with ordered keys, lists with each distinct type once."""
     if isinstance(value, dict):
         return {key: shape_of(entry) for key, entry in value.items()}
     if isinstance(value, list):
@@ -96,7 +96,7 @@ def shape_of(value: object) -> Any:
 
 
 def known(found: Any, expected: Any, *, configuration: bool = False) -> Any:
-    """Return `found` without the keys of configurations that `expected` does not know."""
+    """Return `found` without configuration keys that `expected` lacks."""
     if isinstance(found, dict) and isinstance(expected, dict):
         return {
             key: known(entry, expected.get(key), configuration=configuration or key in CONFIGURATIONS)
@@ -115,7 +115,7 @@ def assert_same(found: Any, expected: Any) -> None:
 
 
 def kind_of(line: str) -> str:
-    """Return what kind of value a line is, of those that `--quiet` prints."""
+    """Return the type of value on a line of `--quiet` output."""
     if re.fullmatch(r"[0-9a-f]{64}", line):
         return "sha256"
     if re.fullmatch(r"-?\d+\.\d+", line):
@@ -127,7 +127,7 @@ def kind_of(line: str) -> str:
 
 @contextmanager
 def streams_asked_for() -> Iterator[dict[int, str]]:
-    """Note the keys of all Philox generators that are made, with the names that they are hashes of."""
+    """Record the key of every Philox generator created, with the stream name it hashes."""
     found: dict[int, str] = {}
     texts: dict[int, str] = {}
     philox, sha256 = np.random.Philox, hashlib.sha256
@@ -150,20 +150,20 @@ def streams_asked_for() -> Iterator[dict[int, str]]:
 
 
 def key_of(text: str) -> int:
-    """Return the key of the stream whose name is written as `text`, as the first version had it."""
+    """Return the key that the first version gave the stream with the name `text`."""
     if text.startswith("key "):
         return int(text[4:])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little")
 
 
 def tensors_in(path: Path) -> dict[str, list[object]]:
-    """Return type and shape of each tensor in a safetensors file."""
+    """Return dtype and shape of each tensor in a safetensors file."""
     header = header_of(path)
     return {name: [header[name]["dtype"], header[name]["shape"]] for name in sorted(header) if name[0] != "_"}
 
 
 def metadata_in(path: Path) -> dict[str, Any]:
-    """Return the one table of metadata in a safetensors file."""
+    """Return the single metadata table of a safetensors file."""
     ((name, text),) = header_of(path)["__metadata__"].items()
     assert name == "famecli"
     table: dict[str, Any] = json.loads(text)

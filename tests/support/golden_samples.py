@@ -1,8 +1,8 @@
-"""When images drawn twice are the same: the one place where rounding may show is a boundary.
+"""Equality of samples up to rounding: pixels may differ only where a uniform lies next to a boundary.
 
 A pixel is a function of uniform numbers and of parameters that depend on earlier pixels. Processors and
-versions of libraries round parameters otherwise, so a uniform next to a boundary may fall on its other side.
-Nothing here uses the package: what parameters mean is written down once more.
+library versions round parameters differently, so a uniform next to a boundary may fall on its other side.
+The likelihoods are reimplemented here, independently of the package.
 """
 
 from collections.abc import Iterator
@@ -17,15 +17,15 @@ MIXTURES = 10
 
 @dataclass(frozen=True)
 class Drawn:
-    """Images and what they were drawn from.
+    """Images with their parameters and random numbers.
 
     Args:
         levels: The images, `(N, C, H, W)`.
-        parameters: Of each pixel given the images' own earlier pixels, float64, `(N, P, H, W)`.
-        uniforms: Float64, `(N, U, H, W)`.
-        free: True where a pixel is drawn and not given, `(H, W)`.
-        count: Levels of a pixel.
-        ordered: Whether a pixel depends on those before it.
+        parameters: Parameters of each pixel given the images' own earlier pixels, float64, `(N, P, H, W)`.
+        uniforms: Uniform random numbers, float64, `(N, U, H, W)`.
+        free: Mask of drawn pixels, False where a pixel is given, `(H, W)`.
+        count: Number of levels.
+        ordered: Whether a pixel depends on earlier ones.
     """
 
     levels: np.ndarray
@@ -36,7 +36,7 @@ class Drawn:
     ordered: bool
 
     def may_be(self, image: int, row: int, column: int, levels: np.ndarray) -> bool:
-        """Whether a pixel may have these levels, `(C,)`: its uniforms, or some next to them, say so."""
+        """Return whether the uniforms of a pixel, or neighbouring values, give these levels, `(C,)`."""
         parameters = self.parameters[image, :, row, column]
         uniforms = self.uniforms[image, :, row, column]
         rule = bits_may_be if self.count == 2 else mixture_may_be
@@ -49,7 +49,7 @@ class Drawn:
                 yield image, int(row), int(column)
 
     def check_own(self) -> None:
-        """Check that the images are what their uniforms stand for, up to rounding."""
+        """Check that the uniforms give these images, up to rounding."""
         for image, row, column in self.pixels():
             levels = self.levels[image, :, row, column]
             assert self.may_be(image, row, column, levels), (image, row, column, levels)
@@ -57,13 +57,13 @@ class Drawn:
     def count_broken(self, found: np.ndarray) -> int:
         """Return how many images of `found` differ, after checking that rounding alone explains it.
 
-        Where pixels depend on earlier ones, those after the first difference cannot be compared: of each
-        image that is the end. Else every difference is checked.
+        Where pixels depend on earlier ones, an image is compared up to its first difference: later pixels
+        depend on it. Otherwise every difference is checked.
         """
         assert found.shape == self.levels.shape
         broken = 0
         for image, (one, other) in enumerate(zip(found, self.levels, strict=True)):
-            # In raster order, in which no pixel depends on a later one.
+            # Raster order: no pixel depends on a later one.
             differences = np.argwhere((one != other).any(0))
             for row, column in differences[:1] if self.ordered else differences:
                 where = (image, int(row), int(column))
@@ -75,14 +75,14 @@ class Drawn:
 
 
 def bits_may_be(parameters: np.ndarray, uniforms: np.ndarray, bits: np.ndarray, count: int) -> bool:
-    """Whether bits `(C,)` are `uniforms < sigmoid(parameters)`, or are with uniforms next to these."""
+    """Return whether bits `(C,)` are `uniforms < sigmoid(parameters)` for these or neighbouring uniforms."""
     chances = sigmoid(parameters)
     fits = np.where(bits == 1, uniforms < chances + TOLERANCE, uniforms >= chances - TOLERANCE)
     return bool(fits.all())
 
 
 def mixture_may_be(parameters: np.ndarray, uniforms: np.ndarray, levels: np.ndarray, count: int) -> bool:
-    """Whether the first uniform may stand for a component with which the others may stand for `levels`."""
+    """Return whether the first uniform may choose a component for which the others may give `levels`."""
     logits = parameters[:MIXTURES]
     weights = np.exp(logits - logits.max())
     bounds = np.concatenate([[0.0], (weights / weights.sum()).cumsum()])

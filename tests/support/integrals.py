@@ -1,4 +1,4 @@
-"""Models whose likelihood can be computed: two latents that are integrated on a grid, and a linear one."""
+"""Models with a computable likelihood: two latents integrated on a grid, and a linear model."""
 
 import math
 from collections.abc import Sequence
@@ -15,11 +15,10 @@ EVERY = all_images(1, 2, 2)
 
 
 def two_latents() -> Fame:
-    """A ladder of two layers with one latent each, under a PixelCNN of 2x2 bits; float64.
+    """Return a float64 ladder of two layers with one latent each, under a PixelCNN of 2x2 bits.
 
-    What is drawn depends on the latents, by 0.37 nats. Recognition is made a little wide, so that weights
-    have a small variance in both directions of annealing: else a thousand could not tell their mean from
-    another.
+    Images depend on the latents by 0.37 nats. A slightly wide posterior keeps the variance of the weights
+    small in both directions of annealing; otherwise a thousand weights could not determine their mean.
     """
     model = randomise(Fame(two_layer_config(1)), seed=7, gain=0.8)
     with torch.no_grad():
@@ -31,7 +30,7 @@ def two_latents() -> Fame:
 
 
 def exact_nats(model: Fame) -> np.ndarray:
-    """Return -log p(x) of `EVERY` image, `(16,)`, by the trapezoidal rule over both latents' normals."""
+    """Return -log p(x) of `EVERY` image, `(16,)`, by the trapezoidal rule over both standard normals."""
     line = torch.linspace(-7.0, 7.0, 71, dtype=torch.float64)
     normals = torch.cartesian_prod(line, line)
     log_mass = -0.5 * normals.square().sum(1) - math.log(2 * math.pi) + 2 * math.log(float(line[1] - line[0]))
@@ -44,9 +43,9 @@ def exact_nats(model: Fame) -> np.ndarray:
 
 
 class LinearSpace(LatentSpace):
-    """In place of a model's latents: a pixel y has density N(y; SLOPE * e, NOISE^2) given its own normal e.
+    """Stand-in for a model's latents: a pixel y has density N(y; SLOPE * e, NOISE^2) given its own normal e.
 
-    So y is N(0, SLOPE^2 + NOISE^2), and e given y is a Gaussian too.
+    So y has density N(0, SLOPE^2 + NOISE^2), and the posterior of e given y is Gaussian.
     """
 
     SLOPE, NOISE = 1.5, 1.2
@@ -63,7 +62,7 @@ class LinearSpace(LatentSpace):
         return self._gaussian(self.x.flatten(1), math.hypot(self.SLOPE, self.NOISE))
 
     def posterior(self, power: float = 1.0) -> tuple[Tensor, float]:
-        """Return mean `(B, size)` and deviation of N(e; 0, 1) * weight^power."""
+        """Return mean `(B, size)` and standard deviation of N(e; 0, 1) * weight^power."""
         precision = 1.0 + power * (self.SLOPE / self.NOISE) ** 2
         return power * self.SLOPE / self.NOISE**2 / precision * self.x.flatten(1), precision**-0.5
 

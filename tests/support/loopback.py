@@ -1,4 +1,4 @@
-"""A server on this machine that does what servers and networks do wrong, in the order that a test says."""
+"""A local server that fails as servers and networks do, in the order that a test chooses."""
 
 import socket
 import struct
@@ -12,13 +12,13 @@ PAGE = b"<!DOCTYPE html><title>Sign in to the hotel's network</title>"
 
 
 class FaultServer(ThreadingHTTPServer):
-    """Serves `files`; the faults in `script` come one per request, the last of them for ever.
+    """Serves `files`, with one fault of `script` per request; the last fault repeats.
 
     Attributes:
-        faults: Names of files, and the fault that each has in place of the script's.
+        faults: Fault by file name, overriding the script.
         asked: Path of each request.
         parts: Range header of each request.
-        ranges: Whether it knows how to send a part.
+        ranges: Whether Range requests are supported.
     """
 
     daemon_threads = True
@@ -35,11 +35,11 @@ class FaultServer(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}/"
 
     def handle_error(self, *arguments: object) -> None:
-        """Say nothing when a client hangs up."""
+        """Print nothing when a client disconnects."""
 
 
 class FaultHandler(BaseHTTPRequestHandler):
-    """Answers GET as `FaultServer` says."""
+    """Answers GET with the faults of its `FaultServer`."""
 
     server: FaultServer
 
@@ -73,7 +73,7 @@ class FaultHandler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def body(self, content: bytes, start: int, end: int | None = None, length: int | None = None) -> None:
-        """Send `content` from `start` to `end`, with the length of all of it unless another is given."""
+        """Send `content` from `start` to `end`, and declare its full length unless another is given."""
         part = f"bytes {start}-{len(content) - 1}/{len(content)}" if start else ""
         promised = len(content) - start if length is None else length
         self.reply(206 if start else 200, content[start:end], promised, part)
@@ -83,7 +83,7 @@ class FaultHandler(BaseHTTPRequestHandler):
         self.body(content, start)
 
     def send_encoded(self, content: bytes, start: int) -> None:
-        """As some object stores declare every .gz file: clients would unpack it on the way."""
+        """Declare gzip as the encoding, as some object stores do for .gz files: clients would unpack it."""
         accepted = "gzip" in self.headers["Accept-Encoding"]
         self.reply(200, content, encoding="gzip" if accepted else "identity")
 

@@ -1,4 +1,4 @@
-"""Models with random weights and all the images there are, for tests of theorems."""
+"""Models with random weights, and enumerations of all images, for tests of theorems."""
 
 import dataclasses
 import itertools
@@ -23,7 +23,7 @@ BLIND_PRESETS = [name for name, preset in PRESETS.items() if not preset.autoregr
 
 
 def randomise(module: M, seed: int = 0, dtype: torch.dtype = torch.float64, gain: float = 1.0) -> M:
-    """Overwrite every weight: a model starts with zeros in many places, where theorems hold trivially."""
+    """Overwrite every weight: many weights start at zero, where theorems hold trivially."""
     generator = torch.Generator().manual_seed(seed)
     module = module.to(dtype)
     with torch.no_grad():
@@ -36,7 +36,7 @@ def randomise(module: M, seed: int = 0, dtype: torch.dtype = torch.float64, gain
 def model_around(
     decoder: DecoderConfig, size: tuple[int, int], channels: int = 1, levels: int = 2, mixtures: int = 3
 ) -> ModelConfig:
-    """The configuration of a model with that decoder, and a stage if it has a condition."""
+    """Return the configuration of a model with this decoder, with one stage if it has a condition."""
     stages = (StageConfig(width=4, blocks=0, latents=2),) if decoder.condition else ()
     return ModelConfig(
         "test",
@@ -65,7 +65,7 @@ def preset_model(
 
 
 def two_layer_config(latents: int, *, dense: bool = True, autoregressive: bool = True) -> ModelConfig:
-    """The configuration of 2x2 bits under two layers of so many latents each."""
+    """Return the configuration of 2x2 bits under two layers with the given number of latents each."""
     stages = (
         StageConfig(width=4, blocks=0, stride=1, latents=latents, dense=dense),
         StageConfig(width=4, blocks=1, stride=2, latents=latents, dense=dense),
@@ -75,10 +75,10 @@ def two_layer_config(latents: int, *, dense: bool = True, autoregressive: bool =
 
 
 def two_layer_model(*, dense: bool, autoregressive: bool) -> Fame:
-    """A model of 2x2 bits with two stochastic layers, small enough for thousands of samples.
+    """Return a model of 2x2 bits with two stochastic layers, small enough for thousands of samples.
 
-    What recognition says is made wide: the variance of importance weights is infinite where a posterior's
-    variance is below half of its prior's, and errors could not be told from the spread of the weights.
+    Posteriors are made wide: where a posterior's variance is below half of its prior's, importance weights
+    have infinite variance, and their spread gives no valid standard error.
     """
     model = randomise(Fame(two_layer_config(2, dense=dense, autoregressive=autoregressive)), gain=0.7)
     with torch.no_grad():
@@ -88,7 +88,7 @@ def two_layer_model(*, dense: bool, autoregressive: bool) -> Fame:
 
 
 def all_images(channels: int, height: int, width: int, levels: int = 2) -> Tensor:
-    """Every image of that shape, `(levels ** (C * H * W), C, H, W)`, float64."""
+    """Return all images of a shape, `(levels ** (C * H * W), C, H, W)`, float64."""
     every = itertools.product(range(levels), repeat=channels * height * width)
     return torch.tensor(list(every), dtype=torch.float64).view(-1, channels, height, width)
 
@@ -109,7 +109,7 @@ def batch_noise(seed: int = 0) -> BatchNoise:
 def config_of(
     shape: tuple[int, int, int], levels: int = 2, *, switches: bool = False, **sizes: object
 ) -> ModelConfig:
-    """A configuration of random weights' size; `switches` turns normalisation and bounds on."""
+    """Return a small configuration for random weights; `switches` turns on normalisation and bounds."""
     decoder = DecoderConfig(**{"autoregressive": True, "width": 4, "layers": 2, "heads": 2} | sizes)  # type: ignore[arg-type]
     config = model_around(decoder, shape[1:], shape[0], levels)
     return dataclasses.replace(config, normalised=switches, bounded_latents=switches)

@@ -1,7 +1,7 @@
-"""Seeded damage to files, and limits within which a reader has to answer it.
+"""Seeded damage to files, and limits on how a reader responds.
 
-A mutant is made by its number: `mutant(content, seed, number, ...)` is the same in any order and any process,
-so that one that a test names can be made again alone.
+`mutant(content, seed, number, ...)` depends on its arguments alone, so a mutant that a failing test names can
+be reproduced by itself.
 """
 
 import json
@@ -19,7 +19,7 @@ from famecli.errors import ExitCode, FameError
 Source = np.random.Generator
 Mutation = Callable[[bytes, Source], bytes]
 SLOWEST_S = 1.0
-# Numbers at which sizes, counts and offsets break.
+# Boundary values of sizes, counts and offsets.
 EDGES = (
     0,
     1,
@@ -38,7 +38,7 @@ EDGES = (
     2**63,
     2**64 - 1,
 )
-# What stands in the wrong place in a table of JSON.
+# Replacement values for JSON entries.
 ODD_VALUES: tuple[Any, ...] = (
     None,
     True,
@@ -62,7 +62,7 @@ ODD_VALUES: tuple[Any, ...] = (
 
 
 class Verdict(NamedTuple):
-    """What a reader made of a file: its error, or None where it read it."""
+    """Outcome of reading a file: the error, or None if it was read."""
 
     error: FameError | None
     value: Any
@@ -92,7 +92,7 @@ def cut(content: bytes, source: Source) -> bytes:
 
 
 def splice(content: bytes, source: Source) -> bytes:
-    """Put a piece of the file, or zeros, or noise, into another place, over what is there or between."""
+    """Overwrite or insert at a random place: a piece of the file, zeros or noise."""
     length = int(source.integers(1, 129))
     start, target = (int(each) for each in source.integers(0, len(content), 2))
     piece = (content[start : start + length], bytes(length), source.bytes(length))[source.integers(3)]
@@ -100,7 +100,7 @@ def splice(content: bytes, source: Source) -> bytes:
 
 
 def set_number(content: bytes, source: Source) -> bytes:
-    """Overwrite one, two, four or eight bytes with a number at which sizes break."""
+    """Overwrite one, two, four or eight bytes with a boundary value."""
     width = (1, 2, 4, 8)[source.integers(4)]
     start = int(source.integers(max(1, len(content) - width)))
     number = EDGES[source.integers(len(EDGES))] % 256**width
@@ -117,14 +117,14 @@ BYTE_MUTATIONS: Sequence[Mutation] = (flip_bits, set_bytes, cut, splice, set_num
 def mutant(
     content: bytes, seed: int, number: int, mutations: Sequence[Mutation] = BYTE_MUTATIONS
 ) -> tuple[str, bytes]:
-    """Return one damaged copy of `content` and a name that tells how to make it again."""
+    """Return one damaged copy of `content` and a name from which to reproduce it."""
     source = np.random.default_rng([seed, number])
     chosen = mutations[number % len(mutations)]
     return f"mutant {number} of seed {seed} by {chosen.__name__}", chosen(content, source)
 
 
 def edit_json(tree: Any, source: Source) -> None:
-    """Change one place of a tree of tables and lists: another value, or a key dropped, renamed, added."""
+    """Change one place of a JSON tree: replace a value, or drop, rename or add a key."""
     tables = [each for each in _tables(tree) if each]
     table = tables[source.integers(len(tables))]
     keys = list(table) if isinstance(table, dict) else list(range(len(table)))
@@ -153,9 +153,9 @@ def _tables(tree: Any) -> Iterator[Any]:
 def judge(
     read: Callable[[], Any], name: str, source: str, codes: Sequence[ExitCode], within_s: float = SLOWEST_S
 ) -> Verdict:
-    """Return what `read` makes of a mutant: it has to be a value, or one line with one of `codes`, and soon.
+    """Return the outcome of `read` on a mutant: a value, or a one-line error with one of `codes`, in time.
 
-    Time is that of the processor, so that a busy machine fails nothing.
+    CPU time is measured, so that a busy machine fails no test.
     """
     started_s = time.process_time()
     error, value = None, None
@@ -184,7 +184,7 @@ def check_line(error: FameError, name: str, source: str, codes: Sequence[ExitCod
 
 @contextmanager
 def memory_limit(more_bytes: int) -> Iterator[None]:
-    """Let this process have `more_bytes` of address space beyond what it has: larger requests then fail."""
+    """Limit this process to `more_bytes` of address space beyond its present use."""
     now_bytes = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (now_bytes + more_bytes, before[1]))
@@ -195,5 +195,5 @@ def memory_limit(more_bytes: int) -> Iterator[None]:
 
 
 def peak_kib() -> int:
-    """Return the most memory that this process has had, KiB."""
+    """Return the peak memory of this process, KiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,16 +1,16 @@
-"""Notes each object that famecli unpickles, in whatever library that happens, so that the test fails."""
+"""Record every object that famecli unpickles, in any library, so that the test fails."""
 
 import sys
 from types import FrameType
 
-# What was unpickled, as module and name, with the line of famecli that asked for it.
+# Unpickled objects: module, name, and the calling line of famecli.
 noted: list[str] = []
-# These pass objects between processes of their own.
+# Libraries that pickle between their own processes.
 OTHERS = ("multiprocessing", "concurrent", "execnet", "xdist")
 
 
 def watch() -> None:
-    """Start to note; there is no end to it, as Python has it."""
+    """Start recording; Python cannot remove an audit hook."""
     sys.addaudithook(_note)
 
 
@@ -20,7 +20,7 @@ def _note(event: str, arguments: tuple[object, ...]) -> None:
 
 
 def _place(frame: FrameType | None) -> str:
-    """Return the innermost line of famecli that led here; nothing if none did, or through `OTHERS` only."""
+    """Return the innermost calling line of famecli; empty if there is none, or only through `OTHERS`."""
     while frame is not None:
         package = str(frame.f_globals.get("__name__", "")).split(".")[0]
         if package in OTHERS:

@@ -1,11 +1,11 @@
-"""What tests of commands share: how a command ended."""
+"""Outcome of a command, shared by tests of commands."""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 
 class Outcome(NamedTuple):
-    """What a command left: exit code, stdout, stderr."""
+    """Exit code, stdout and stderr of a command."""
 
     code: int
     out: str

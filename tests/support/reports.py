@@ -1,4 +1,4 @@
-"""Run folders, and pages of `fame report` as a browser takes them apart."""
+"""Run folders, and parsed pages of `fame report`."""
 
 import base64
 import io
@@ -40,7 +40,7 @@ LINE: dict[str, Any] = {
 
 
 class Page(HTMLParser):
-    """A page as a browser takes it apart."""
+    """A parsed HTML page."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -63,14 +63,14 @@ class Page(HTMLParser):
         return "".join(self.words)
 
     def images(self, alt: str) -> list[np.ndarray]:
-        """Return the pixels of the images whose description begins with `alt`."""
+        """Return the pixels of the images whose alt text begins with `alt`."""
         sources = [a["src"] for tag, a in self.tags if tag == "img" and a["alt"].startswith(alt)]
         contents = [base64.b64decode(source.removeprefix("data:image/png;base64,")) for source in sources]
         return [np.asarray(Image.open(io.BytesIO(content))) for content in contents]
 
 
 def make_place(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Go to `folder` and put there a small MNIST and a run folder, whose relative path is returned."""
+    """Change to `folder`, create a small MNIST and a run there, and return the run's relative path."""
     use_small_mnist(folder / "data", monkeypatch)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")

@@ -1,4 +1,4 @@
-"""Models that are broken in one way each, on purpose."""
+"""Models that are each broken in one way."""
 
 from collections.abc import Callable
 
@@ -14,13 +14,13 @@ from famecli.rng import ImageNoise
 from famecli.sampling import sampler
 from famecli.verification import sampling, subject
 
-# Breaks a model, or the classes that it is made of.
+# A sabotage breaks a model or its classes.
 Sabotage = Callable[[Fame, pytest.MonkeyPatch], None]
 PriorAndPosterior = tuple[Gaussian, Gaussian | None]
 
 
 def wrap(patch: pytest.MonkeyPatch, owner: object, name: str, change: Callable[..., object]) -> None:
-    """Put `change(original, *args, **kwargs)` in the place of a function or method."""
+    """Replace a function or method by `change(original, *args, **kwargs)`."""
     original = getattr(owner, name)
     patch.setattr(owner, name, lambda *args, **named: change(original, *args, **named))
 
@@ -40,7 +40,7 @@ def leak(model: Fame, add: Callable[[Tensor, Tensor], None]) -> None:
 def leak_of(
     size: float, to: tuple[int, int], of: tuple[int, int], channel: int = 0, *, step: bool = False
 ) -> Sabotage:
-    """A dependence of one pixel's parameter on one value of another; with `step`, without a slope."""
+    """Return a leak of one pixel's value into another's parameter; `step` makes its slope zero."""
 
     def sabotage(model: Fame, patch: pytest.MonkeyPatch) -> None:
         def add(parameters: Tensor, image: Tensor) -> None:
@@ -76,7 +76,7 @@ def no_mask(model: Fame, patch: pytest.MonkeyPatch) -> None:
         original(self, *args, **named)
         self.mask.fill_(1.0)
 
-    # Also in the miniature, which is made from the class.
+    # Patch the class, so that the miniature is broken too.
     wrap(patch, CausalConv2d, "__init__", init)
 
 
@@ -92,7 +92,7 @@ def prior_sees_image(model: Fame, patch: pytest.MonkeyPatch) -> None:
 
 def batch_norm(model: Fame, patch: pytest.MonkeyPatch) -> None:
     stage = model.stages[0]
-    # In the mode of the model; a new module would be in training mode.
+    # A new module starts in training mode; take the model's mode instead.
     stage.up = nn.Sequential(stage.up, nn.BatchNorm2d(stage.config.width))
     model.train(model.training)
 
@@ -125,7 +125,7 @@ def wide_bins(model: Fame, patch: pytest.MonkeyPatch) -> None:
 
 
 def bounded_ends(model: Fame, patch: pytest.MonkeyPatch) -> None:
-    """The last level ends where the range does, as one that clips its samples may have it."""
+    """End the last level at the end of the range, as an implementation that clips samples might."""
     patch.setattr(
         LogisticMixture,
         "log_mass",
@@ -137,7 +137,7 @@ def bounded_ends(model: Fame, patch: pytest.MonkeyPatch) -> None:
 
 
 def red_given_last(model: Fame, patch: pytest.MonkeyPatch) -> None:
-    """The first channel's location depends on the last one of those that are scored."""
+    """Let the first channel's location depend on the last scored channel."""
 
     def log_prob(original: Callable[..., Tensor], self: LogisticMixture, x: Tensor, p: Tensor) -> Tensor:
         k = self.mixtures
@@ -226,7 +226,7 @@ def cold_mixture(model: Fame, patch: pytest.MonkeyPatch) -> None:
 
 
 def floored_levels(model: Fame, patch: pytest.MonkeyPatch) -> None:
-    """Samples are rounded down from a tenth of a level higher than they should be; levels are 0.4 apart."""
+    """Round samples down after adding a tenth of a level; levels are 0.4 apart."""
 
     def location(original: Callable[..., Tensor], *args: object) -> Tensor:
         return original(*args) - 0.04

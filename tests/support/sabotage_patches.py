@@ -1,4 +1,4 @@
-"""Models whose patches or attention are broken in one way each, on purpose."""
+"""Models whose patches or attention are each broken in one way."""
 
 from collections.abc import Callable
 
@@ -17,12 +17,12 @@ from famecli.sampling.wavefront import AttentionMemory, WavefrontWorkspace, Wave
 from famecli.sampling.workspace import StepViews
 from support.sabotage import wrap
 
-# From times and rows of keys, and those of queries, to whether they are seen.
+# Maps times and rows of keys and of queries to visibility.
 Rule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def attend_by(patch: pytest.MonkeyPatch, rule: Rule) -> None:
-    """Let attention see by another rule, in the model and in its sampler."""
+    """Change the attention mask in the model and in its sampler."""
 
     def sees(row: Tensor, column: Tensor, lag: int) -> Tensor:
         time = column + lag * row
@@ -45,7 +45,7 @@ def attention_to_everything(model: Fame, patch: pytest.MonkeyPatch) -> None:
 
 
 def keep_pixels(patch: pytest.MonkeyPatch, keep: Callable[[Decoder], Tensor]) -> None:
-    """Let pixels of a patch enter the sums of others by `keep`, `(to, of)`, in the model and its sampler."""
+    """Apply the mask `keep`, `(to, of)`, to dependences within a patch, in the model and its sampler."""
 
     def weight(self: Decoder) -> Tensor:
         each = self.earlier.weight.view(self.pixels, -1, self.pixels, self.channels)
@@ -68,7 +68,7 @@ def raster_of_columns(model: Fame, patch: pytest.MonkeyPatch) -> None:
 
 
 def pad_by(patch: pytest.MonkeyPatch, pad: Callable[[Tensor, int, int], Tensor]) -> None:
-    """Let `pad(image, rows, columns)` fill in what reaches beyond the image, where the decoder reads it."""
+    """Let `pad(image, rows, columns)` fill the padding that the decoder reads."""
 
     def to_patches(original: Callable[..., Tensor], image: Tensor, side: int) -> Tensor:
         height, width = image.shape[2:]
@@ -86,12 +86,12 @@ def padding_of_the_last_pixel(model: Fame, patch: pytest.MonkeyPatch) -> None:
 
 
 def padding_of_the_border(model: Fame, patch: pytest.MonkeyPatch) -> None:
-    """Nothing that is later is read, but it is not what the sampler reads."""
+    """Pad from the border: no later pixel is read, but the sampler reads other values."""
     pad_by(patch, lambda image, rows, columns: F.pad(image, (0, columns, 0, rows), mode="replicate"))
 
 
 def scored_padding(model: Fame, patch: pytest.MonkeyPatch) -> None:
-    """Pixels beyond the image cost what level 0 costs there."""
+    """Score padding as level 0."""
 
     def log_prob(original: Callable[..., Tensor], self: Fame, x: Tensor, condition: Tensor | None) -> Tensor:
         nats = original(self, x, condition).clone()
@@ -113,7 +113,7 @@ def scored_padding(model: Fame, patch: pytest.MonkeyPatch) -> None:
 
 
 def change_keys(patch: pytest.MonkeyPatch, change: Callable[[Tensor, Tensor], Tensor]) -> None:
-    """Let later waves find `change(keys, before)` where the keys of a wave were to be kept."""
+    """Store `change(keys, before)` in place of the keys of a wave."""
 
     def attend(original: Callable[..., None], self: AttentionMemory, views: WaveViews) -> None:
         own = self.cache[0, :, :, views.wave.offset : views.wave.offset + views.wave.count]
@@ -129,12 +129,12 @@ def keys_one_place_later(model: Fame, patch: pytest.MonkeyPatch) -> None:
 
 
 def stale_keys(model: Fame, patch: pytest.MonkeyPatch) -> None:
-    """The first key of a wave is what was there before."""
+    """Keep the old value in place of the first key of a wave."""
     change_keys(patch, lambda keys, before: torch.cat([before[:, :, :1], keys[:, :, 1:]], dim=2))
 
 
 def pixels_beyond_the_image(model: Fame, patch: pytest.MonkeyPatch) -> None:
-    """Pixels that are computed beyond the image are kept like all others."""
+    """Keep computed pixels beyond the image like all others."""
 
     def place(
         original: Callable[..., None], self: WavefrontWorkspace, views: StepViews, levels: Tensor
@@ -150,12 +150,12 @@ def pixels_beyond_the_image(model: Fame, patch: pytest.MonkeyPatch) -> None:
 
 
 def slots_of_the_image_before(model: Fame, patch: pytest.MonkeyPatch) -> None:
-    """Cells beyond the image keep what an earlier wave left in their slot of the ring."""
+    """Leave an earlier wave's values in ring slots beyond the image."""
     patch.setattr(SkewedMaps, "clear_slot", lambda self, wave: None)
 
 
 def earlier_pixels_forgotten(model: Fame, patch: pytest.MonkeyPatch) -> None:
-    """In the sampler, the first pixel of a patch does not reach the others."""
+    """Drop the influence of a patch's first pixel on the others, in the sampler."""
 
     def earlier(original: Callable[..., tuple[Tensor, ...]], decoder: Decoder) -> tuple[Tensor, ...]:
         first, *others = original(decoder)

@@ -24,7 +24,7 @@ SAMPLED_PRESETS = ["fame", "fame-no-concat", "fame-dense", "lvae", "pixelvae", "
 
 @dataclass(frozen=True)
 class Case:
-    """A random decoder and all that one call of a sampler takes."""
+    """A random decoder and all arguments of one sampler call."""
 
     decoder: Decoder
     likelihood: Likelihood
@@ -88,13 +88,13 @@ def make_case(seed: int, dtype: torch.dtype = torch.float64, batch: int | None =
 
 
 def pixels(images: Tensor, plan: Plan, step: Step) -> Tensor:
-    """The pixels of one step, `(B, channels, n)`."""
+    """Return the pixels of one step, `(B, channels, n)`."""
     chosen = plan.order[step.offset : step.offset + step.count]
     return images.flatten(2)[:, :, list(chosen)]
 
 
 def kinds(case: Case) -> set[str]:
-    """What a case has of the parts that are told apart elsewhere."""
+    """Return which features a case has."""
     sizes, (height, width), (rows, columns) = case.decoder.config, case.size, case.decoder.grid
     attention, patch, places = sizes.attention, sizes.patch, rows * columns
     found = {

@@ -27,7 +27,7 @@ from famecli.training.trainer import StepRecord, Trainer
 
 T = TypeVar("T", bound=Trainer)
 SHAPE = (1, 8, 8)
-# Of a decoder: patches, and attention after each of its layers.
+# Decoder settings: patches, and attention after each layer.
 ATTENTION = {"patch": 2, "attention": (1, 2), "heads": 2}
 TIMES = ("elapsed_s", "cpu_s", "images_per_s")
 PLAIN = TrainConfig(
@@ -35,7 +35,7 @@ PLAIN = TrainConfig(
 )
 BATCH = 8
 IN_PARTS = dataclasses.replace(PLAIN, batch_size=BATCH, total_images=64)
-# In float32, of a step's gradient and of weights after a few steps, by norm.
+# Relative float32 tolerances of a step's gradient and of weights after a few steps, by norm.
 STEP_TOLERANCE = 1e-5
 
 
@@ -55,7 +55,7 @@ def trainer_of(
     decoder: Mapping[str, Any] | None = None,
     kind: type[T] = Trainer,  # type: ignore[assignment]
 ) -> T:
-    """Return the trainer of a tiny model, with other values of its decoder if some are given."""
+    """Return the trainer of a tiny model, with the given decoder settings."""
     model = model_config(preset, "tiny", shape, 2)
     model = dataclasses.replace(model, decoder=dataclasses.replace(model.decoder, **(decoder or {})))
     split, device = split_of(shape=shape), torch.device("cpu")
@@ -72,7 +72,7 @@ def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 
 
 def spoil(trainer: Trainer, monkeypatch: pytest.MonkeyPatch, bad_steps: set[int], value: float) -> None:
-    """Let the loss of the steps `bad_steps` be no number, or infinite."""
+    """Make the loss of the steps `bad_steps` NaN or infinite."""
     loss = trainer._loss
 
     def spoiled(terms: NllTerms, mean_rate: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ def timeless(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def assert_equal_runs(one: Path, other: Path) -> None:
-    """Check weights, averages, optimizers' state, counters and metrics, bit for bit but for times."""
+    """Check that weights, averages, optimizer state, counters and metrics but times are equal bit for bit."""
     states = [load_tensors(folder / "state.safetensors", STATE_SCHEMA)[0] for folder in (one, other)]
     assert states[0].keys() == states[1].keys()
     assert [name for name in states[0] if not torch.equal(states[0][name], states[1][name])] == []
@@ -108,7 +108,7 @@ def assert_equal_runs(one: Path, other: Path) -> None:
 
 
 def rates(trainer: Trainer, rows: slice = slice(None)) -> Tensor:
-    """Each image's rate in the first step, `(images, layers)`."""
+    """Return the rate of each image in the first step, `(images, layers)`."""
     levels, noise = trainer._batch()
     noise.rows = rows
     with torch.no_grad():
@@ -116,7 +116,7 @@ def rates(trainer: Trainer, rows: slice = slice(None)) -> Tensor:
 
 
 def divided_free_nats(preset: str, parts: int) -> float:
-    """Free nats that some layer's rate is above in the whole batch, but below in one of its parts."""
+    """Return free nats that some layer's rate exceeds in the whole batch, but not in one of its parts."""
     each = rates(trainer_of(preset, IN_PARTS))[:, 0]
     lowest = float(torch.stack([part.mean() for part in each.chunk(parts)]).min())
     assert lowest < each.mean()
@@ -128,7 +128,7 @@ def configured(preset: str, parts: int) -> TrainConfig:
 
 
 class Gradients:
-    """Remembers the gradient of the first step that is taken within, before it is clipped."""
+    """Context that records the gradient of its first step, before clipping."""
 
     def __init__(self) -> None:
         self.first: dict[str, Tensor] = {}
@@ -151,7 +151,7 @@ class Gradients:
 
 
 def farthest(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
-    """The largest difference of two tables of tensors, relative to the norm of each tensor."""
+    """Return the largest difference of two tables of tensors, relative to each tensor's norm."""
     assert found.keys() == expected.keys()
     pairs = [(found[name].double(), value.double()) for name, value in expected.items()]
     return max(float((a - b).norm() / b.norm().clamp(min=1e-6)) for a, b in pairs)
@@ -163,7 +163,7 @@ def run_of(folder: Path, trainer: Trainer | None = None, **options: Any) -> Run:
 
 
 def train(run: Run, until: float = math.inf, reason: Stopped = "signal") -> list[dict[str, Any]]:
-    """Train to the end, or until as many steps are done."""
+    """Train to the end, or for the given number of steps."""
     return list(run.records(lambda: reason if run.trainer.step_count >= until else None))
 
 
@@ -174,7 +174,7 @@ def resumed(folder: Path, config: TrainConfig = PLAIN, preset: str = "fame") -> 
 
 
 class Times:
-    """Wall and CPU time that nothing moves but a test."""
+    """Wall and CPU clocks that only the test advances."""
 
     wall_s = cpu_s = 0.0
 
@@ -183,7 +183,7 @@ class Times:
 
 
 def kill_after(monkeypatch: pytest.MonkeyPatch, step: int, number: int) -> None:
-    """Send this process a signal in the middle of a training, once."""
+    """Send this process one signal in the middle of a training."""
     whole_step = Trainer.step
 
     def spoiled(trainer: Trainer) -> StepRecord:

@@ -1,10 +1,10 @@
-"""What each of two processes does under torchrun for test_distributed.py: trainings, then commands.
+"""Script of each process under torchrun for test_distributed.py: trainings, then commands.
 
     torchrun --nproc-per-node 2 two_processes.py PLAN.json
 
-The plan has `trainings` (arguments of `trainer_of`), `commands` (words after `fame`, and after which step of
-which rank to send itself SIGTERM, how long a save takes, and the file to look for at the end) and `out`, a
-folder for what each process found.
+The plan has `trainings` (arguments of `trainer_of`), `commands` and `out`, a folder for the results of each
+process. A command has the words after `fame`, the step and rank at which to send itself SIGTERM, the duration
+of a save, and the file to look for at the end.
 """
 
 import atexit
@@ -35,7 +35,7 @@ SCHEMA = "test/1"
 
 
 def training(group: Group, out: Path, name: str, what: dict[str, Any]) -> dict[str, Any]:
-    """Train some steps; the first process saves gradient and state, each returns records and a hash."""
+    """Train some steps and return records and a hash; the first process saves gradient and state."""
     config = TrainConfig.from_dict(what["config"])
     with Gradients() as gradients:
         decoder = ATTENTION if what["attention"] else None
@@ -83,7 +83,7 @@ def command(group: Group, what: dict[str, Any]) -> dict[str, Any]:
 
 
 def tell_threads(out: Path) -> None:
-    """Write the names of the threads of this process, where the system tells them."""
+    """Write the names of the threads of this process, if the system provides them."""
     names = [(each / "comm").read_text().strip() for each in Path("/proc/self/task").glob("*")]
     (out / f"{os.environ['RANK']}.threads").write_text(json.dumps(names))
 
@@ -92,7 +92,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     plan = json.loads(Path(sys.argv[1]).read_text())
     folder = Path(plan["out"])
-    # Before `join`, so that it is called after what `join` leaves for the end.
+    # Exit handlers run in reverse order: registered before `join`, this runs after those of `join`.
     atexit.register(tell_threads, folder)
     own = join()
     found = {name: training(own, folder, name, what) for name, what in plan["trainings"].items()}

@@ -1,4 +1,4 @@
-"""Models for the checks of `fame verify`, and what the checks find."""
+"""Models for the checks of `fame verify`, and the failures of a check."""
 
 import torch
 
@@ -27,7 +27,7 @@ CHECKS = {**MODEL_CHECKS, "code": code}
 
 
 def failures(check: str, model: Fame, samples: int = 64) -> list[str]:
-    """Return what a check measured too large."""
+    """Return the figures of a check that exceed their limits."""
     (result,) = run_checks(Subject(model, samples=samples), {check: CHECKS[check]})
     assert result.finding.measurements, result
     return [each.what for each in result.finding.measurements if not each.passed]

@@ -1,6 +1,6 @@
-"""Commands in processes that tests kill: one process imports everything, and forks for each command.
+"""Commands in killable processes: one process imports everything, and forks for each command.
 
-The forks come before anything was computed, so that none inherits another's threads.
+The parent computes nothing before it forks, so no child inherits threads.
 """
 
 import contextlib
@@ -21,20 +21,20 @@ import pytest
 
 from support import no_pickle
 
-# Of a command that unpickled something.
+# Exit code of a command that unpickled something.
 UNPICKLED = 99
 TESTS = Path(__file__).parents[1]
 
 
 class Victims:
-    """The process that forks; each of its commands is `fame` with a small data set in MNIST's place.
+    """The process that forks; each command is `fame` with a small data set in place of MNIST.
 
     Args:
-        folder: Where the data and the commands' streams go.
+        folder: Folder of the data and of the commands' streams.
 
     Attributes:
-        errors: The file with what the last command said on stderr.
-        peak_kib: The most memory that the last command had.
+        errors: File with the stderr of the last command.
+        peak_kib: Peak memory of the last command, KiB.
     """
 
     peak_kib = 0
@@ -65,13 +65,13 @@ class Victims:
         largest_file: int | None = None,
         stdout: str | Path = os.devnull,
     ) -> int:
-        """Start `fame` with `words` and return the number of its process.
+        """Start `fame` with `words` and return its process ID.
 
         Args:
-            words: What follows `fame`.
-            at: A step of a training, and the signal that the process sends itself after it.
-            largest_file: Bytes that a file it writes may have.
-            stdout: Where its result goes.
+            words: Arguments of `fame`.
+            at: A training step, and the signal that the process sends itself after it.
+            largest_file: Maximum size of a written file, bytes.
+            stdout: Destination of stdout.
         """
         assert self.process.stdin is not None
         asked = {"words": [*map(str, words)], "at": at, "limit": largest_file, "stdout": str(stdout)}
@@ -105,7 +105,7 @@ def victims(folder: Path) -> Iterator[Victims]:
 
 
 def _run_and_exit(main: Callable[[], None]) -> None:
-    """End the process with the code of `main`, without the second that it takes to put all of torch away."""
+    """End the process with the code of `main`, skipping the second that torch's teardown takes."""
     code = 1
     try:
         main()
@@ -116,7 +116,7 @@ def _run_and_exit(main: Callable[[], None]) -> None:
     try:
         sys.stdout.flush()
     except OSError:
-        # As Python itself does when it cannot write what is left.
+        # Python exits with this code when it cannot flush stdout.
         code = 120
     sys.stderr.flush()
     os._exit(code)
@@ -125,7 +125,7 @@ def _run_and_exit(main: Callable[[], None]) -> None:
 def _serve(data: Path, errors: Path) -> None:
     import torch
 
-    # What commands import late, the last of all by the first optimizer.
+    # Modules that commands import late; the first optimizer imports the last one.
     import torch._dynamo
 
     from famecli.cli.app import main
@@ -140,7 +140,7 @@ def _serve(data: Path, errors: Path) -> None:
     sys.argv = ["fame", "train", "--print-config"]
     with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
         main()
-    # Else forks would copy what a collection of garbage touches, that is, everything.
+    # A garbage collection would touch, and so copy, every page in the forks.
     gc.freeze()
     for line in sys.stdin:
         asked = json.loads(line)
