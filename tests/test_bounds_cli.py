@@ -130,7 +130,7 @@ def test_simulated_images_are_bounded_from_below_too(model: Path) -> None:
     found = result_of(*words, "--seed", "6", "--with-images")
     loaded = load_checkpoint(model).model
     drawn = simulate(double(loaded), 4, 6)
-    nlls = evaluate_ais(loaded, drawn.levels, Annealing(4, 1, 2), latents=drawn.latents, seed=6)
+    nlls = evaluate_ais(loaded, drawn.levels, Annealing(4, 1, 2), normals=drawn.normals, seed=6)
     assert nlls.lower is not None
     assert found["image_nats"] == pytest.approx(nlls.nats.tolist(), abs=1e-8)
     data, annealing = found["data"], found["annealing"]

@@ -251,7 +251,7 @@ def evaluate_nll(
     estimator = bound.estimator()
     if bound.simulated is None:
         data.check_stdin(source, split)
-    group, latents = join(output), None
+    group, normals = join(output), None
     with group.local_main_first():
         loaded = source.load(output, machine.torch_device(group), half=half)
         if bound.simulated is None:
@@ -259,7 +259,7 @@ def evaluate_nll(
     if bound.simulated is None:
         scored = scored_levels(loaded, images, limit)
     else:
-        images, scored, latents = simulated(loaded, bound.simulated, bound.seed)
+        images, scored, normals = simulated(loaded, bound.simulated, bound.seed)
     if not loaded.model.config.stochastic_layers and (bound.ais or bound.importance_samples > 1):
         option = "-k" if bound.ais is None else "--ais"
         output.note(f"{loaded.source} has no latents: its NLL is exact, and {option} is not needed")
@@ -269,7 +269,7 @@ def evaluate_nll(
             images,
             scored,
             estimator,
-            latents=latents,
+            normals=normals,
             advance=advance,
             group=group,
             report=output.note,

@@ -22,7 +22,7 @@ from famecli.evaluation.notebook import html_table
 from famecli.nll import record as protocol
 from famecli.nll.ais import AnnealedNlls
 from famecli.nll.evaluate import ImageNlls, stderr_over_images
-from famecli.nll.record import NllRecord, Point, ScoredImages, Terms
+from famecli.nll.record import ESTIMATOR_VERSION, NllRecord, Point, ScoredImages, Terms
 from famecli.nll.units import bits_per_dim
 
 CLAIM_KEYS = (
@@ -193,6 +193,8 @@ class NllReport:
         """
         document = self.to_dict()
         more = {key: getattr(self.nll, key) for key in ("first_256_nats_per_image", "weights_sha256")}
+        if self.nlls.bound == "iwae":
+            more["estimator_version"] = ESTIMATOR_VERSION
         return {key: document[key] for key in CLAIM_KEYS} | more
 
     def _repr_html_(self) -> str:

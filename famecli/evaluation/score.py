@@ -53,7 +53,7 @@ class EstimatorSettings:
         levels: np.ndarray,
         *,
         first_index: int = 0,
-        latents: Sequence[Tensor] | None = None,
+        normals: Sequence[Tensor] | None = None,
         advance: Callable[[int], None] = lambda images: None,
         group: Group = ALONE,
         report: Callable[[str], None] = lambda text: None,
@@ -63,8 +63,8 @@ class EstimatorSettings:
         Args:
             model: Model on its device.
             levels: Integer levels `(N, C, H, W)`.
-            first_index: Index of the first image, for the streams of its latents.
-            latents: Latents that the images were drawn with, for annealing in reverse; see `evaluate_ais`.
+            first_index: Number of the first image, for the streams of its latents.
+            normals: Normals that the images were drawn with, for annealing in reverse; see `evaluate_ais`.
             advance: Called with the number of images just done.
             group: Processes that share the batches; each gets the NLLs of all images.
             report: Called with one line when memory runs out.
@@ -78,7 +78,7 @@ class EstimatorSettings:
             if first_index:
                 raise ArgumentError("annealing numbers images from 0: leave first_index out")
             batch = self.batch_size or AUTOMATIC_CHAINS
-            return evaluate_ais(model, levels, self.annealing, latents=latents, batch_size=batch, **common)
+            return evaluate_ais(model, levels, self.annealing, normals=normals, batch_size=batch, **common)
         return evaluate(
             model,
             levels,
@@ -110,7 +110,7 @@ def score(
     scored: FixedLevels,
     estimator: EstimatorSettings,
     *,
-    latents: Sequence[Tensor] | None = None,
+    normals: Sequence[Tensor] | None = None,
     advance: Callable[[int], None] = lambda images: None,
     group: Group = ALONE,
     report: Callable[[str], None] = lambda text: None,
@@ -122,14 +122,14 @@ def score(
         images: Split of a data set, or `simulated` images.
         scored: Levels of these images, from `scored_levels` or `simulated`.
         estimator: Estimator of the NLL.
-        latents: Latents of the images; see `EstimatorSettings.nlls`, also for errors.
+        normals: Normals of the images; see `EstimatorSettings.nlls`, also for errors.
         advance: Called with the number of images just done.
         group: Processes that share the batches.
         report: Called with one line when memory runs out.
     """
     started_s = time.monotonic()
     nlls = estimator.nlls(
-        checkpoint.model, scored.levels, latents=latents, advance=advance, group=group, report=report
+        checkpoint.model, scored.levels, normals=normals, advance=advance, group=group, report=report
     )
     return NllReport(checkpoint, images, scored, nlls, estimator.seed, time.monotonic() - started_s)
 
@@ -137,7 +137,7 @@ def score(
 def simulated(
     checkpoint: Checkpoint, images: int, seed: int = 0
 ) -> tuple[ImageSplit, FixedLevels, Sequence[Tensor]]:
-    """Draw images from a model; return them, their levels and their latents: the arguments of `score`.
+    """Draw images from a model; return them, their levels and their normals: the arguments of `score`.
 
     Args:
         checkpoint: Model.
@@ -153,7 +153,7 @@ def simulated(
         )
     drawn = simulate(double(checkpoint.model), images, seed)
     split = as_split(checkpoint.model, drawn)
-    return split, fixed_levels(split), drawn.latents
+    return split, fixed_levels(split), drawn.normals
 
 
 def as_split(model: Fame, simulated: Simulated) -> ImageSplit:

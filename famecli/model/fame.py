@@ -245,15 +245,22 @@ class Fame(nn.Module):
 
     def terms(self, x: Tensor, features: Sequence[Tensor], noise: Noise) -> NllTerms:
         """Return the result of `forward`, from the `features` that `bottom_up` returned."""
-        condition, draws = self.top_down(features, noise, x.shape[0])
-        # Float32 sums of a thousand terms would depend on the batch size.
+        normals: dict[int, Tensor] = {}
+
+        def kept(layer: int, shape: torch.Size) -> Tensor:
+            normals[layer] = noise(layer, shape)
+            return normals[layer]
+
+        condition, draws = self.top_down(features, kept, x.shape[0])
+        # Sums of a thousand terms: single precision would round differently by batch size.
         exact = torch.float32 if x.device.type == "mps" else torch.float64
         log_px = self.log_prob(x, condition).flatten(1).sum(1, dtype=exact)
         rate, log_weight = [], log_px
-        for draw in draws:
+        for layer, draw in enumerate(draws):
             assert draw.posterior is not None
             rate.append(draw.posterior.kl(draw.prior))
-            log_weight = log_weight + draw.prior.log_prob(draw.z) - draw.posterior.log_prob(draw.z)
+            ratio = draw.posterior.log_ratio(draw.prior, normals[layer].to(draw.z))
+            log_weight = log_weight + ratio.flatten(1).sum(1, dtype=exact)
         rates = torch.stack(rate, dim=1) if rate else log_px.new_zeros(x.shape[0], 0)
         return NllTerms(-log_px, rates, log_weight)
 

@@ -57,7 +57,7 @@ def evaluate_ais(
     levels: np.ndarray,
     settings: Annealing,
     *,
-    latents: Sequence[Tensor] | None = None,
+    normals: Sequence[Tensor] | None = None,
     seed: int = 0,
     batch_size: int = 32,
     advance: Callable[[int], None] = lambda images: None,
@@ -70,8 +70,8 @@ def evaluate_ais(
         model: Model with latents, on its device.
         levels: Images, integer levels, `(N, C, H, W)`.
         settings: Settings of annealing.
-        latents: Latents of simulated images, `(N, ...)` per layer from the image upwards, from which reverse
-            chains start; None if unknown.
+        normals: Standard normals that the priors drew the images' latents with, `(N, ...)` per layer from the
+            image upwards; reverse chains start from these latents. None if unknown.
         seed: Seed of the chains; each has a stream of its own.
         batch_size: Number of chains computed at once.
         advance: Called with the number of images just done.
@@ -88,7 +88,7 @@ def evaluate_ais(
 
     def table_of(rows: slice) -> np.ndarray:
         batch = torch.from_numpy(levels[rows]).to(exact.device)
-        known = None if latents is None else [each[rows] for each in latents]
+        known = None if normals is None else [each[rows] for each in normals]
         return _Annealer(exact, batch, rows.start, settings, seed).run(known, pieces.size)
 
     table = map_rows(table_of, len(levels), images, pieces, group, advance)
@@ -96,7 +96,7 @@ def evaluate_ais(
     chances, steps, forward, reverse = np.split(table, splits, axis=1)
     log_weights = torch.from_numpy(forward)
     return AnnealedNlls(
-        check_nats(-log_mean(log_weights).numpy()),
+        check_nats(-log_mean(log_weights).numpy(), "ais"),
         elbo.distortion,
         elbo.rate,
         "ais",
@@ -107,7 +107,7 @@ def evaluate_ais(
         step=steps[:, 0],
         elbo=elbo.nats,
         # The mean of the reverse chains' inverse weights is unbiased, so its logarithm is biased downwards.
-        lower=check_nats(log_mean(-torch.from_numpy(reverse)).numpy()) if reverse.size else None,
+        lower=check_nats(log_mean(-torch.from_numpy(reverse)).numpy(), None) if reverse.size else None,
     )
 
 
@@ -156,11 +156,11 @@ class _Annealer:
         self.powers = inverse_temperatures(settings.steps)
         self.steps = self._find_steps()
 
-    def run(self, latents: Sequence[Tensor] | None, rows: int) -> np.ndarray:
+    def run(self, normals: Sequence[Tensor] | None, rows: int) -> np.ndarray:
         """Run all chains, about `rows` of them at once.
 
         Args:
-            latents: Latents from which reverse chains start; None for no reverse chains.
+            normals: Normals of the latents from which reverse chains start; None for no reverse chains.
             rows: Number of chains that are moved together.
 
         Returns:
@@ -178,8 +178,8 @@ class _Annealer:
             log_weights, accepted = self._anneal(Chains(space, noise.normal(), noise), reverse=False)
             forward.append(log_weights)
             chances.append(accepted)
-            if latents is not None:
-                at = space.normals_of([self._per_chain(layer, chains) for layer in latents])
+            if normals is not None:
+                at = space.normals_of([self._per_chain(layer, chains) for layer in normals])
                 reversed_chains = Chains(space, at, self._noise("reverse", chains, space))
                 log_weights, accepted = self._anneal(reversed_chains, reverse=True)
                 reverse.append(log_weights)
@@ -238,11 +238,12 @@ class Simulated:
 
     Args:
         levels: Images `(N, C, H, W)`, uint8.
-        latents: Latents of each stochastic layer, from the image upwards, `(N, ...)`.
+        normals: Standard normals that the priors drew the latents with, `(N, ...)` per stochastic layer from
+            the image upwards.
     """
 
     levels: np.ndarray
-    latents: Sequence[Tensor]
+    normals: Sequence[Tensor]
 
 
 @torch.no_grad()
@@ -255,12 +256,14 @@ def simulate(model: Fame, images: int, seed: int = 0) -> Simulated:
         seed: Seed of latents and pixels.
     """
     decoder = ImageDecoder(model)
-    levels, latents = [], []
+    levels, normals = [], []
     for start in range(0, images, BATCH):
         names = [("simulate", seed, index) for index in range(start, min(start + BATCH, images))]
         noise = ImageNoise(names, device=model.device)
         condition, draws = model.top_down(None, noise, len(names))
         uniforms = image_uniforms(names, model.uniforms_shape, torch.float64)
         levels.append(decoder(condition, uniforms).cpu().numpy().astype(np.uint8))
-        latents.append([draw.z for draw in draws])
-    return Simulated(np.concatenate(levels), [torch.cat(layer) for layer in zip(*latents, strict=True)])
+        # The streams begin anew.
+        again = ImageNoise(names, device=model.device)
+        normals.append([again(layer, draw.z.shape) for layer, draw in enumerate(draws)])
+    return Simulated(np.concatenate(levels), [torch.cat(layer) for layer in zip(*normals, strict=True)])

@@ -17,6 +17,9 @@ from famecli.nll.units import NATS_PER_BIT
 from famecli.rng import ImageNoise
 from famecli.runtime.distributed import ALONE, Group
 
+# Smallest NLL of an image by rounding alone, and smallest sum of estimates over images.
+LOWEST_NATS, LOWEST_SUM_NATS = -1e-4, -14.0
+
 
 @dataclass(frozen=True)
 class ImageNlls:
@@ -102,7 +105,7 @@ def evaluate(
     )
     importance = Importance(sizes, curve, stderr, effective[:, 0]) if sizes else None
     bound: Bound = "exact" if not layers else "elbo" if samples == 1 else "iwae"
-    return ImageNlls(check_nats(nats[:, 0]), distortion[:, 0], rate, bound, samples, importance)
+    return ImageNlls(check_nats(nats[:, 0], bound), distortion[:, 0], rate, bound, samples, importance)
 
 
 def map_rows(
@@ -137,15 +140,28 @@ def map_rows(
     return np.concatenate(parts)
 
 
-def check_nats(nats: np.ndarray) -> np.ndarray:
+def check_nats(nats: np.ndarray, bound: Bound | None) -> np.ndarray:
     """Return the NLLs of images unchanged.
 
+    Args:
+        nats: NLLs `(N,)`.
+        bound: Kind of estimate; None for a bound from below, which may have any sign.
+
     Raises:
-        NumericsError: An NLL is not finite.
+        NumericsError: An NLL is not finite, or would be that of a probability above one. The mean of
+            importance weights is unbiased, so by Markov's inequality the product of N of them exceeds
+            exp(14) for probabilities with a chance of at most exp(-14), less than one in a million.
     """
     if not np.isfinite(nats).all():
         bad = int(np.flatnonzero(~np.isfinite(nats))[0])
         raise NumericsError(f"the NLL of image {bad} is {nats[bad]}: no mean can be given")
+    if bound in ("exact", "elbo") and nats.min(initial=0.0) < LOWEST_NATS:
+        bad = int(nats.argmin())
+        raise NumericsError(f"the NLL of image {bad} is {nats[bad]:.4f} nats: its probability is above one")
+    if bound in ("iwae", "ais") and nats.sum() < LOWEST_SUM_NATS:
+        raise NumericsError(
+            f"the NLLs of {len(nats)} images sum to {nats.sum():.1f} nats: a probability above one"
+        )
     return nats
 
 

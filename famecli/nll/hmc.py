@@ -80,15 +80,24 @@ class LatentSpace:
         return log_weight.detach(), gradient
 
     @torch.no_grad()
-    def normals_of(self, latents: Sequence[Tensor]) -> Tensor:
-        """Return the standard normals `(B, size)` of latents, a tensor per layer from the image upwards."""
+    def normals_of(self, priors: Sequence[Tensor]) -> Tensor:
+        """Return the standard normals `(B, size)` of latents that were drawn from the priors.
 
-        def given(layer: int, prior: Gaussian, posterior: Gaussian | None) -> Tensor:
-            return latents[layer].to(prior.mean)
+        Args:
+            priors: Standard normals that the priors drew with, a tensor per layer from the image upwards.
+        """
 
-        _, draws = self.model.descend(self.features, given, len(self.x))
-        starts = [(each.z, each.posterior or each.prior) for each in draws]
-        return torch.cat([((z - start.mean) / start.scale).flatten(1) for z, start in starts], dim=1)
+        def drawn(layer: int, prior: Gaussian, posterior: Gaussian | None) -> Tensor:
+            return prior.sample(priors[layer].to(prior.mean))
+
+        found = []
+        _, draws = self.model.descend(self.features, drawn, len(self.x))
+        for draw, normals in zip(draws, priors, strict=True):
+            start = draw.posterior or draw.prior
+            # Not from `z`: see `Gaussian.log_ratio`.
+            shift = (draw.prior.mean - start.mean) / start.scale
+            found.append((shift + draw.prior.scale / start.scale * normals.to(shift)).flatten(1))
+        return torch.cat(found, dim=1)
 
 
 def latent_shapes(model: Fame) -> list[tuple[int, ...]]:

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -35,6 +35,10 @@ LATENT_BITS = 10
 STATE_BITS = WORD_BITS * STATE_WORDS
 STANDARD_ERRORS = 4.0
 DRAWS = 4
+# Draws of the latents per image whose weights are measured.
+WEIGHTS = 64
+WEIGHT_LIMIT = 0.01
+MOST_STANDARD_ERRORS = 5.0
 CODE_BATCH = 64
 BATCHES = (
     "The NLL of an image does not depend on the other images of its batch, nor on the mode of the model."
@@ -136,11 +140,38 @@ def check_latents(subject: Subject) -> Finding:
         _largest("latents of images off their posterior", _residues(draws, inferred)),
         _largest("rate minus divergence, relative", [_relative(terms.rate, rates)]),
         _largest("log-weight minus that of the densities, relative", [_relative(terms.log_weight, weight)]),
+        *_weights_as_evaluated(subject, images),
         Measurement(
             f"distance of normals of {subject.samples} images from their distribution, times root of n",
             distance(_quantiles(priors, subject)),
             MOST_DISTANCE,
         ),
+    )
+
+
+def _weights_as_evaluated(subject: Subject, images: Tensor) -> Iterator[Measurement]:
+    """Measure the weights of latents in the precision and by the code of `fame evaluate-nll`.
+
+    The weight of a draw without its pixels is `log p(z) - log q(z | x)`. Its mean is minus the divergence.
+    """
+    names = [("verify", subject.seed, "weights", index) for index in range(len(images))]
+    found = []
+    for model in (subject.model, subject.exact):
+        noise = ImageNoise(names, WEIGHTS, device=model.device)
+        terms = model(images.to(model.device, model.dtype).repeat_interleave(WEIGHTS, 0), noise)
+        found.append(((terms.log_weight + terms.distortion).cpu().double(), terms.rate.sum(1).cpu().double()))
+    (single, _), (exact, rate) = found
+    excess = single + rate
+    stderr = excess.std() / math.sqrt(len(excess))
+    yield Measurement(
+        "weight of latents, as evaluated minus in float64, nats",
+        float((single - exact).abs().amax()),
+        WEIGHT_LIMIT,
+    )
+    yield Measurement(
+        f"mean of {len(excess)} weights of latents plus divergence, standard errors",
+        float(excess.mean().abs() / stderr.clamp(min=1e-12)),
+        MOST_STANDARD_ERRORS,
     )
 
 

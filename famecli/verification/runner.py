@@ -9,7 +9,7 @@ from famecli.checkpoints.checkpoint import Checkpoint
 from famecli.data.dataset import ImageSplit, Split
 from famecli.errors import GateError, InputError, IntegrityError, NumericsError, UnavailableError
 from famecli.evaluation.score import measure_again, scored_levels
-from famecli.nll.record import TOLERANCE_NATS, parse_nll
+from famecli.nll.record import parse_nll
 from famecli.verification.causality import check_causality
 from famecli.verification.findings import CHECKS, CheckResult, Finding, Measurement
 from famecli.verification.nll_checks import check_batches, check_code, check_latents
@@ -92,12 +92,14 @@ def check_claim(checkpoint: Checkpoint, images: Images | None) -> Finding:
         wrong = str(error)
     count = found.data.images or 0
     difference = abs(found.nats_per_image - claim.expected(name, count)[1])
-    if wrong and difference <= TOLERANCE_NATS:
-        # A measurement would not show a wrong bound, only a wrong mean.
+    if wrong and difference <= claim.tolerance_nats:
+        # The measurement shows a difference; nothing else would show another bound.
         return Finding.broken(wrong)
     return Finding.of(
         "The NLL is the one that the checkpoint claims.",
-        Measurement(f"NLL of {count} test images minus the claimed one, nats", difference, TOLERANCE_NATS),
+        Measurement(
+            f"NLL of {count} test images minus the claimed one, nats", difference, claim.tolerance_nats
+        ),
     )
 
 

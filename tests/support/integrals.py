@@ -66,8 +66,8 @@ class LinearSpace(LatentSpace):
         precision = 1.0 + power * (self.SLOPE / self.NOISE) ** 2
         return power * self.SLOPE / self.NOISE**2 / precision * self.x.flatten(1), precision**-0.5
 
-    def normals_of(self, latents: Sequence[Tensor]) -> Tensor:
-        return latents[0]
+    def normals_of(self, priors: Sequence[Tensor]) -> Tensor:
+        return priors[0]
 
     @staticmethod
     def _gaussian(values: Tensor, scale: float) -> Tensor:

@@ -1,0 +1,101 @@
+"""Latents whose means leave their float32 no digits for their scale, and probabilities above one."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from support.models import preset_model, random_images, randomise
+
+from famecli.errors import NumericsError
+from famecli.model.distributions import RAW_ONE, SMALLEST_SCALE, Gaussian
+from famecli.model.fame import Fame
+from famecli.nll.evaluate import check_nats, evaluate
+from famecli.verification.nll_checks import check_latents
+from famecli.verification.subject import Subject
+
+SHAPE = (1, 16, 16)
+IMAGES, SAMPLES = 16, 10
+# A sum of log(estimate / exact) above this has a chance of less than one in a million.
+MOST_NATS = 14.0
+
+
+def forged(mean: float, prior: float, recognition: float) -> Fame:
+    """Return a model whose lower latents are near `mean` by two scales; its decoder ignores them."""
+    model = randomise(preset_model("fame", SHAPE, 2, torch.float32), 0, torch.float32).eval()
+    with torch.no_grad():
+        for stage in model.stages:
+            stage.bounded = False
+        lower = next(stage for stage in model.stages if stage.config.latents)
+        # Recognition of the top sees nothing: its posterior is the standard normal.
+        heads = [(lower.recognition, mean, recognition), (lower.prior, mean, prior)]
+        for head, centre, scale in (*heads, (model.stages[-1].recognition, 0.0, 1.0)):
+            for weight in head.parameters():
+                weight.mul_(1e-6)
+            bias = [each for name, each in head.named_parameters() if name.endswith("bias")][-1]
+            half = len(bias) // 2
+            bias[:half], bias[half:] = centre, math.log(math.expm1(scale - SMALLEST_SCALE)) - RAW_ONE
+        for layer in model.decoder.layers:
+            layer.condition.weight.zero_()
+    return model.requires_grad_(False)
+
+
+# Means whose neighbours in float32 are 2 ** -8 and 2 ** -7 apart, with scales below that; the last is honest.
+LIARS = [(32_768.0, 0.00234, 0.00352), (65_536.0, 0.00469, 0.00703), (3.0, 0.5, 0.4)]
+
+
+@pytest.mark.parametrize("liar", LIARS)
+def test_an_estimate_is_no_better_than_the_exact_likelihood(liar: tuple[float, float, float]) -> None:
+    model = forged(*liar)
+    images = random_images(IMAGES, SHAPE).numpy()
+    # Without latents, the decoder's part is the whole NLL.
+    exact = evaluate(model, images).distortion
+    found = evaluate(model, images, importance_samples=SAMPLES).nats
+    assert float((exact - found).sum()) < MOST_NATS
+
+
+def test_verify_sees_weights_that_float32_cannot_hold() -> None:
+    found = {
+        each.what: each.passed
+        for each in check_latents(Subject(forged(16_692.3, 0.0021, 0.0021))).measurements
+    }
+    (name,) = [what for what in found if what.startswith("weight of latents, as evaluated")]
+    assert not found[name]
+    honest = check_latents(Subject(forged(*LIARS[-1]))).measurements
+    assert [each.what for each in honest if not each.passed] == []
+
+
+def test_a_ratio_of_densities_does_not_depend_on_a_common_shift() -> None:
+    generator = torch.Generator().manual_seed(3)
+    noise = torch.randn(5, 40, generator=generator)
+    posterior, prior = Gaussian(torch.full((5, 40), 0.5), torch.full((5, 40), 0.25)), Gaussian.standard(noise)
+    z = posterior.sample(noise).double()
+    normal = torch.distributions.Normal
+    expected = normal(0.0, 1.0).log_prob(z) - normal(0.5, 0.25).log_prob(z)
+    torch.testing.assert_close(posterior.log_ratio(prior, noise).double(), expected, rtol=0.0, atol=1e-5)
+    shifted = [Gaussian(each.mean + 2.0**14, each.scale) for each in (posterior, prior)]
+    torch.testing.assert_close(
+        shifted[0].log_ratio(shifted[1], noise), posterior.log_ratio(prior, noise), rtol=0.0, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("nats", "bound", "right"),
+    [
+        ([1.0, -1e-5], "exact", True),
+        ([1.0, -1e-3], "exact", False),
+        ([1.0, -1e-3], "elbo", False),
+        ([1.0, -14.9], "iwae", True),
+        ([-10.0, -4.1], "iwae", False),
+        ([-10.0, -4.1], "ais", False),
+        ([-10.0, -4.1], None, True),
+        ([], "exact", True),
+    ],
+)
+def test_a_probability_above_one_is_an_error(nats: list[float], bound: str | None, right: bool) -> None:
+    values = np.array(nats)
+    if right:
+        assert check_nats(values, bound) is values  # type: ignore[arg-type]
+    else:
+        with pytest.raises(NumericsError, match="above one"):
+            check_nats(values, bound)  # type: ignore[arg-type]
