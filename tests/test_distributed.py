@@ -301,14 +301,14 @@ def test_two_gpus_train_as_one(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
 def test_shares_are_equal_and_make_up_the_batch(size: int) -> None:
-    rows = [row for rank in range(size) for row in range(24)[Group(rank, size).share(24)]]
+    rows = [row for rank in range(size) for row in range(24)[Group(rank, size).local_rows(24)]]
     assert rows == list(range(24))
-    assert len({len(range(24)[Group(rank, size).share(24)]) for rank in range(size)}) == 1
+    assert len({len(range(24)[Group(rank, size).local_rows(24)]) for rank in range(size)}) == 1
 
 
 def test_a_batch_is_divided_or_the_next_one_named() -> None:
     with pytest.raises(UsageError, match="10 images cannot be divided among 4") as caught:
-        Group(0, 4).share(10)
+        Group(0, 4).local_rows(10)
     assert "--batch-size 12" in caught.value.hint
 
 
@@ -344,7 +344,7 @@ def test_one_process_does_all_tasks_itself() -> None:
         return ALONE.map_ordered([3, start], lambda task: np.full(task, task**2))
 
     assert [array.tolist() for array in squares(2)] == [[9, 9, 9], [4, 4]]
-    assert ALONE.largest(7) == 7
+    assert ALONE.all_reduce_max(7) == 7
     assert torch.equal(ALONE.sum(torch.arange(3)), torch.arange(3))
 
 

@@ -96,7 +96,7 @@ def test_what_is_no_images_is_an_input_error(tmp_path: Path) -> None:
             describe("folder", absent)
     with pytest.raises(UsageError) as caught:
         describe("folder")
-    assert "as data" in caught.value.hint
+    assert "as `data`" in caught.value.hint
 
 
 def test_too_few_images_for_a_split_are_an_input_error(tmp_path: Path) -> None:

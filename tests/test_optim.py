@@ -218,7 +218,7 @@ def test_a_trainer_takes_bfloat16_where_all_processes_multiply_it(
     monkeypatch.setattr(trainer_module, "multiplies_bf16", lambda device: own)
 
     class Others(Group):
-        def largest(self, value: int) -> int:
+        def all_reduce_max(self, value: int) -> int:
             return max(value, -others)
 
     trainer = trainer_of("fame", group=Others())

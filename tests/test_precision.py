@@ -19,7 +19,7 @@ COMMAND = ("pixelcnn", "--steps", 3, "-o", "run")
 def let_hardware_multiply_bf16(monkeypatch: pytest.MonkeyPatch, does: bool) -> None:
     """Let the answer of `multiplies_bf16` be `does` for CPUs, and wrong for all else."""
     monkeypatch.setattr(
-        "famecli.runtime.processor.multiplies_bf16", lambda device: does if device == "cpu" else not does
+        "famecli.training.setup.multiplies_bf16", lambda device: does if device == "cpu" else not does
     )
 
 
@@ -122,7 +122,7 @@ def test_a_dry_run_takes_the_same_precision(train: Command, monkeypatch: pytest.
 def test_an_unknown_precision_names_all(train: Command) -> None:
     outcome = train("pixelcnn", "--precision", "fp8")
     assert outcome.code == 2
-    assert "hint: choose fp32, bf16 or auto" in outcome.err
+    assert "is not one of 'fp32', 'bf16', 'auto'" in outcome.err
 
 
 @pytest.mark.parametrize(("own", "least", "expected"), [(1, 1, True), (1, 0, False), (0, 0, False)])

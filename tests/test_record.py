@@ -5,11 +5,11 @@ import math
 from typing import Any
 
 import pytest
-from test_cli_info import CLAIM
+from support.commands import CLAIM
 
 from famecli.config.schema import to_dict
 from famecli.errors import ConfigError, GateError, IntegrityError, UnavailableError, UsageError
-from famecli.nll.record import Annealing, Estimator, NllRecord, parse_nll
+from famecli.nll.record import ESTIMATOR_VERSION, Annealing, Bound, Estimator, NllRecord, parse_nll
 
 SETTINGS = Annealing(steps=9, chains=2)
 
@@ -82,7 +82,7 @@ def test_a_claim_says_what_it_expects_of_so_many_images() -> None:
 
 
 def test_a_measurement_is_checked_against_a_claim() -> None:
-    claim = record(first_256_nats_per_image=80.0)
+    claim = record(first_256_nats_per_image=80.0, estimator_version=ESTIMATOR_VERSION)
     claim.check("it", claim)
     first = dataclasses.replace(claim.data, images=256, pixels_sha256="0" * 64)
     claim.check("it", record(data=first, nats_per_image=80.0009))
@@ -93,3 +93,14 @@ def test_a_measurement_is_checked_against_a_claim() -> None:
         claim.check("it", record(bound="elbo"))
     with pytest.raises(IntegrityError, match="the claim is about abababababab"):
         claim.check("it", record(data=dataclasses.replace(claim.data, pixels_sha256="0" * 64)))
+
+
+@pytest.mark.parametrize(("bound", "version", "allowed"), [("iwae", None, 0.01), ("elbo", None, 0.001)])
+def test_older_claims_of_several_draws_may_differ_by_a_hundredth(
+    bound: Bound, version: int | None, allowed: float
+) -> None:
+    claim = record(bound=bound, estimator_version=version)
+    nats = claim.nats_per_image
+    claim.check("it", dataclasses.replace(claim, nats_per_image=nats + 0.99 * allowed))
+    with pytest.raises(GateError):
+        claim.check("it", dataclasses.replace(claim, nats_per_image=nats + 1.01 * allowed))

@@ -328,7 +328,7 @@ def test_named_weights_claim_and_measure_the_same(tmp_path: Path, monkeypatch: p
     words = ("--samples", "0", "--images", "2", "--evaluate", "--limit", "256", "-o", tmp_path / "a.html")
     (told,) = result_of("report", "fame-mnist", *words)["runs"]
     measured, claim, *further = told["nlls"]
-    header = load_checkpoint(weights_folder() / "fame-mnist.safetensors").claim
+    header = load_checkpoint(weights_folder() / "fame-mnist.safetensors").metadata["claim"]
     assert header is not None
     assert measured["nats_per_image"] == pytest.approx(header["first_256_nats_per_image"], abs=1e-3)
     assert claim["data"]["images"] == 10_000

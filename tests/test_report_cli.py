@@ -77,7 +77,7 @@ def test_a_checkpoint_file_has_no_curve(run: Path) -> None:
     state = Path("state.safetensors")
     shutil.copy(run / "best.safetensors", state)
     change_metadata(state, schema="famecli/state/1")
-    assert "no checkpoint but a file of schema" in error_of(3, "report", state, "-o", "b.html")
+    assert "expected a file of schema famecli/checkpoint/1" in error_of(3, "report", state, "-o", "b.html")
 
 
 def test_images_can_be_left_out(run: Path) -> None:

@@ -62,7 +62,7 @@ def test_the_folder_holds_what_it_should(unbroken: Path) -> None:
     assert last.provenance.images_seen == 6 * STEPS
     assert last.provenance.dataset == "mnist"
     assert last.metadata["training"] == dataclasses.asdict(PLAIN)
-    assert last.claim is None
+    assert last.claims == []
 
 
 def test_metrics_are_one_object_per_line_with_consistent_units(unbroken: Path) -> None:

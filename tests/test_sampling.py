@@ -62,7 +62,7 @@ def test_an_image_does_not_depend_on_the_lag(seed: int, more: int) -> None:
 
 def test_a_lag_below_the_decoders_own_is_refused() -> None:
     decoder = make_decoder(model_around(DecoderConfig(True, width=4, layers=1, lag=3), (3, 3)))
-    with pytest.raises(ValueError, match="lag of 3 at least, got 2"):
+    with pytest.raises(ValueError, match="lag of at least 3, got 2"):
         Sampler(decoder, Bernoulli(1), 2, lag=2)
 
 

@@ -207,7 +207,7 @@ def test_too_many_skipped_steps_in_a_row_end_the_training(
     weights = snapshot(trainer)
     with pytest.raises(NumericsError, match=f"{allowed + 1} steps in a row") as caught:
         trainer.step()
-    assert "--lr" in caught.value.hint
+    assert "`lr`" in caught.value.hint
     weights["counters/steps"] = trainer.state_tensors()["counters/steps"]
     assert_same(snapshot(trainer), weights)
 

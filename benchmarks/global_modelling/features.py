@@ -15,7 +15,7 @@ POOLED = 7
 class AtMeans:
     """Zero noise: the latents of a layer are the mean of its posterior given the means above."""
 
-    def normal(self, layer: int, shape: torch.Size) -> Tensor:
+    def __call__(self, layer: int, shape: torch.Size) -> Tensor:
         return torch.zeros(shape)
 
 
