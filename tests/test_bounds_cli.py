@@ -80,7 +80,7 @@ def test_the_curve_is_in_the_document_and_the_table(model: Path) -> None:
     for point in found["curve"][:-1]:
         assert f"with K = {point['importance_samples']} " in text
         assert f" {point['nats_per_image']:.3f} " in text
-    assert f"+- {found['stderr_latents_nats_per_image']:.3f} nats; effective samples" in text
+    assert f"over latents: {found['stderr_latents_nats_per_image']:.3f} nats; effective samples" in text
 
 
 def test_nats_of_every_image_follow_if_they_are_wanted(model: Path) -> None:
