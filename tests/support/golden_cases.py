@@ -58,6 +58,7 @@ class Case:
         levels: Number of values of a channel.
         half: Whether weights are rounded to and stored in half precision.
         lag: Lag of the decoder; None for the preset's.
+        patches: Whether the decoder has 2x2 patches, attention, and normalised windows.
     """
 
     preset: str
@@ -65,11 +66,17 @@ class Case:
     levels: int = 2
     half: bool = True
     lag: int | None = None
+    patches: bool = False
 
     def build(self, seed: int) -> Fame:
         config = model_config(self.preset, "tiny", self.shape, self.levels)
         if self.lag is not None:
             config = dataclasses.replace(config, decoder=dataclasses.replace(config.decoder, lag=self.lag))
+        if self.patches:
+            decoder = dataclasses.replace(
+                config.decoder, layers=3, patch=2, attention=(1, 3), heads=2, attention_width=8
+            )
+            config = dataclasses.replace(config, decoder=decoder, normalised=True, bounded_latents=True)
         model = randomise(Fame(config), seed, torch.float32)
         return model.half().float() if self.half else model
 
@@ -85,6 +92,7 @@ CASES = {
     "pixelcnn": Case("pixelcnn", (1, 12, 12), half=False),
     "pixelcnn-rgb": Case("pixelcnn", (3, 8, 8), 256, half=False),
     "pixelcnn-odd": Case("pixelcnn", (1, 7, 9), half=False),
+    "fame-patches": Case("fame", (1, 12, 12), half=False, patches=True),
 }
 
 
