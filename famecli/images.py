@@ -1,6 +1,6 @@
 """Image output: PNG folders named by seed, grids, arrays.
 
-All images here are uint8, `(N, H, W, C)`, as image files have them; a model's are `(N, C, H, W)`.
+Images here are uint8 `(N, H, W, C)`, as in image files; models take `(N, C, H, W)`.
 """
 
 import io

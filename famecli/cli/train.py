@@ -174,7 +174,7 @@ def _describe(record: dict[str, Any]) -> str:
 def _exit(run: "Run", signals: list[int]) -> None:
     """Exit with the code of a stopped training, if it was stopped.
 
-    The code is 0 if torchrun would take another one for a failure and restart.
+    The code is 0 if torchrun would restart the processes after any other code.
     """
     if run.stopped not in ("signal", "max_time") or run.trainer.group.restarts:
         return
