@@ -130,7 +130,7 @@ def _train(plan: "Plan", display: Display, output: Output) -> None:
     if group.is_main and not display.log:
         output.result(result(run), str(run.checkpoint))
     with explain_lost_processes():
-        # torchrun ends all processes when one exits with a code other than 0: wait for the first one.
+        # Wait for the first process: torchrun ends all when one exits with a code other than 0.
         group.all_reduce_max(0)
     _exit(run, signals)
 

@@ -94,7 +94,7 @@ class LatentSpace:
         _, draws = self.model.descend(self.features, drawn, len(self.x))
         for draw, normals in zip(draws, priors, strict=True):
             start = draw.posterior or draw.prior
-            # Not from `z`: see `Gaussian.log_ratio`.
+            # Not computed from `z`, which lacks digits: see `Gaussian.log_ratio`.
             shift = (draw.prior.mean - start.mean) / start.scale
             found.append((shift + draw.prior.scale / start.scale * normals.to(shift)).flatten(1))
         return torch.cat(found, dim=1)

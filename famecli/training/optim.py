@@ -79,7 +79,7 @@ class Muon(torch.optim.Optimizer):
 def _as_matrices(tensor: Tensor, matrices: int) -> Tensor:
     """Return a weight's update as `(matrices, rows, columns)`.
 
-    The order of columns does not matter: with channels last, channels-last weights need no copy.
+    Columns may have any order; channels come last, so that channels-last weights need no copy.
     """
     last = tensor.permute(0, 2, 3, 1) if tensor.dim() == 4 else tensor
     return last.reshape(matrices, tensor.shape[0] // matrices, -1)
