@@ -26,7 +26,7 @@ Format = Literal["auto", "grid", "png", "npz", "npy", "zip"]
 Metadata = Mapping[str, str | int | float]
 
 SUFFIXES: Mapping[str, Format] = {".png": "grid", ".npz": "npz", ".npy": "npy", ".zip": "zip"}
-# Suffixes of image formats that cannot be written: no folder gets such a name.
+# Suffixes of formats that cannot be written; no new folder gets such a name by default.
 OTHER_SUFFIXES = frozenset({".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pdf", ".svg"})
 MANIFEST = "manifest.jsonl"
 
