@@ -23,7 +23,7 @@ class ExitCode(IntEnum):
 
 
 def truncate(text: object, most: int = 120) -> str:
-    """Return `text` as one line of at most `most` characters; text from files and libraries has no limit."""
+    """Return `text` as one line of at most `most` characters; texts of files and libraries can be long."""
     line = " ".join(str(text).split())
     return line if len(line) <= most else line[: most - 3] + "..."
 

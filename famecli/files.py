@@ -26,7 +26,7 @@ TOKEN_BYTES = 6
 def partial_file(path: Path, *, sync: bool = True) -> Iterator[Path]:
     """Yield an empty file beside `path`; it is renamed to `path` at the end, or deleted after an exception.
 
-    Its random name keeps processes apart that write the same target. The mode is that of the replaced file,
+    Its random name lets several processes write the same target. The mode is that of the replaced file,
     else that of the umask. A symbolic link is kept, and its target is replaced. A pipe or a device cannot be
     replaced, so it is yielded itself.
 

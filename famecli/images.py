@@ -1,6 +1,6 @@
 """Image output: PNG folders named by seed, grids, arrays.
 
-All images here are uint8, `(N, H, W, C)`, as image files have them; a model's are `(N, C, H, W)`.
+Images here are uint8 `(N, H, W, C)`, as in image files; models take `(N, C, H, W)`.
 """
 
 import io
@@ -26,7 +26,7 @@ Format = Literal["auto", "grid", "png", "npz", "npy", "zip"]
 Metadata = Mapping[str, str | int | float]
 
 SUFFIXES: Mapping[str, Format] = {".png": "grid", ".npz": "npz", ".npy": "npy", ".zip": "zip"}
-# Endings of formats that cannot be written.
+# Suffixes of formats that cannot be written; no new folder gets such a name by default.
 OTHER_SUFFIXES = frozenset({".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pdf", ".svg"})
 MANIFEST = "manifest.jsonl"
 

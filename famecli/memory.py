@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 T = TypeVar("T")
-# Parts of torch's error messages, from allocators and from oneDNN's convolutions, which give no reason.
+# Substrings of errors: of torch's allocators, and of oneDNN's convolutions, which give no reason.
 WORDS = (
     "out of memory",
     "can't allocate memory",
@@ -55,7 +55,7 @@ class AdaptiveBatches:
                 first = piece.stop
                 yield found
                 continue
-            # Outside the handler, where the error still references the memory.
+            # After the handler: inside it the error still references the memory.
             smaller = max(1, self.size // self.smallest // 2) * self.smallest
             self.report(f"out of memory with {self.size} images at once, going on with {smaller}")
             self.size = smaller

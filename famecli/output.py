@@ -27,7 +27,7 @@ NO_TERMINAL = "--preview needs a terminal"
 
 
 class Advance(Protocol):
-    """Called with the units of work just done, and a text to show beside them."""
+    """Callback that takes the units of work just done, and a text to show beside them."""
 
     def __call__(self, done: int, text: str = "") -> None: ...
 

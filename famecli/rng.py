@@ -36,7 +36,7 @@ def uniforms(
 def normals(generator: np.random.Generator, shape: Sequence[int]) -> Tensor:
     """Return standard normals (float32, CPU) by the inverse CDF of one uniform each."""
     raw = torch.from_numpy(generator.random(math.prod(shape)).reshape(tuple(shape)))
-    # Half a step up, since the normal of 0 is -infinity; clamped, since the sum can round up to 1.
+    # Shift by half a step: the normal of 0 is -infinity. Clamp: the sum can round up to 1.
     quantiles: Tensor = torch.special.ndtri(raw.add_(2**-54).clamp_(max=1 - 2**-53))
     return quantiles.float()
 
@@ -57,7 +57,7 @@ class BatchNoise:
         self.generator, self.device = generator, device
 
     def __call__(self, layer: int, shape: torch.Size) -> Tensor:
-        # Not by the inverse CDF: a step draws its whole batch at once, and this is twenty times faster.
+        # A step draws its whole batch at once, so it needs no inverse CDF; this is twenty times faster.
         return torch.from_numpy(self.generator.standard_normal(shape, np.float32)).to(self.device)
 
 

@@ -31,7 +31,7 @@ from famecli.verification.subject import Subject
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# Callback with the numbers of images done and in all.
+# Callback that takes the number of images done and the total.
 Progress = Callable[[int, int], None]
 OUTPUTS = get_args(DecoderOutput)
 # All checks but that of claims, which needs a data set.
@@ -39,7 +39,7 @@ OWN_CHECKS = tuple(name for name in CHECKS if name != "claims")
 
 
 def counted(progress: Progress | None, total: int) -> Callable[[int], None]:
-    """Return a callback for images just done, which passes their sum to `progress`."""
+    """Return a callback that adds up the images just done and passes the sum to `progress`."""
     done = 0
 
     def advance(images: int) -> None:
@@ -339,11 +339,12 @@ class Model:
         takes test images, and measures claims again. docs/verification.md says what each check means.
 
         Args:
-            checks: Some of `causality`, `batch`, `normalisation`, `latents`, `sampler`, `code`; None for all.
+            checks: Checks to run: `causality`, `batch`, `normalisation`, `latents`, `sampler`, `code`;
+                None for all.
             seed: Seed of all random draws.
             samples: Number of images drawn for the sampler's check; None for 256, or 64 from mixtures.
             images: Minimum number of images of the other checks; None for what each needs.
-            limit: Number of images that are coded.
+            limit: Number of images to code.
 
         Raises:
             ArgumentError: A check is unknown, or a number is out of range.

@@ -60,7 +60,7 @@ def _check_kind(x: object, levels: int) -> None:
 
 
 def like(found: Array, x: Pixels) -> Pixels:
-    """Return an array as it is, or as a tensor on the device of `x` if `x` is one."""
+    """Return an array as it is, or as a tensor on the device of `x` if `x` is a tensor."""
     if isinstance(x, Tensor):
         tensor = torch.from_numpy(found)
         # MPS has no double precision.

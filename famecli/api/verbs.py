@@ -173,8 +173,8 @@ def train(
 ) -> Model:
     """Train a model and return it as it was at the lowest validation NLL.
 
-    Weights are those of `fame train` with the same settings. An existing run in `out` is resumed, with its
-    own values for all that is not given. Call again to resume a training that stopped early.
+    `fame train` with the same settings gives the same weights. An existing run in `out` is resumed; its own
+    values replace the defaults. Call again to resume a training that stopped early.
 
     Args:
         preset: Name of the model; see `famecli.presets`.
@@ -188,16 +188,16 @@ def train(
         batch_size: Images per step; None for 16 on a CPU, on a GPU what fits in memory.
         accumulate: Number of parts of the images of a step, to save memory; same result.
         lr: Learning rate of AdamW.
-        ema: Half-life in images of the averaged weights.
+        ema: Half-life of the averaged weights, in images.
         seed: Seed of weights, order, bits and latents.
         settings: Values of further keys, such as `decoder.width` or `train.beta`; see docs/settings.md.
         init: Model with the first weights, or its source for `load`; None for random weights.
         resume: True to resume a run in `out`, False to remove it; or the state file of a run to resume.
         save_every_s: Seconds between two saves.
         eval_every: Images between two validations.
-        keep: Number of numbered checkpoints to keep, one for each of the last validations.
+        keep: Number of numbered checkpoints to keep; each validation writes one.
         sample_every: Images between two grids of samples in `samples/`; None for no grids.
-        patience: Images without a better validation after which the training stops; None for never.
+        patience: Images without a lower validation NLL before the training stops; None for never.
         max_time_s: Seconds after which the training saves and stops; None for never.
         device: Device; see `load`.
         threads: Number of CPU threads; None for torch's own.

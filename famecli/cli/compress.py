@@ -89,7 +89,7 @@ def compress(
         labels, levels = read_originals(loaded.model.config, names)
     else:
         found = data.images(source, loaded, split or "test", output)
-        # Random bits depend on all earlier images.
+        # Load from the first image on: random bits depend on all earlier images.
         levels = scored_levels(loaded, found, None if limit is None else first + limit).levels[first:]
         if not len(levels):
             raise UsageError(f"--start {first} is past the last of {len(found.pixels)} images")

@@ -267,11 +267,11 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(**values: object) -> None:
-        # A field of a group may have the name of the group.
+        # Exclude groups: a field of a group may have the group's name.
         own = {name: value for name, value in values.items() if name in hints.keys() - groups.keys()}
         command(**own, **{name: _filled(_bare(group), values) for name, group in groups.items()})
 
-    # Typer reads both, and would follow `__wrapped__` to the groups.
+    # Typer reads annotations and signature, and would follow `__wrapped__` to the groups.
     del run.__wrapped__
     run.__annotations__ = {name: parameter.annotation for name, parameter in parameters.items()}
     run.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]

@@ -76,7 +76,7 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Drawing:
-    """How images are drawn."""
+    """Settings of the draws."""
 
     temperature: Annotated[
         float,
@@ -123,7 +123,7 @@ class Drawing:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Settings that reproduce an image, with weights and seed."""
+        """Settings that, with weights and seed, reproduce an image."""
         return {
             "temperature": self.temperature,
             "latent_temperature": self.latent_temperature,

@@ -64,7 +64,7 @@ class CheckpointSource:
     def picked(self, context: typer.Context) -> Self:
         """Return the source for a command in which `--dataset` only picks weights.
 
-        With a checkpoint only a typed `--dataset` counts: FAME_DATASET is for all commands.
+        If a checkpoint is named, `--dataset` counts only if typed: FAME_DATASET is meant for all commands.
         """
         source = context.get_parameter_source("dataset")
         typed = source is not None and source.name == "COMMANDLINE"
@@ -90,8 +90,8 @@ class CheckpointSource:
     def with_images(self, words: list[str] | None, *, arrays: bool = False) -> tuple[Self, list[str]]:
         """Return the source and the image files of a command line.
 
-        The first word is images, not the checkpoint, if it is an image file, or a folder with image files and
-        no checkpoint.
+        The first word names images, not the checkpoint, if it is an image file, or a folder with image files
+        and no checkpoint.
 
         Args:
             words: Words after the first.
@@ -132,7 +132,7 @@ class ModelSource(CheckpointSource):
             half: Whether the weights are rounded to half precision.
 
         Raises:
-            FameError: As `path` and `famecli.checkpoints.checkpoint.load_checkpoint`.
+            FameError: Any error of `path` and `famecli.checkpoints.checkpoint.load_checkpoint`.
         """
         from famecli.checkpoints.checkpoint import load_checkpoint, rounded
 
@@ -204,7 +204,7 @@ class DataSource:
         """Return the images for a model: those on stdin with `--data -`, else a split of its data set.
 
         Raises:
-            FameError: As `read_stdin`, `ModelSource.dataset_of` and `load_split`.
+            FameError: Any error of `read_stdin`, `ModelSource.dataset_of` and `load_split`.
         """
         from famecli.data.dataset import read_stdin
 

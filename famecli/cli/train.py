@@ -130,7 +130,7 @@ def _train(plan: "Plan", display: Display, output: Output) -> None:
     if group.is_main and not display.log:
         output.result(result(run), str(run.checkpoint))
     with explain_lost_processes():
-        # torchrun ends all processes when one exits with a code other than 0: wait for the first one.
+        # Wait for the first process: torchrun ends all when one exits with a code other than 0.
         group.all_reduce_max(0)
     _exit(run, signals)
 
@@ -174,7 +174,7 @@ def _describe(record: dict[str, Any]) -> str:
 def _exit(run: "Run", signals: list[int]) -> None:
     """Exit with the code of a stopped training, if it was stopped.
 
-    The code is 0 if torchrun would take another one for a failure and restart.
+    The code is 0 if torchrun would restart the processes after any other code.
     """
     if run.stopped not in ("signal", "max_time") or run.trainer.group.restarts:
         return

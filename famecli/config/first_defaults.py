@@ -115,7 +115,7 @@ def _known(value: Any) -> Any:  # noqa: ANN401
 
 
 def whole(model: object) -> bool:
-    """Return whether a model's table has all keys of the first runs, as config.toml of any run has."""
+    """Return whether a model's table has all keys of the first runs; config.toml of any run does."""
     if not isinstance(model, dict) or not isinstance(model.get("decoder"), dict):
         return False
     return model.keys() >= set(MODEL_KEYS) and model["decoder"].keys() >= set(DECODER_KEYS)

@@ -48,7 +48,7 @@ class Setting(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Parse `KEY=VALUE`; a value that is not TOML is a text.
+        """Parse `KEY=VALUE`; a value that is not TOML is a string.
 
         Raises:
             ConfigError: There is no `=`.
@@ -169,7 +169,7 @@ def _read_toml(file: Path) -> dict[str, Any]:
 
 
 def _reset(table: dict[str, Any], cls: type) -> None:
-    """Set all keys that have a default in `cls` to it."""
+    """Reset all keys that have a default in `cls`."""
     for item in dataclasses.fields(cls):
         if item.default is not dataclasses.MISSING:
             table[item.name] = list(item.default) if isinstance(item.default, tuple) else item.default

@@ -238,7 +238,7 @@ def leaves(
     kinds: tuple[type, ...] = (dict, list),
     path: tuple[str, ...] = (),
 ) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield path and value of each leaf of `value`; `kinds` are tables, or tables and lists."""
+    """Yield path and value of each leaf of `value`; types in `kinds` hold leaves."""
     if not isinstance(value, kinds):
         yield path, value
         return

@@ -58,7 +58,7 @@ class Comparison:
         a: First NLL.
         b: Second NLL.
         paired: Mean of the differences, with its errors.
-        allowed: Waivers that were used for differences in protocol.
+        allowed: Waivers that the differences in protocol needed.
     """
 
     a: NllRecord

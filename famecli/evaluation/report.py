@@ -46,7 +46,7 @@ class NllReport:
     """One evaluation.
 
     Args:
-        checkpoint: Model.
+        checkpoint: Checkpoint of the scored model.
         split: Source of the images.
         scored: Levels that were scored, with their hash.
         nlls: NLL of each image.

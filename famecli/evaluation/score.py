@@ -1,4 +1,4 @@
-"""A model scored on the images of a data set, and the NLL that a checkpoint claims, measured again."""
+"""Scores of models on data sets, and new measurements of claimed NLLs."""
 
 import dataclasses
 import time
@@ -64,7 +64,7 @@ class EstimatorSettings:
             model: Model on its device.
             levels: Integer levels `(N, C, H, W)`.
             first_index: Number of the first image, for the streams of its latents.
-            normals: Normals that the images were drawn with, for annealing in reverse; see `evaluate_ais`.
+            normals: Normals from which the images were drawn, for reverse annealing; see `evaluate_ais`.
             advance: Called with the number of images just done.
             group: Processes that share the batches; each gets the NLLs of all images.
             report: Called with one line when memory runs out.
@@ -93,7 +93,7 @@ def scored_levels(checkpoint: Checkpoint, images: ImageSplit, limit: int | None 
     """Return the levels of images that a model is scored on.
 
     Args:
-        checkpoint: Model.
+        checkpoint: Checkpoint of the scored model.
         images: Split of a data set.
         limit: Number of images, the first ones; None for all.
 
@@ -118,7 +118,7 @@ def score(
     """Return the NLL of a model on images, with its protocol.
 
     Args:
-        checkpoint: Model.
+        checkpoint: Checkpoint of the scored model.
         images: Split of a data set, or `simulated` images.
         scored: Levels of these images, from `scored_levels` or `simulated`.
         estimator: Estimator of the NLL.
@@ -140,7 +140,7 @@ def simulated(
     """Draw images from a model; return them, their levels and their normals: the arguments of `score`.
 
     Args:
-        checkpoint: Model.
+        checkpoint: Checkpoint of the model to draw from.
         images: Number of images.
         seed: Seed of latents and pixels.
 
@@ -200,7 +200,7 @@ def measure_again(
     Args:
         checkpoint: Model with its averaged weights.
         claim: Claim of the checkpoint.
-        images: Returns a split, called with the names of the data set and of the split.
+        images: Function from the names of a data set and a split to the split.
         name: Name of the weights in errors.
         limit: Number of images: 256, or at least the number of the claim.
         batch_size: Images times samples in one forward pass; see `EstimatorSettings`.

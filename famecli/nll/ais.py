@@ -1,4 +1,4 @@
-"""Annealed importance sampling of log p(x), its reverse as an upper bound of log p(x), and simulated images.
+"""Annealed importance sampling (AIS) of log p(x), reverse AIS for an upper bound, and simulated images.
 
 Source: Neal, Annealed importance sampling, physics/9803008; decoders: arXiv:1611.04273; both directions on
 simulated data: arXiv:1511.02543.
@@ -70,8 +70,8 @@ def evaluate_ais(
         model: Model with latents, on its device.
         levels: Images, integer levels, `(N, C, H, W)`.
         settings: Settings of annealing.
-        normals: Standard normals that the priors drew the images' latents with, `(N, ...)` per layer from the
-            image upwards; reverse chains start from these latents. None if unknown.
+        normals: Standard normals from which the priors drew the latents, `(N, ...)` per layer from the image
+            upwards; reverse chains start from these latents. None if unknown.
         seed: Seed of the chains; each has a stream of its own.
         batch_size: Number of chains computed at once.
         advance: Called with the number of images just done.
@@ -214,7 +214,7 @@ class _Annealer:
         return ChainNoise(names, space.size, space.x)
 
     def _find_steps(self) -> Tensor:
-        """Return step sizes at a few inverse temperatures, `(B, trials)`; none for one step of the path."""
+        """Return step sizes at a few inverse temperatures, `(B, trials)`; no trials if there is one step."""
         if self.settings.steps == 1:
             return torch.full((len(self.x), 0), math.nan, dtype=torch.float64)
         trials = min(MOST_TRIALS, max(FEWEST_TRIALS, self.settings.steps // 4))
@@ -238,7 +238,7 @@ class Simulated:
 
     Args:
         levels: Images `(N, C, H, W)`, uint8.
-        normals: Standard normals that the priors drew the latents with, `(N, ...)` per stochastic layer from
+        normals: Standard normals from which the priors drew the latents, `(N, ...)` per stochastic layer from
             the image upwards.
     """
 
@@ -263,7 +263,7 @@ def simulate(model: Fame, images: int, seed: int = 0) -> Simulated:
         condition, draws = model.top_down(None, noise, len(names))
         uniforms = image_uniforms(names, model.uniforms_shape, torch.float64)
         levels.append(decoder(condition, uniforms).cpu().numpy().astype(np.uint8))
-        # The streams begin anew.
+        # New generators of the same streams: the priors' normals are drawn again.
         again = ImageNoise(names, device=model.device)
         normals.append([again(layer, draw.z.shape) for layer, draw in enumerate(draws)])
     return Simulated(np.concatenate(levels), [torch.cat(layer) for layer in zip(*normals, strict=True)])

@@ -17,7 +17,7 @@ from famecli.nll.units import NATS_PER_BIT
 from famecli.rng import ImageNoise
 from famecli.runtime.distributed import ALONE, Group
 
-# Smallest NLL of an image by rounding alone, and smallest sum of estimates over images.
+# Lower limits: NLL of an image, below 0 only by rounding, and sum of estimates over images.
 LOWEST_NATS, LOWEST_SUM_NATS = -1e-4, -14.0
 
 
@@ -145,12 +145,12 @@ def check_nats(nats: np.ndarray, bound: Bound | None) -> np.ndarray:
 
     Args:
         nats: NLLs `(N,)`.
-        bound: Kind of estimate; None for a bound from below, which may have any sign.
+        bound: Kind of estimate; None for a lower bound, which may have any sign.
 
     Raises:
-        NumericsError: An NLL is not finite, or would be that of a probability above one. The mean of
-            importance weights is unbiased, so by Markov's inequality the product of N of them exceeds
-            exp(14) for probabilities with a chance of at most exp(-14), less than one in a million.
+        NumericsError: An NLL is not finite, or implies a probability above one. Mean importance weights are
+            unbiased: if probabilities are valid, by Markov's inequality the product of N means exceeds
+            exp(14) with a probability of at most exp(-14), less than one in a million.
     """
     if not np.isfinite(nats).all():
         bad = int(np.flatnonzero(~np.isfinite(nats))[0])
@@ -166,9 +166,9 @@ def check_nats(nats: np.ndarray, bound: Bound | None) -> np.ndarray:
 
 
 def _evaluate_batch(model: Fame, batch: Tensor, start: int, samples: int, seed: int, rows: int) -> np.ndarray:
-    """Return the table of a batch, about `rows` images times samples at once.
+    """Return the table of a batch, computed in pieces of about `rows` images times samples.
 
-    Shape: a row per image, and columns for its nats, distortion, rate of each layer, and with several samples
+    Shape: one row per image; columns are nats, distortion, rate of each layer, and with several samples
     the `curve`, `stderr` and `effective` of its `Importance`.
     """
     noise = ImageNoise(_noise_names(seed, start, len(batch)), device=model.device)

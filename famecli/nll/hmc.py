@@ -81,10 +81,10 @@ class LatentSpace:
 
     @torch.no_grad()
     def normals_of(self, priors: Sequence[Tensor]) -> Tensor:
-        """Return the standard normals `(B, size)` of latents that were drawn from the priors.
+        """Return the standard normals `(B, size)` that represent latents drawn from the priors.
 
         Args:
-            priors: Standard normals that the priors drew with, a tensor per layer from the image upwards.
+            priors: Standard normals from which the priors drew, a tensor per layer from the image upwards.
         """
 
         def drawn(layer: int, prior: Gaussian, posterior: Gaussian | None) -> Tensor:
@@ -94,7 +94,7 @@ class LatentSpace:
         _, draws = self.model.descend(self.features, drawn, len(self.x))
         for draw, normals in zip(draws, priors, strict=True):
             start = draw.posterior or draw.prior
-            # Not from `z`: see `Gaussian.log_ratio`.
+            # Not computed from `z`, which lacks digits: see `Gaussian.log_ratio`.
             shift = (draw.prior.mean - start.mean) / start.scale
             found.append((shift + draw.prior.scale / start.scale * normals.to(shift)).flatten(1))
         return torch.cat(found, dim=1)
@@ -189,7 +189,7 @@ def _log_density(at: Tensor, log_weight: Tensor, momentum: Tensor, power: float)
 
 
 def longest_step(leapfrog: int) -> float:
-    """Return the largest leapfrog step size: a transition rotates a standard normal by a quarter turn.
+    """Return the largest leapfrog step size, with which a transition rotates a standard normal by 90 degrees.
 
     A new state is then independent of the old one; a longer transition would turn back towards it.
     """
@@ -203,8 +203,8 @@ def find_steps(
 
     Args:
         space: Latents, one row per image.
-        names: Stream names of these chains; if shared with other chains, step sizes would depend on their
-            states.
+        names: Stream names of the tuning chains, used by no other chains: else step sizes would depend on
+            their states.
         powers: Inverse temperatures, rising.
         leapfrog: Number of leapfrog steps of a transition.
 

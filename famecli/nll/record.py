@@ -13,8 +13,8 @@ BITS_SEED = 0
 FIRST_IMAGES = 256
 AUTOMATIC_BATCH = 128
 TOLERANCE_NATS = 1e-3
-# Version 2 takes the densities of latents from the noise that made them. Version 1 divided float32 latents by
-# their scale again, which moved a weight by up to 7e-3 nats.
+# Version 2 computes the densities of latents from their noise. Version 1 divided float32 latents by their
+# scale again, which moved a weight by up to 7e-3 nats.
 ESTIMATOR_VERSION = 2
 OLDER_TOLERANCE_NATS = 0.01
 
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 def binarization_words(binarization: str) -> str:
-    """Return a kind of binarization in the registry of data sets, in words."""
+    """Return a data set's kind of binarization, as named in the registry, in words."""
     return f"dynamic, bits of seed {BITS_SEED}" if binarization == "dynamic" else binarization
 
 
@@ -140,9 +140,9 @@ class NllRecord:
         seed: Seed of the latents; None where it is not recorded.
         precision: Floating-point type of the arithmetic; None where it is not recorded.
         weights_sha256: SHA-256 of the weights; None where it is not recorded.
-        first_256_nats_per_image: Mean over the first 256 images, or over all where there are fewer; None in
-            claims that are older than this figure.
-        estimator_version: Version of the arithmetic of importance weights; None in claims that are older.
+        first_256_nats_per_image: Mean over the first 256 images, or over all if there are fewer; None in
+            older claims.
+        estimator_version: Version of the arithmetic of importance weights; None in older claims.
         image_nats: NLL of each image; empty where it is not recorded.
         name: Name or file of the checkpoint.
         origin: Source: an evaluation just done, a checkpoint, or a validation in training.
@@ -174,7 +174,7 @@ class NllRecord:
 
     @property
     def tolerance_nats(self) -> float:
-        """Largest difference of a new measurement of this claim, nats per image."""
+        """Largest allowed difference between this claim and a new measurement, nats per image."""
         older = self.bound == "iwae" and self.estimator_version != ESTIMATOR_VERSION
         return OLDER_TOLERANCE_NATS if older else TOLERANCE_NATS
 
@@ -189,7 +189,7 @@ class NllRecord:
         return f"{self.nats_per_image:.3f} nats/image ({self.estimator}; {self.data})"
 
     def same_kind(self, other: "NllRecord") -> bool:
-        """Return whether data set, split and estimator are those of `other`."""
+        """Return whether data set, split and estimator equal those of `other`."""
         one, two = self.data, other.data
         return (one.dataset_id, one.split, self.estimator) == (two.dataset_id, two.split, other.estimator)
 
@@ -201,7 +201,7 @@ class NllRecord:
             limit: Number of images to score; larger numbers mean all.
 
         Raises:
-            UsageError: No NLL is recorded of so many images.
+            UsageError: No NLL is recorded for that many images.
             UnavailableError: The claim does not record the mean over the first 256 images.
         """
         images = self.data.images or 0
@@ -225,7 +225,7 @@ class NllRecord:
             measured: New measurement.
 
         Raises:
-            IntegrityError: All images were scored, and their pixels are others.
+            IntegrityError: All images were scored, but their pixels are not those of the claim.
             GateError: The estimators differ, or the means differ by more than `tolerance_nats`.
         """
         ours, theirs = self.data, measured.data

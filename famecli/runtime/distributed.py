@@ -146,7 +146,7 @@ class Group:
         if self.size == 1:
             return model
         wrapper = DistributedDataParallel(model)
-        # Buffers are masks, which never change. Not an argument, since new versions of torch deprecate it.
+        # Buffers are masks, which never change. New versions of torch deprecate the argument of this name.
         wrapper.broadcast_buffers = False
         return wrapper
 

@@ -13,7 +13,7 @@ from famecli.errors import UsageError
 Routine = Literal["mm", "onednn"]
 VARIABLE = "FAME_PRODUCTS"
 CPUINFO = Path("/proc/cpuinfo")
-# Zen 5. On earlier families MKL and oneDNN are equally fast.
+# First AMD family with slow MKL: Zen 5. On earlier families MKL and oneDNN are equally fast.
 FIRST_SLOW_FAMILY = 26
 # Parts of the names of oneDNN's instruction sets that include products of bfloat16.
 WITH_BF16 = ("BF16", "FP16", "AMX", "AVX10")

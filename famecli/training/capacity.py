@@ -29,9 +29,9 @@ COMPILER = ("torch._dynamo", "torch._inductor")
 
 
 def largest_batch(peak_bytes: Callable[[int], int], free_bytes: int, most: int = MOST_AT_ONCE) -> int:
-    """Return the largest number of images that was computed at once with memory to spare, or 1.
+    """Return the largest tested number of images at once that leaves memory to spare, or 1.
 
-    Powers of two are tried, and doubled while they fit: a result above 1 has been tested.
+    Powers of two are tried: halved until one fits, then doubled while they fit. Only 1 may be untested.
 
     Args:
         peak_bytes: Function that takes steps of a number of images and returns the peak memory.

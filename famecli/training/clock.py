@@ -16,7 +16,7 @@ class Clock:
     """Clock that stands still while the process is stopped, as by SIGSTOP or a frozen machine.
 
     While the clock is `running`, a thread reads the time every `BEAT_S`. A stopped process reads nothing and
-    uses no CPU time, so a long silence without CPU time counts as a stop. Its length is known to `BEAT_S`.
+    uses no CPU time, so a long silence without CPU time counts as a stop, measured to within `BEAT_S`.
 
     Args:
         wall_s: Function that returns the wall time in seconds.
@@ -43,7 +43,7 @@ class Clock:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Watch for stops inside the block; the time before it is no silence."""
+        """Watch for stops inside the block; earlier time does not count as silence."""
         with self._lock:
             self._beaten_s, self._beaten_cpu_s = self._wall_s(), self._cpu_s()
         over = threading.Event()

@@ -90,7 +90,7 @@ def _pass(model: Fame, autocast: Autocast, images: int) -> Costs:
     with FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter:
         hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
         with hooks, autocast():
-            # Not the compiled call: it hides its operations, and would stay uncompiled after one under hooks.
+            # The compiled call hides its operations, and would stay uncompiled after a call under hooks.
             terms = model.forward(levels, BatchNoise(stream("costs"), model.device))
         terms.negative_elbo.sum().backward()
     model.zero_grad()

@@ -104,7 +104,7 @@ def _tracker(run: Run) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Yield a function that writes a record's metrics for TensorBoard, against images seen."""
     from torch.utils.tensorboard import SummaryWriter
 
-    # Hides what a crashed run wrote after the state that it is resumed from.
+    # Hides the points that a crashed run wrote after the state to resume from.
     with SummaryWriter(run.folder / TENSORBOARD, purge_step=run.trainer.images + 1) as writer:
 
         def write(record: dict[str, Any]) -> None:

@@ -26,8 +26,8 @@ BY_PIXEL = re.compile(r"decoder\.(head1|earlier)\.")
 def first_weights(source: Fame, target: Fame) -> dict[str, Tensor]:
     """Return weights with which `target` computes the same function as `source`.
 
-    Feature maps of `source` come first and do not depend on the new ones. New taps are zero, those of larger
-    windows and those that only the lag of `target` unmasks. New gated layers, residual blocks and attention
+    Feature maps of `source` come first and do not depend on the new ones. New taps are zero: those of larger
+    windows, and those that only the lag of `target` unmasks. New gated layers, residual blocks and attention
     blocks add nothing. New feature maps keep the random weights of `target`, so that training can use them.
     Equal models get the weights unchanged.
 

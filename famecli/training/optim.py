@@ -10,7 +10,7 @@ from famecli.config.schema import TrainConfig
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 SMALLEST_SIDE = 16
-# Newton-Schulz steps between products with the long side, so that rounding errors do not add up.
+# Newton-Schulz steps on the short side per product with the long side; few, so that errors stay small.
 STEPS_TOGETHER = 3
 # From this ratio of sides, steps on the short side are cheaper.
 LONG = 2
@@ -79,7 +79,7 @@ class Muon(torch.optim.Optimizer):
 def _as_matrices(tensor: Tensor, matrices: int) -> Tensor:
     """Return a weight's update as `(matrices, rows, columns)`.
 
-    The order of columns does not matter: with channels last, channels-last weights need no copy.
+    Columns may have any order; channels come last, so that channels-last weights need no copy.
     """
     last = tensor.permute(0, 2, 3, 1) if tensor.dim() == 4 else tensor
     return last.reshape(matrices, tensor.shape[0] // matrices, -1)
@@ -117,7 +117,7 @@ def orthogonal(matrices: Tensor, steps: int, dtype: torch.dtype | None = None) -
     Args:
         matrices: Matrices of any scale, `(N, m, n)`.
         steps: Number of Newton-Schulz steps.
-        dtype: Type of the products; None for that of `matrices`, which is always that of the result.
+        dtype: Type of the products; None for that of `matrices`. The result has the type of `matrices`.
 
     Source: the quintic Newton-Schulz iteration of kellerjordan.github.io/posts/muon.
     Differs: where one side is long, steps are taken only on `x @ x.mT`, `STEPS_TOGETHER` at a time.
@@ -142,7 +142,7 @@ def _polynomial(square: Tensor) -> Tensor:
 
 
 def _short_side(square: Tensor, steps: int) -> Tensor:
-    """Return the left factor of `x` that `steps` of the iteration amount to, given `square = x @ x.mT`."""
+    """Return the matrix by which `steps` iterations multiply `x` from the left, given `square = x @ x.mT`."""
     product: Tensor | None = None
     for left in reversed(range(steps)):
         factor = _polynomial(square)
@@ -159,7 +159,7 @@ def matrices_of(model: nn.Module) -> dict[Tensor, int]:
 
     A module declares them in an attribute `matrices`, a dictionary from names of its weights, such as
     `"project.weight"`, to numbers: 3 for the query, key and value of one projection, n for a convolution in
-    n groups. Attributes of the parameters would be lost in copies.
+    n groups. Attributes of parameters would be lost in a copy of the model.
 
     Raises:
         ValueError: The number does not divide the rows of a weight.

@@ -17,7 +17,7 @@ AUTO, NEVER = "auto", "never"
 class TrainOptions:
     """Parameters of a training.
 
-    None stands for the value of the resumed run, else of the file, else for the default.
+    None means the value of the resumed run, else of the file, else the default.
 
     Args:
         preset: Name of the preset; default `fame`.
@@ -25,7 +25,7 @@ class TrainOptions:
         data: Folder with the data set's files; see `famecli.data.fetch.locate`.
         size: Size of the preset; default `small`.
         config: TOML file with values for keys.
-        settings: Values for keys, which outrank those of the file.
+        settings: Values for keys; they override the file.
         images: Number of images to see; `images`, `epochs`, `steps` and `budget_s` exclude each other.
         epochs: Length in epochs.
         steps: Length in steps.
@@ -33,7 +33,7 @@ class TrainOptions:
         batch_size: Images per step, over all processes; None for 16 on a CPU, on a GPU what fits in memory.
         accumulate: Number of parts of each process's images in a step, to save memory.
         lr: Learning rate of AdamW.
-        ema: Half-life in images of the averaged weights.
+        ema: Half-life of the averaged weights, in images.
         precision: Precision of the forward pass; `auto` for bf16 where the hardware multiplies it.
         compile: Whether to compile the steps with `torch.compile`: faster, after minutes of compilation.
         out: Folder of the run; None for a name made from the given values.
@@ -41,9 +41,9 @@ class TrainOptions:
         init: Checkpoint with the first weights; see `checkpoints.store.checkpoint_file`.
         save_every_s: Seconds between two saves.
         eval_every: Images between two validations.
-        patience: Images without a better validation after which the training stops.
+        patience: Images without a lower validation NLL before the training stops.
         max_time_s: Seconds after which the training saves and stops.
-        keep: Number of numbered checkpoints to keep, one for each of the last validations.
+        keep: Number of numbered checkpoints to keep; each validation writes one.
         sample_every: Images between two grids of samples.
         track: Tracker that also gets the metrics.
         seed: Seed of weights, order, bits and latents.

@@ -91,7 +91,7 @@ def make_plan(options: TrainOptions, *, fresh: bool = False) -> Plan:
 
     found = resolved(info)
     if info.family == FOLDER and found.model.levels != info.levels:
-        # The model chooses the levels of such images, and presets depend on them.
+        # The model chooses the levels of a user's own images, and presets depend on the levels.
         info = seen_with(info, found.model.levels)
         found = resolved(info)
     images = _total_images(options, info, found.train)

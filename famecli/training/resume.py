@@ -46,10 +46,10 @@ class Begun:
 def default_folder(
     options: TrainOptions, model: ModelConfig, dataset: str, named: Mapping[tuple[str, ...], Any]
 ) -> Path:
-    """Return the folder of a run without `out`, which depends on the given values but not on defaults.
+    """Return the default folder of a run; it depends on the given values, but not on defaults.
 
-    Its name has a digest of all given values. In older runs it was a digest of the whole configuration; these
-    are still found.
+    Its name has a digest of all given values. Older runs, named by a digest of the whole
+    configuration, are still found.
 
     Args:
         options: Parameters of the training.
@@ -174,7 +174,7 @@ def _sizes(begun: Begun) -> Sequence[str]:
 
 
 def check_shared(group: "Group", folder: Path, value: int) -> None:
-    """Check that all processes found the same in the folder of a run.
+    """Check that all processes found the same value in the folder of a run.
 
     Raises:
         InputError: Their values differ.

@@ -38,7 +38,7 @@ from famecli.training.trainer import StepRecord, Trainer
 
 RUN_FILES = ("metrics.jsonl", "last.safetensors", "best.safetensors", STATE)
 Stopped = Literal["done", "patience", "max_time", "signal"]
-# If processes have different reasons, the last one in this order counts.
+# If processes have different reasons, the last one in this order wins.
 REASONS: tuple[Stopped | None, ...] = (None, "patience", "max_time", "signal")
 
 
@@ -55,7 +55,7 @@ class Progress:
         precision: Precision of the last step.
         init: First weights; None for random ones.
         size: Size of the preset; None in older runs, which did not record it.
-        budget_s: Seconds that the number of images was chosen for; None if the number was given.
+        budget_s: Time budget in seconds; None if the number of images was given.
     """
 
     seconds: float = 0.0
@@ -87,8 +87,8 @@ class Run:
         folder: Folder of the run; made if missing.
         valid_levels: Validation images as levels.
         save_every_s: Seconds between two saves of the state.
-        patience_images: Images without a better validation after which to stop; None for never.
-        keep: Number of numbered checkpoints to keep, one for each of the last validations.
+        patience_images: Images without a lower validation NLL before the training stops; None for never.
+        keep: Number of numbered checkpoints to keep; each validation writes one.
         sample_every_images: Images between two grids of samples; None for no grids.
         show: Called with each grid's images, uint8 `(N, H, W, C)`, in the process that writes.
         keep_precision: Whether a resumed run keeps the precision of its last step, not the trainer's.
@@ -134,7 +134,7 @@ class Run:
         except InputError as error:
             raise InputError(f"{state}: {error}", error.hint) from error
         best = self.folder / "best.safetensors"
-        # Of a later step after a crash, missing in another folder: the next validation writes it again.
+        # After a crash the file may be of a later step, or missing in a new folder: validation rewrites it.
         if not best.is_file() or hashlib.sha256(best.read_bytes()).hexdigest() != progress.best_sha256:
             progress = dataclasses.replace(progress, best_nats=None, best_images=0, best_sha256="")
         self.progress = progress
@@ -206,12 +206,12 @@ class Run:
         self._counted_s, self._counted_cpu_s = now_s, cpu_s
 
     def _passed(self, every: int) -> bool:
-        """Whether the last step reached or passed a multiple of `every` images."""
+        """Return whether the last step reached or passed a multiple of `every` images."""
         images = self.trainer.images
         return images // every > (images - self.trainer.config.batch_size) // every
 
     def _agreed(self, reason: Stopped | None) -> Stopped | None:
-        """Return the reason to stop of any process, the same in all: they stop after the same step."""
+        """Return one reason to stop for all processes, so that they stop after the same step."""
         return REASONS[self.group.all_reduce_max(REASONS.index(reason))]
 
     def best(self) -> Best | None:
@@ -243,7 +243,7 @@ class Run:
         self._last_saved_s = time.monotonic()
 
     def _save_model(self, name: str) -> str:
-        """Write a checkpoint and return its SHA-256; processes other than the first return an empty text."""
+        """Write a checkpoint and return its SHA-256, or an empty string in processes other than the first."""
         if not self.group.is_main:
             return ""
         trainer, init = self.trainer, self.progress.init

@@ -13,7 +13,7 @@ VALIDATIONS = 10
 def fit(config: TrainConfig, by_hand: Collection[str] = ()) -> TrainConfig:
     """Return `config` with warm-ups, averages and validations that fit its number of images.
 
-    Each is the default or, in a short training, a part of `config.total_images`: an eighth for the warm-up
+    Each is its default, or in a short training a fraction of `config.total_images`: an eighth for the warm-up
     of learning rates, a quarter for that of the KL divergence, a twentieth for the half-life of averages, a
     tenth between two validations.
 
@@ -45,7 +45,7 @@ def learning_rate_factor(config: TrainConfig, images: int) -> float:
 def rate_weight(config: TrainConfig, images: int) -> float:
     """Return the weight of the KL divergence: a linear warm-up from 0 to `config.beta`.
 
-    With a beta below 1 latents carry more than is optimal for the ELBO.
+    With a beta below 1 latents carry more information than is optimal for the ELBO.
 
     Source: arXiv:1602.02282, section 2.3; beta: Higgins et al. 2017, "beta-VAE", section 2, equation 4.
     """

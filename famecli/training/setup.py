@@ -198,7 +198,7 @@ def _give_first_weights(run: Run, plan: Plan, note: Note, first: Checkpoint | No
     if first is None or name is None:
         return
     run.trainer.start_from(first_weights(first.model, model))
-    # Only the end of the path: whoever gets the checkpoint could read the other folders.
+    # Only the end of the path: names of other folders may be private, and checkpoints are shared.
     source = "/".join(Path(name).parts[-2:])
     run.progress.init = FirstWeights(source, first.sha256, first.weights_sha256, first.provenance.trainings)
     more = model.count_parameters() - first.model.count_parameters()

@@ -89,7 +89,7 @@ class Trainer:
         if compiled:
             self.model.compile()
         self.network = group.parallel(self.model)
-        # All processes round alike: else their weights would drift apart.
+        # All processes must round alike, else their weights drift apart.
         bf16 = group.all(multiplies_bf16(device.type))
         self.optimizers = make_optimizers(self.model, config, bf16=bf16)
         self.averaged = {name: value.clone() for name, value in self.model.state_dict().items()}
