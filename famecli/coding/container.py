@@ -93,7 +93,7 @@ class FileHeader:
 
     Args:
         schema: Schema of this header.
-        name: Name of the weights, for people.
+        name: Readable name of the weights.
         weights: Kind of the checkpoint's weights.
         weights_sha256: Hash of the weights, see `famecli.checkpoints.checkpoint.hash_weights`.
         shape: Channels, height and width of an image.
@@ -190,7 +190,7 @@ def to_bytes(file: CodedFile) -> bytes:
 
 
 def read_file(path: Path) -> CodedFile:
-    """Return the file at `path`, on stdin if it is `-`; errors are those of `from_bytes`."""
+    """Return the file at `path`, or on stdin for `-`; errors are those of `from_bytes`."""
     with open_input(path, "coded images") as file:
         start = read_up_to(file, PREFIX_BYTES)
         _check_prefix(start, str(path))

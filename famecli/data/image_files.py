@@ -46,7 +46,7 @@ class KnownPixels:
 def read_images(paths: Sequence[Path | str], shape: tuple[int, int, int]) -> list[tuple[str, np.ndarray]]:
     """Return names and pixels of the images in `paths`.
 
-    Colours become greys for a model of one channel and the other way round; transparency is ignored.
+    Colours become greys for a model of one channel, and greys become RGB for three; transparency is ignored.
 
     Args:
         paths: Image files, folders (all image files in them, sorted), or `-` for one image on stdin.
