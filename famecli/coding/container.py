@@ -49,7 +49,7 @@ DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])",
 
 @dataclass(frozen=True)
 class Machine:
-    """Versions and hardware of the encoder: only an equal machine is sure to compute the same numbers.
+    """Versions and hardware of the encoder: only an identical machine surely computes the same numbers.
 
     Args:
         famecli_version: Version of famecli.
@@ -89,7 +89,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class FileHeader:
-    """Description of a file before its payload.
+    """Header of a file of coded images.
 
     Args:
         schema: Schema of this header.

@@ -44,7 +44,7 @@ BIT = constriction.model.Bernoulli(perfect=False)
 class Stack:
     """Bits that symbols are pushed on and popped from, last in, first out.
 
-    Random bits lie below the pushed ones, as many as are popped; the payload includes the used ones.
+    Random bits are added below the pushed ones as needed; the payload includes those that were popped.
 
     Args:
         words: Initial content, `(n,)`, uint32, the last word not 0; None for the start of an encoder.

@@ -201,11 +201,11 @@ def nearest_levels(levels: int) -> np.ndarray:
 
 
 def exact_levels(pixels: np.ndarray, levels: int, name_of: Callable[[int], str]) -> np.ndarray:
-    """Return images as the levels that `famecli.images.to_uint8` turns into these bytes.
+    """Return the levels that `famecli.images.to_uint8` turns into these bytes.
 
     Args:
         pixels: Bytes, `(N, C, H, W)`.
-        levels: Number of values of a pixel in the model; of two, 0 is black and 1 is white.
+        levels: Number of values of a pixel in the model; with two, 0 is black and 1 is white.
         name_of: Function that returns the name of the image at an index, for errors.
 
     Shape:

@@ -70,7 +70,7 @@ class LineChart:
     """Curves over one pair of axes.
 
     Args:
-        name: Name that no other figure of the page has: letters, digits, dashes.
+        name: Unique name on the page: letters, digits, dashes.
         title: Title in one line.
         x_label: Label of the horizontal axis, with its unit.
         y_label: Label of the vertical axis, with its unit.
