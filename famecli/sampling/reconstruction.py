@@ -160,7 +160,7 @@ def arranged(
 
     Args:
         results: Reconstructions `(N, samples, H, W, C)`, or steps `(samples, steps, H, W, C)`.
-        originals: Images `(N, H, W, C)` to show first, or the two ends of an interpolation; None for no images.
+        originals: Images `(N, H, W, C)` to show first, or the two ends of an interpolation; None for none.
         interpolated: Whether `results` are steps of an interpolation.
     """
     rows, columns = results, None
