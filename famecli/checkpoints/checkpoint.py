@@ -59,13 +59,13 @@ class Checkpoint:
         """Trainings that made the weights.
 
         Raises:
-            ConfigError: Their record is malformed.
+            ConfigError: The record of trainings is malformed.
         """
         return parse_provenance(self.metadata, f"{self.source}: provenance")
 
     @property
     def claims(self) -> list[NllRecord]:
-        """Claimed NLLs, that of most images first; malformed ones are left out."""
+        """Claimed NLLs, the one on the most images first; malformed ones are left out."""
         return readable_claims(self.metadata)
 
 
@@ -115,16 +115,16 @@ def save_checkpoint(
     Weights are stored in half precision if it holds all of them exactly, as after `rounded`.
 
     Args:
-        path: File.
+        path: Path of the file.
         config: Configuration of the model.
-        ema: Averaged weights, which are the model.
+        ema: Averaged weights, the default when loading.
         raw: Weights of the last step; None leaves them out.
         facts: JSON values under the keys `training`, `provenance` and `claim`.
     """
     tensors = dict(ema) | {RAW + name: tensor for name, tensor in (raw or {}).items()}
     hashes = {"ema": hash_weights(ema)} | ({} if raw is None else {"raw": hash_weights(raw)})
     metadata = {"schema": CHECKPOINT_SCHEMA, "model": to_dict(config), "weights_sha256": hashes, **facts}
-    # During training the first tensor differs already, so the check costs little.
+    # During training, the first tensor already needs single precision, so the check is cheap.
     if all(torch.equal(tensor.half().float(), tensor) for tensor in tensors.values()):
         tensors = {name: tensor.half() for name, tensor in tensors.items()}
     return save_tensors(path, tensors, metadata)
@@ -149,7 +149,7 @@ def rounded(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def load_checkpoint(path: Path, weights: WeightsKind = "ema") -> Checkpoint:
-    """Return the model in the file `path`, on stdin if it is `-`; errors are those of `parse_checkpoint`."""
+    """Return the model in the file `path`, or on stdin for `-`; errors are those of `parse_checkpoint`."""
     return parse_checkpoint(read_checkpoint(path), str(path), weights)
 
 

@@ -22,12 +22,12 @@ class Description:
     """Checkpoint as its header describes it.
 
     Args:
-        path: File.
+        path: Path of the file.
         sha256: SHA-256 of the file.
         header: Tensors and metadata.
         model: Configuration of the model.
-        provenance: Last training, and those before it.
-        claims: Claimed NLLs, that of most images first.
+        provenance: Last training, and the trainings before it.
+        claims: Claimed NLLs, the one on the most images first.
     """
 
     path: Path
@@ -45,7 +45,7 @@ class Description:
 
     @property
     def kinds(self) -> list[str]:
-        """Kinds of its weights: `ema`, and `raw` where those of the last step are stored, too."""
+        """Kinds of stored weights: `ema`, and `raw` if the weights of the last step are stored, too."""
         return ["ema", "raw"] if self.header.has_raw else ["ema"]
 
     @property
@@ -59,7 +59,7 @@ class Description:
         """Return the document `famecli/info/1`.
 
         Args:
-            tensors: Whether it lists types and shapes of the tensors.
+            tensors: Whether the document lists dtypes and shapes of tensors.
         """
         header = self.header
         stored = {key: header.metadata.get(key) for key in ("model", "training", "provenance", "claim")}
@@ -83,7 +83,7 @@ class Description:
 
 
 def describe(path: Path) -> Description:
-    """Return the description of the checkpoint `path`, on stdin if it is `-`.
+    """Return the description of the checkpoint `path`, or on stdin for `-`.
 
     Raises:
         InputError: The file cannot be read, or is no checkpoint.
@@ -105,7 +105,7 @@ def describe(path: Path) -> Description:
 
 
 def claims_of(path: Path) -> tuple[NllRecord, ...]:
-    """Return the claims of a checkpoint, at least one, that of most images first.
+    """Return the claims of a checkpoint, at least one, the one on the most images first.
 
     Raises:
         InputError: The checkpoint claims no NLL; other errors are those of `describe`.
@@ -128,7 +128,7 @@ def model_in(metadata: Mapping[str, Any], source: str) -> ModelConfig:
 
 
 def claims_in(metadata: Mapping[str, Any]) -> list[Any]:
-    """Return all claims in the metadata of a checkpoint as they are stored, that of most images first."""
+    """Return the claims in a checkpoint's metadata as stored, the one on the most images first."""
     further = metadata.get(FURTHER)
     every = [metadata.get("claim"), *(further if isinstance(further, list) else [])]
     return [claim for claim in every if claim is not None]

@@ -100,7 +100,7 @@ def _digest(metadata: dict[str, Any]) -> str:
 
 
 def read_checkpoint(path: Path) -> bytes:
-    """Return the content of the safetensors file `path`, on stdin if it is `-`.
+    """Return the content of the safetensors file `path`, or on stdin for `-`.
 
     The header is checked before the rest is read, and no more is read than it says: a large file of another
     kind costs little.
@@ -174,7 +174,7 @@ def _reason(error: Exception) -> str:
 
 
 def _strict_json(text: str) -> Any:  # noqa: ANN401
-    """Return the value of a JSON text without repeated keys, NaN and infinity."""
+    """Return the value of a JSON text, which must have no repeated keys, NaN or infinity."""
     return json.loads(
         text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_float=_finite_float
     )

@@ -31,8 +31,8 @@ class WeightsEntry:
         model: Name of the preset.
         size: Size of the preset; `custom` for another configuration.
         parameters: Number of weights.
-        images_seen: Images of all trainings.
-        thread_hours: Hours of all trainings, times threads.
+        images_seen: Number of images seen in all trainings.
+        thread_hours: Wall time of all trainings in hours, times threads.
         seeds: Seeds of all trainings, in order.
         file: Name of the file, beside the index or on the mirrors.
         mirrors: Addresses that the file's name is appended to, tried in order.
@@ -144,7 +144,7 @@ def _size_of(config: ModelConfig) -> str:
 def index_text(folder: Path) -> str:
     """Return the text of `index.json` for all checkpoints in `folder`.
 
-    Kept from an existing index: mirrors of files, and entries of files that are on mirrors only.
+    Mirrors, and entries of files that are only on mirrors, are taken from an existing index.
     """
     path = folder / INDEX
     old = json.loads(path.read_text(encoding="utf-8"))["weights"] if path.exists() else []

@@ -44,7 +44,7 @@ class PastTraining:
 
     @property
     def thread_hours(self) -> float:
-        """Hours of wall time, times threads."""
+        """Wall time in hours, times threads."""
         return self.seconds / 3600 * self.threads * self.processes
 
 
@@ -112,12 +112,12 @@ class Provenance(PastTraining):
 
     @property
     def total_thread_hours(self) -> float:
-        """Hours of all trainings, times threads."""
+        """Wall time of all trainings in hours, times threads."""
         return sum(each.thread_hours for each in self.trainings)
 
     @property
     def total_cpu_hours(self) -> float | None:
-        """Hours of CPU time of all trainings; None where one did not record it."""
+        """CPU time of all trainings in hours; None where one did not record it."""
         told = [each.cpu_seconds for each in self.trainings]
         return sum(each or 0.0 for each in told) / 3600 if told and None not in told else None
 

@@ -33,7 +33,7 @@ class Named:
 
     Args:
         name: Name, as typed in place of a file.
-        path: File.
+        path: Path of the file.
         sha256: Recorded SHA-256 of the file.
     """
 
@@ -130,7 +130,7 @@ class Store:
 
         Args:
             path: Checkpoint.
-            name: Name; None for the file's.
+            name: Name in the cache; None for the file's own name.
             force: Whether another checkpoint of this name is replaced.
 
         Raises:

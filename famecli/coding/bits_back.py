@@ -190,7 +190,7 @@ class Sample:
         return found
 
     def total(self, bits: Bits) -> float:
-        """Return the bits of the whole code: all images, and the initial bits of the first."""
+        """Return the length of the whole code in bits: all images, and the initial bits of the first."""
         meter, pushed = Meter(len(self.x)), 0
 
         def draw(layer: int, prior: Gaussian, posterior: Gaussian | None) -> Tensor:

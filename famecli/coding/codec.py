@@ -6,7 +6,7 @@ of images takes these steps, from left to right in the encoder and from right to
     pop z_top .. z_0 with q(z | x)   push x with p(x | z)   push z_0 .. z_top with p(z)
 
 Popping takes bits that earlier groups left on the stack, so latents cost only their KL divergence. The first
-image pops random bits; later groups are as large as possible without popping more of them.
+image pops random bits; later groups are as large as possible without popping further random bits.
 
 Source: bits back with a stack: arXiv:1901.04866; several layers: arXiv:1912.09953.
 Differs: layers are popped from the top down, the order in which a ladder infers them.
@@ -112,7 +112,7 @@ class Codec:
         layers, stack = [Bins(each) for each in chosen], Stack()
         groups: list[int] = []
         done, need_bits = 0, 0.0
-        # The number of bits that an image pops is unknown at first.
+        # The first image goes alone: the number of bits that an image pops is not known yet.
         size = 1 if any(map(any, chosen)) else self.group
         while done < len(levels):
             part = levels[done : done + size]

@@ -314,7 +314,7 @@ def write_named(levels: np.ndarray, header: FileHeader, folder: Path) -> None:
     Args:
         levels: Levels of the images, `(N, C, H, W)`.
         header: Header of the file of coded images.
-        folder: Folder, which is made if there is none.
+        folder: Folder, created if missing.
 
     Raises:
         InputError: The folder or a file in it cannot be written, or a name is that of a link.

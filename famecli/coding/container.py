@@ -49,7 +49,7 @@ DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])",
 
 @dataclass(frozen=True)
 class Machine:
-    """Versions and hardware of the encoder: only an equal machine is sure to compute the same numbers.
+    """Versions and hardware of the encoder: only an identical machine surely computes the same numbers.
 
     Args:
         famecli_version: Version of famecli.
@@ -89,11 +89,11 @@ class Machine:
 
 @dataclass(frozen=True)
 class FileHeader:
-    """Description of a file before its payload.
+    """Header of a file of coded images.
 
     Args:
         schema: Schema of this header.
-        name: Name of the weights, for people.
+        name: Readable name of the weights.
         weights: Kind of the checkpoint's weights.
         weights_sha256: Hash of the weights, see `famecli.checkpoints.checkpoint.hash_weights`.
         shape: Channels, height and width of an image.
@@ -190,7 +190,7 @@ def to_bytes(file: CodedFile) -> bytes:
 
 
 def read_file(path: Path) -> CodedFile:
-    """Return the file at `path`, on stdin if it is `-`; errors are those of `from_bytes`."""
+    """Return the file at `path`, or on stdin for `-`; errors are those of `from_bytes`."""
     with open_input(path, "coded images") as file:
         start = read_up_to(file, PREFIX_BYTES)
         _check_prefix(start, str(path))

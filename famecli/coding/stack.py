@@ -20,7 +20,7 @@ from famecli.rng import stream
 WORD_BITS = 32
 STATE_WORDS = 2
 # Probabilities of decisions are limited to this distance from 0 and 1. So a decision costs 16 bits at most,
-# and a certain one 2.2e-5 bits: a corrupt file cannot claim endless images in no bits.
+# and a certain one 2.2e-5 bits: a corrupt file cannot claim endless images at no cost.
 SMALLEST_CHANCE = 2.0**-16
 # Probabilities are rounded to multiples of this, so that their last digits do not matter.
 CHANCE_GRID = 2.0**-20
@@ -44,7 +44,7 @@ BIT = constriction.model.Bernoulli(perfect=False)
 class Stack:
     """Bits that symbols are pushed on and popped from, last in, first out.
 
-    Random bits lie below the pushed ones, as many as are popped; the payload includes the used ones.
+    Random bits are added below the pushed ones as needed; the payload includes those that were popped.
 
     Args:
         words: Initial content, `(n,)`, uint32, the last word not 0; None for the start of an encoder.

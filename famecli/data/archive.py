@@ -16,7 +16,7 @@ from famecli.errors import InputError, truncate
 from famecli.files import read_up_to
 
 GZIP_MAGIC = b"\x1f\x8b"
-# Largest ratio by which deflate shrinks anything, from the documentation of zlib.
+# Largest compression ratio of deflate, from the documentation of zlib.
 LARGEST_DEFLATE_RATIO = 1032
 AGAIN = "download the file again"
 
@@ -27,10 +27,10 @@ _DAMAGES = (
     zlib.error,
     lzma.LZMAError,
     EOFError,
-    # Encryption and unknown methods in zipfile.
+    # Raised by zipfile for encryption and unknown methods.
     RuntimeError,
     NotImplementedError,
-    # Damaged names and numbers in zipfile and tarfile.
+    # Raised by zipfile and tarfile for damaged names and numbers.
     ValueError,
 )
 
@@ -67,7 +67,7 @@ def reading(name: str) -> Iterator[None]:
 
 
 def unzipped(file: BinaryIO) -> BinaryIO:
-    """Return the content of an open file, which may be gzipped whatever its name."""
+    """Return the content of an open file, unpacked if it is gzipped, whatever its name."""
     zipped = file.read(2) == GZIP_MAGIC
     file.seek(0)
     # GzipFile is a binary stream, though not declared as one.

@@ -34,7 +34,7 @@ def read_array(path: Path) -> np.ndarray:
     """Return the images in an npy or npz file: its only array of bytes with three or four dimensions.
 
     Shape:
-        As the file says, uint8.
+        As in the file, uint8.
 
     Raises:
         InputError: The file has no such array, or several, or is damaged.
@@ -51,10 +51,10 @@ def read_stream(file: BinaryIO, name: str, accept: Callable[[Shape], None]) -> n
     Args:
         file: The stream; nothing may follow the array.
         name: Name of the stream, for errors.
-        accept: Function that raises an error for an unwanted shape; called before the data of an npy come.
+        accept: Function that raises an error for an unwanted shape; called before npy data are read.
 
     Shape:
-        As the header says, uint8.
+        As in the header, uint8.
 
     Raises:
         InputError: The stream is empty, cut off, damaged or of another format.
@@ -158,7 +158,7 @@ def _read_bytes(file: BinaryIO, shape: Shape, largest_bytes: int, name: str) -> 
         if not piece:
             raise InputError(f"{name}: truncated after {len(content):,} of {size:,} bytes", AGAIN)
         content += piece
-    # In a gzip file or a ZIP archive this also reaches the checksum.
+    # In a gzip file or a ZIP archive, this read also verifies the checksum.
     if file.read(1):
         raise InputError(f"{name}: bytes after its data, expected {product} bytes", AGAIN)
     return np.frombuffer(content, np.uint8).reshape(shape)
@@ -199,7 +199,7 @@ def read_idx(path: Path) -> np.ndarray:
         path: File of unsigned bytes with one to four dimensions.
 
     Shape:
-        As the header says, uint8.
+        As in the header, uint8.
 
     Raises:
         InputError: The file cannot be read, is of another format, or has another size than its header says.

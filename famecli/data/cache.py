@@ -172,14 +172,14 @@ def locate(
 
 
 def _folder_in(folder: Path, info: DatasetInfo) -> Path | None:
-    """Return the first of `_places` that lacks the fewest files of the data set; None without any."""
+    """Return the first of `_places` that lacks the fewest files of the data set; None without any file."""
     names = [*info.files, *(member for file in info.files.values() for member in file.members)]
     found = [place for place in _places(folder, info) if any(find_file(place, name) for name in names)]
     return min(found, key=lambda place: len(missing_files(info, place)), default=None)
 
 
 def _places(folder: Path, info: DatasetInfo) -> list[Path]:
-    """Return where a data set may be in a folder of many; `omniglot` serves all data sets of that name."""
+    """Return the possible folders of a data set in a data root; `omniglot` serves the whole family."""
     names = dict.fromkeys((info.name, info.family, info.family.partition("-")[0]))
     return [folder, *(folder / name for name in names)]
 
@@ -200,7 +200,7 @@ class FileState:
     Args:
         name: Name at the source, or in the archive.
         path: Path of the file; None if it is missing.
-        sha256: SHA-256 of the file that is there.
+        sha256: SHA-256 of the file found.
         state: `official` if the file, or its content, has a known official hash, `unverified` if no official
             hash is known.
     """

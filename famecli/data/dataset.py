@@ -52,7 +52,7 @@ class ImageSplit:
         split: Name of the split.
         pixels: `(N, C, H, W)`, uint8: greys or colours of 0 to 255, or bits where the files hold bits; or
             float32 in 0 to 1, where the files hold probabilities of bits.
-        labels: `(N,)`, uint8, or None where there are none or they do not matter.
+        labels: `(N,)`, uint8, or None if there are none or they are not needed.
     """
 
     info: DatasetInfo

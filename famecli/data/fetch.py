@@ -13,7 +13,7 @@ from famecli.files import partial_file, remove_leftovers
 
 TIMEOUT_S = 30
 TRIES = 5
-# Doubled after each try.
+# The pause doubles after each try.
 FIRST_PAUSE_S = 0.5
 CHUNK_BYTES = 1 << 16
 # An unfinished download of this age was left by a process that was killed.
@@ -40,7 +40,7 @@ def file_sha256(path: Path) -> str:
 
 
 def git_blob(path: Path) -> str:
-    """Return the name that git gives to a file: the SHA-1 of its length and its content.
+    """Return the git blob hash of a file: the SHA-1 of its length and its content.
 
     Raises:
         UnavailableError: The file cannot be read.
@@ -62,7 +62,7 @@ def difference(path: Path, sha256: str | None, blob: str | None = None) -> str:
     Args:
         path: The file.
         sha256: Official SHA-256, or None if nobody published one.
-        blob: Official name in git, or None.
+        blob: Official git blob hash, or None.
 
     Raises:
         UnavailableError: The file cannot be read.
@@ -93,7 +93,7 @@ def fetch_file(
         sha256: SHA-256 of the file, or None if nobody published it.
         destination: Path of the file; its folder is made.
         size_bytes: Size of the file, where known; a longer download is stopped.
-        blob: Name of the file in git, where that is known instead.
+        blob: Git blob hash of the file, where known instead of the SHA-256.
         offline: Whether downloads are forbidden.
         report: Called with one line of text, with host and size, before each download.
 

@@ -25,12 +25,12 @@ _WHAT = "name a folder of images of one size, or an .npz or .npy file of bytes (
 def describe(name: str, data: Path | None = None, levels: int | None = None) -> DatasetInfo:
     """Return the data set `name`; the shape and the splits of `folder` are those of the images in `data`.
 
-    They have three channels if any image has colours, else one. Only the headers of image files are parsed.
+    Images have three channels if any has colours, else one. Only the headers of image files are parsed.
 
     Args:
         name: Name of the data set.
-        data: For `folder`, a folder of image files, also in folders within it, or with folders `train`,
-            `valid` and `test` of them; or an image, npz or npy file.
+        data: For `folder`, a folder of image files, nested or not, or with the subfolders `train`, `valid`
+            and `test`; or an image, npz or npy file.
         levels: For `folder`, number of levels of the model; None for 256.
 
     Raises:

@@ -28,7 +28,7 @@ DRAWERS = {"train": range(1, 15), "valid": range(15, 16), "test": range(16, 21)}
 def read_mnist(info: DatasetInfo, folder: Path, split: str) -> tuple[np.ndarray, np.ndarray | None]:
     """Return the images of a split of MNIST and, where their file is there, the labels.
 
-    The last of the official training images are the validation split. Only the files of the split asked for
+    The last of the official training images are the validation split. Only the files of the requested split
     are opened.
 
     Args:
@@ -85,7 +85,7 @@ def read_amat(info: DatasetInfo, folder: Path, split: str) -> tuple[np.ndarray, 
 
 
 def parse_amat(content: bytes, name: str) -> np.ndarray:
-    """Return the bits in a text of lines of 784 digits, 0 or 1, with a space between two.
+    """Return the bits in a text of lines of 784 digits, 0 or 1, separated by single spaces.
 
     Shape:
         `(N, 784)`, uint8.

@@ -46,7 +46,7 @@ class KnownPixels:
 def read_images(paths: Sequence[Path | str], shape: tuple[int, int, int]) -> list[tuple[str, np.ndarray]]:
     """Return names and pixels of the images in `paths`.
 
-    Colours become greys for a model of one channel and the other way round; transparency is ignored.
+    Colours become greys for a model of one channel, and greys become RGB for three; transparency is ignored.
 
     Args:
         paths: Image files, folders (all image files in them, sorted), or `-` for one image on stdin.
@@ -201,11 +201,11 @@ def nearest_levels(levels: int) -> np.ndarray:
 
 
 def exact_levels(pixels: np.ndarray, levels: int, name_of: Callable[[int], str]) -> np.ndarray:
-    """Return images as the levels that `famecli.images.to_uint8` turns into these bytes.
+    """Return the levels that `famecli.images.to_uint8` turns into these bytes.
 
     Args:
         pixels: Bytes, `(N, C, H, W)`.
-        levels: Number of values of a pixel in the model; of two, 0 is black and 1 is white.
+        levels: Number of values of a pixel in the model; with two, 0 is black and 1 is white.
         name_of: Function that returns the name of the image at an index, for errors.
 
     Shape:

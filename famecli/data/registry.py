@@ -21,7 +21,7 @@ class DataFile:
         sha256: SHA-256 of the file, or None if nobody published one.
         size_bytes: Size of the file, or None if it is not known.
         content_sha256: SHA-256 of the uncompressed content, which a user's own copy is compared with.
-        git_blob: Name of the file in its git repository, a SHA-1, where no SHA-256 is published.
+        git_blob: Git blob hash of the file, a SHA-1, where no SHA-256 is published.
         members: Files in an archive that are read, with their SHA-256 where it is known; they may also lie
             unpacked beside it.
         splits: Splits that need the file; all if empty.
@@ -63,7 +63,7 @@ class DatasetInfo:
         rule: Rule that makes the splits, in words.
         source: Origin of the file hashes.
         pixels_sha256: SHA-256 of the scored levels of the test split; None if not measured on official files.
-        pickles: Names of files of a version in pickles, which are refused.
+        pickles: Names of the files of a pickled version, which are refused.
         bits_of: Data set with the probabilities from which bits are drawn once, with seed 0.
     """
 

@@ -84,7 +84,7 @@ class GatedLayer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Parameters of the likelihood of each pixel, given the latents' features and, if causal, earlier pixels.
+    """Likelihood parameters of each pixel, given the latents' features and, if causal, earlier pixels.
 
         image --first--+--gated--+--gated-- ... --head1--+--head2--> parameters of the pixels of a patch
         condition -----'---------'                       |

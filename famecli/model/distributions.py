@@ -16,7 +16,7 @@ from famecli.config.schema import ModelConfig
 from famecli.model.layers import to_float32_or_wider
 
 SMALLEST_LOG_SCALE = -7.0
-# Above about 86, gradients and then masses overflow in float32.
+# In float32, gradients and then masses overflow at log-scales above about 86.
 LARGEST_LOG_SCALE = 40.0
 SMALLEST_SCALE = 1e-3
 # Bounds of prior and recognition Gaussians before merging, with `bounded_latents`.
@@ -210,7 +210,7 @@ class Gaussian:
         """Return the Gaussian whose means and raw scales are the two halves of dimension 1.
 
         Scales are the softplus of raw scales. With `bounded`, means and log-scales are smoothly bounded: huge
-        means with tiny scales would lose all digits of their difference. Computed in float32 or wider: in
+        means with tiny scales would lose all digits of their difference. The result is float32 or wider: in
         bfloat16, the KL divergence of close Gaussians would be noise.
         """
         mean, scale = to_float32_or_wider(raw).chunk(2, dim=1)
@@ -247,8 +247,8 @@ class Gaussian:
         """Return `log other(z) - log self(z)` of every entry, nats `(B, ...)`, for `z = self.sample(noise)`.
 
         Both densities come from `noise` and from the difference of the means; `z` is never divided by a scale
-        again. In float32 a mean of 16,000 leaves `z` no digit below 0.001, and densities of such a `z` would
-        be those of other latents than were drawn.
+        again. In float32, latents near 16,000 are rounded to steps of about 0.001, and densities of the
+        rounded `z` would differ from those of the drawn one.
         """
         ratio = self.scale / other.scale
         standardised = (self.mean - other.mean) / other.scale + ratio * noise

@@ -40,7 +40,7 @@ from famecli.model.layers import (
 )
 from famecli.rng import Noise
 
-# Function of a stochastic layer's index (from the image upwards), prior and posterior; returns its latents.
+# Maps a stochastic layer's index (from the image upwards), prior and posterior to its latents.
 Choose = Callable[[int, Gaussian, Gaussian | None], Tensor]
 
 

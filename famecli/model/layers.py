@@ -232,8 +232,8 @@ class CausalConv2d(nn.Module):
         out_channels: Feature maps of the output.
         kernel_size: Window side in pixels; odd. Rows below the centre are not stored.
         sees_centre: Whether taps of the pixel's own wavefront are kept.
-        lag: Columns by which a row trails the row above it; from `kernel_size // 2 + 1` on, the mask is that
-            of raster order.
+        lag: Columns by which a row trails the row above it; `kernel_size // 2 + 1` or more gives the mask of
+            raster order.
 
     Shape: `(B, in_channels, H, W)` to `(B, out_channels, H, W)`; borders are padded with zeros.
 
@@ -287,7 +287,7 @@ def sees(row: Tensor, column: Tensor, lag: int) -> Tensor:
 class CausalAttention(nn.Module):
     """Residual self-attention over places, masked by `sees`.
 
-    Queries and keys are divided by their root mean square, so no logit exceeds the root of a head's features.
+    Queries and keys are divided by their root mean square, so no logit exceeds the root of a head's width.
 
     Args:
         width: Feature maps of the input.

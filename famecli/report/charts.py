@@ -12,7 +12,7 @@ MOST_POINTS, MOST_LETTERS = 300, 16
 # Initial part of a curve that does not set the range: training starts far above its end.
 STEEP_PART = 0.25
 MARGIN = 0.06
-# Hues of Okabe and Ito, moved until they stand out and the colour-blind tell them apart; tests measure both.
+# Hues of Okabe and Ito, adjusted for contrast and for colour-blind readers; tests measure both.
 LIGHT = ("#0146b3", "#c44e00", "#008652", "#a85190", "#7c2e00", "#4d4d4d")
 DARK = ("#5b8cff", "#ff6a2a", "#3fe0a0", "#c98fc0", "#f0e050", "#f0d8ff")
 # Background, text and grid, each on a light and on a dark background.
@@ -27,7 +27,7 @@ Points = Sequence[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Axis:
-    """A range of values and the pixels that it is drawn on; `start_px` belongs to `low`."""
+    """A range of values mapped to pixels; `low` lies at `start_px`."""
 
     low: float
     high: float
@@ -35,7 +35,7 @@ class Axis:
     end_px: float
 
     def at(self, value: float) -> float:
-        """Return the pixel of a value."""
+        """Return the pixel position of a value."""
         part = (value - self.low) / (self.high - self.low)
         return self.start_px + part * (self.end_px - self.start_px)
 
@@ -61,7 +61,7 @@ class Curve:
     sparse: bool
 
     def on(self, x: Axis, y: Axis) -> list[tuple[float, float]]:
-        """Return the pixels of the points, at most about `MOST_POINTS`."""
+        """Return the pixel positions of the points, at most about `MOST_POINTS`."""
         return [(x.at(each), y.at(height)) for each, height in thinned(self.points, MOST_POINTS)]
 
 
@@ -70,7 +70,7 @@ class LineChart:
     """Curves over one pair of axes.
 
     Args:
-        name: Name that no other figure of the page has: letters, digits, dashes.
+        name: Unique name on the page: letters, digits, dashes.
         title: Title in one line.
         x_label: Label of the horizontal axis, with its unit.
         y_label: Label of the vertical axis, with its unit.

@@ -37,7 +37,7 @@ def page_paths(out: Path) -> tuple[Path, Path | None]:
     """Return the path of a page, and the folder of its images; None if they are embedded.
 
     Args:
-        out: Name with a suffix of HTML or Markdown.
+        out: Path with an HTML or Markdown suffix.
 
     Raises:
         UsageError: `out` has another suffix.
@@ -261,7 +261,7 @@ def _learning_curves(runs: Sequence[RunReport]) -> Iterator[tuple[str, list[Line
 
 
 def _no_curve(run: RunReport) -> str:
-    """Return why a run has no curve, or not the whole one; empty where it has."""
+    """Return why a run has no curve or an incomplete one; empty if it is complete."""
     metrics = run.facts.metrics
     if metrics is None:
         return f"no curve: there is no {METRICS} beside it"

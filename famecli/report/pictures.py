@@ -1,4 +1,4 @@
-"""Pictures that a model draws: samples, reconstructions, and maps of what each pixel costs."""
+"""Pictures that a model draws: samples, reconstructions, and maps of the cost of each pixel."""
 
 import base64
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +26,7 @@ class Picture:
     """An image made of pixels.
 
     Args:
-        name: Name that no other figure of the page has: letters, digits, dashes.
+        name: Unique name on the page: letters, digits, dashes.
         title: Description in words.
         pixels: `(H, W, C)`, uint8.
         scale: Side of a pixel on the screen.

@@ -17,7 +17,7 @@ LIST = re.compile(r"^(\d+)?([-+.)])(?=\s|$)")
 
 def plain(text: str) -> str:
     """Return text in one line that Markdown shows as it is."""
-    # Quotes stay: their codes begin with a sign that is escaped here.
+    # Quotes stay: their entities, such as &#x27;, contain #, which SPECIAL would escape.
     return _no_list(SPECIAL.sub(r"\\\1", one_line(html.escape(printable(text), quote=False))))
 
 

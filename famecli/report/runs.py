@@ -21,10 +21,10 @@ MOST_OF_A_NAME = 60
 
 @dataclass(frozen=True)
 class RunFacts:
-    """A run, a checkpoint file, or weights that have a name.
+    """A run, a checkpoint file, or named weights.
 
     Args:
-        name: Name for people.
+        name: Display name.
         path: Run, as typed.
         model: Configuration of the model.
         training: Settings of the training; None where they are not recorded.
@@ -32,7 +32,7 @@ class RunFacts:
         parameters: Number of weights; None without a checkpoint.
         weights_sha256: Hash recorded with the averaged weights; None where they cannot be checked.
         metrics: Metrics of the training; None where there is no such file.
-        claims: Claims of the checkpoint, that of most images first.
+        claims: Claims of the checkpoint, the one on the most images first.
     """
 
     name: str
@@ -52,18 +52,18 @@ class RunFacts:
 
     @property
     def unit(self) -> Literal["nats/image", "bits/dim"]:
-        """Unit of its NLL, as papers report it."""
+        """Unit in which papers report the NLL."""
         return "nats/image" if self.model.levels == 2 else "bits/dim"
 
     @property
     def images_seen(self) -> int | None:
-        """Images of the training: those of the checkpoint, else those of the last record."""
+        """Number of training images, from the checkpoint or else from the last record."""
         last = self.metrics.records[-1:] if self.metrics else []
         return self.provenance.images_seen or (last[0].images if last else None)
 
     @property
     def hours(self) -> float | None:
-        """Hours of the training: those of the checkpoint, else those of the last record."""
+        """Hours of training, from the checkpoint or else from the last record."""
         last = self.metrics.records[-1:] if self.metrics else []
         return self.provenance.seconds / 3600 or (last[0].hours if last else None)
 
@@ -87,7 +87,7 @@ class RunFacts:
             stderr_nats_per_image=stderr,
             bits_per_dim=bits_per_dim(nats, shape),
             stderr_bits_per_dim=None if stderr is None else bits_per_dim(stderr, shape),
-            # Without a layer that was not finite, the others do not add up.
+            # If one layer is not finite, the sum of the others is not the total.
             terms_nats_per_image=Terms(nats - sum(rates), rates)
             if len(rates) == len(record.kl_nats)
             else None,

@@ -135,7 +135,7 @@ class ThreadTrial:
         yield
         if typical:
             (self.single_s if single else self.all_s).append((self.clock_s() - start_s) / pixels)
-        # Mean of all threads, which a few long waits slow down; minimum of one thread, which may wait, too.
+        # The mean of all threads includes rare long waits; the minimum of one thread excludes its own waits.
         if len(self.all_s) >= PATIENCE and fmean(self.all_s) > min(self.single_s):
             torch.set_num_threads(1)
             self.over = True

@@ -128,7 +128,7 @@ def generate_batches(
         decoder_output: See `ImageDecoder`.
         cached: See `ImageDecoder`.
         group: Processes that share the batches; each gets all images.
-        report: Called with one line of text when memory ran out.
+        report: Called with one line of text when memory runs out.
     """
     chunk = padded_batch(batch_size)
     pieces = AdaptiveBatches(chunk, LANES, report)
@@ -235,8 +235,9 @@ def complete_batches(
     """Yield one completion of the image per seed in batches, `(n, C, H, W)`, uint8 levels.
 
     Without latents, a completion is an exact draw if `is_exact`; otherwise known pixels are kept, but earlier
-    unknown ones ignore them. With latents, a Markov chain from the prior alternates between the latents given
-    the image and the unknown pixels given the latents; the approximate posterior replaces the exact one.
+    unknown pixels are drawn without regard to them. With latents, a Markov chain from the prior alternates
+    between the latents given the image and the unknown pixels given the latents; the approximate posterior
+    replaces the exact one.
 
     Args:
         model: Model on its device.

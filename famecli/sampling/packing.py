@@ -1,6 +1,6 @@
 """Memory layout of the wavefront sampler: weights as matrices, and activations in skewed maps.
 
-In the skewed layout patches of one wavefront lie in one slot, so a tap is a constant offset in memory.
+In the skewed layout, patches of one wavefront lie in one slot, so a tap is a constant offset in memory.
 """
 
 from dataclasses import dataclass

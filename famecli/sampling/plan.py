@@ -137,8 +137,8 @@ def wavefront_plan(height: int, width: int, lag: int = 2, patch: int = 1) -> Pla
     Args:
         height: Pixel rows, at least 1.
         width: Pixel columns, at least 1.
-        lag: Waves by which a row of patches trails the row above it, at least 1; raster order from the number
-            of columns on.
+        lag: Waves by which a row of patches trails the row above it, at least 1; the number of columns or
+            more gives raster order.
         patch: Side of a patch in pixels.
 
     Raises:

@@ -19,7 +19,7 @@ CHUNK = 64
 
 @dataclass(frozen=True)
 class Settings:
-    """How images are reconstructed.
+    """Settings of reconstructions.
 
     Args:
         seed: Seed of latents and pixels.

@@ -11,8 +11,8 @@ from famecli.sampling.plan import Step, parallel_plan, wavefront_plan
 from famecli.sampling.wavefront import WavefrontWorkspace
 from famecli.sampling.workspace import ParallelWorkspace, Workspace
 
-# Columns of every matrix are padded to a multiple of this, two of the widest vector registers. Other
-# instructions would compute a remainder and round differently, but an image must be the same in any batch.
+# Columns of every matrix are padded to a multiple of this, the width of two of the widest vector registers.
+# Other instructions would compute a remainder and round differently, so images would depend on their batch.
 LANES = 32
 CHUNK = 64
 

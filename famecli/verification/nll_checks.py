@@ -1,4 +1,4 @@
-"""Checks of the NLL: it is independent of the batch, its rate is a divergence, it is a code length."""
+"""Checks of the NLL: independent of the batch, with a KL divergence as its rate, equal to a code length."""
 
 import copy
 import math

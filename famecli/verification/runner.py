@@ -73,7 +73,7 @@ def check_claim(checkpoint: Checkpoint, images: Images | None) -> Finding:
         images: Loader of the claim's images; None if unavailable.
 
     Raises:
-        UnavailableError: The images are not here.
+        UnavailableError: The images are not on this machine.
     """
     stored, name, wrong = checkpoint.metadata.get("claim"), checkpoint.source, ""
     if stored is None:
@@ -93,7 +93,7 @@ def check_claim(checkpoint: Checkpoint, images: Images | None) -> Finding:
     count = found.data.images or 0
     difference = abs(found.nats_per_image - claim.expected(name, count)[1])
     if wrong and difference <= claim.tolerance_nats:
-        # The measurement shows a difference; nothing else would show another bound.
+        # The value is right, but another part of the claim is wrong, such as the bound: no figure shows it.
         return Finding.broken(wrong)
     return Finding.of(
         "The NLL is the one that the checkpoint claims.",
