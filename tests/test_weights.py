@@ -104,7 +104,7 @@ def test_shipped_weights_claim_an_nll_with_its_protocol(entry: WeightsEntry) -> 
 @pytest.mark.parametrize("entry", SHIPPED, ids=lambda entry: entry.name)
 def test_shipped_weights_with_latents_claim_the_bound_by_many_draws_too(entry: WeightsEntry) -> None:
     draws = [each.importance_samples for each in entry.further if each.bound == "iwae"]
-    assert draws == ([] if entry.nll.bound == "exact" else [1000])
+    assert draws == [] if entry.nll.bound == "exact" else min(draws) >= 100
 
 
 def test_an_entry_is_made_from_the_header(tmp_path: Path) -> None:

@@ -189,8 +189,8 @@ def density_without_scale(model: Fame, patch: pytest.MonkeyPatch) -> None:
     wrap(
         patch,
         Gaussian,
-        "log_prob",
-        lambda original, self, z: original(self, z) + self.scale.log().flatten(1).sum(1),
+        "log_ratio",
+        lambda original, self, other, noise: original(self, other, noise) + self.scale.log(),
     )
 
 
