@@ -86,7 +86,7 @@ def test_all_processes_take_the_number_of_the_first() -> None:
             told.append(float(values))
             return values * 0 + 5.0
 
-        def largest(self, value: int) -> int:
+        def all_reduce_max(self, value: int) -> int:
             told.append(value)
             return int(len(told) >= 7)
 

@@ -177,7 +177,7 @@ def test_a_training_out_of_memory_ends_with_8_and_goes_on_in_parts(
 class Other(Group):
     """One of two processes, whose other one has less memory."""
 
-    def largest(self, value: int) -> int:
+    def all_reduce_max(self, value: int) -> int:
         return max(value, -4)
 
 
