@@ -100,8 +100,8 @@ def test_all_processes_take_the_number_of_the_first() -> None:
 
 def fitting(outcome: Outcome) -> list[tuple[int, float]]:
     """Return the numbers of images, and seconds, that a command said it had measured."""
-    found = re.findall(r"(\d+) images fit in ([\d.]+) s", outcome.err)
-    return [(int(images), float(budget_s)) for images, budget_s in found]
+    found = re.findall(r"([\d,]+) images fit in ([\d.]+) s", outcome.err)
+    return [(int(images.replace(",", "")), float(budget_s)) for images, budget_s in found]
 
 
 def test_a_budget_is_fixed_once(train: Command) -> None:

@@ -93,7 +93,7 @@ def test_pieces_are_multiples_of_the_smallest_which_is_the_last_tried(full: Exce
         raise full
 
     with pytest.raises(type(full)):
-        list(AdaptiveBatches(24, smallest=8).over(24, fail))
+        list(AdaptiveBatches(24, smallest=8).map(24, fail))
     assert tried == [24, 8]
 
 
