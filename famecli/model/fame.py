@@ -46,11 +46,19 @@ Choose = Callable[[int, Gaussian, Gaussian | None], Tensor]
 
 @dataclass(frozen=True)
 class Draw:
-    """Prior and posterior of a stochastic layer, and latents from the posterior if given, else the prior."""
+    """Prior and posterior of a stochastic layer, and latents from the posterior if given, else the prior.
+
+    Args:
+        z: Latents.
+        prior: Prior given the layers above.
+        posterior: Posterior given the layers above and the image; None if the prior is drawn from.
+        normals: Standard normals from which `top_down` drew `z`; None if `z` was chosen otherwise.
+    """
 
     z: Tensor
     prior: Gaussian
     posterior: Gaussian | None
+    normals: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -210,13 +218,17 @@ class Fame(nn.Module):
             The decoder's condition `(B, condition, rows, columns)` on the grid of patches, None without
             stages; and a draw per stochastic layer, from the image upwards.
         """
+        normals: dict[int, Tensor] = {}
 
         def draw(layer: int, prior: Gaussian, posterior: Gaussian | None) -> Tensor:
             source = posterior or prior
-            at = noise(layer, source.mean.shape).to(source.mean)
-            return source.sample(at, 1.0 if posterior else temperature)
+            normals[layer] = noise(layer, source.mean.shape).to(source.mean)
+            return source.sample(normals[layer], 1.0 if posterior else temperature)
 
-        return self.descend(features, draw, batch, keep_layers=keep_layers)
+        condition, draws = self.descend(features, draw, batch, keep_layers=keep_layers)
+        return condition, [
+            Draw(each.z, each.prior, each.posterior, normals[layer]) for layer, each in enumerate(draws)
+        ]
 
     def descend(
         self, features: Sequence[Tensor] | None, choose: Choose, batch: int, *, keep_layers: int | None = None
@@ -245,21 +257,16 @@ class Fame(nn.Module):
 
     def terms(self, x: Tensor, features: Sequence[Tensor], noise: Noise) -> NllTerms:
         """Return the result of `forward`, from the `features` that `bottom_up` returned."""
-        normals: dict[int, Tensor] = {}
-
-        def kept(layer: int, shape: torch.Size) -> Tensor:
-            normals[layer] = noise(layer, shape)
-            return normals[layer]
-
-        condition, draws = self.top_down(features, kept, x.shape[0])
+        condition, draws = self.top_down(features, noise, x.shape[0])
         # Sums of a thousand terms: single precision would round differently by batch size.
         exact = torch.float32 if x.device.type == "mps" else torch.float64
         log_px = self.log_prob(x, condition).flatten(1).sum(1, dtype=exact)
         rate, log_weight = [], log_px
-        for layer, draw in enumerate(draws):
+        for draw in draws:
             assert draw.posterior is not None
+            assert draw.normals is not None
             rate.append(draw.posterior.kl(draw.prior))
-            ratio = draw.posterior.log_ratio(draw.prior, normals[layer].to(draw.z))
+            ratio = draw.posterior.log_ratio(draw.prior, draw.normals)
             log_weight = log_weight + ratio.flatten(1).sum(1, dtype=exact)
         rates = torch.stack(rate, dim=1) if rate else log_px.new_zeros(x.shape[0], 0)
         return NllTerms(-log_px, rates, log_weight)

@@ -263,7 +263,5 @@ def simulate(model: Fame, images: int, seed: int = 0) -> Simulated:
         condition, draws = model.top_down(None, noise, len(names))
         uniforms = image_uniforms(names, model.uniforms_shape, torch.float64)
         levels.append(decoder(condition, uniforms).cpu().numpy().astype(np.uint8))
-        # New generators of the same streams: the priors' normals are drawn again.
-        again = ImageNoise(names, device=model.device)
-        normals.append([again(layer, draw.z.shape) for layer, draw in enumerate(draws)])
+        normals.append([draw.normals for draw in draws if draw.normals is not None])
     return Simulated(np.concatenate(levels), [torch.cat(layer) for layer in zip(*normals, strict=True)])
