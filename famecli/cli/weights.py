@@ -3,7 +3,7 @@
 import contextlib
 import functools
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -17,6 +17,9 @@ from famecli.errors import FameError, UnavailableError, UsageError
 from famecli.files import STDIN
 from famecli.nll.record import FIRST_IMAGES, NllRecord
 from famecli.output import table
+
+if TYPE_CHECKING:
+    from famecli.checkpoints.checkpoint import Checkpoint
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -160,13 +163,20 @@ def verify(
     if data.data == STDIN:
         raise UsageError("claims are about data sets, not about images on stdin", "name a folder with --data")
 
-    def measure(weights: Named, claim: NllRecord) -> NllRecord:
+    # All claims of a file are measured one after the other.
+    @functools.lru_cache(maxsize=1)
+    def load(path: Path) -> "Checkpoint":
         from famecli.checkpoints.checkpoint import load_checkpoint
+
+        loaded = load_checkpoint(path)
+        loaded.model.on(machine.torch_device())
+        return loaded
+
+    def measure(weights: Named, claim: NllRecord) -> NllRecord:
         from famecli.evaluation.score import measure_again
 
-        loaded = load_checkpoint(weights.path)
+        loaded = load(weights.path)
         output.note(f"{weights.name} claims {claim}")
-        loaded.model.on(machine.torch_device())
         count, _ = claim.expected(weights.name, limit)
         with output.progress("evaluating", count) as advance:
             return measure_again(
