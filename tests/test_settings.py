@@ -60,6 +60,8 @@ def test_errors_of_the_library_get_the_words_of_the_command(fame: Command, data:
     words = "`settings`, `out`, `resume=False`, `accumulate=2`, `budget_s`, `width` or `save_every_s=3`"
     expected = "--set, --out, --resume never, --accumulate 2, --budget, `width` or --save-every 3"
     assert flags_for_parameters(words) == expected
+    # The first of several long flags.
+    assert flags_for_parameters("`size`") == "--size"
     assert "hint: pass their folder or file as --data" in fame("datasets", "verify", "folder").err
 
 

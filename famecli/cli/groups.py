@@ -262,8 +262,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
             kind = inspect.Parameter.KEYWORD_ONLY
             parameters[name] = parameter.replace(annotation=hints[name], kind=kind)
 
-    for name, parameter in parameters.items():
-        FLAGS.update(_flag(name, parameter.annotation))
+    FLAGS.update({name: flag for name, each in parameters.items() if (flag := _flag(each.annotation))})
 
     @functools.wraps(command)
     def run(**values: object) -> None:
@@ -290,12 +289,11 @@ def flags_for_parameters(text: str) -> str:
     return re.sub(r"`([a-z_]+)(?:=([^`]*))?`", flag, text)
 
 
-def _flag(name: str, annotation: object) -> Iterator[tuple[str, str]]:
-    """Yield a parameter with its longest flag, if it is an option with flags of its own."""
-    for option in getattr(annotation, "__metadata__", ()):
-        if isinstance(option, typer.models.OptionInfo):
-            flags = [each for each in (option.default, *(option.param_decls or ())) if isinstance(each, str)]
-            yield from ((name, each.partition("/")[0]) for each in flags[:3] if each.startswith("--"))
+def _flag(annotation: object) -> str:
+    """Return the first long flag of an option; empty for an argument."""
+    options = getattr(annotation, "__metadata__", ())
+    flags = [flag for each in options for flag in (each.default, *(each.param_decls or ()))]
+    return next((str(flag).partition("/")[0] for flag in flags if str(flag).startswith("--")), "")
 
 
 def _bare(hint: Any) -> Any:  # noqa: ANN401
