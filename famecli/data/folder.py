@@ -110,8 +110,8 @@ def _chosen(split: str, images: int) -> list[int]:
 def _files(path: Path) -> dict[str, list[Path]]:
     """Return the image files of each split, by name."""
     if (path / "train").is_dir() and (path / "test").is_dir():
-        present = {split: (path / split).exists() for split in SPLITS}
-        return {split: _below(path / split) if present[split] else [] for split in SPLITS}
+        folders = {split: path / split for split in SPLITS}
+        return {split: _below(each) if each.exists() else [] for split, each in folders.items()}
     files = _below(path)
     return {split: [files[index] for index in _chosen(split, len(files))] for split in SPLITS}
 

@@ -21,8 +21,7 @@ from famecli.images import bits_to_uint8, open_writer
 from famecli.model.fame import Fame
 from famecli.nll.ais import Simulated, double, evaluate_ais, simulate
 from famecli.nll.evaluate import ImageNlls, evaluate, pixel_bits
-from famecli.nll.record import AUTOMATIC_BATCH, FIRST_IMAGES, Annealing, NllRecord
-from famecli.nll.record import BITS_SEED as BITS_SEED
+from famecli.nll.record import AUTOMATIC_BATCH, BITS_SEED, FIRST_IMAGES, Annealing, NllRecord
 from famecli.runtime.distributed import ALONE, Group
 
 # Name of a data set of simulated images, and of its only split.

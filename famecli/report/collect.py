@@ -14,9 +14,9 @@ from famecli.checkpoints.store import RUN_FILES, Store, checkpoint_file
 from famecli.config.presets import model_config
 from famecli.config.resolve import resolve
 from famecli.config.schema import TrainConfig
-from famecli.data.dataset import ImageSplit, fixed_levels, load_split
+from famecli.data.dataset import ImageSplit, load_split
 from famecli.errors import UnavailableError, UsageError
-from famecli.evaluation.score import BITS_SEED, EstimatorSettings, check_fits, score, scored_levels
+from famecli.evaluation.score import EstimatorSettings, check_fits, score, scored_levels
 from famecli.nll.record import NllRecord
 from famecli.output import Output
 from famecli.report.pictures import TestImages, draw_samples, reconstruct_and_score
@@ -211,7 +211,7 @@ class Collector:
             split, no_data = self._test_split(loaded, facts.dataset)
         images = None
         if split is not None and options.images:
-            levels = fixed_levels(split, BITS_SEED, options.images).levels
+            levels = scored_levels(loaded, split, options.images).levels
             images = reconstruct_and_score(loaded.model, levels, options.seed)
         return RunReport(
             facts,

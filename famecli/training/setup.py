@@ -19,8 +19,8 @@ from famecli.config.schema import Precision
 from famecli.data.dataset import ImageSplit, Split, fixed_levels, load_split
 from famecli.data.fetch import say_nothing
 from famecli.errors import InputError
-from famecli.evaluation.score import BITS_SEED
 from famecli.files import write_atomic
+from famecli.nll.record import BITS_SEED
 from famecli.runtime.devices import device_named
 from famecli.runtime.distributed import ALONE, Group
 from famecli.runtime.environment import environment

@@ -44,7 +44,7 @@ def verify(
 
     Args:
         checkpoint: Checkpoint of the model.
-        subject: The same model under test.
+        subject: Model of the checkpoint, with the seed and the numbers of images of the checks.
         names: Some of `CHECKS`.
         images: Loader of test images, for `code` and `claims`; None to code samples of the model instead.
         limit: Number of images that are coded.
