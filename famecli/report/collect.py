@@ -25,6 +25,12 @@ from famecli.report.runs import RunFacts, read_run, unfinished_run, with_own_nam
 CONFIG = "config.toml"
 NOTHING_YET = "there is no checkpoint yet."
 NO_HASH = "no hash of its weights is recorded, so they cannot be checked."
+# Keys of an NLL, and of its images, in the document.
+NLL_KEYS = (
+    "bound", "importance_samples", "nats_per_image", "bits_per_dim", "stderr_nats_per_image",
+    "stderr_bits_per_dim", "seed", "weights_sha256", "precision", "terms_nats_per_image", "curve", "origin",
+)  # fmt: skip
+SCORED_KEYS = ("dataset_id", "split", "images", "binarization", "pixels_sha256")
 
 
 @dataclass(frozen=True)
@@ -119,28 +125,9 @@ class RunReport:
 
 
 def _nll(nll: NllRecord) -> dict[str, Any]:
-    data, terms = nll.data, nll.terms_nats_per_image
-    return {
-        "data": {
-            "dataset_id": data.dataset_id,
-            "split": data.split,
-            "images": data.images,
-            "binarization": data.binarization,
-            "pixels_sha256": data.pixels_sha256,
-        },
-        "bound": nll.bound,
-        "importance_samples": nll.importance_samples,
-        "nats_per_image": nll.nats_per_image,
-        "bits_per_dim": nll.bits_per_dim,
-        "stderr_nats_per_image": nll.stderr_nats_per_image,
-        "stderr_bits_per_dim": nll.stderr_bits_per_dim,
-        "seed": nll.seed,
-        "weights_sha256": nll.weights_sha256,
-        "precision": nll.precision,
-        "terms_nats_per_image": None if terms is None else dataclasses.asdict(terms),
-        "curve": [dataclasses.asdict(point) for point in nll.curve],
-        "origin": nll.origin,
-    }
+    whole = dataclasses.asdict(nll)
+    scored = {key: whole["data"][key] for key in SCORED_KEYS}
+    return {"data": scored} | {key: whole[key] for key in NLL_KEYS}
 
 
 def grouped_by(runs: Sequence[RunReport], key: Callable[[RunReport], Hashable]) -> list[list[RunReport]]:
