@@ -64,26 +64,33 @@ class BatchNoise:
 class PartNoise:
     """Noise of some rows of a batch, the same however the batch is divided.
 
-    Each layer is drawn once, for the whole batch, in the order in which layers are first drawn.
+    All layers are drawn at once, for the whole batch, from the top down: a compiled pass cannot draw.
 
     Args:
         whole: Noise of the batch.
         batch: Number of images of the batch.
+        shapes: Shape of each layer's latents, from the image upwards, without the batch.
         device: Device of the noise.
 
     Attributes:
         rows: Rows of the batch that the next calls return; all at first.
     """
 
-    def __init__(self, whole: Noise, batch: int, device: torch.device | str = "cpu") -> None:
-        self.whole, self.batch, self.device = whole, batch, device
+    def __init__(
+        self,
+        whole: Noise,
+        batch: int,
+        shapes: Sequence[Sequence[int]],
+        device: torch.device | str = "cpu",
+    ) -> None:
         self.rows = slice(0, batch)
-        self.drawn: dict[int, Tensor] = {}
+        self.drawn = {
+            layer: whole(layer, torch.Size((batch, *shapes[layer]))).to(device)
+            for layer in reversed(range(len(shapes)))
+        }
 
     def __call__(self, layer: int, shape: torch.Size) -> Tensor:
-        if layer not in self.drawn:
-            self.drawn[layer] = self.whole(layer, torch.Size((self.batch, *shape[1:])))
-        return self.drawn[layer][self.rows].to(self.device)
+        return self.drawn[layer][self.rows]
 
 
 class ImageNoise:

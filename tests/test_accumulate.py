@@ -131,7 +131,7 @@ def test_parts_see_their_rows_of_one_draw() -> None:
     shapes = [torch.Size((6, 2)), torch.Size((6, 3, 2))]
     drawn = BatchNoise(stream("x"))
     whole = {layer: drawn(layer, shapes[layer]) for layer in (1, 0)}
-    noise = PartNoise(BatchNoise(stream("x")), 6)
+    noise = PartNoise(BatchNoise(stream("x")), 6, [shape[1:] for shape in shapes])
     assert torch.equal(noise(1, shapes[1]), whole[1])
     for rows in (slice(4, 6), slice(0, 4), slice(2, 3)):
         noise.rows = rows

@@ -71,8 +71,8 @@ def load(
     choice("weights", weights, get_args(WeightsKind))
     if not isinstance(source, str | PathLike):
         raise ArgumentTypeError(f"source is of type {type(source).__name__}, expected a name or a path")
-    place = device_named(str(device))
     with undisturbed():
+        place = device_named(str(device))
         path = checkpoint_file(str(source), Store(_path(cache_dir), offline))
         loaded = load_checkpoint(path, weights)
         loaded.model.on(place)

@@ -175,6 +175,14 @@ class ModelConfig:
             found.append(sides)
         return found
 
+    def latent_shapes(self) -> list[tuple[int, ...]]:
+        """Shape of each stochastic layer's latents, from the image upwards, without the batch."""
+        return [
+            (stage.latents,) if stage.dense else (stage.latents, *size)
+            for stage, size in zip(self.stages, self.resolutions(), strict=True)
+            if stage.latents
+        ]
+
     @classmethod
     def from_dict(cls, data: object) -> Self:
         """Return the configuration in `data`, as `to_dict` made it; see `build`."""

@@ -56,7 +56,7 @@ class LatentSpace:
 
     def __init__(self, model: Fame, x: Tensor, start: Start) -> None:
         self.model, self.x = model, x.to(model.device, model.dtype)
-        self.shapes = latent_shapes(model)
+        self.shapes = model.config.latent_shapes()
         self.size = sum(math.prod(shape) for shape in self.shapes)
         self.features: list[Tensor] | None = None
         if start == "posterior":
@@ -98,16 +98,6 @@ class LatentSpace:
             shift = (draw.prior.mean - start.mean) / start.scale
             found.append((shift + draw.prior.scale / start.scale * normals.to(shift)).flatten(1))
         return torch.cat(found, dim=1)
-
-
-def latent_shapes(model: Fame) -> list[tuple[int, ...]]:
-    """Return the shape of each stochastic layer's latents, from the image upwards, without the batch."""
-    config = model.config
-    return [
-        (stage.latents,) if stage.dense else (stage.latents, *size)
-        for stage, size in zip(config.stages, config.resolutions(), strict=True)
-        if stage.latents
-    ]
 
 
 class ChainNoise:

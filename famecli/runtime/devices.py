@@ -11,6 +11,9 @@ from famecli.errors import UnavailableError, UsageError
 def device_named(name: str) -> torch.device:
     """Return the device called `name`; `auto` is the fastest kind available.
 
+    On CUDA devices, float32 convolutions are from then on computed in float32, not in TF32: an NLL must not
+    depend on the device.
+
     Args:
         name: `auto`, `cpu`, `cuda`, `cuda:0` and so on, or `mps`.
 
@@ -26,21 +29,26 @@ def device_named(name: str) -> torch.device:
         raise UsageError(f"unknown device {name!r}", "choose auto, cpu, cuda, cuda:0 or mps")
     if not available[kind] or (kind == "cuda" and int(index or 0) >= torch.cuda.device_count()):
         raise UnavailableError(f"device {name} is not available here", "choose auto or cpu")
+    if kind == "cuda":
+        torch.backends.cudnn.allow_tf32 = False
     return torch.device(name)
 
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Compute with torch's default settings, and restore the caller's settings afterwards.
+    """Compute with famecli's settings of torch, and restore the caller's settings afterwards.
 
-    Settings are the number of threads, the default dtype, gradient modes and random states.
+    Settings are the number of threads, the default dtype, gradient modes, random states and TF32.
     """
     threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+    tf32 = torch.backends.cudnn.allow_tf32
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(list(devices)):
         torch.set_default_dtype(torch.float32)
+        torch.backends.cudnn.allow_tf32 = False
         try:
             yield
         finally:
             torch.set_default_dtype(dtype)
             torch.set_num_threads(threads)
+            torch.backends.cudnn.allow_tf32 = tf32

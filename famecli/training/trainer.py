@@ -87,7 +87,9 @@ class Trainer:
             )
             self.model = Fame(model_config).on(device)
         if compiled:
-            self.model.compile()
+            # A CUDA graph's gradients stay in place, so those of several parts cannot be summed.
+            graphs = device.type == "cuda" and group.size == accumulate == 1
+            self.model.compile(mode="reduce-overhead" if graphs else None)
         self.network = group.parallel(self.model)
         # All processes must round alike, else their weights drift apart.
         bf16 = group.all(multiplies_bf16(device.type))
@@ -152,7 +154,8 @@ class Trainer:
     def _batch(self) -> tuple[np.ndarray, PartNoise]:
         """Return levels and noise of the next step's batch, for all processes."""
         draws = BatchNoise(stream("latents", self.config.seed, self.step_count))
-        return self.next_levels(), PartNoise(draws, self.config.batch_size, self.device)
+        shapes = self.model.config.latent_shapes()
+        return self.next_levels(), PartNoise(draws, self.config.batch_size, shapes, self.device)
 
     def _parts(self) -> list[slice]:
         """Return the rows of the batch that this process computes at once."""
