@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from support.outcomes import Command, Outcome, error_lines
-from support.trainers import Times, trainer_of
+from support.trainers import PLAIN, Times, assert_same, snapshot, trainer_of
 from torch import Tensor
 
 from famecli.cli.train_options import seconds
@@ -96,6 +96,20 @@ def test_all_processes_take_the_number_of_the_first() -> None:
     # Seven steps in the five seconds of the first process, whatever the clock here says.
     assert (images, speed) == (int(45 * 7 * 6 / 5) // 6 * 6, 7 * 6 / 5)
     assert told == [0] * 7 + [0.0]
+
+
+@pytest.mark.parametrize("preset", ["fame", "pixelcnn"])
+def test_a_measured_trainer_starts_as_a_fresh_one(preset: str) -> None:
+    config = dataclasses.replace(PLAIN, total_images=30, warmup_images=12)
+    trainer, fresh = trainer_of(preset), trainer_of(preset, config)
+    first = snapshot(trainer)
+    for _ in range(3):
+        trainer.step()
+    trainer.start_again(config, first)
+    assert_same(snapshot(trainer), snapshot(fresh))
+    assert [trainer.step() for _ in range(5)] == [fresh.step() for _ in range(5)]
+    assert trainer.done
+    assert_same(snapshot(trainer), snapshot(fresh))
 
 
 def fitting(outcome: Outcome) -> list[tuple[int, float]]:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import hashlib
 import io
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from PIL import Image
 from support.archives import tar_bytes, zip_bytes
 from support.data import amat
 
+from famecli.data.cache import file_states
 from famecli.data.dataset import fixed_levels, load_split, read_split, training_levels
-from famecli.data.handwritten import shrink
+from famecli.data.drawings import drawings_sha256, shrink
 from famecli.data.registry import DataFile, DatasetInfo, dataset_info
 from famecli.errors import InputError, IntegrityError, UnavailableError
 from famecli.rng import stream
@@ -214,6 +216,35 @@ def test_drawings_shrink_by_exact_areas(ink: float) -> None:
     # 105 * 4 = 28 * 15: enlarged by whole pixels, then averaged by Pillow over whole pixels.
     large = Image.fromarray(pixels.astype(np.uint8) * 255).resize((420, 420), Image.Resampling.NEAREST)
     np.testing.assert_array_equal(shrink(pixels), np.asarray(large.reduce(15)))
+
+
+def test_an_archive_is_known_by_its_drawings(tmp_path: Path) -> None:
+    files = drawing_files({"images_background/Greek": range(1, 2), "images_evaluation/Latin": range(2, 3)})
+    splits = {"train": 28, "valid": 2, "test": 10}
+    info = small("omniglot-28", tmp_path, files, splits=splits)
+    known = {
+        name: dataclasses.replace(file, content_sha256=drawings_sha256(tmp_path / name))
+        for name, file in info.files.items()
+    }
+    info = dataclasses.replace(info, files=known)
+    expected = read_split(info, tmp_path, "test").pixels
+    path = tmp_path / "images_evaluation.zip"
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    for compression in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        with zipfile.ZipFile(path, "w", compression) as archive:
+            for name in reversed(members):
+                archive.writestr(name, members[name])
+        assert sha256(path.read_bytes()) != info.files[path.name].sha256
+        np.testing.assert_array_equal(read_split(info, tmp_path, "test").pixels, expected)
+        assert [state.state for state in file_states(info, tmp_path)] == ["official"] * 2
+    name = next(iter(sorted(name for name in members if name.endswith("_01.png"))))
+    changed = drawing(201)
+    changed[0, 0] = ~changed[0, 0]
+    path.write_bytes(zip_bytes(members | {name: png(changed)}))
+    assert [state.state for state in file_states(info, tmp_path)] == ["official", "differs"]
+    with pytest.raises(IntegrityError, match="sha256 of its content"):
+        read_split(info, tmp_path, "test")
 
 
 def test_drawings_of_another_kind_are_input_errors(tmp_path: Path) -> None:

@@ -52,10 +52,23 @@ def official_file(info: DatasetInfo, folder: Path, name: str) -> Path:
     file = info.files[name]
     # Hashing a pipe would block; readers refuse anything but regular files.
     if os.path.isfile(path):
-        check_hash(info, path, file_sha256(path), file.sha256)
+        sha256 = file_sha256(path)
+        if file.content_sha256 is not None and sha256 != file.sha256:
+            check_hash(info, path, content_sha256(path), file.content_sha256, "sha256 of its content")
+        else:
+            check_hash(info, path, sha256, file.sha256)
         if file.git_blob is not None:
             check_hash(info, path, git_blob(path), file.git_blob, "git blob")
     return path
+
+
+def content_sha256(path: Path) -> str:
+    """Return the SHA-256 of what a file holds, however it is packed: a ZIP of drawings, or an IDX array."""
+    # Deferred: `fame info` can do without numpy.
+    from famecli.data.arrays import idx_sha256, read_idx
+    from famecli.data.drawings import drawings_sha256
+
+    return drawings_sha256(path) if path.suffix == ".zip" else idx_sha256(read_idx(path))
 
 
 def check_hash(
@@ -236,12 +249,9 @@ def _states(name: str, file: DataFile, folder: Path) -> Iterator[FileState]:
 
 def _state(name: str, path: Path, file: DataFile, otherwise: State) -> FileState:
     """Return the state of a file that is there; `otherwise` if it has no official hash."""
-    # Deferred: `fame info` can do without numpy.
-    from famecli.data.arrays import idx_sha256, read_idx
-
     actual, official = file_sha256(path), False
     if file.content_sha256 is not None and actual != file.sha256:
-        official, otherwise = idx_sha256(read_idx(path)) == file.content_sha256, "differs"
+        official, otherwise = content_sha256(path) == file.content_sha256, "differs"
     elif file.git_blob is not None:
         official = git_blob(path) == file.git_blob
     return FileState(name, path, actual, "official" if official or actual == file.sha256 else otherwise)

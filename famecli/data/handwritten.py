@@ -1,14 +1,13 @@
 """Readers of handwritten characters: MNIST, Larochelle's bits of it, and OMNIGLOT in two versions."""
 
-import re
 from pathlib import Path
 
 import numpy as np
 
-from famecli.data.archive import AGAIN, opened, read_file, zip_members
+from famecli.data.archive import AGAIN, read_file
 from famecli.data.arrays import idx_sha256, read_idx
 from famecli.data.cache import check_hash, find_file, official_file
-from famecli.data.image_files import decode
+from famecli.data.drawings import SIDE, drawings, shrink
 from famecli.data.mat import read_mat
 from famecli.data.registry import DatasetInfo
 from famecli.errors import InputError, UnavailableError
@@ -17,11 +16,6 @@ PIXELS = 28 * 28
 LARGEST_AMAT_BYTES = 256 << 20
 CHARDATA = "chardata.mat"
 SHUFFLE_SEED = 123
-SIDE = 28
-DRAWING_SIZE = (105, 105)
-LARGEST_DRAWING_BYTES = 1 << 16
-# (28, 105): number of quarters by which a row of the image overlaps a row of the drawing.
-SHARES = np.repeat(np.eye(SIDE, dtype=np.float32), 15, axis=1).reshape(SIDE, 105, 4).sum(2)
 DRAWERS = {"train": range(1, 15), "valid": range(15, 16), "test": range(16, 21)}
 
 
@@ -176,29 +170,9 @@ def read_drawings(info: DatasetInfo, folder: Path, split: str) -> tuple[np.ndarr
     """
     images: dict[str, np.ndarray] = {}
     for name in info.files:
-        path = official_file(info, folder, name)
-        with opened(path) as file:
-            for member, size, content in zip_members(file, str(path), ".png", LARGEST_DRAWING_BYTES):
-                match = re.search(r"([^/]+/[^/]+/\d+_(\d\d)\.png)$", member)
-                if match is None:
-                    raise InputError(f"{path}: {member} is not Alphabet/character/number_drawer.png")
-                if int(match[2]) in DRAWERS[split] and match[1] not in images:
-                    pixels = decode(f"{path}: {member}", content.read(size + 1), (1, *DRAWING_SIZE))
-                    images[match[1]] = shrink(pixels[0] < 128)
+        for drawing in drawings(official_file(info, folder, name), DRAWERS[split]):
+            images.setdefault(drawing.name, shrink(drawing.ink))
     if len(images) != info.splits[split]:
         raise InputError(f"{info.name}: {len(images):,} {split} drawings, expected {info.splits[split]:,}")
     # In the order of the archives, and by name within each.
     return np.stack(list(images.values()))[:, None], None
-
-
-def shrink(ink: np.ndarray) -> np.ndarray:
-    """Return a drawing shrunk by exact area averages: 255 where all is ink, rounded to the nearest.
-
-    105 / 28 = 15 / 4: a pixel covers 15x15 quarters of the drawing's pixels. All sums are of small integers,
-    which floats hold exactly, so that no version of any library changes a value.
-
-    Shape:
-        `(105, 105)`, bool, to `(28, 28)`, uint8.
-    """
-    areas = (SHARES @ ink.astype(np.float32) @ SHARES.T).astype(np.int64)
-    return np.asarray(((areas * 255 * 2 + 225) // (225 * 2)).astype(np.uint8))

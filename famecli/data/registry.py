@@ -20,7 +20,8 @@ class DataFile:
     Args:
         sha256: SHA-256 of the file, or None if nobody published one.
         size_bytes: Size of the file, or None if it is not known.
-        content_sha256: SHA-256 of the uncompressed content, which a user's own copy is compared with.
+        content_sha256: SHA-256 of the uncompressed content, which a user's own copy is compared with: the
+            bytes of an IDX file, the drawings of an archive.
         git_blob: Git blob hash of the file, a SHA-1, where no SHA-256 is published.
         members: Files in an archive that are read, with their SHA-256 where it is known; they may also lie
             unpacked beside it.
@@ -151,10 +152,14 @@ _CHARDATA_FILES = {"chardata.mat": DataFile(None, git_blob="016a3536ffe5e1d38e42
 # Source: github.com/tensorflow/datasets, url_checksums/omniglot.txt.
 _DRAWING_FILES = {
     "images_background.zip": DataFile(
-        "ad41ab679c8b5d90b271ef46be6987cc81211774a695c29dcc5367b2b26ee640", 9_464_212
+        "ad41ab679c8b5d90b271ef46be6987cc81211774a695c29dcc5367b2b26ee640",
+        9_464_212,
+        "a124c5a5a976a2325d0833f6ed0f099009f18539b78de62d281d2188a44c0646",
     ),
     "images_evaluation.zip": DataFile(
-        "1f61a8f3366785b057fc117d9228e78a16e3d976c8953b2a10fcc74cf0609cee", 6_462_886
+        "1f61a8f3366785b057fc117d9228e78a16e3d976c8953b2a10fcc74cf0609cee",
+        6_462_886,
+        "aea28c3ae3e13f70f5ca1e76e5dc886e9f9958b67730065a5efab5629664ea76",
     ),
 }
 _SMALL_DRAWING_FILES = {
@@ -256,6 +261,7 @@ _DRAWINGS = DatasetInfo(
     unit="nats",
     rule="by drawer: 1 to 14 train, 15 valid, 16 to 20 test; 105x105 to 28x28 by exact area averages",
     source=_TFDS,
+    pixels_sha256="38a6970df72710bdbbf6f6598cec5bca58f7c2d0e30e51e0118ba2d84dadb2e5",
 )
 
 DATASETS = {

@@ -100,7 +100,7 @@ def images_in_time(trainer: Trainer, budget_s: float, clock: Clock | None = None
     first one.
 
     Args:
-        trainer: Trainer to be discarded afterwards.
+        trainer: Trainer, which takes steps.
         budget_s: Seconds of training steps.
         clock: Clock of the steps; None for a new one.
 

@@ -62,20 +62,18 @@ def make_trainer(
         batch_size = _batch_size(plan, split, device, precision, group)
         plan = plan.fitted(dataclasses.replace(plan.config, batch_size=batch_size))
 
-    def build() -> Trainer:
-        return Trainer(
-            plan.model, plan.config, split, device, precision, options.accumulate, group, options.compile
-        )
-
+    trainer = Trainer(
+        plan.model, plan.config, split, device, precision, options.accumulate, group, options.compile
+    )
     if options.budget_s is not None:
         check_shared(group, plan.folder, int(plan.begun is not None))
     if plan.open_budget_s is not None:
-        measured = build()
-        with capacity.explain_failed_steps(measured):
-            images, images_per_s = capacity.images_in_time(measured, plan.open_budget_s)
+        first = {name: value.clone() for name, value in trainer.state_tensors().items()}
+        with capacity.explain_failed_steps(trainer):
+            images, images_per_s = capacity.images_in_time(trainer, plan.open_budget_s)
         note(f"{images_per_s:,.0f} images/s: {images:,} images fit in {plan.open_budget_s:g} s")
         plan = plan.fitted(dataclasses.replace(plan.config, total_images=images))
-    trainer = build()
+        trainer.start_again(plan.config, first)
     note(
         f"training {plan.model.preset} ({trainer.model.count_parameters():,} parameters) "
         f"on {info.name} with {device}{f' in {group.size} processes' if group.size > 1 else ''}: "

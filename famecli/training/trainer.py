@@ -272,6 +272,18 @@ class Trainer:
         for name, value in self.model.state_dict().items():
             self.averaged[name].copy_(value)
 
+    def start_again(self, config: TrainConfig, state: Mapping[str, Tensor]) -> None:
+        """Go back to the state before the first step, for a training with another schedule.
+
+        Args:
+            config: Configuration that differs in its schedule alone.
+            state: Copy of `state_tensors` from before the first step.
+        """
+        self.config = config
+        for optimizer in self.optimizers:
+            optimizer.state.clear()
+        self.restore(state)
+
     def state_tensors(self) -> dict[str, Tensor]:
         """Return all that `restore` needs."""
         groups = {
