@@ -34,6 +34,7 @@ from famecli.config.presets import PRESETS, Size, model_config
 from famecli.model.distributions import scale_levels
 from famecli.model.fame import Fame
 from famecli.rng import BatchNoise, stream
+from famecli.runtime.devices import device_named
 from famecli.sampling.plan import wavefront_plan
 from famecli.sampling.sampler import Sampler
 
@@ -104,7 +105,7 @@ def load(options: argparse.Namespace) -> Fame:
         model = Fame(dataclasses.replace(config, decoder=decoder))
     if not model.config.decoder.autoregressive:
         raise SystemExit(f"{model.config.preset} has no PixelCNN decoder, so there is nothing to compare")
-    model.on(options.device)
+    model.on(device_named(options.device))
     if options.bf16:
         model.decoder.bfloat16()
     return model.eval().requires_grad_(False)

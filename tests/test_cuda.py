@@ -87,6 +87,12 @@ def test_samples_are_those_of_the_cpu(kind: str, folder: Path) -> None:
     assert np.array_equal(found[5:6], np.asarray(both["cuda"].sample(1, seed=5)))
 
 
+def test_large_batches_have_the_samples_of_small_ones(folder: Path) -> None:
+    model = models("fame", folder)["cuda"]
+    whole, parts = (np.asarray(model.sample(200, batch_size=size)) for size in (None, 64))
+    assert ((whole != parts).reshape(200, -1).any(1)).sum() <= 2
+
+
 @kinds
 def test_codes_come_back(kind: str, folder: Path) -> None:
     model, images = models(kind, folder)["cuda"], images_for(kind)

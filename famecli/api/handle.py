@@ -23,7 +23,6 @@ from famecli.nll.record import Annealing, NllRecord
 from famecli.runtime.devices import undisturbed
 from famecli.sampling.generate import SWEEPS, DecoderOutput, complete_batches, generate_batches
 from famecli.sampling.reconstruction import Settings, reconstruct
-from famecli.sampling.sampler import CHUNK
 from famecli.verification.findings import CHECKS, CheckResult
 from famecli.verification.runner import verify
 from famecli.verification.subject import Subject
@@ -104,7 +103,7 @@ class Model:
         seed: int = 0,
         temperature: float = 1.0,
         latent_temperature: float = 1.0,
-        batch_size: int = CHUNK,
+        batch_size: int | None = None,
         progress: Progress | None = None,
     ) -> npt.NDArray[np.uint8]:
         """Return `n` images, levels `(n, C, H, W)`. Image `k` depends only on `seed + k`.
@@ -114,14 +113,15 @@ class Model:
             seed: Seed of the first image.
             temperature: Temperature of the pixel distributions, 0.01 to 100; 1 leaves them unchanged.
             latent_temperature: Factor on the standard deviations of the priors, 0 to 100.
-            batch_size: Images drawn at once.
+            batch_size: Images drawn at once; None for 64 on a CPU and 1024 on a GPU.
             progress: Called with the images done and `n`.
 
         Raises:
             ArgumentError: A number is out of range.
         """
         first = whole("seed", seed, 0, LARGEST_SEED)
-        seeds, batch = range(first, first + whole("n", n, 0)), whole("batch_size", batch_size, 1)
+        seeds = range(first, first + whole("n", n, 0))
+        batch = None if batch_size is None else whole("batch_size", batch_size, 1)
         pixels = number("temperature", temperature, 0.01, 100.0)
         latents = number("latent_temperature", latent_temperature, 0.0, 100.0)
         batches = generate_batches(

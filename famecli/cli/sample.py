@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from famecli.runtime.distributed import Group
 
 SCHEMA = "famecli/sample/1"
-AUTOMATIC_BATCH = 64
 
 Number = Annotated[int, typer.Option("-n", "--num", min=1, metavar="IMAGES", help="Number of images.")]
 StartIndex = Annotated[
@@ -142,9 +141,14 @@ class Drawing:
             return complete_batches(
                 model, levels, mask, seeds, temperature=temperature, cached=cached, group=group
             )
-        batch, report = self.batch_size or AUTOMATIC_BATCH, output.note
         return generate_batches(
-            model, seeds, batch_size=batch, cached=cached, group=group, report=report, **self.settings
+            model,
+            seeds,
+            batch_size=self.batch_size,
+            cached=cached,
+            group=group,
+            report=output.note,
+            **self.settings,
         )
 
 

@@ -26,6 +26,7 @@ from famecli.runtime.distributed import ALONE, Group
 
 # Name of a data set of simulated images, and of its only split.
 SIMULATED, ALL = "simulated", "all"
+GPU_BATCH = 2048
 # Chains keep gradients, which take more memory.
 AUTOMATIC_CHAINS = 32
 
@@ -82,7 +83,7 @@ class EstimatorSettings:
             model,
             levels,
             importance_samples=self.importance_samples,
-            batch_size=self.batch_size or AUTOMATIC_BATCH,
+            batch_size=self.batch_size or (GPU_BATCH if model.device.type == "cuda" else AUTOMATIC_BATCH),
             first_index=first_index,
             **common,
         )

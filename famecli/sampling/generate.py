@@ -12,7 +12,7 @@ from famecli.model.fame import Fame
 from famecli.rng import ImageNoise, image_uniforms
 from famecli.runtime.distributed import ALONE, Group
 from famecli.sampling.plan import wavefront_plan
-from famecli.sampling.sampler import CHUNK, LANES, Sampler, padded_batch, sample_naive
+from famecli.sampling.sampler import CHUNK, LANES, Sampler, chunk_on, padded_batch, sample_naive
 
 DecoderOutput = Literal["sample", "mean"]
 SWEEPS = 20
@@ -27,7 +27,8 @@ class ImageDecoder:
         decoder_output: "sample" for sampled levels, "mean" for expected levels given the latents and, in an
             autoregressive decoder, the earlier pixels of a sample.
         cached: Whether an autoregressive decoder uses the wavefront sampler, not the slow reference.
-        chunk: Number of images computed at once, a multiple of `LANES`; the result does not depend on it.
+        chunk: Number of images computed at once, a multiple of `LANES`; None for `chunk_on` the model's
+            device. The result does not depend on it.
     """
 
     def __init__(
@@ -37,13 +38,13 @@ class ImageDecoder:
         temperature: float = 1.0,
         decoder_output: DecoderOutput = "sample",
         cached: bool = True,
-        chunk: int = CHUNK,
+        chunk: int | None = None,
     ) -> None:
-        self.chunk = chunk
+        self.chunk = chunk_on(model.device) if chunk is None else chunk
         self.model, self.temperature, self.decoder_output = model, temperature, decoder_output
         self.sampler: Sampler | None = None
         if cached or not model.config.decoder.autoregressive:
-            self.sampler = Sampler(model.decoder, model.likelihood, model.config.levels, chunk)
+            self.sampler = Sampler(model.decoder, model.likelihood, model.config.levels, self.chunk)
 
     @torch.no_grad()
     def __call__(
@@ -108,7 +109,7 @@ def generate_batches(
     model: Fame,
     seeds: Sequence[int],
     *,
-    batch_size: int = CHUNK,
+    batch_size: int | None = None,
     temperature: float = 1.0,
     latent_temperature: float = 1.0,
     decoder_output: DecoderOutput = "sample",
@@ -121,8 +122,9 @@ def generate_batches(
     Args:
         model: Model on its device.
         seeds: One seed per image.
-        batch_size: Number of images computed at once, rounded up to a multiple of `LANES`; the result does
-            not depend on it. If memory runs out, batches are computed in smaller pieces.
+        batch_size: Number of images computed at once, rounded up to a multiple of `LANES`; None for
+            `chunk_on` the model's device. The result does not depend on it. If memory runs out, batches are
+            computed in smaller pieces.
         temperature: Temperature of each pixel's distribution.
         latent_temperature: Factor on the standard deviations of the priors.
         decoder_output: See `ImageDecoder`.
@@ -130,7 +132,7 @@ def generate_batches(
         group: Processes that share the batches; each gets all images.
         report: Called with one line of text when memory runs out.
     """
-    chunk = padded_batch(batch_size)
+    chunk = padded_batch(batch_size or chunk_on(model.device))
     pieces = AdaptiveBatches(chunk, LANES, report)
     decoders: list[ImageDecoder] = []
 
