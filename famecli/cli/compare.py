@@ -51,11 +51,29 @@ def compare(a: A, b: B, *, allow: Allow = None, common: Common) -> None:
         raise UsageError(f"unknown --allow {unknown[0]!r}", f"choose {' or '.join(library.WAIVERS)}")
     if a == b == STDIN:
         raise UsageError("only one of the two can come from stdin", "write the other one to a file")
+    _check_measured(a, b)
     waived = cast("frozenset[Waiver]", frozenset(allow or ()))
     found = library.compare(library.read_scores(a), library.read_scores(b), waived)
     common.output().result(
         found.to_dict(), f"{found.paired.mean:.5f}", lambda console: _show(found, (a, b), console)
     )
+
+
+def _check_measured(a: Path, b: Path) -> None:
+    """Check that both files can be measured NLLs, not models.
+
+    Raises:
+        UsageError: One is a run, a checkpoint or a name of weights; the hint has the commands that measure.
+    """
+    from famecli.checkpoints.index import index
+
+    for path in (a, b):
+        if path.is_dir() or path.suffix == ".safetensors" or (not path.exists() and str(path) in index()):
+            first, second = (f"fame evaluate-nll {each} --json --with-images" for each in (a, b))
+            raise UsageError(
+                f"{path} is a model, and fame compare reads measured NLLs",
+                f"{first} > a.json; {second} > b.json; fame compare a.json b.json",
+            )
 
 
 def _show(found: "Comparison", paths: tuple[Path, Path], console: Console) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from famecli.cli.groups import Common, Network, grouped
+from famecli.cli.groups import Common, Network, ShortDryRun, complete_dataset, grouped
 from famecli.cli.sources import DataSource
 from famecli.data.cache import locate
 from famecli.data.registry import DATASETS, FOLDER, DatasetInfo, dataset_info
@@ -19,11 +19,23 @@ VERIFY_SCHEMA = "famecli/datasets-verify/1"
 
 app = typer.Typer(help="List, fetch and verify data sets.", no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Data set; fame datasets list names all.")]
-Names = Annotated[
-    list[str], typer.Argument(metavar="NAME...", help="Data sets; fame datasets list names all.")
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME",
+        help="Data set; fame datasets list names all.",
+        autocompletion=complete_dataset,
+    ),
 ]
-DryRun = Annotated[bool, typer.Option("-n", "--dry-run", help="List the files to download, and stop.")]
+Names = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="NAME...",
+        help="Data sets; fame datasets list names all.",
+        autocompletion=complete_dataset,
+    ),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="List the files to download, and stop.")]
 
 
 @app.command("list")
@@ -66,7 +78,14 @@ def _show(rows: list[dict[str, Any]], console: Console) -> None:
 
 @app.command("pull")
 @grouped
-def pull(names: Names, *, dry_run: DryRun = False, network: Network, common: Common) -> None:
+def pull(
+    names: Names,
+    *,
+    dry_run: DryRun = False,
+    short_dry_run: ShortDryRun = False,
+    network: Network,
+    common: Common,
+) -> None:
     """Download data sets that are not on this machine. Prints the folder of each.
 
     A file gets its name only after its hash matches the official one. A data set that is in FAME_DATA or in
@@ -76,11 +95,12 @@ def pull(names: Names, *, dry_run: DryRun = False, network: Network, common: Com
 
       fame datasets pull mnist cifar10
 
-      fame datasets pull imagenet32 -n
+      fame datasets pull imagenet32 --dry-run
     """
     from famecli.data.status import missing_downloads
 
     output, cache_dir = common.output(), network.cache_dir
+    dry_run = dry_run or short_dry_run
     infos = [_fetchable(name) for name in names]
     rows = [missing_downloads(info, cache_dir) for info in infos]
     lines = [f"{row['name']} {name}" for row in rows for name in row["downloads"]]

@@ -192,6 +192,10 @@ class Results:
             raise GateError(f"{report.bits_per_dim:.5f} bits/dim are above the limit of {self.fail_above}")
 
 
+Files = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[IMAGES…]", help="Image files and folders, or one npy or npz file."),
+]
 Half = Annotated[
     bool,
     typer.Option("--half", help="Round the weights to half precision first: a --record is half as large."),
@@ -208,6 +212,7 @@ Coded = Annotated[
 def evaluate_nll(
     *,
     source: ModelSource,
+    files: Files = None,
     data: DataSource,
     split: Split = "test",
     bound: Bound,
@@ -220,12 +225,14 @@ def evaluate_nll(
     """Measure the negative log-likelihood of a data set's images, in nats and bits/dim.
 
     The NLL is exact for a model without latents, else an upper bound: -ELBO, with -k the importance-weighted
-    bound, with --ais the annealed one. -q prints only bits/dim. --data - scores all images on stdin, an npy
-    or npz array of bytes.
+    bound, with --ais the annealed one. -q prints only bits/dim. Images come from files, or else from the data
+    set; --data - scores all images on stdin, an npy or npz array of bytes.
 
     Examples:
 
       fame evaluate-nll run/best.safetensors
+
+      fame evaluate-nll run/ photos/
 
       fame evaluate-nll --dataset mnist -k 100 --limit 1000 --json
 
@@ -241,26 +248,33 @@ def evaluate_nll(
 
       fame sample --dataset mnist -n 256 -o - | fame evaluate-nll run/ --data - -q
     """
-    from famecli.coding.compress import measure_code
+    from famecli.coding.compress import measure_code, read_files
+    from famecli.data.dataset import own_images
     from famecli.evaluation.score import score, scored_levels, simulated
     from famecli.runtime.distributed import explain_lost_processes
 
     output = results.common.output()
     results.check()
-    _check_together(bound, results, data, split, limit)
+    source, names = source.with_images(files, arrays=True)
+    _check_together(bound, results, data, split, limit, names)
     estimator = bound.estimator()
     if bound.simulated is None:
         data.check_stdin(source, split)
     group, normals = join(output), None
     with group.local_main_first():
         loaded = source.load(output, machine.torch_device(group), half=half)
+        config = loaded.model.config
         if bound.simulated is None:
-            images = data.images(source, loaded, split, output)
+            if names:
+                _, levels = read_files(config, names)
+                images = own_images(levels, config.levels, "files", "Image files")
+            else:
+                images = data.images(source, loaded, split, output)
     if bound.simulated is None:
         scored = scored_levels(loaded, images, limit)
     else:
         images, scored, normals = simulated(loaded, bound.simulated, bound.seed)
-    if not loaded.model.config.stochastic_layers and (bound.ais or bound.importance_samples > 1):
+    if not config.stochastic_layers and (bound.ais or bound.importance_samples > 1):
         option = "-k" if bound.ais is None else "--ais"
         output.note(f"{loaded.source} has no latents: its NLL is exact, and {option} is not needed")
     with explain_lost_processes(), output.progress("evaluating", len(scored.levels)) as advance:
@@ -283,14 +297,20 @@ def evaluate_nll(
     results.write(report, output)
 
 
-def _check_together(bound: Bound, results: Results, data: DataSource, split: str, limit: int | None) -> None:
-    """Check options of several groups.
+def _check_together(
+    bound: Bound, results: Results, data: DataSource, split: str, limit: int | None, files: list[str]
+) -> None:
+    """Check options of several groups, and image files.
 
     Raises:
         UsageError: The options do not fit together.
     """
-    if results.record is not None and data.data == STDIN:
-        raise UsageError("--record is for a data set: nobody else has the images on stdin")
+    if files and (bound.simulated is not None or data.data is not None or split != "test"):
+        raise UsageError(
+            "--split, --data and --simulated are for other images than files", "leave the files out"
+        )
+    if results.record is not None and (data.data == STDIN or files):
+        raise UsageError("--record is for a data set: nobody else has these images")
     if results.record is not None and (bound.ais or bound.simulated):
         raise UsageError("--record is for the ELBO or -k, which fame weights verify can measure again")
     if bound.simulated is None:

@@ -52,13 +52,26 @@ def images_or_auto(text: str) -> int | None:
     return int(text)
 
 
+def complete_dataset(incomplete: str) -> list[str]:
+    """Return the data sets that a shell offers to complete a word."""
+    from famecli.data.registry import DATASETS
+
+    return [name for name in DATASETS if name.startswith(incomplete)]
+
+
 SplitName = Literal["train", "valid", "test"]
 Split = Annotated[
     SplitName, typer.Option("--split", metavar="train|valid|test", help="Part of the data set.")
 ]
 Dataset = Annotated[
     str | None,
-    typer.Option("--dataset", metavar="NAME", help="Data set, such as mnist.", envvar="FAME_DATASET"),
+    typer.Option(
+        "--dataset",
+        metavar="NAME",
+        help="Data set, such as mnist.",
+        envvar="FAME_DATASET",
+        autocompletion=complete_dataset,
+    ),
 ]
 Data = Annotated[
     Path | None,
@@ -86,6 +99,8 @@ DecoderOutput = Annotated[
     Literal["sample", "mean"],
     typer.Option("--decoder", metavar="sample|mean", help="Drawn or expected pixels."),
 ]
+# Earlier spelling of --dry-run; elsewhere -n is a number of images.
+ShortDryRun = Annotated[bool, typer.Option("-n", hidden=True)]
 ImageFormat = Annotated[
     Literal["auto", "grid", "png", "npz", "npy", "zip"],
     typer.Option(

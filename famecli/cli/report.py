@@ -6,11 +6,17 @@ from typing import Annotated
 import typer
 
 from famecli.cli.groups import Common, Data, Force, Limit, Machine, Network, Seed, check_absent, grouped
+from famecli.cli.sources import complete_weights
 from famecli.errors import UsageError
 from famecli.files import STDIN, free_name
 
 Runs = Annotated[
-    list[str], typer.Argument(metavar="RUN…", help="Run folders, checkpoints, or names of weights.")
+    list[str],
+    typer.Argument(
+        metavar="RUN…",
+        help="Run folders, checkpoints, or names of weights.",
+        autocompletion=complete_weights,
+    ),
 ]
 Out = Annotated[
     Path | None,

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 import typer
 
-from famecli.checkpoints.index import default_weights
-from famecli.checkpoints.store import RUN_FILES, checkpoint_file
+from famecli.checkpoints.index import default_weights, index
+from famecli.checkpoints.store import RUN_FILES, Store, checkpoint_file
 from famecli.cli.groups import Data, Dataset, Network, SplitName
+from famecli.config.presets import PRESETS
 from famecli.data.registry import dataset_info
 from famecli.errors import UsageError
 from famecli.files import STDIN
@@ -23,6 +24,17 @@ if TYPE_CHECKING:
     from famecli.data.dataset import ImageSplit
 
 
+def complete_weights(incomplete: str) -> list[str]:
+    """Return the names of weights that a shell offers to complete a word; without one it offers files."""
+    names = (*index(), *(each.name for each in Store().imported()))
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def complete_model(incomplete: str) -> list[str]:
+    """Return the presets that a shell offers to complete a word."""
+    return [name for name in PRESETS if name.startswith(incomplete)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class CheckpointSource:
     """A named checkpoint, or the weights of a data set and a model."""
@@ -32,13 +44,17 @@ class CheckpointSource:
         typer.Argument(
             metavar="[CKPT]",
             help="File, run folder, name of weights, URL, or -; else --dataset and --model choose.",
+            autocompletion=complete_weights,
         ),
     ] = None
     dataset: Dataset = None
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", metavar="NAME", help="With --dataset: model whose weights are used (default: fame)."
+            "--model",
+            metavar="NAME",
+            help="Model whose weights are used, with --dataset (default: fame).",
+            autocompletion=complete_model,
         ),
     ] = None
     network: Network

@@ -50,15 +50,16 @@ def train(
     if display.help_settings:
         _print_settings(output)
         return
+    dry_run = display.dry_run or display.short_dry_run
     # Deferred: needs numpy, which `fame --help` does without.
     from famecli.training.plan import make_plan
 
-    plan = make_plan(options, fresh=display.print_config or display.dry_run)
+    plan = make_plan(options, fresh=display.print_config or dry_run)
     if display.print_config:
         _print_config(plan, output)
         return
     check_options(options, display, json=common.json)
-    if display.dry_run:
+    if dry_run:
         _predict(plan, output)
     else:
         _train(plan, display, output)

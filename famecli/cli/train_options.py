@@ -6,7 +6,8 @@ from typing import Annotated, Literal, get_args
 
 import typer
 
-from famecli.cli.groups import Data, Dataset, images_or_auto
+from famecli.cli.groups import Data, Dataset, ShortDryRun, images_or_auto
+from famecli.cli.sources import complete_model, complete_weights
 from famecli.config.presets import DEFAULT_SIZE, PRESETS
 from famecli.config.resolve import Setting
 from famecli.errors import UsageError
@@ -36,7 +37,12 @@ def seconds(value: object) -> float:
 
 # Argument or option of each parameter of a training; `Network` and `Machine` have the others.
 FLAGS = {
-    "preset": typer.Argument(metavar="[MODEL]", show_default="fame", help=f"One of {', '.join(PRESETS)}."),
+    "preset": typer.Argument(
+        metavar="[MODEL]",
+        show_default="fame",
+        help=f"One of {', '.join(PRESETS)}.",
+        autocompletion=complete_model,
+    ),
     "dataset": get_args(Dataset)[1],
     "data": get_args(Data)[1],
     "size": typer.Option("--size", "--preset", show_default=DEFAULT_SIZE, help="Size of the model."),
@@ -96,7 +102,11 @@ FLAGS = {
         "--resume", metavar="auto|never|FILE", help="Resume from a saved state.", rich_help_panel=RUN
     ),
     "init": typer.Option(
-        "--init", metavar="CKPT", help="Start from the weights of this model.", rich_help_panel=RUN
+        "--init",
+        metavar="CKPT",
+        help="Start from the weights of this model.",
+        rich_help_panel=RUN,
+        autocompletion=complete_weights,
     ),
     "save_every_s": typer.Option(
         "--save-every",
@@ -163,10 +173,10 @@ class Display:
         bool,
         typer.Option(
             "--dry-run",
-            "-n",
             help="Measure steps on blank images, predict memory and time, read and write nothing.",
         ),
     ] = False
+    short_dry_run: ShortDryRun = False
     preview: Annotated[
         bool, typer.Option("--preview", help="Also show the samples in the terminal.", rich_help_panel=RUN)
     ] = False

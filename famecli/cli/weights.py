@@ -11,8 +11,8 @@ from rich.console import Console
 from famecli.checkpoints.index import KEYS, WeightsEntry, entry_of, index, unknown_checkpoint, weights_folder
 from famecli.checkpoints.store import WORST_FIRST, Named, Store, Verified, verify_weights
 from famecli.checkpoints.urls import addresses
-from famecli.cli.groups import BatchSize, Common, Machine, Network, grouped
-from famecli.cli.sources import DataSource
+from famecli.cli.groups import BatchSize, Common, Machine, Network, ShortDryRun, grouped
+from famecli.cli.sources import DataSource, complete_weights
 from famecli.errors import FameError, UnavailableError, UsageError
 from famecli.files import STDIN
 from famecli.nll.record import FIRST_IMAGES, NllRecord
@@ -23,10 +23,19 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of weights, or a URL with #sha256=HEX.")]
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME", help="Name of weights, or a URL with #sha256=HEX.", autocompletion=complete_weights
+    ),
+]
 Sources = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[NAME]...", help="Names of weights, URLs with #sha256=HEX, or checkpoint files."),
+    typer.Argument(
+        metavar="[NAME]...",
+        help="Names of weights, URLs with #sha256=HEX, or checkpoint files.",
+        autocompletion=complete_weights,
+    ),
 ]
 KeptName = Annotated[
     str | None,
@@ -34,14 +43,22 @@ KeptName = Annotated[
 ]
 Installed = Annotated[bool, typer.Option("--installed", help="Only weights on this machine.")]
 All = Annotated[bool, typer.Option("--all", help="All weights of the index.")]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", "-n", help="Only show what would be fetched, and from where.")
-]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would be fetched, and from where.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace another checkpoint of this name.")]
 VerifiedName = Annotated[
-    str | None, typer.Argument(metavar="[NAME]", help="Name of weights; all installed ones if left out.")
+    str | None,
+    typer.Argument(
+        metavar="[NAME]",
+        help="Name of weights; all installed ones if left out.",
+        autocompletion=complete_weights,
+    ),
 ]
-CachedName = Annotated[str, typer.Argument(metavar="NAME", help="Name of fetched or imported weights.")]
+CachedName = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME", help="Name of fetched or imported weights.", autocompletion=complete_weights
+    ),
+]
 Claims = Annotated[bool, typer.Option("--claims", help="Also measure the claimed NLL again.")]
 ClaimLimit = Annotated[
     int,
@@ -79,6 +96,7 @@ def pull(
     name: KeptName = None,
     force: Force = False,
     dry_run: DryRun = False,
+    short_dry_run: ShortDryRun = False,
     *,
     network: Network,
     common: Common,
@@ -95,7 +113,7 @@ def pull(
 
       fame weights pull run/best.safetensors --name my-model
     """
-    output = common.output()
+    output, dry_run = common.output(), dry_run or short_dry_run
     if bool(sources) == every:
         raise UsageError("name weights, or say --all", f"names of weights: {', '.join(index())}")
     if name is not None and len(sources or ()) != 1:

@@ -46,12 +46,31 @@ def read_originals(config: ModelConfig, files: Sequence[str]) -> tuple[list[str]
 
     Args:
         config: Configuration of the model that will code them.
+        files: Files as for `read_files`, also for errors.
+
+    Raises:
+        InputError: Two images would have the same name.
+    """
+    paths, levels = read_files(config, files)
+    if paths is None:
+        return None, levels
+    names = [png_name(path) for path in paths]
+    if reason := invalid_names_reason(names):
+        raise InputError(f"these images cannot be in one file: {reason}", "rename it, or write several files")
+    return names, levels
+
+
+def read_files(config: ModelConfig, files: Sequence[str]) -> tuple[list[str] | None, np.ndarray]:
+    """Return the files of images (None for images of an array), and their exact levels `(N, C, H, W)`.
+
+    Args:
+        config: Configuration of the model that takes the images.
         files: Image files, and folders of them; or one npy or npz file, whose images are numbered.
 
     Raises:
         UsageError: A file is stdin, which has no name, or an array is not the only file.
         InputError: An image has another size than the model's, or contents that the model cannot see:
-            colours, greys, transparency, 16 bits, several frames; or two images would have the same name.
+            colours, greys, transparency, 16 bits, several frames.
     """
     if "-" in files:
         raise UsageError("an image on stdin has no name to be restored under", "name files or folders")
@@ -64,13 +83,10 @@ def read_originals(config: ModelConfig, files: Sequence[str]) -> tuple[list[str]
     found = read_images(files, config.image_shape)
     for path, pixels in found:
         _check_same(path, pixels)
-    names = [png_name(path) for path, _ in found]
-    if reason := invalid_names_reason(names):
-        raise InputError(f"these images cannot be in one file: {reason}", "rename it, or write several files")
     levels = exact_levels(
         np.stack([pixels for _, pixels in found]), config.levels, lambda index: found[index][0]
     )
-    return names, levels
+    return [path for path, _ in found], levels
 
 
 def _read_array(config: ModelConfig, name: str) -> np.ndarray:

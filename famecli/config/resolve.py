@@ -69,11 +69,13 @@ class Resolved(NamedTuple):
         model: Configuration of the model.
         train: Configuration of the training.
         named: Values that the file and the settings set, by key path.
+        whole: Whether the file has a whole model, so that no size is left to choose.
     """
 
     model: ModelConfig
     train: TrainConfig
     named: dict[tuple[str, ...], Any]
+    whole: bool = False
 
 
 def keys() -> list[Key]:
@@ -133,9 +135,11 @@ def resolve(
     """
     tables: dict[str, Any] = {"model": to_dict(model), "train": to_dict(train)}
     changes: list[tuple[str, tuple[str, ...], Any]] = []
+    is_whole = False
     if file is not None:
         told = _read_toml(file)
-        if presets and whole(told.get("model")):
+        is_whole = whole(told.get("model"))
+        if presets and is_whole:
             _reset(tables["model"], ModelConfig)
             _reset(tables["model"]["decoder"], DecoderConfig)
         changes += [(f"{file}: {'.'.join(path)}", path, value) for path, value in leaves(told, (dict,))]
@@ -151,7 +155,7 @@ def resolve(
     for where, path, _ in changes:
         place, last = _entry(tables, path, where)
         named[path] = place[last]
-    return Resolved(model, train, named)
+    return Resolved(model, train, named, is_whole)
 
 
 def to_toml(model: ModelConfig, train: TrainConfig) -> str:

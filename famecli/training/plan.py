@@ -14,7 +14,15 @@ from famecli.data.folder import describe, seen_with
 from famecli.data.registry import FOLDER, DatasetInfo
 from famecli.errors import UsageError
 from famecli.training.options import NEVER, TrainOptions
-from famecli.training.resume import Begun, begun_with, check_kind, check_values, default_folder, state_of
+from famecli.training.resume import (
+    Begun,
+    begun_with,
+    check_kind,
+    check_values,
+    default_folder,
+    sizes_like,
+    state_of,
+)
 from famecli.training.schedule import fit
 
 LENGTHS = ("images", "epochs", "steps", "budget_s")
@@ -94,12 +102,31 @@ def make_plan(options: TrainOptions, *, fresh: bool = False) -> Plan:
         # The model chooses the levels of a user's own images, and presets depend on the levels.
         info = seen_with(info, found.model.levels)
         found = resolved(info)
+    _check_model(options, found)
     images = _total_images(options, info, found.train)
     named = found.named | ({} if images is None else {TOTAL_IMAGES: images})
     folder = options.out or default_folder(options, found.model, info.name, named)
     plan = Plan(options, info, found.model, found.train, folder, named).fitted(found.train)
     begun = None if fresh or options.resume == NEVER else begun_with(plan.state)
     return plan if begun is None else _continued(plan, begun, settings)
+
+
+def _check_model(options: TrainOptions, found: Resolved) -> None:
+    """Check that file and settings do not replace a model or a size that was asked for.
+
+    Raises:
+        UsageError: One of them does; the message names both.
+    """
+    preset, told = options.preset, found.model.preset
+    if preset is not None and preset != told:
+        source = options.config or "`settings`"
+        hint = "leave the name of the model out, or `config`"
+        raise UsageError(f"{source} has model.preset = {told!r}, not {preset}", hint)
+    if found.whole and options.size is not None and options.size not in (sizes := sizes_like(found.model)):
+        told = " or ".join(sizes)
+        raise UsageError(
+            f"{options.config} has a model of size {told}, not {options.size}", "leave out `size` or `config`"
+        )
 
 
 def _continued(plan: Plan, begun: Begun, settings: list[Setting]) -> Plan:

@@ -126,7 +126,11 @@ def check_kind(begun: Begun, options: TrainOptions, fresh: ModelConfig, info: Da
     names = ["preset", *names] if options.preset is not None else names
     for name in names:
         refuse(begun.state, differences(getattr(begun.model, name), getattr(fresh, name), f"model.{name}"))
-    if options.size is not None and begun.model != fresh and options.size not in (sizes := _sizes(begun)):
+    if (
+        options.size is not None
+        and begun.model != fresh
+        and options.size not in (sizes := [begun.size] if begun.size is not None else sizes_like(begun.model))
+    ):
         refuse(begun.state, [f"size = {' or '.join(sizes)}, now it is {options.size}"])
 
 
@@ -143,27 +147,27 @@ def check_values(begun: Begun, model: ModelConfig, config: TrainConfig, budget_s
         InputError: A value differs; the message names the key and both values.
     """
     refuse(begun.state, differences(to_dict(begun.model), to_dict(model), "model"))
-    refuse(begun.state, differences(to_dict(begun.config), to_dict(config), "train"))
+    hint = ANOTHER_RUN
+    if config.total_images > begun.config.total_images:
+        hint += f"; `init={begun.state.parent}` and another `out` train its model on"
+    refuse(begun.state, differences(to_dict(begun.config), to_dict(config), "train"), hint)
     if budget_s not in (None, begun.budget_s):
         before = "none" if begun.budget_s is None else f"{begun.budget_s:g} s"
         refuse(begun.state, [f"budget = {before}, now it is {budget_s:g} s"])
 
 
-def refuse(state: Path, found: Iterator[str] | Sequence[str]) -> None:
-    """Raise an error for the first difference, if there is one.
+def refuse(state: Path, found: Iterator[str] | Sequence[str], hint: str = ANOTHER_RUN) -> None:
+    """Raise an error with `hint` for the first difference, if there is one.
 
     Raises:
         InputError: There is a difference.
     """
     for difference in found:
-        raise InputError(f"{state}: this run began with {difference}", ANOTHER_RUN)
+        raise InputError(f"{state}: this run began with {difference}", hint)
 
 
-def _sizes(begun: Begun) -> Sequence[str]:
-    """Return the size of a run; if it is not recorded, the sizes whose presets are nearest to its model."""
-    if begun.size is not None:
-        return (begun.size,)
-    model = begun.model
+def sizes_like(model: ModelConfig) -> Sequence[Size]:
+    """Return the sizes whose presets are nearest to a model."""
 
     def distance(size: Size) -> int:
         preset = model_config(model.preset, size, model.image_shape, model.levels)

@@ -1,0 +1,220 @@
+"""Words of a command line are obeyed or refused, never passed over; shells can complete them."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from support.commands import save_model
+from support.outcomes import Command, error_lines
+from typer.main import get_command
+
+from famecli.checkpoints.index import index
+from famecli.cli.app import app
+from famecli.config.presets import PRESETS, SIZES
+from famecli.data.registry import DATASETS
+
+
+@pytest.fixture
+def tiny_vae(fame: Command, data: Path) -> str:
+    """A file with the whole configuration of a tiny vae."""
+    Path("vae.toml").write_text(fame("train", "vae", "--size", "tiny", "--print-config").out)
+    return "vae.toml"
+
+
+@pytest.mark.parametrize(
+    ("words", "both"),
+    [
+        (("pixelcnn",), ("'vae'", "pixelcnn")),
+        (("--size", "paper"), ("tiny", "paper")),
+        (("vae", "--size", "small"), ("tiny", "small")),
+        (("fame", "--size", "tiny"), ("'vae'", "fame")),
+    ],
+)
+def test_a_model_or_size_that_a_file_contradicts_is_refused(
+    fame: Command, tiny_vae: str, words: tuple[str, ...], both: tuple[str, str]
+) -> None:
+    for dry in ((), ("--print-config",), ("--dry-run",)):
+        outcome = fame("train", *words, "--config", tiny_vae, *dry)
+        (line,) = error_lines(outcome)
+        assert outcome.code == 2
+        assert tiny_vae in line
+        assert all(word in line for word in both)
+
+
+@pytest.mark.parametrize(
+    "words", [(), ("vae",), ("--size", "tiny"), ("vae", "--size", "tiny", "--set", "decoder.layers=3")]
+)
+def test_words_that_a_file_agrees_with_are_accepted(
+    fame: Command, tiny_vae: str, words: tuple[str, ...]
+) -> None:
+    printed = fame("train", *words, "--config", tiny_vae, "--print-config")
+    assert printed.code == 0
+    assert ("layers = 3" in printed.out) == ("--set" in words)
+
+
+def test_a_setting_that_contradicts_the_model_is_refused(fame: Command, data: Path) -> None:
+    outcome = fame("train", "lvae", "--set", "preset=vae", "--print-config")
+    (line,) = error_lines(outcome)
+    assert outcome.code == 2
+    assert "--set has model.preset = 'vae', not lvae" in line
+
+
+def test_a_part_of_a_model_in_a_file_says_nothing_of_size(fame: Command, data: Path) -> None:
+    Path("part.toml").write_text("[model.decoder]\nlayers = 3\n")
+    printed = fame("train", "vae", "--size", "small", "--config", "part.toml", "--print-config")
+    assert (printed.code, "layers = 3" in printed.out) == (0, True)
+
+
+def test_a_finished_run_with_more_images_names_the_words_that_go_on(train: Command) -> None:
+    assert train("vae", "--images", 12, "-o", "run").code == 0
+    refused = train("vae", "--images", 24, "-o", "run")
+    (line,) = error_lines(refused)
+    assert refused.code == 3
+    assert "train.total_images = 12, now it is 24" in line
+    hint = refused.err.splitlines()[-1]
+    assert "--init run and another --out" in hint
+    assert train("vae", "--images", 24, "--init", "run", "-o", "further").code == 0
+    # With fewer images the weights are no start of what was asked for.
+    assert "--init" not in train("vae", "--images", 6, "-o", "run").err
+
+
+def test_compare_names_the_commands_that_measure_models(fame: Command, data: Path) -> None:
+    model = save_model(Path("m.safetensors"))
+    Path("run").mkdir()
+    for first, second in ((model, "run"), ("run", "fame-mnist"), ("pixelcnn-mnist", "b.json")):
+        outcome = fame("compare", first, second)
+        assert (outcome.code, len(error_lines(outcome))) == (2, 1)
+        hint = outcome.err.splitlines()[-1]
+        assert f"fame evaluate-nll {first} --json --with-images > a.json" in hint
+        assert f"fame evaluate-nll {second} --json --with-images > b.json" in hint
+        assert hint.endswith("fame compare a.json b.json")
+
+
+@pytest.mark.parametrize("command", ["evaluate-nll", "sample", "reconstruct", "compress", "verify"])
+@pytest.mark.parametrize("words", [("--weights", "foo"), ("--model", "foo")])
+def test_words_are_checked_before_anything_is_fetched(
+    fame: Command, data: Path, monkeypatch: pytest.MonkeyPatch, command: str, words: tuple[str, str]
+) -> None:
+    def fetch(*_: object) -> None:
+        raise AssertionError("something is fetched")
+
+    monkeypatch.setattr("famecli.checkpoints.store.Store.fetch", fetch)
+    outcome = fame(command, "--dataset", "cifar10", *words)
+    (line,) = error_lines(outcome)
+    assert (outcome.code, "'foo'" in line) == (2, True)
+
+
+def test_n_is_a_number_of_images_wherever_help_shows_it() -> None:
+    group = get_command(app)
+    commands = {**group.commands, **group.commands["weights"].commands, **group.commands["datasets"].commands}
+    shown = {
+        (name, option.name)
+        for name, command in commands.items()
+        for option in command.params
+        if "-n" in option.opts and not getattr(option, "hidden", False)
+    }
+    assert shown == {("sample", "number"), ("reconstruct", "number")}
+
+
+def test_the_earlier_spelling_of_dry_run_is_still_accepted(fame: Command, train: Command) -> None:
+    assert fame("weights", "pull", "fame-mnist", "-n") == fame("weights", "pull", "fame-mnist", "--dry-run")
+    planned = fame("datasets", "pull", "imagenet32", "-n", "--json")
+    assert json.loads(planned.out)["datasets"][0]["downloads"]
+    assert train("vae", "-n", "-q", "-o", "run").out.strip().isdecimal()
+    assert not Path("run").exists()
+    assert "-n" not in shlex.split(fame("weights", "pull", "--help").out)
+
+
+def complete(line: str) -> list[str]:
+    """Return what bash is offered for the last word of a command line."""
+    variables = {"_FAME_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+    script = "import sys; sys.argv = ['fame']; from famecli.cli.app import main; main()"
+    environment = os.environ | variables
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, env=environment, check=False)
+    return done.stdout.decode().split()
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("fame train pixel", [name for name in PRESETS if name.startswith("pixel")]),
+        ("fame train fame --size ", list(SIZES)),
+        ("fame train --dataset mnist", [name for name in DATASETS if name.startswith("mnist")]),
+        ("fame datasets pull cifar", ["cifar10"]),
+        ("fame sample --model lv", ["lvae"]),
+        *((f"fame {command} pixelcnn-", None) for command in ("sample", "info", "report", "weights pull")),
+        ("fame train --init pixelcnn-", None),
+    ],
+)
+def test_shells_complete_names(line: str, offered: list[str] | None) -> None:
+    weights = [name for name in index() if name.startswith("pixelcnn-")]
+    assert complete(line) == (weights if offered is None else offered)
+
+
+def test_shells_complete_names_of_imported_weights(
+    fame: Command, data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("FAME_CACHE", str(tmp_path / "cache"))
+    model = save_model(Path("m.safetensors"))
+    assert fame("weights", "pull", model, "--name", "own-digits").code == 0
+    assert complete("fame sample own") == ["own-digits"]
+
+
+@pytest.fixture
+def photos(fame: Command, data: Path) -> np.ndarray:
+    """Three images of 8x8 in `photos/` and its subfolder, and in `photos.npy`; a model for them."""
+    save_model(Path("m.safetensors"), "pixelcnn", (3, 8, 8), 256)
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)
+    Path("photos").mkdir()
+    for index_, image in enumerate(images):
+        Image.fromarray(image).save(f"photos/{index_}.png")
+    np.save("photos.npy", images)
+    return images
+
+
+def test_evaluate_nll_scores_files(fame: Command, photos: np.ndarray) -> None:
+    def nats(*words: str) -> list[float]:
+        outcome = fame("evaluate-nll", "m.safetensors", *words, "--json", "--with-images")
+        assert outcome.code == 0, outcome.err
+        found: list[float] = json.loads(outcome.out)["image_nats"]
+        return found
+
+    # The model is exact, so an image's NLL depends on nothing else.
+    whole = nats("photos.npy")
+    assert len(whole) == 3
+    assert nats("photos") == pytest.approx(whole, rel=1e-6)
+    assert nats("photos/2.png", "photos/0.png") == pytest.approx([whole[2], whole[0]], rel=1e-6)
+
+
+def test_files_of_equal_names_are_scored(fame: Command, photos: np.ndarray) -> None:
+    Path("other").mkdir()
+    Image.fromarray(photos[1]).save("other/0.png")
+    scored = fame("evaluate-nll", "m.safetensors", "photos/0.png", "other/0.png", "--json")
+    assert json.loads(scored.out)["data"]["images"] == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("photos", "--split", "valid"), 2, "--split"),
+        (("photos", "--data", "photos"), 2, "--data"),
+        (("photos", "--ais", "2", "--simulated", "2"), 2, "--simulated"),
+        (("photos", "--record", "claim.safetensors"), 2, "--record"),
+        (("absent.png",), 3, "absent.png"),
+        (("photos.npy", "photos"), 2, "photos.npy"),
+        (("small.png",), 3, "small.png"),
+    ],
+)
+def test_files_do_not_go_with_words_about_other_images(
+    fame: Command, photos: np.ndarray, words: tuple[str, ...], code: int, message: str
+) -> None:
+    Image.fromarray(photos[0, :4]).save("small.png")
+    outcome = fame("evaluate-nll", "m.safetensors", *words)
+    (line,) = error_lines(outcome)
+    assert (outcome.code, message in line) == (code, True), outcome.err
