@@ -80,13 +80,13 @@ class Output:
         sys.stdout.flush()
 
     @contextmanager
-    def progress(self, label: str, total: int) -> Iterator[Advance]:
-        """Show progress on stderr: a bar on a terminal, else a line per tenth.
+    def progress(self, label: str, total: int, *, tenths: bool = True) -> Iterator[Advance]:
+        """Show progress on stderr: a bar on a terminal, else with `tenths` a line per tenth.
 
         Yields:
             A function of the units just done and a text to show beside them.
         """
-        if self.quiet:
+        if self.quiet or not (tenths or self.errors.is_terminal):
             yield lambda done, text="": None
         elif not self.errors.is_terminal:
             yield _Tenths(self, label, total)

@@ -28,6 +28,7 @@ from famecli.errors import InputError, IntegrityError, NumericsError, UsageError
 from famecli.files import write_atomic
 from famecli.model.fame import Fame, count_parameters
 from famecli.nll.record import NllRecord
+from famecli.sampling.execution import ONE_THREAD, threads_for
 
 WeightsKind = Literal["ema", "raw"]
 # Dtypes of stored weights; the model uses float32.
@@ -150,7 +151,8 @@ def rounded(checkpoint: Checkpoint) -> Checkpoint:
 
 def load_checkpoint(path: Path, weights: WeightsKind = "ema") -> Checkpoint:
     """Return the model in the file `path`, or on stdin for `-`; errors are those of `parse_checkpoint`."""
-    return parse_checkpoint(read_checkpoint(path), str(path), weights)
+    with threads_for(ONE_THREAD):
+        return parse_checkpoint(read_checkpoint(path), str(path), weights)
 
 
 def parse_checkpoint(content: bytes, source: str, weights: WeightsKind = "ema") -> Checkpoint:

@@ -110,7 +110,7 @@ def _predict(plan: "Plan", output: Output) -> None:
 def _train(plan: "Plan", display: Display, output: Output) -> None:
     """Train with progress on stderr, then print the result and exit."""
     from famecli.runtime.distributed import explain_lost_processes
-    from famecli.training.follow import check_tracker, follow, result, warnings
+    from famecli.training.follow import Remarks, check_tracker, follow, result
     from famecli.training.setup import begin, make_run
 
     check_tracker(plan.options)
@@ -119,15 +119,19 @@ def _train(plan: "Plan", display: Display, output: Output) -> None:
     begin(run, plan, output.note)
     config, seen = run.trainer.config, run.trainer.images
     total = config.total_steps * config.batch_size
-    with _catch_signals() as signals, output.progress("training", total) as advance:
+    remarks = Remarks(run)
+    with _catch_signals() as signals, output.progress("training", total, tenths=False) as advance:
         advance(seen, "")
         for record in follow(run, plan.options, lambda: "signal" if signals else None):
             advance(record["images"] - seen, _describe(record))
             seen = record["images"]
-            for text in warnings(record) if group.is_main else ():
-                output.warn(text)
+            if line := remarks.of(record):
+                output.note(line)
+            if group.is_main and (warning := remarks.warning(record)):
+                output.warn(warning)
             if display.log and group.is_main:
                 print(json.dumps(record, allow_nan=False), flush=True)
+    output.note(remarks.end())
     if group.is_main and not display.log:
         output.result(result(run), str(run.checkpoint))
     with explain_lost_processes():
@@ -168,8 +172,8 @@ def _catch_signals() -> Iterator[list[int]]:
 
 
 def _describe(record: dict[str, Any]) -> str:
-    text = f"{record['split']} {record['nats_per_image'] or float('nan'):.2f} nats"
-    return f"{text} {record['images_per_s']:.0f} images/s" if "images_per_s" in record else text
+    """Return the speed for the bar; the lines of validations tell the NLL."""
+    return f"{record['images_per_s']:,.0f} images/s" if "images_per_s" in record else ""
 
 
 def _exit(run: "Run", signals: list[int]) -> None:

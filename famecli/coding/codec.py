@@ -25,11 +25,9 @@ from famecli.coding.stack import LEAST_DECISION_BITS, WORD_BITS, Decide, Split, 
 from famecli.errors import IntegrityError
 from famecli.model.distributions import Bernoulli, Gaussian, Likelihood, LogisticMixture, scale_levels
 from famecli.model.fame import Fame
-from famecli.sampling.execution import threads_for
+from famecli.sampling.execution import ONE_THREAD, threads_for
 from famecli.sampling.sampler import CHUNK, Sampler
 
-# Forces one thread for products of any size: the order of summation depends on the number of threads.
-ANY_WORK = 0
 # Outputs of the model are rounded to multiples of this, about 10^10 times the rounding error of float64: two
 # processors hardly ever round to different multiples. The cost in bits is negligible.
 GRID = 2.0**-12
@@ -102,7 +100,8 @@ class Codec:
                 that make the code shortest.
             advance: Called with the number of images just done.
         """
-        with threads_for(ANY_WORK):
+        # The order of summation depends on the number of threads.
+        with threads_for(ONE_THREAD):
             chosen = choose_bits(self.model, levels) if bits is None else tuple(map(tuple, bits))
             return self._encode(levels, chosen, advance)
 
@@ -140,7 +139,7 @@ class Codec:
         self._check(coded)
         layers, stack = [Bins(each) for each in coded.bits], Stack(coded.payload)
         parts = [np.zeros((0, *self.config.image_shape), np.uint8)]
-        with threads_for(ANY_WORK):
+        with threads_for(ONE_THREAD):
             for size in reversed(coded.groups):
                 parts.append(self._pop(stack, layers, size))
                 advance(size)

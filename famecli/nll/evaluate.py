@@ -16,6 +16,7 @@ from famecli.nll.record import Bound
 from famecli.nll.units import NATS_PER_BIT
 from famecli.rng import ImageNoise
 from famecli.runtime.distributed import ALONE, Group
+from famecli.sampling.execution import FEW_IMAGES, ONE_THREAD, THREADED_WORK, threads_for
 
 # Lower limits: NLL of an image, below 0 only by rounding, and sum of estimates over images.
 LOWEST_NATS, LOWEST_SUM_NATS = -1e-4, -14.0
@@ -97,7 +98,9 @@ def evaluate(
         batch = torch.from_numpy(levels[rows]).to(model.device)
         return _evaluate_batch(model, batch, first_index + rows.start, samples, seed, pieces.size)
 
-    table = map_rows(table_of, len(levels), images, pieces, group, advance)
+    few = len(levels) * samples <= FEW_IMAGES
+    with threads_for(ONE_THREAD if few else THREADED_WORK):
+        table = map_rows(table_of, len(levels), images, pieces, group, advance)
     layers = model.config.stochastic_layers
     sizes = block_sizes(samples) if samples > 1 else ()
     nats, distortion, rate, curve, stderr, effective = np.split(

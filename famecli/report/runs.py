@@ -12,7 +12,7 @@ from famecli.config.schema import ModelConfig, TrainConfig, to_dict
 from famecli.data.registry import DATASETS
 from famecli.errors import ConfigError, truncate
 from famecli.nll.record import NllRecord, ScoredImages, Terms, binarization_words
-from famecli.nll.units import bits_per_dim
+from famecli.nll.units import bits_per_dim, unit_of
 from famecli.output import printable
 from famecli.report.metrics import METRICS, Metrics, Record, read_metrics
 
@@ -53,7 +53,7 @@ class RunFacts:
     @property
     def unit(self) -> Literal["nats/image", "bits/dim"]:
         """Unit in which papers report the NLL."""
-        return "nats/image" if self.model.levels == 2 else "bits/dim"
+        return unit_of(self.model.levels)
 
     @property
     def images_seen(self) -> int | None:

@@ -19,6 +19,9 @@ WARM_UPS = 3
 # Products run one after another, and each waits for its slowest thread, so small ones use one thread.
 # Measured number of multiplications from which threads save time on an idle machine.
 THREADED_WORK = 2**23
+# Work that stays on one thread, and the number of images up to which it is worth no more: on a busy machine
+# loading weights, or scoring an image, takes 20 to 50 times as long on two threads.
+ONE_THREAD, FEW_IMAGES = 0, 32
 # Number of typical steps timed on one thread, and least number timed on all threads.
 SINGLES = 2
 PATIENCE = 4

@@ -11,6 +11,7 @@ from famecli.memory import AdaptiveBatches
 from famecli.model.fame import Fame
 from famecli.rng import ImageNoise, image_uniforms
 from famecli.runtime.distributed import ALONE, Group
+from famecli.sampling.execution import FEW_IMAGES, ONE_THREAD, THREADED_WORK, threads_for
 from famecli.sampling.plan import wavefront_plan
 from famecli.sampling.sampler import CHUNK, LANES, Sampler, chunk_on, padded_batch, sample_naive
 
@@ -164,7 +165,9 @@ def _draw(decoder: ImageDecoder, seeds: Sequence[int], latent_temperature: float
     model, batch = decoder.model, padded_batch(len(seeds))
     # Padded, since networks round differently by batch size.
     names = [("sample", seed) for seed in [*seeds, *[seeds[-1]] * (batch - len(seeds))]]
-    condition = model.prior_condition(batch, ImageNoise(names, device=model.device), latent_temperature)
+    noise = ImageNoise(names, device=model.device)
+    with threads_for(ONE_THREAD if batch <= FEW_IMAGES else THREADED_WORK):
+        condition = model.prior_condition(batch, noise, latent_temperature)
     images = decoder(condition, image_uniforms(names[: len(seeds)], model.uniforms_shape))
     return images.float().cpu().numpy().astype(np.uint8 if decoder.decoder_output == "sample" else np.float32)
 

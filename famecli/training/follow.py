@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from famecli.errors import UnavailableError
-from famecli.nll.units import bits_per_dim
+from famecli.nll.units import bits_per_dim, unit_of
 from famecli.runtime.distributed import explain_lost_processes
 from famecli.training.capacity import explain_failed_steps
 from famecli.training.options import TrainOptions
@@ -60,15 +60,89 @@ def follow(
             yield record
 
 
-def warnings(record: dict[str, Any]) -> list[str]:
-    """Return a warning if `record`, a line of metrics.jsonl, is a validation with unused latents."""
-    idle = [str(layer) for layer, bits in enumerate(record["kl_bits"]) if bits < SMALLEST_RATE_BITS]
-    if record["split"] != "valid" or not idle:
-        return []
-    return [
-        f"stochastic layer {', '.join(idle)} (0 is nearest to the image) carries under "
-        f"{SMALLEST_RATE_BITS} bits at {record['images']:,} images; a larger train.free_nats helps"
-    ]
+class Remarks:
+    """Lines about a training for people: one for each validation, and one at the end.
+
+    Args:
+        run: Run that was begun or resumed.
+        clock_s: Function that returns the time in seconds.
+    """
+
+    def __init__(self, run: Run, clock_s: Callable[[], float] = time.monotonic) -> None:
+        self.run, self.clock_s = run, clock_s
+        self.began_s, self.began_images = clock_s(), run.trainer.images
+        self.warned: set[str] = set()
+
+    def of(self, record: dict[str, Any]) -> str:
+        """Return images, NLL and time left for a validation; empty for other lines of metrics.jsonl."""
+        if record["split"] != "valid":
+            return ""
+        trainer, best, images = self.run.trainer, self.run.best(), record["images"]
+        total = trainer.config.total_images
+        nll, stderr = record["nats_per_image"], record["stderr_nats"]
+        if nll is None:
+            told = "not finite"
+        else:
+            is_best = best is not None and best.images == images
+            lowest = "" if best is None else f", best {self._nll(best.nats)} at {best.images:,}"
+            told = f"{self._nll(nll, stderr)}{' (best)' if is_best else lowest}"
+        seconds = (self.clock_s() - self.began_s) / max(1, images - self.began_images)
+        left = f", {in_time(seconds * (total - images))} left" if images < total else ""
+        return f"{images:,} of {total:,} images: validation {told}{left}"
+
+    def warning(self, record: dict[str, Any]) -> str:
+        """Return a warning about unused latents at a validation; empty if there is none, or none that is new.
+
+        Before half of the images are seen, or the KL divergence has its full weight, latents may still wake
+        up.
+        """
+        config = self.run.trainer.config
+        settled = max(config.total_images // 2, config.rate_warmup_images)
+        rates = enumerate(record["kl_bits"])
+        idle = [str(layer) for layer, bits in rates if bits is not None and bits < SMALLEST_RATE_BITS]
+        if record["split"] != "valid" or record["images"] < settled or not idle:
+            return ""
+        text = (
+            f"stochastic layer {', '.join(idle)} (0 is nearest to the image) carries under "
+            f"{SMALLEST_RATE_BITS} bits; a larger train.free_nats helps"
+        )
+        found = "" if text in self.warned else text
+        self.warned.add(text)
+        return found
+
+    def end(self) -> str:
+        """Return why the training ended, and what was saved; to be called after the last record."""
+        run, best = self.run, self.run.best()
+        images, total = run.trainer.images, run.trainer.config.total_images
+        lowest = "no validation yet" if best is None else f"best {self._nll(best.nats)} at {best.images:,}"
+        if run.stopped in ("signal", "max_time"):
+            return (
+                f"stopped at {images:,} of {total:,} images ({lowest}); everything is saved in {run.folder}: "
+                "the same command goes on"
+            )
+        why = "done" if run.stopped == "done" else "stopped, since validations got no better,"
+        return f"{why} after {images:,} images, {in_time(run.progress.seconds)} ({lowest})"
+
+    def _nll(self, nats: float, stderr: float | None = None) -> str:
+        """Return an NLL in the unit of the data."""
+        config = self.run.trainer.model.config
+        shape, unit = config.image_shape, unit_of(config.levels)
+        values = [nats] if stderr is None else [nats, stderr]
+        if unit == "nats/image":
+            return f"{' +- '.join(f'{each:.2f}' for each in values)} nats"
+        return f"{' +- '.join(f'{bits_per_dim(each, shape):.4f}' for each in values)} {unit}"
+
+
+def in_time(seconds: float) -> str:
+    """Return a length of time in its two largest units.
+
+    >>> in_time(42.4), in_time(3601), in_time(9000)
+    ('42 s', '1 h 0 min', '2 h 30 min')
+    """
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def result(run: Run) -> dict[str, Any]:
