@@ -4,6 +4,8 @@ import difflib
 from collections.abc import Collection
 from enum import IntEnum
 
+from famecli.escape import redacted
+
 
 class ExitCode(IntEnum):
     """Exit codes of every command, as listed in docs/cli.md."""
@@ -20,6 +22,7 @@ class ExitCode(IntEnum):
     PREEMPTED = 75
     INTERRUPTED = 130
     BROKEN_PIPE = 141
+    TERMINATED = 143
 
 
 def truncate(text: object, most: int = 120) -> str:
@@ -39,8 +42,8 @@ class FameError(Exception):
     exit_code = ExitCode.UNEXPECTED
 
     def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.hint = hint
+        super().__init__(redacted(message))
+        self.hint = redacted(hint)
 
 
 class UsageError(FameError):

@@ -20,6 +20,8 @@ CACHE_TAG = b"Signature: 8a477f597d28d172789f06886806bc55\n# Downloads of famecl
 STDIN = Path("-")
 CHUNK_BYTES = 1 << 20
 TOKEN_BYTES = 6
+# Largest file of text that is read; as JSON it may take 20 times as much memory.
+LARGEST_TEXT_BYTES = 32 << 20
 
 
 @contextmanager
@@ -102,14 +104,17 @@ def unwritable(path: Path | str, error: OSError) -> InputError:
     return InputError(f"cannot write {path}: {error.strerror or error}", hint)
 
 
-def read_bytes(path: Path, what: str) -> bytes:
+def read_bytes(path: Path, what: str, most_bytes: int = LARGEST_TEXT_BYTES) -> bytes:
     """Return the content of the file `path`, or of stdin if it is `-`; errors call the content `what`.
 
     Raises:
-        InputError: The file is missing, a folder, or unreadable.
+        InputError: The file is missing, a folder, unreadable, or larger than `most_bytes`.
     """
     with open_input(path, what) as file:
-        return file.read()
+        content = read_up_to(file, most_bytes + 1)
+    if len(content) > most_bytes:
+        raise InputError(f"{path}: more than {most_bytes >> 20} MiB, too large for {what}")
+    return content
 
 
 @contextmanager

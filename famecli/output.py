@@ -17,6 +17,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from famecli.escape import one_line, redacted
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -48,17 +50,17 @@ class Output:
     def note(self, message: str) -> None:
         """Print a line for people on stderr."""
         if not self.quiet:
-            self.errors.print(printable(message), markup=False)
+            say(self.errors, message)
 
     def warn(self, message: str) -> None:
         """Print a warning on stderr, also when quiet."""
-        self.errors.print(f"warning: {printable(message)}", markup=False, style="yellow")
+        say(self.errors, f"warning: {message}", "yellow")
 
     def fail(self, message: str, hint: str) -> None:
         """Print an error and a hint on stderr, one line each, even if file names hold line breaks."""
-        self.errors.print(f"error: {_one_line(message)}", markup=False, style="red")
+        say(self.errors, f"error: {message}", "red")
         if hint:
-            self.errors.print(f"hint: {_one_line(hint)}", markup=False)
+            say(self.errors, f"hint: {hint}")
 
     def result(
         self, data: dict[str, Any], value: str, human: Callable[[Console], None] | None = None
@@ -71,7 +73,7 @@ class Output:
             human: Function that prints the result for people on a console.
         """
         if self.json:
-            sys.stdout.write(json.dumps(data, allow_nan=False) + "\n")
+            sys.stdout.write(json.dumps(_public(data), allow_nan=False) + "\n")
         elif self.quiet or human is None:
             sys.stdout.write(value + "\n")
         else:
@@ -194,6 +196,20 @@ class _Tenths:
             self.output.note(f"{self.label}: {self.done}/{self.total} in {elapsed_s:.0f} s {text}".rstrip())
 
 
+def _public(value: Any) -> Any:  # noqa: ANN401
+    """Return a JSON value without secrets in the URLs of its texts."""
+    if isinstance(value, dict):
+        return {key: _public(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_public(each) for each in value]
+    return redacted(value) if isinstance(value, str) else value
+
+
+def say(console: Console, text: str, style: str | None = None) -> None:
+    """Print untrusted text on a console, in one line and as it is."""
+    console.print(one_line(text), markup=False, style=style)
+
+
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], right: bool = True) -> Table:
     """Return a Rich table; with `right`, all columns after the first are aligned right."""
     result = Table(title=title, title_justify="left", box=None, pad_edge=False, show_header=any(columns))
@@ -202,16 +218,5 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], rig
         justify: Literal["left", "right"] = "right" if number else "left"
         result.add_column(column, justify=justify, overflow="fold", no_wrap=number)
     for row in rows:
-        result.add_row(*(Text(printable(cell)) for cell in row))
+        result.add_row(*(Text(one_line(cell)) for cell in row))
     return result
-
-
-def _one_line(text: str) -> str:
-    return printable(" ".join(text.splitlines()))
-
-
-def printable(text: str) -> str:
-    """Return `text` without control characters: file names and headers are untrusted."""
-    return "".join(
-        character if character.isprintable() or character == "\n" else "\ufffd" for character in text
-    )

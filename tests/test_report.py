@@ -17,11 +17,12 @@ from famecli.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from famecli.checkpoints.index import weights_folder
 from famecli.config.schema import TrainConfig, to_dict
 from famecli.data.dataset import fixed_levels, load_split
+from famecli.escape import fenced, markdown
 from famecli.images import grid, levels_to_bytes
 from famecli.model.fame import Fame
 from famecli.nll.evaluate import pixel_bits
 from famecli.report.pictures import coloured, shown_bits
-from famecli.report.render import MARKDOWN, fenced, plain
+from famecli.report.render import MARKDOWN
 from famecli.sampling.generate import generate
 from famecli.sampling.reconstruction import Settings, reconstruct
 
@@ -209,7 +210,7 @@ def test_what_files_say_is_text(run: Path) -> None:
     ],
 )
 def test_markdown_shows_text_as_it_is(text: str) -> None:
-    tokens = MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(plain(text))
+    tokens = MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(markdown(text))
     assert [token.type for token in tokens] == ["paragraph_open", "inline", "paragraph_close"]
     assert all(child.type in ("text", "text_special") for child in tokens[1].children or [])
     assert "".join(child.content for child in tokens[1].children or []) == " ".join(text.split())
@@ -226,7 +227,7 @@ def test_a_sentence_of_a_template_shows_what_it_is_given_as_text(name: str) -> N
 
 def test_code_stays_within_its_fence() -> None:
     code = "a = 1\n```\n<script>\n````"
-    tokens = MarkdownIt("commonmark").parse(f"before\n\n{fenced(code)}\n\nafter")
+    tokens = MarkdownIt("commonmark").parse(f"before\n\n{fenced(code, 'toml')}\n\nafter")
     assert [token.content for token in tokens if token.type == "fence"] == [code + "\n"]
     assert tokens[-2].content == "after"
 

@@ -1,8 +1,12 @@
 """Model cards: the description of a checkpoint for people, as Markdown. No torch here."""
 
+import shlex
+from collections.abc import Iterable
+
 from famecli.checkpoints.description import Description
 from famecli.checkpoints.provenance import in_words
 from famecli.config.presets import PRESETS
+from famecli.escape import code, fenced, markdown, yaml
 from famecli.nll.record import NllRecord
 
 # Keys of a schedule, in the order of a card.
@@ -18,11 +22,12 @@ def model_card(described: Description) -> str:
     Source: the sections: arXiv:1810.03993; the table on top: the hub's model cards.
     """
     model, name = described.model, described.name
-    preset = PRESETS.get(model.preset)
+    preset, typed = PRESETS.get(model.preset), shlex.quote(name)
+    dataset = yaml(str(described.provenance.dataset))
     parts = [
-        f"---\nlicense: mit\nlibrary_name: famecli\ndatasets: [{described.provenance.dataset}]\n---",
-        f"# {name}",
-        f"`{model.preset}`, {preset.title if preset else 'a model of its own'}: "
+        f"---\nlicense: mit\nlibrary_name: famecli\ndatasets: [{dataset}]\n---",
+        f"# {markdown(name)}",
+        f"{code(model.preset)}, {preset.title if preset else 'a model of its own'}: "
         f"{described.header.parameters:,} parameters, for images "
         f"{model.channels}x{model.height}x{model.width} of {model.levels} levels.",
         "## Likelihood",
@@ -30,7 +35,9 @@ def model_card(described: Description) -> str:
         "## Training",
         _training(described),
         "## Use",
-        f"```sh\nfame sample {name} -n 64 -o grid.png\nfame evaluate-nll {name}\nfame verify {name}\n```",
+        fenced(
+            f"fame sample {typed} -n 64 -o grid.png\nfame evaluate-nll {typed}\nfame verify {typed}", "sh"
+        ),
         "It describes images like those it was trained on, and nothing else. Its samples and its likelihoods "
         "are not made for decisions about people.",
         f"sha256 of the file: `{described.sha256}`.",
@@ -48,13 +55,17 @@ def _likelihood(claim: NllRecord | None = None, *further: NllRecord) -> str:
         ("estimator", _estimator(claim)),
         ("data", f"{data.dataset_id}, {data.split}, {data.images or 0:,} images"),
         ("binarization", str(data.binarization)),
-        ("sha256 of what was scored", f"`{data.pixels_sha256}`"),
-        ("sha256 of the weights", f"`{claim.weights_sha256}`"),
+    ]
+    hashes = [
+        ("sha256 of what was scored", code(str(data.pixels_sha256))),
+        ("sha256 of the weights", code(str(claim.weights_sha256))),
     ]
     if terms is not None and terms.kl:
         layers = " + ".join(f"{rate:.2f}" for rate in terms.kl)
         rows.insert(1, ("KL per layer, from the image", f"{layers} nats"))
-    return _table(rows + [(_estimator(each), _on_first_images(each)) for each in further])
+    return _table(
+        [*_shown(rows), *hashes, *_shown((_estimator(each), _on_first_images(each)) for each in further)]
+    )
 
 
 def _on_first_images(claim: NllRecord) -> str:
@@ -86,15 +97,17 @@ def _training(described: Description) -> str:
         ("time", f"{found.total_thread_hours:.2f} hours of one thread, {found.device}"),
         *(() if cpu_hours is None else (("CPU time", f"{cpu_hours:.2f} hours"),)),
         ("seeds", ", ".join(map(str, found.seeds))),
-        ("schedule", schedule),
     ]
-    if found.init is not None:
-        rows[-1:] = [
-            ("trainings", in_words(found.trainings)),
-            ("weights before the last", f"`{found.init.weights_sha256}`"),
-            ("schedule of the last", schedule),
-        ]
-    return _table(rows)
+    if found.init is None:
+        return _table(_shown([*rows, ("schedule", schedule)]))
+    rows.append(("trainings", in_words(found.trainings)))
+    before = ("weights before the last", code(found.init.weights_sha256))
+    return _table([*_shown(rows), before, *_shown([("schedule of the last", schedule)])])
+
+
+def _shown(rows: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return rows of text as rows of Markdown."""
+    return [(markdown(key), markdown(value)) for key, value in rows]
 
 
 def _table(rows: list[tuple[str, str]]) -> str:

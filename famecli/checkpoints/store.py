@@ -16,7 +16,7 @@ from famecli.checkpoints.index import WeightsEntry, index, named_weights, unknow
 from famecli.checkpoints.urls import SHA256, addresses, parse_url
 from famecli.data.fetch import fetch_file, is_offline, say_nothing
 from famecli.errors import ExitCode, FameError, InputError, IntegrityError, UnavailableError, UsageError
-from famecli.files import STDIN, cache_root, read_bytes, unwritable, write_atomic
+from famecli.files import CHUNK_BYTES, STDIN, cache_root, open_input, unwritable, write_atomic
 from famecli.nll.record import NllRecord
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -110,7 +110,7 @@ class Store:
         if entry is not None and sha256 in ("", entry.sha256):
             sha256, size_bytes = entry.sha256, entry.size_bytes
         if not sha256:
-            hint = f"add #sha256=HEX, the file's hash: {text}#sha256=..."
+            hint = f"add #sha256=HEX, the file's hash: {url}#sha256=..."
             raise UsageError("a URL without a hash is not fetched", hint)
         name = re.sub(r"[^A-Za-z0-9._-]", "_", file.removesuffix(SUFFIX)).lstrip(".")[:100] or "checkpoint"
         return self._fetch(url, [url], self.cached(name, sha256), sha256, size_bytes)
@@ -149,7 +149,7 @@ class Store:
         if others and not force:
             hint = "add --force to replace it, or choose a --name"
             raise InputError(f"another checkpoint is called {found.name}", hint)
-        if not os.path.isfile(found.path) or read_bytes(found.path, "weights") != content:
+        if not os.path.isfile(found.path) or _sha256(found.path) != sha256:
             try:
                 found.path.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -210,7 +210,7 @@ class Store:
         except OSError:
             return
         for path in paths:
-            if NAME.fullmatch(path.parent.name) and SHA256.fullmatch(path.stem):
+            if NAME.fullmatch(path.parent.name) and SHA256.fullmatch(path.stem) and path.is_file():
                 yield Named(path.parent.name, path, path.stem)
 
     def installed(self) -> Iterator[Named]:
@@ -281,11 +281,19 @@ def check_hash(path: Path, sha256: str) -> None:
         IntegrityError: The file has another hash.
         InputError: The file cannot be read.
     """
-    actual = hashlib.sha256(read_bytes(path, "weights")).hexdigest()
+    actual = _sha256(path)
     if actual != sha256:
         raise IntegrityError(
             f"{path}: sha256 {actual[:12]}, expected {sha256[:12]}", f"delete {path} and fetch it again"
         )
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open_input(path, "weights") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 @dataclass

@@ -1,8 +1,10 @@
 """The command line: assembly of the commands, and what happens when one fails."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -22,8 +24,8 @@ from famecli.cli.train import train
 from famecli.cli.verify import verify
 from famecli.cli.weights import app as weights
 from famecli.errors import ExitCode, FameError
-from famecli.memory import is_out_of_memory
 from famecli.output import Output, give_up_stdout, prepare_streams
+from famecli.runtime.memory import is_out_of_memory
 
 app = typer.Typer(
     name="fame",
@@ -66,9 +68,16 @@ def common(
     """Density estimation and exact PixelCNN sampling with FAME and its relatives."""
 
 
+def _end(number: int, frame: FrameType | None) -> None:
+    """End by an exception, so that temporary files are removed."""
+    sys.exit(ExitCode.TERMINATED)
+
+
 def main() -> None:
     """Run the command line; end the process with one of `ExitCode`."""
     prepare_streams()
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _end)
     if sys.stdout is None:
         Output().fail("stdout is closed, and the result would go there", "redirect it: > /dev/null")
         sys.exit(ExitCode.BAD_INPUT)

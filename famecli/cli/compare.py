@@ -9,7 +9,7 @@ from rich.console import Console
 from famecli.cli.groups import Common, grouped
 from famecli.errors import UsageError
 from famecli.files import STDIN
-from famecli.output import printable, table
+from famecli.output import say, table
 
 if TYPE_CHECKING:
     from famecli.evaluation.comparison import Comparison, Waiver
@@ -79,7 +79,7 @@ def _check_measured(a: Path, b: Path) -> None:
 def _show(found: "Comparison", paths: tuple[Path, Path], console: Console) -> None:
     """Print a comparison for people."""
     paired, data, images = found.paired, found.a.data, len(found.a.image_nats)
-    console.print(printable(str(data)), markup=False)
+    say(console, str(data))
     rows = []
     for letter, path, scores in zip("AB", paths, (found.a, found.b), strict=True):
         nats = scores.nats_per_image

@@ -10,7 +10,7 @@ from famecli.cli.sources import DataSource
 from famecli.data.cache import locate
 from famecli.data.registry import DATASETS, FOLDER, DatasetInfo, dataset_info
 from famecli.errors import UsageError
-from famecli.output import printable, table
+from famecli.output import say, table
 
 SCHEMA = "famecli/datasets/1"
 PULL_SCHEMA = "famecli/datasets-pull/1"
@@ -158,7 +158,7 @@ def verify(names: Names, *, data: DataSource, network: Network, common: Common) 
 
 def _show_verified(rows: list[dict[str, Any]], console: Console) -> None:
     for row in rows:
-        console.print(printable(f"{row['name']} in {row['path']}"), markup=False, soft_wrap=True)
+        say(console, f"{row['name']} in {row['path']}")
         cells = [(file["name"], file["state"], file["sha256"] or "") for file in row["files"]]
         test = f"pixels of {row['test_images']:,} test images"
         cells.append((test, row["test_pixels"], row["test_pixels_sha256"]))

@@ -26,7 +26,7 @@ from famecli.cli.sources import DataSource, ModelSource
 from famecli.errors import GateError, UsageError, truncate
 from famecli.files import STDIN, write_atomic
 from famecli.nll.record import STARTS, Annealing, Start
-from famecli.output import Output, printable, table
+from famecli.output import Output, say, table
 
 if TYPE_CHECKING:
     from famecli.evaluation.report import NllReport
@@ -326,13 +326,12 @@ def _check_together(
 
 def _show(report: "NllReport", console: Console, explain: bool = False) -> None:
     """Print the report for people, with `explain` the formulas below."""
-    console.print(str(report.nll.data))
+    say(console, str(report.nll.data))
     console.print(table("", ["", "nats/image", "+-", "bits/dim", "+-"], _rows(report)))
     for line in report.remarks():
         console.print(line)
     if report.claims and not any(map(report.comparable, report.claims)):
-        told = printable(truncate(report.claims[0], 300))
-        console.print(f"the checkpoint claims, not comparable: {told}", markup=False)
+        say(console, f"the checkpoint claims, not comparable: {truncate(report.claims[0], 300)}")
     if report.coded is not None:
         console.print(report.coded.remark())
     console.print(

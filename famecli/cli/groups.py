@@ -33,6 +33,11 @@ if TYPE_CHECKING:
     from famecli.runtime.distributed import Group
 
 COMMON = "Common"
+# Largest value of whole numbers without a limit of their own, and of seeds.
+LARGEST_COUNT = 10**12
+LARGEST_SEED = 2**63 - 1
+# More threads than this end the process where the system allows fewer.
+MOST_THREADS = 256
 # Flag of each parameter of a command with groups.
 FLAGS: dict[str, str] = {}
 # Suffixes of default names; the format png is a folder.
@@ -47,7 +52,7 @@ def images_or_auto(text: str) -> int | None:
     """
     if text == "auto":
         return None
-    if not text.isdecimal() or int(text) < 1:
+    if not text.isdecimal() or len(text) > 12 or int(text) < 1:
         raise UsageError(f"--batch-size {text!r} is neither a positive whole number nor auto")
     return int(text)
 
@@ -79,7 +84,7 @@ Data = Annotated[
         "--data", metavar="PATH", help="Folder with the data set's files (or set FAME_DATA), or your images."
     ),
 ]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.", envvar="FAME_SEED")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Seed of everything random.", envvar="FAME_SEED")]
 Limit = Annotated[
     int | None,
     typer.Option("--limit", min=1, metavar="IMAGES", help="Number of images to use, the first ones."),
@@ -157,6 +162,7 @@ class Machine:
         typer.Option(
             "--threads",
             min=1,
+            max=MOST_THREADS,
             help="CPU threads (default: all cores).",
             envvar="FAME_THREADS",
             rich_help_panel=COMMON,
@@ -277,6 +283,8 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
             kind = inspect.Parameter.KEYWORD_ONLY
             parameters[name] = parameter.replace(annotation=hints[name], kind=kind)
 
+    for each in parameters.values():
+        _limit(each.annotation)
     FLAGS.update({name: flag for name, each in parameters.items() if (flag := _flag(each.annotation))})
 
     @functools.wraps(command)
@@ -309,6 +317,13 @@ def _flag(annotation: object) -> str:
     options = getattr(annotation, "__metadata__", ())
     flags = [flag for each in options for flag in (each.default, *(each.param_decls or ()))]
     return next((str(flag).partition("/")[0] for flag in flags if str(flag).startswith("--")), "")
+
+
+def _limit(annotation: Any) -> None:  # noqa: ANN401
+    """Give an option of whole numbers a largest value, if it has none."""
+    for option in getattr(annotation, "__metadata__", ()):
+        if option.min is not None and option.max is None and float not in get_args(_bare(annotation)):
+            option.max = LARGEST_COUNT
 
 
 def _bare(hint: Any) -> Any:  # noqa: ANN401

@@ -15,7 +15,7 @@ from famecli.cli.sources import CheckpointSource
 from famecli.config.schema import StageConfig, to_dict
 from famecli.errors import UsageError
 from famecli.nll.record import NllRecord
-from famecli.output import printable, table
+from famecli.output import say, table
 from famecli.runtime.environment import environment
 from famecli.runtime.environment import machine as describe_machine
 
@@ -108,7 +108,7 @@ def _rows(described: Description) -> list[tuple[str, str]]:
 def _show(described: Description, console: Console, *, tensors: bool) -> None:
     _show_rows(_rows(described), console)
     for name, tensor in sorted(described.header.tensors.items()) if tensors else ():
-        console.print(printable(f"{name} {tensor.dtype} {list(tensor.shape)}"), markup=False)
+        say(console, f"{name} {tensor.dtype} {list(tensor.shape)}")
 
 
 def _stage(stage: StageConfig) -> str:

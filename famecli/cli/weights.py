@@ -14,6 +14,7 @@ from famecli.checkpoints.urls import addresses
 from famecli.cli.groups import BatchSize, Common, Machine, Network, ShortDryRun, grouped
 from famecli.cli.sources import DataSource, complete_weights
 from famecli.errors import FameError, UnavailableError, UsageError
+from famecli.escape import redacted
 from famecli.files import STDIN
 from famecli.nll.record import FIRST_IMAGES, NllRecord
 from famecli.output import table
@@ -251,9 +252,9 @@ def _pulled(store: Store, word: str, name: str | None, *, force: bool, dry_run: 
     if not dry_run:
         return {"name": word, "path": str(_get(store, word)), "fetched": fetched}
     if is_url:
-        return {"name": word, "path": None, "urls": [word]}
+        return {"name": word, "path": None, "urls": [redacted(word)]}
     if entry is not None and here is None:
-        urls = addresses(entry) or [str(store.fetch(entry))]
+        urls = list(map(redacted, addresses(entry))) or [str(store.fetch(entry))]
         return {"name": word, "path": None, "urls": urls, "size_bytes": entry.size_bytes}
     return {"name": word, "path": str(here or _get(store, word)), "urls": []}
 

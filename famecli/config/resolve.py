@@ -9,9 +9,10 @@ from typing import Any, Literal, NamedTuple, Self, get_args, get_origin, get_typ
 
 from famecli.config.first_defaults import whole
 from famecli.config.schema import DecoderConfig, ModelConfig, StageConfig, TrainConfig, leaves, to_dict
-from famecli.errors import ConfigError, did_you_mean
+from famecli.errors import ConfigError, did_you_mean, truncate
 from famecli.files import read_bytes
 
+LARGEST_FILE_BYTES = 1 << 20
 # N is the index of a stage, from 0.
 TABLES = {
     "model": ModelConfig,
@@ -57,8 +58,8 @@ class Setting(NamedTuple):
         if not equals:
             raise ConfigError(f"setting {text!r}: expected key=value")
         try:
-            return cls(key.strip(), tomllib.loads(f"value = {value.strip()}")["value"])
-        except (tomllib.TOMLDecodeError, RecursionError):
+            return cls(key.strip(), _parse(f"value = {value.strip()}")["value"])
+        except (ValueError, RecursionError):
             return cls(key.strip(), value.strip())
 
 
@@ -165,11 +166,23 @@ def to_toml(model: ModelConfig, train: TrainConfig) -> str:
     return tomli_w.dumps({"model": to_dict(model), "train": to_dict(train)})
 
 
+def _parse(text: str) -> dict[str, Any]:
+    """Return the tables of a TOML text; integers have at most 64 bits, as the format says.
+
+    Raises:
+        ValueError: The text is not TOML.
+    """
+    tables = tomllib.loads(text)
+    if any(type(value) is int and value.bit_length() > 64 for _, value in leaves(tables)):
+        raise ValueError("an integer of more than 64 bits")
+    return tables
+
+
 def _read_toml(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(read_bytes(file, "configuration").decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"{file}: not TOML: {error}") from error
+        return _parse(read_bytes(file, "a configuration", LARGEST_FILE_BYTES).decode())
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{file}: not TOML: {truncate(error)}") from error
 
 
 def _reset(table: dict[str, Any], cls: type) -> None:

@@ -1,9 +1,12 @@
 """Downloads: a file takes its name only once it is whole and its hash is right."""
 
 import hashlib
+import http.client
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
@@ -16,6 +19,11 @@ TRIES = 5
 # The pause doubles after each try.
 FIRST_PAUSE_S = 0.5
 CHUNK_BYTES = 1 << 16
+# Largest download of a file whose size nobody published.
+LARGEST_BYTES = 1 << 30
+# A file may take `PATIENCE_S`, and another second per `SLOWEST_BYTES_PER_S` received, all tries together.
+PATIENCE_S = 300.0
+SLOWEST_BYTES_PER_S = 20_000
 # An unfinished download of this age was left by a process that was killed.
 ABANDONED_S = 86_400.0
 
@@ -92,7 +100,8 @@ def fetch_file(
         urls: Addresses of the same file, tried in order; `http://`, `https://` or `file://`.
         sha256: SHA-256 of the file, or None if nobody published it.
         destination: Path of the file; its folder is made.
-        size_bytes: Size of the file, where known; a longer download is stopped.
+        size_bytes: Size of the file, where known; a longer download is stopped, as is one beyond
+            `LARGEST_BYTES` where the size is unknown.
         blob: Git blob hash of the file, where known instead of the SHA-256.
         offline: Whether downloads are forbidden.
         report: Called with one line of text, with host and size, before each download.
@@ -155,21 +164,46 @@ def _transfer(url: str, file: BinaryIO, size_bytes: int | None) -> None:
     `TRIES` times with growing pauses. An unreachable server is tried once.
 
     Raises:
-        UnavailableError: There is no file at `url`, or no complete one.
+        UnavailableError: There is no file at `url`, no complete one, or none of a size and in a time that
+            are allowed.
         IntegrityError: The content is longer than `size_bytes`.
         OSError: `file` cannot be written.
     """
     if urlsplit(url).scheme == "file":
         _append(_read_chunks(Path(unquote(urlsplit(url).path))), file, size_bytes)
         return
-    reason = ""
+    started_s, reason = time.monotonic(), ""
     for attempt in range(TRIES):
         if attempt:
             time.sleep(FIRST_PAUSE_S * 2 ** (attempt - 1))
-        reason = _request(url, file, size_bytes)
+        reason = _in_time(lambda: _request(url, file, size_bytes), url, file, started_s)
         if not reason:
             return
     raise UnavailableError(f"{host_of(url)}: {reason}, {TRIES} times")
+
+
+def _in_time(request: Callable[[], str], url: str, file: BinaryIO, started_s: float) -> str:
+    """Return the result of `request`, which appends to `file`.
+
+    It runs in a thread: limits of single reads do not end a server that sends a byte now and then.
+
+    Raises:
+        UnavailableError: It took too long since `started_s`; any error of `request`.
+    """
+    found: Future[str] = Future()
+
+    def work() -> None:
+        try:
+            found.set_result(request())
+        except BaseException as error:
+            found.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    while not wait([found], timeout=PATIENCE_S / 100).done:
+        seconds = time.monotonic() - started_s
+        if seconds > PATIENCE_S + file.tell() / SLOWEST_BYTES_PER_S:
+            raise UnavailableError(f"{host_of(url)}: only {file.tell():,} bytes in {seconds:.0f} s")
+    return found.result()
 
 
 def _request(url: str, file: BinaryIO, size_bytes: int | None) -> str:
@@ -179,9 +213,10 @@ def _request(url: str, file: BinaryIO, size_bytes: int | None) -> str:
         UnavailableError: A retry would fail as well.
     """
     import requests
+    import urllib3
 
     start = file.tell()
-    # Otherwise requests would unpack a .gz file that a server declares as compressed in transit.
+    # A .gz file that a server declares as compressed in transit stays packed, and so do bombs.
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
     try:
         with requests.get(url, headers=headers, timeout=TIMEOUT_S, stream=True) as response:
@@ -193,17 +228,28 @@ def _request(url: str, file: BinaryIO, size_bytes: int | None) -> str:
             if not continues and response.status_code in (206, 416):
                 return f"another part than asked for, status {response.status_code}"
             response.raise_for_status()
-            _append(response.iter_content(CHUNK_BYTES), file, size_bytes)
+            _append(response.raw.stream(CHUNK_BYTES, decode_content=False), file, size_bytes)
             known = "Content-Length" in response.headers or size_bytes is None
-    except requests.RequestException as error:
-        failed = error.response
+    # Malformed addresses and headers of servers raise errors of all these modules.
+    except (
+        requests.RequestException,
+        urllib3.exceptions.HTTPError,
+        http.client.HTTPException,
+        ValueError,
+    ) as error:
+        failed = getattr(error, "response", None)
         reason = type(error).__name__ if failed is None else f"status {failed.status_code}"
         if failed is not None:
             passes = failed.status_code >= 500 or failed.status_code == 429
         else:
             # urllib3 gives a reason where no connection was made: no host, no route, a wrong certificate.
             unreachable = bool(error.args) and hasattr(error.args[0], "reason")
-            broken = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
+            broken = (
+                requests.ConnectionError,
+                requests.Timeout,
+                urllib3.exceptions.ProtocolError,
+                urllib3.exceptions.TimeoutError,
+            )
             passes = isinstance(error, broken) and not unreachable
         if not passes:
             raise UnavailableError(f"{host_of(url)}: {reason}") from error
@@ -214,13 +260,20 @@ def _request(url: str, file: BinaryIO, size_bytes: int | None) -> str:
 
 def _append(chunks: Iterable[bytes], file: BinaryIO, size_bytes: int | None) -> None:
     for chunk in chunks:
-        if size_bytes is not None and file.tell() + len(chunk) > size_bytes:
+        size = file.tell() + len(chunk)
+        if size_bytes is not None and size > size_bytes:
             raise IntegrityError("more bytes than the file has")
+        if size_bytes is None and size > LARGEST_BYTES:
+            raise UnavailableError(
+                f"more than {LARGEST_BYTES >> 20:,} MiB, the limit for a file of unknown size"
+            )
         file.write(chunk)
 
 
 def _read_chunks(path: Path) -> Iterator[bytes]:
     try:
+        if path.exists() and not path.is_file():
+            raise UnavailableError(f"cannot read {path}: not a regular file")
         with path.open("rb") as file:
             while chunk := file.read(CHUNK_BYTES):
                 yield chunk

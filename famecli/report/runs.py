@@ -11,9 +11,9 @@ from famecli.checkpoints.provenance import Provenance
 from famecli.config.schema import ModelConfig, TrainConfig, to_dict
 from famecli.data.registry import DATASETS
 from famecli.errors import ConfigError, truncate
+from famecli.escape import printable
 from famecli.nll.record import NllRecord, ScoredImages, Terms, binarization_words
 from famecli.nll.units import bits_per_dim, unit_of
-from famecli.output import printable
 from famecli.report.metrics import METRICS, Metrics, Record, read_metrics
 
 MOST_OF_A_NAME = 60

@@ -28,7 +28,7 @@ from famecli.checkpoints.checkpoint import load_tensors, save_checkpoint, save_t
 from famecli.checkpoints.provenance import FirstWeights
 from famecli.config.schema import ModelConfig, Precision, TrainConfig, build, differences, to_dict
 from famecli.errors import InputError
-from famecli.files import remove_leftovers, unwritable, write_atomic
+from famecli.files import read_bytes, remove_leftovers, unwritable, write_atomic
 from famecli.nll.units import NATS_PER_BIT, bits_per_dim
 from famecli.training.clock import Clock
 from famecli.training.resume import ANOTHER_RUN, STATE
@@ -327,7 +327,7 @@ class Run:
         """Cut metrics.jsonl back to the step that is resumed from."""
         path = self.folder / "metrics.jsonl"
         if path.exists():
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            lines = read_bytes(path, "metrics").decode(errors="replace").splitlines(keepends=True)
             kept = [line for line in lines if _step_of(line) <= self.trainer.step_count]
             write_atomic(path, "".join(kept).encode())
 
@@ -363,7 +363,7 @@ def _step_of(line: str) -> float:
     """Return the step of a line of metrics; infinity for a truncated line."""
     try:
         return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return float("inf")
 
 

@@ -19,6 +19,7 @@ from famecli.config.schema import Precision
 from famecli.data.dataset import ImageSplit, Split, fixed_levels, load_split
 from famecli.data.fetch import say_nothing
 from famecli.errors import InputError
+from famecli.escape import redacted
 from famecli.files import write_atomic
 from famecli.nll.record import BITS_SEED
 from famecli.runtime.devices import device_named
@@ -197,7 +198,7 @@ def _give_first_weights(run: Run, plan: Plan, note: Note, first: Checkpoint | No
         return
     run.trainer.start_from(first_weights(first.model, model))
     # Only the end of the path: names of other folders may be private, and checkpoints are shared.
-    source = "/".join(Path(name).parts[-2:])
+    source = "/".join(Path(redacted(name)).parts[-2:])
     run.progress.init = FirstWeights(source, first.sha256, first.weights_sha256, first.provenance.trainings)
     more = model.count_parameters() - first.model.count_parameters()
     note(f"started from the weights of {name}" + (f" and {more:,} new ones" if more else ""))
@@ -210,7 +211,7 @@ def _describe(run: Run) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot make folder {folder}: {error.strerror}", "choose another `out`") from error
-    machine = {"device": str(trainer.device), "threads": torch.get_num_threads(), "command": sys.argv}
+    machine = {"device": str(trainer.device), "threads": torch.get_num_threads(), "command": [redacted(word) for word in sys.argv]}
     about = environment(index()) | machine | {"processes": trainer.group.size}
     write_atomic(folder / "env.json", (json.dumps(about, indent=2) + "\n").encode())
     write_atomic(folder / "config.toml", to_toml(trainer.model.config, trainer.config).encode())
