@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 WIDTH_OF_FILES = 4096
 ANY_TEXT = "famecli.any_text"
 MOST_PREVIEWED = 16
+LONGEST_ERROR = 2000
 NO_TERMINAL = "--preview needs a terminal"
 
 
@@ -58,9 +59,9 @@ class Output:
 
     def fail(self, message: str, hint: str) -> None:
         """Print an error and a hint on stderr, one line each, even if file names hold line breaks."""
-        say(self.errors, f"error: {message}", "red")
+        say(self.errors, f"error: {_limited(message)}", "red")
         if hint:
-            say(self.errors, f"hint: {hint}")
+            say(self.errors, f"hint: {_limited(hint)}")
 
     def result(
         self, data: dict[str, Any], value: str, human: Callable[[Console], None] | None = None
@@ -194,6 +195,10 @@ class _Tenths:
             self.tenth = tenth
             elapsed_s = time.monotonic() - self.started_s
             self.output.note(f"{self.label}: {self.done}/{self.total} in {elapsed_s:.0f} s {text}".rstrip())
+
+
+def _limited(text: str) -> str:
+    return text if len(text) <= LONGEST_ERROR else text[:LONGEST_ERROR] + "..."
 
 
 def _public(value: Any) -> Any:  # noqa: ANN401

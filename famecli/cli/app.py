@@ -23,7 +23,7 @@ from famecli.cli.sample import sample
 from famecli.cli.train import train
 from famecli.cli.verify import verify
 from famecli.cli.weights import app as weights
-from famecli.errors import ExitCode, FameError
+from famecli.errors import ExitCode, FameError, truncate
 from famecli.output import Output, give_up_stdout, prepare_streams
 from famecli.runtime.memory import is_out_of_memory
 
@@ -95,21 +95,26 @@ def main() -> None:
         if isinstance(stop.__context__, BrokenPipeError):
             sys.exit(ExitCode.BROKEN_PIPE)
         raise
-    except (FameError, MemoryError, RuntimeError, OSError) as error:
+    except (FameError, MemoryError, RuntimeError, OSError, ImportError) as error:
         if os.environ.get("FAME_DEBUG", "") not in ("", "0"):
             raise
         known = _as_fame_error(error)
         if known is None:
             raise
         message, hint, code = known
-        Output().fail(message, hint)
-        give_up_stdout()
+        # Frames hold memory that is needed to print.
+        error.__traceback__ = error.__context__ = None
+        try:
+            Output().fail(message, hint)
+            give_up_stdout()
+        except MemoryError:
+            os.write(2, b"error: out of memory\n")
     sys.exit(code or ExitCode.OK)
 
 
 def _explain(error: typer.TyperException) -> None:
     """Print a usage error in one line, and where to look."""
-    message = " ".join(error.format_message().split()) or "no command"
+    message = truncate(error.format_message(), 300) or "no command"
     Output().fail(message, "fame --help lists the commands, fame COMMAND --help the options of one")
 
 
@@ -117,7 +122,7 @@ def _as_fame_error(error: Exception) -> tuple[str, str, ExitCode] | None:
     """Return message, hint and exit code; None for a bug."""
     if isinstance(error, FameError):
         return flags_for_parameters(str(error)), flags_for_parameters(error.hint), error.exit_code
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and not is_out_of_memory(error):
         return str(error), "free space, or choose another place", ExitCode.BAD_INPUT
     if is_out_of_memory(error):
         hint = "choose a smaller --batch-size, or train with --accumulate"

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from famecli.cli.groups import (
+    MOST_IMAGES,
     BatchSize,
     Common,
     Force,
@@ -84,6 +85,7 @@ class Bound:
         typer.Option(
             "--simulated",
             min=1,
+            max=MOST_IMAGES,
             metavar="IMAGES",
             help="Score images drawn from the model, and also bound their NLL from below.",
             rich_help_panel=ANNEALING,

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin,
 import typer
 
 from famecli.checkpoints.store import Store
-from famecli.errors import InputError, UsageError
+from famecli.errors import InputError, UsageError, truncate
 from famecli.files import free_name
 from famecli.output import Output
 
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 COMMON = "Common"
 # Largest value of whole numbers without a limit of their own, and of seeds.
 LARGEST_COUNT = 10**12
+# Most images that an option asks to have in memory at once.
+MOST_IMAGES = 100_000
 LARGEST_SEED = 2**63 - 1
 # More threads than this end the process where the system allows fewer.
 MOST_THREADS = 256
@@ -53,7 +55,7 @@ def images_or_auto(text: str) -> int | None:
     if text == "auto":
         return None
     if not text.isdecimal() or len(text) > 12 or int(text) < 1:
-        raise UsageError(f"--batch-size {text!r} is neither a positive whole number nor auto")
+        raise UsageError(f"--batch-size {truncate(text)!r} is neither a positive whole number nor auto")
     return int(text)
 
 
@@ -84,7 +86,10 @@ Data = Annotated[
         "--data", metavar="PATH", help="Folder with the data set's files (or set FAME_DATA), or your images."
     ),
 ]
-Seed = Annotated[int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Seed of everything random.", envvar="FAME_SEED")]
+Seed = Annotated[
+    int,
+    typer.Option("--seed", min=0, max=LARGEST_SEED, help="Seed of everything random.", envvar="FAME_SEED"),
+]
 Limit = Annotated[
     int | None,
     typer.Option("--limit", min=1, metavar="IMAGES", help="Number of images to use, the first ones."),

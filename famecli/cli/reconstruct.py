@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from famecli.cli.groups import (
+    MOST_IMAGES,
     DecoderOutput,
     Machine,
     PictureOutput,
@@ -44,7 +45,9 @@ KeepLayers = Annotated[
         "--keep-layers", min=0, metavar="K", help="Posterior for the top K layers, prior below; default all."
     ),
 ]
-Samples = Annotated[int, typer.Option("--samples", min=1, metavar="S", help="Reconstructions of each image.")]
+Samples = Annotated[
+    int, typer.Option("--samples", min=1, max=MOST_IMAGES, metavar="S", help="Reconstructions of each image.")
+]
 Latents = Annotated[
     Path | None,
     typer.Option("--latents", metavar="FILE", help="Write the posteriors' means and scales as safetensors."),

@@ -5,7 +5,18 @@ from typing import Annotated
 
 import typer
 
-from famecli.cli.groups import Common, Data, Force, Limit, Machine, Network, Seed, check_absent, grouped
+from famecli.cli.groups import (
+    MOST_IMAGES,
+    Common,
+    Data,
+    Force,
+    Limit,
+    Machine,
+    Network,
+    Seed,
+    check_absent,
+    grouped,
+)
 from famecli.cli.sources import complete_weights
 from famecli.errors import UsageError
 from famecli.files import STDIN, free_name
@@ -24,10 +35,18 @@ Out = Annotated[
         "-o", "--out", metavar="FILE", help="Page: .html, or .md with its images in a folder beside it."
     ),
 ]
-Samples = Annotated[int, typer.Option("--samples", min=0, metavar="IMAGES", help="Samples of each run.")]
+Samples = Annotated[
+    int, typer.Option("--samples", min=0, max=MOST_IMAGES, metavar="IMAGES", help="Samples of each run.")
+]
 Images = Annotated[
     int,
-    typer.Option("--images", min=0, metavar="IMAGES", help="Test images for reconstructions and heatmaps."),
+    typer.Option(
+        "--images",
+        min=0,
+        max=MOST_IMAGES,
+        metavar="IMAGES",
+        help="Test images for reconstructions and heatmaps.",
+    ),
 ]
 Evaluate = Annotated[bool, typer.Option("--evaluate", help="Measure the NLL of the test split.")]
 

@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 
 from famecli import __version__
-from famecli.cli.groups import Common, Machine, Seed, SplitName, grouped
+from famecli.cli.groups import MOST_IMAGES, Common, Machine, Seed, SplitName, grouped
 from famecli.cli.sources import DataSource, ModelSource
 from famecli.errors import GateError, UnavailableError, UsageError, did_you_mean
 from famecli.files import STDIN
@@ -29,6 +29,7 @@ Samples = Annotated[
     typer.Option(
         "--samples",
         min=2,
+        max=MOST_IMAGES,
         metavar="IMAGES",
         help="Images drawn for the sampler's check (default: 256, or 64 from mixtures).",
     ),
@@ -38,6 +39,7 @@ Images = Annotated[
     typer.Option(
         "--images",
         min=1,
+        max=MOST_IMAGES,
         metavar="IMAGES",
         help="Minimum number of images of the other checks of the model (default: 2 to 4).",
     ),

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, TypeVar
 
-from famecli.errors import ConfigError
+from famecli.errors import ConfigError, truncate
 
 # Largest number in untrusted input: axes of charts would overflow beyond it.
 LARGEST_NUMBER = 1e15
+# Larger integers are no floating-point numbers.
+LARGEST_INTEGER = 2**1023
 T = TypeVar("T")
 # An attention mask has the square of this many entries.
 MOST_PLACES = 4096
@@ -299,17 +301,19 @@ def _value(kind: Any, value: object, where: str, meaning: str) -> Any:  # noqa: 
     origin = typing.get_origin(kind)
     if origin is Literal:
         if value not in typing.get_args(kind):
-            raise ConfigError(f"{where} = {value!r} is none of {', '.join(typing.get_args(kind))}", meaning)
+            raise ConfigError(
+                f"{where} = {truncate(repr(value))} is none of {', '.join(typing.get_args(kind))}", meaning
+            )
         return value
     if origin is tuple:
         if not isinstance(value, list | tuple):
             raise ConfigError(f"{where}: expected a list, got {type(value).__name__}", meaning)
         item = typing.get_args(kind)[0]
         return tuple(_value(item, entry, f"{where}[{index}]", meaning) for index, entry in enumerate(value))
-    if kind is float and type(value) is int:
+    if kind is float and type(value) is int and abs(value) < LARGEST_INTEGER:
         return float(value)
     if type(value) is not kind:
-        raise ConfigError(f"{where}: expected {kind.__name__}, got {value!r}", meaning)
+        raise ConfigError(f"{where}: expected {kind.__name__}, got {truncate(repr(value))}", meaning)
     return value
 
 

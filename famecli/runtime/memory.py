@@ -9,6 +9,8 @@ T = TypeVar("T")
 WORDS = (
     "out of memory",
     "can't allocate memory",
+    "cannot allocate memory",
+    "failed to map segment",
     "could not create a primitive",
     "could not create a memory",
 )

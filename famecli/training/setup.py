@@ -211,7 +211,8 @@ def _describe(run: Run) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot make folder {folder}: {error.strerror}", "choose another `out`") from error
-    machine = {"device": str(trainer.device), "threads": torch.get_num_threads(), "command": [redacted(word) for word in sys.argv]}
+    command = [redacted(word) for word in sys.argv]
+    machine = {"device": str(trainer.device), "threads": torch.get_num_threads(), "command": command}
     about = environment(index()) | machine | {"processes": trainer.group.size}
     write_atomic(folder / "env.json", (json.dumps(about, indent=2) + "\n").encode())
     write_atomic(folder / "config.toml", to_toml(trainer.model.config, trainer.config).encode())
