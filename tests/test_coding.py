@@ -11,6 +11,7 @@ from support.models import LATENT_PRESETS, preset_model, two_layer_model
 
 from famecli.coding.codec import Codec, code_pixels
 from famecli.coding.stack import STATE_WORDS, WORD_BITS, Stack, Writer
+from famecli.config.costs import image_bytes
 from famecli.config.presets import PRESETS
 from famecli.errors import IntegrityError
 from famecli.model.distributions import LogisticMixture
@@ -224,6 +225,27 @@ def test_impossible_codes_are_refused_before_any_work() -> None:
     endless = dataclasses.replace(Codec(blind).encode(images_of(2)), groups=(1024,) * 4096)
     with pytest.raises(IntegrityError, match=f"no room for {1024 * 4096} images"):
         again(blind, endless)
+
+
+@pytest.mark.parametrize("preset", ["fame", "pixelcnn"])
+def test_groups_are_limited_by_a_stated_memory(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of(preset)
+    monkeypatch.setattr("famecli.coding.codec.GROUP_BYTES", 70 * image_bytes(model.config, 8))
+    assert Codec(model, 1024).group == 70
+    coded = Codec(model, 70).encode(images_of(70))
+    with pytest.raises(IntegrityError, match="groups of 71 images take too much memory"):
+        again(model, dataclasses.replace(coded, groups=(71,)))
+    # The default size of a group can always be read.
+    monkeypatch.setattr("famecli.coding.codec.GROUP_BYTES", 1)
+    assert Codec(model, 1024).group == CHUNK
+
+
+def test_the_smallest_payload_holds_few_images_of_any_model() -> None:
+    model = model_of("fame")
+    coded = Codec(model).encode(images_of(2))
+    endless = dataclasses.replace(coded, groups=(64,) * 65_536)
+    with pytest.raises(IntegrityError, match="no room for"):
+        again(model, endless)
 
 
 def test_another_model_yields_other_images() -> None:

@@ -23,6 +23,7 @@ from famecli.checkpoints.header import (
     seal,
 )
 from famecli.checkpoints.provenance import Provenance, parse_provenance
+from famecli.config.costs import check_costs
 from famecli.config.schema import ModelConfig, to_dict
 from famecli.errors import InputError, IntegrityError, NumericsError, UsageError, truncate
 from famecli.files import write_atomic
@@ -173,6 +174,7 @@ def parse_checkpoint(content: bytes, source: str, weights: WeightsKind = "ema") 
     header.check_schema(CHECKPOINT_SCHEMA, source)
     config = model_in(header.metadata, source)
     _check_size(config, header, source)
+    check_costs(config, header.parameters, source)
     if weights == "raw" and not header.has_raw:
         raise UsageError(f"{source} has no raw weights", "leave --weights out to use the averaged ones")
     model = Fame(config)

@@ -22,6 +22,8 @@ from torch import Tensor
 
 from famecli.coding.bits_back import Bins, choose_bits
 from famecli.coding.stack import LEAST_DECISION_BITS, WORD_BITS, Decide, Split, Stack, Writer, walk
+from famecli.config.costs import image_bytes
+from famecli.config.schema import ModelConfig
 from famecli.errors import IntegrityError
 from famecli.model.distributions import Bernoulli, Gaussian, Likelihood, LogisticMixture, scale_levels
 from famecli.model.fame import Fame
@@ -31,6 +33,15 @@ from famecli.sampling.sampler import CHUNK, Sampler
 # Outputs of the model are rounded to multiples of this, about 10^10 times the rounding error of float64: two
 # processors hardly ever round to different multiples. The cost in bits is negligible.
 GRID = 2.0**-12
+SPARE_BITS = 64
+# Memory of a group of more than `CHUNK` images.
+GROUP_BYTES = 1 << 30
+DOUBLE_BYTES = 8
+
+
+def most_at_once(config: ModelConfig) -> int:
+    """Return the largest group of images: `CHUNK`, or more that fit into `GROUP_BYTES`."""
+    return max(CHUNK, GROUP_BYTES // image_bytes(config, DOUBLE_BYTES))
 
 
 @dataclass(frozen=True)
@@ -80,7 +91,7 @@ class Codec:
     """
 
     def __init__(self, model: Fame, group: int = CHUNK, *, rounding: bool = True) -> None:
-        self.model, self.config, self.group = model, model.config, group
+        self.model, self.config, self.group = model, model.config, min(group, most_at_once(model.config))
         self.grid = GRID if rounding else None
         self.sampler = Sampler(model.decoder, model.likelihood, self.config.levels)
         self.order = torch.tensor(self.sampler.plan.order)
@@ -150,11 +161,12 @@ class Codec:
         maps = [stage.latents for stage in self.config.stages if stage.latents]
         if [len(each) for each in coded.bits] != maps:
             raise IntegrityError("the code is for a model with other latents")
-        # Without bits of latents, every image takes bits from the payload.
-        if not any(map(any, coded.bits)):
-            least_bits = coded.images * self.config.dimensions * LEAST_DECISION_BITS
-            if least_bits > coded.payload_bits:
-                raise IntegrityError(f"the payload is damaged: it has no room for {coded.images} images")
+        # A code is shorter than -log2 p(x) by as many bits with a chance of 2^-SPARE_BITS.
+        least_bits = coded.images * self.config.dimensions * LEAST_DECISION_BITS
+        if least_bits > coded.payload_bits + SPARE_BITS:
+            raise IntegrityError(f"the payload is damaged: it has no room for {coded.images} images")
+        if max(coded.groups, default=0) > most_at_once(self.config):
+            raise IntegrityError(f"groups of {max(coded.groups)} images take too much memory")
 
     def _push(self, stack: Stack, layers: list[Bins], images: np.ndarray) -> int:
         """Push a group of images; return the number of bits that their latents popped."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from famecli.checkpoints.checkpoint import Checkpoint, save_checkpoint
 from famecli.checkpoints.description import with_claim
+from famecli.config.costs import images_at_once
 from famecli.data.dataset import FixedLevels, ImageSplit, Split, fixed_levels
 from famecli.data.folder import seen_with
 from famecli.data.registry import FOLDER, dataset_info
@@ -77,13 +78,14 @@ class EstimatorSettings:
         if self.annealing is not None and model.config.stochastic_layers:
             if first_index:
                 raise ArgumentError("annealing numbers images from 0: leave first_index out")
-            batch = self.batch_size or AUTOMATIC_CHAINS
+            batch = self.batch_size or images_at_once(model.config, AUTOMATIC_CHAINS)
             return evaluate_ais(model, levels, self.annealing, normals=normals, batch_size=batch, **common)
+        most = GPU_BATCH if model.device.type == "cuda" else AUTOMATIC_BATCH
         return evaluate(
             model,
             levels,
             importance_samples=self.importance_samples,
-            batch_size=self.batch_size or (GPU_BATCH if model.device.type == "cuda" else AUTOMATIC_BATCH),
+            batch_size=self.batch_size or images_at_once(model.config, most),
             first_index=first_index,
             **common,
         )

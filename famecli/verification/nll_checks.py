@@ -243,13 +243,15 @@ def check_code(model: Fame, levels: np.ndarray, source: str) -> Finding:
     nlls = evaluate(model, levels, importance_samples=DRAWS)
     bound = float(nlls.distortion.sum() + nlls.rate.sum()) / NATS_PER_BIT
     allowed = STATE_BITS + STANDARD_ERRORS * _chance_bits(model, levels)
+    # A model that is certain has a bound of 0.
+    size = max(bound, 1.0)
     return Finding.of(
         CODE_LENGTH,
         Measurement(f"values of {len(levels)} {source} that are decoded wrong", wrong, 0),
         Measurement(
             f"code length of {len(levels)} {source} minus the bound, relative",
-            abs(coded.net_bits - bound) / bound,
-            (LATENTS_LIMIT if latents else EXACT_LIMIT) + allowed / bound,
+            abs(coded.net_bits - bound) / size,
+            (LATENTS_LIMIT if latents else EXACT_LIMIT) + allowed / size,
         ),
     )
 

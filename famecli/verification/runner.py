@@ -7,7 +7,7 @@ import torch
 
 from famecli.checkpoints.checkpoint import Checkpoint
 from famecli.data.dataset import ImageSplit, Split
-from famecli.errors import GateError, InputError, IntegrityError, NumericsError, UnavailableError
+from famecli.errors import GateError, InputError, IntegrityError, NumericsError, UnavailableError, UsageError
 from famecli.evaluation.score import measure_again, scored_levels
 from famecli.nll.record import parse_nll
 from famecli.verification.causality import check_causality
@@ -57,7 +57,7 @@ def verify(
             try:
                 levels = scored_levels(checkpoint, images(None, "test"), limit).levels
                 return check_code(subject.model, levels, "test images")
-            except UnavailableError as error:
+            except (UnavailableError, UsageError) as error:
                 report(f"no test images, coding samples of the model instead: {error}")
         return check_code(subject.model, subject.drawn[:limit], "samples of the model")
 
@@ -86,6 +86,8 @@ def check_claim(checkpoint: Checkpoint, images: Images | None) -> Finding:
         claim = parse_nll(stored, f"{name}: claim")
         found = measure_again(checkpoint, claim, images, name=name)
         claim.check(name, found)
+    except UsageError as error:
+        return Finding.skipped(str(error))
     except InputError as error:
         return Finding.broken(str(error))
     except GateError as error:
