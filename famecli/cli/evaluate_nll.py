@@ -26,7 +26,7 @@ from famecli.cli.sources import DataSource, ModelSource
 from famecli.errors import GateError, UsageError, truncate
 from famecli.files import STDIN, write_atomic
 from famecli.nll.record import STARTS, Annealing, Start
-from famecli.output import Output, printable, table
+from famecli.output import FittedTable, Output, printable
 
 if TYPE_CHECKING:
     from famecli.evaluation.report import NllReport
@@ -327,7 +327,7 @@ def _check_together(
 def _show(report: "NllReport", console: Console, explain: bool = False) -> None:
     """Print the report for people, with `explain` the formulas below."""
     console.print(str(report.nll.data))
-    console.print(table("", ["", "nats/image", "+-", "bits/dim", "+-"], _rows(report)))
+    console.print(FittedTable("", ["", "nats/image", "+-", "bits/dim", "+-"], _rows(report)))
     for line in report.remarks():
         console.print(line)
     if report.claims and not any(map(report.comparable, report.claims)):
