@@ -9,10 +9,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -26,6 +28,8 @@ WIDTH_OF_FILES = 4096
 ANY_TEXT = "famecli.any_text"
 MOST_PREVIEWED = 16
 LONGEST_ERROR = 2000
+# Least width of a column of folded text.
+LEAST_TEXT = 26
 NO_TERMINAL = "--preview needs a terminal"
 
 
@@ -215,13 +219,55 @@ def say(console: Console, text: str, style: str | None = None) -> None:
     console.print(one_line(text), markup=False, style=style)
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], right: bool = True) -> Table:
-    """Return a Rich table; with `right`, all columns after the first are aligned right."""
-    result = Table(title=title, title_justify="left", box=None, pad_edge=False, show_header=any(columns))
-    for index, column in enumerate(columns):
-        number = right and index > 0
-        justify: Literal["left", "right"] = "right" if number else "left"
-        result.add_column(column, justify=justify, overflow="fold", no_wrap=number)
-    for row in rows:
-        result.add_row(*(Text(one_line(cell)) for cell in row))
-    return result
+@dataclass(frozen=True)
+class FittedTable:
+    """A table that leaves out its last columns where the console is too narrow, and names them.
+
+    The first column, numbers and short texts are never folded; columns of longer texts may be.
+
+    Args:
+        title: Title above the table; empty for none.
+        columns: Heads of the columns; all empty for a table without heads.
+        rows: Cells of each row.
+        right: Whether all columns after the first are aligned right.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    right: bool = True
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the columns that fit, and a line about the others."""
+        rows = [[one_line(cell) for cell in row] for row in self.rows]
+        widths = [max(map(cell_len, column)) for column in zip(self.columns, *rows, strict=True)]
+        shown = len(widths)
+        # Two columns are a label and a value, which always belong together.
+        while shown > 2 and sum(self._least(widths)[:shown]) + 2 * (shown - 1) > options.max_width:
+            shown -= 1
+        result = Table(
+            title=self.title or None,
+            title_justify="left",
+            box=None,
+            pad_edge=False,
+            show_header=any(self.columns),
+        )
+        for index, column in enumerate(self.columns[:shown]):
+            number, least = self.right and index > 0, self._least(widths)[index]
+            result.add_column(
+                column,
+                justify="right" if number else "left",
+                overflow="fold",
+                no_wrap=least == widths[index],
+                min_width=least,
+            )
+        for row in rows:
+            result.add_row(*map(Text, row[:shown]))
+        yield result
+        if rest := [column for column in self.columns[shown:] if column]:
+            yield Text(f"left out at this width: {', '.join(rest)}")
+
+    def _least(self, widths: Sequence[int]) -> list[int]:
+        """Return the least width of each column."""
+        texts = 1 if not self.right else len(widths)
+        return [*widths[:texts], *(min(width, LEAST_TEXT) for width in widths[texts:])]

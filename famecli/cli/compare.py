@@ -9,7 +9,7 @@ from rich.console import Console
 from famecli.cli.groups import Common, grouped
 from famecli.errors import UsageError
 from famecli.files import STDIN
-from famecli.output import say, table
+from famecli.output import FittedTable, say
 
 if TYPE_CHECKING:
     from famecli.evaluation.comparison import Comparison, Waiver
@@ -87,7 +87,7 @@ def _show(found: "Comparison", paths: tuple[Path, Path], console: Console) -> No
         rows.append((label, f"{nats:.3f}", "", f"{found.per_dim(nats):.5f}", ""))
     both = [f"{paired.mean:+.3f}", f"{paired.stderr:.3f}"]
     both += [f"{found.per_dim(paired.mean):+.5f}", f"{found.per_dim(paired.stderr):.5f}"]
-    console.print(table("", ["", "nats/image", "+-", "bits/dim", "+-"], [*rows, ("A - B", *both)]))
+    console.print(FittedTable("", ["", "nats/image", "+-", "bits/dim", "+-"], [*rows, ("A - B", *both)]))
     for what, (low, high) in (("t", paired.interval), ("bootstrap", paired.bootstrap)):
         console.print(
             f"95 % interval ({what}): {low:+.3f} to {high:+.3f} nats, "

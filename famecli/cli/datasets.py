@@ -10,7 +10,7 @@ from famecli.cli.sources import DataSource
 from famecli.data.cache import locate
 from famecli.data.registry import DATASETS, FOLDER, DatasetInfo, dataset_info
 from famecli.errors import UsageError
-from famecli.output import say, table
+from famecli.output import FittedTable, say
 
 SCHEMA = "famecli/datasets/1"
 PULL_SCHEMA = "famecli/datasets-pull/1"
@@ -62,18 +62,18 @@ def _show(rows: list[dict[str, Any]], console: Console) -> None:
     cells = [
         (
             row["name"],
-            "as in the files" if row["shape"] is None else "x".join(map(str, row["shape"])),
+            "" if row["path"] is None else "here",
+            "as in files" if row["shape"] is None else "x".join(map(str, row["shape"])),
             f"{row['levels']}" + ("" if row["binarization"] == "none" else f", {row['binarization']}"),
             "by a rule" if row["splits"] is None else " / ".join(f"{n:,}" for n in row["splits"].values()),
             row["unit"],
             row["hashes"],
-            "" if row["path"] is None else "here",
             row["title"],
         )
         for row in rows
     ]
-    columns = ("name", "shape", "levels", "train / valid / test", "unit", "hashes", "", "")
-    console.print(table("", columns, cells, right=False))
+    columns = ("name", "where", "shape", "levels", "train / valid / test", "unit", "hashes", "title")
+    console.print(FittedTable("", columns, cells, right=False))
 
 
 @app.command("pull")
@@ -162,4 +162,4 @@ def _show_verified(rows: list[dict[str, Any]], console: Console) -> None:
         cells = [(file["name"], file["state"], file["sha256"] or "") for file in row["files"]]
         test = f"pixels of {row['test_images']:,} test images"
         cells.append((test, row["test_pixels"], row["test_pixels_sha256"]))
-        console.print(table("", ("", "", "sha256"), cells, right=False))
+        console.print(FittedTable("", ("", "", "sha256"), cells, right=False))

@@ -27,7 +27,7 @@ from famecli.cli.sources import DataSource, ModelSource
 from famecli.errors import GateError, UsageError, truncate
 from famecli.files import STDIN, write_atomic
 from famecli.nll.record import STARTS, Annealing, Start
-from famecli.output import Output, say, table
+from famecli.output import FittedTable, Output, say
 
 if TYPE_CHECKING:
     from famecli.evaluation.report import NllReport
@@ -329,7 +329,7 @@ def _check_together(
 def _show(report: "NllReport", console: Console, explain: bool = False) -> None:
     """Print the report for people, with `explain` the formulas below."""
     say(console, str(report.nll.data))
-    console.print(table("", ["", "nats/image", "+-", "bits/dim", "+-"], _rows(report)))
+    console.print(FittedTable("", ["", "nats/image", "+-", "bits/dim", "+-"], _rows(report)))
     for line in report.remarks():
         console.print(line)
     if report.claims and not any(map(report.comparable, report.claims)):

@@ -15,7 +15,7 @@ from famecli.cli.sources import CheckpointSource
 from famecli.config.schema import StageConfig, to_dict
 from famecli.errors import UsageError
 from famecli.nll.record import NllRecord
-from famecli.output import say, table
+from famecli.output import FittedTable, say
 from famecli.runtime.environment import environment
 from famecli.runtime.environment import machine as describe_machine
 
@@ -75,7 +75,7 @@ def info(
 
 
 def _show_rows(rows: list[tuple[str, str]], console: Console) -> None:
-    console.print(table("", ["", ""], rows, right=False))
+    console.print(FittedTable("", ["", ""], rows, right=False))
 
 
 def _rows(described: Description) -> list[tuple[str, str]]:

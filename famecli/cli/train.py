@@ -12,9 +12,9 @@ from rich.console import Console
 
 from famecli.cli.groups import Common, Machine, Network, grouped, join
 from famecli.cli.train_options import Display, TypedOptions, check_options
-from famecli.config.resolve import Key, keys, to_toml
+from famecli.config.resolve import keys, to_toml
 from famecli.errors import ExitCode
-from famecli.output import NO_TERMINAL, Output, table
+from famecli.output import NO_TERMINAL, FittedTable, Output
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,7 +69,9 @@ def _print_settings(output: Output) -> None:
     rows = keys()
     document = {"schema": SETTINGS_SCHEMA, "settings": [row._asdict() for row in rows]}
     names = "\n".join(row.key for row in rows)
-    output.result(document, names, lambda console: console.print(table("", Key._fields, rows, right=False)))
+    columns = ("key", "meaning", "default", "range", "type")
+    shown = FittedTable("", columns, [[getattr(row, name) for name in columns] for row in rows], right=False)
+    output.result(document, names, lambda console: console.print(shown))
 
 
 def _print_config(plan: "Plan", output: Output) -> None:
@@ -101,7 +103,7 @@ def _predict(plan: "Plan", output: Output) -> None:
     ]
 
     def human(console: Console) -> None:
-        console.print(table(f"{plan.model.preset}, without validation", ["", ""], rows))
+        console.print(FittedTable(f"{plan.model.preset}, without validation", ["", ""], rows))
 
     if trainer.group.is_main:
         output.result(data, f"{data['seconds_total']:.0f}", human)

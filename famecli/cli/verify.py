@@ -11,7 +11,7 @@ from famecli.cli.groups import MOST_IMAGES, Common, Machine, Seed, SplitName, gr
 from famecli.cli.sources import DataSource, ModelSource
 from famecli.errors import GateError, UnavailableError, UsageError, did_you_mean
 from famecli.files import STDIN
-from famecli.output import say, table
+from famecli.output import FittedTable, say
 from famecli.verification.findings import CHECKS, CheckResult
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def _show(
     rows = [row for each in results for row in _rows(each)]
     config = loaded.model.config
     say(console, f"{config.preset} from {loaded.source}, {config.likelihood}, {loaded.weights} weights")
-    console.print(table("", ["check", "measured", "value", "limit", "verdict", "s"], rows, right=False))
+    console.print(FittedTable("", ["check", "measured", "value", "limit", "verdict", "s"], rows, right=False))
     console.print(
         f"weights {loaded.weights_sha256[:16]}, seed {document['seed']}, {document['device']}, "
         f"{document['seconds']:.1f} s"

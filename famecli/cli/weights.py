@@ -13,14 +13,19 @@ from famecli.checkpoints.store import WORST_FIRST, Named, Store, Verified, verif
 from famecli.checkpoints.urls import addresses
 from famecli.cli.groups import BatchSize, Common, Machine, Network, ShortDryRun, grouped
 from famecli.cli.sources import DataSource, complete_weights
+from famecli.data.registry import DATASETS
 from famecli.errors import FameError, UnavailableError, UsageError
 from famecli.escape import redacted
 from famecli.files import STDIN
 from famecli.nll.record import FIRST_IMAGES, NllRecord
-from famecli.output import table
+from famecli.nll.units import bits_per_dim, unit_of
+from famecli.output import FittedTable
 
 if TYPE_CHECKING:
     from famecli.checkpoints.checkpoint import Checkpoint
+
+# Words beside an NLL that is an upper bound.
+BOUNDS = {"exact": "", "elbo": "-ELBO", "iwae": "IWAE", None: ""}
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -276,15 +281,23 @@ def _imported_row(found: Named) -> dict[str, Any]:
 
 def _show_list(rows: list[dict[str, Any]], console: Console) -> None:
     def cells(row: dict[str, Any]) -> tuple[str, ...]:
-        nats = row["nats_per_image"]
-        nll = "" if nats is None else f"{nats:.2f} +- {row['stderr_nats']:.2f}"
-        known = (str(row[key] or "") for key in ("dataset", "model", "size"))
+        nats, bound = row["nats_per_image"], row["bound"]
+        nll = "" if nats is None else f"{_nll(row['dataset'], nats, row['stderr_nats'])} {BOUNDS[bound]}"
+        dataset, *known = (str(row[key] or "") for key in ("dataset", "model", "size", "licence"))
         megabytes = f"{row['size_bytes'] / 1e6:.1f}"
-        where = row["where"] or "not here"
-        return row["name"], *known, megabytes, nll, row["bound"] or "", row["licence"] or "", where
+        return row["name"], nll.strip(), dataset, row["where"] or "not here", megabytes, *known
 
-    columns = ("name", "data set", "model", "size", "MB", "nats/image", "bound", "licence", "where")
-    console.print(table("", columns, [cells(row) for row in rows], right=False))
+    columns = ("name", "NLL", "data set", "where", "MB", "model", "size", "licence")
+    console.print(FittedTable("", columns, [cells(row) for row in rows], right=False))
+
+
+def _nll(dataset: str | None, nats: float, stderr: float) -> str:
+    """Return an NLL in the unit of the data set."""
+    info = DATASETS.get(dataset or "")
+    if info is None or info.shape is None or unit_of(info.levels) == "nats/image":
+        return f"{nats:.2f} +- {stderr:.2f} nats"
+    values = (bits_per_dim(each, info.shape) for each in (nats, stderr))
+    return f"{' +- '.join(f'{each:.3f}' for each in values)} bits/dim"
 
 
 def _show_verified(found: list[Verified], console: Console) -> None:
@@ -299,4 +312,4 @@ def _show_verified(found: list[Verified], console: Console) -> None:
                 )
                 cells = (str(figures["images"]), str(figures["importance_samples"]), *nats)
             rows.append((each.weights.name, each.weights.sha256[:16], *cells, each.state))
-    console.print(table("", columns, rows))
+    console.print(FittedTable("", columns, rows))

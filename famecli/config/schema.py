@@ -310,7 +310,9 @@ def _value(kind: Any, value: object, where: str, meaning: str) -> Any:  # noqa: 
             raise ConfigError(f"{where}: expected a list, got {type(value).__name__}", meaning)
         item = typing.get_args(kind)[0]
         return tuple(_value(item, entry, f"{where}[{index}]", meaning) for index, entry in enumerate(value))
-    if kind is float and type(value) is int and abs(value) < LARGEST_INTEGER:
+    if type(value) is int and abs(value) > LARGEST_INTEGER:
+        raise ConfigError(f"{where}: a number is out of range", meaning)
+    if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:
         raise ConfigError(f"{where}: expected {kind.__name__}, got {truncate(repr(value))}", meaning)
@@ -331,8 +333,6 @@ def build_known(cls: type[T], table: object, where: str) -> T:
     """
     try:
         return build(cls, known_keys(cls, table), where)
-    except OverflowError as error:
-        raise ConfigError(f"{where}: a number is out of range") from error
     except ConfigError as error:
         raise (
             error if str(error).startswith(where) else ConfigError(f"{where}: {error}", error.hint)
