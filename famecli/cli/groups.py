@@ -82,7 +82,7 @@ Data = Annotated[
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.", envvar="FAME_SEED")]
 Limit = Annotated[
     int | None,
-    typer.Option("--limit", min=1, metavar="IMAGES", help="Number of images to use, the first ones."),
+    typer.Option("--limit", min=1, metavar="N", help="Use only N images, spread evenly over the split."),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite an existing output.")]
 BatchSize = Annotated[
