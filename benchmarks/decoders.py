@@ -26,7 +26,7 @@ from benchmarks.checkpoints import (
 )
 from benchmarks.estimates import mean_of
 from benchmarks.tables import Cell, Table, publish
-from famecli.data.dataset import fixed_levels
+from famecli.data.dataset import even_part, fixed_levels
 from famecli.data.registry import dataset_info
 from famecli.images import grid, levels_to_bytes, write_png
 from famecli.nll.evaluate import ImageNlls, evaluate
@@ -44,7 +44,8 @@ def main() -> None:
     info = dataset_info(options.dataset)
     models = load_models(options.checkpoints, info.shape, info.levels)
     limit = QUICK_IMAGES if options.quick and options.images is None else options.images
-    levels = fixed_levels(read_split(info.name, "test", options.data), limit=limit).levels
+    split = read_split(info.name, "test", options.data)
+    levels = fixed_levels(split, numbers=even_part(len(split.pixels), limit)).levels
     nlls = score(models, levels, options.importance_samples)
     seconds = draw_seconds(models, options.batch, 1 if options.quick else options.rounds)
     if options.pictures is not None:

@@ -14,6 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+# Words and integers.
+StreamName = tuple[str | int, ...]
+
 
 def stream(*name: str | int) -> np.random.Generator:
     """Return the generator of the stream called `name`.
@@ -104,7 +107,7 @@ class ImageNoise:
     """
 
     def __init__(
-        self, names: Sequence[tuple[str | int, ...]], samples: int = 1, device: torch.device | str = "cpu"
+        self, names: Sequence[StreamName], samples: int = 1, device: torch.device | str = "cpu"
     ) -> None:
         self.names, self.samples, self.device = list(names), samples, device
         self.streams: dict[int, list[np.random.Generator]] = {}
@@ -117,7 +120,7 @@ class ImageNoise:
 
 
 def image_uniforms(
-    names: Sequence[tuple[str | int, ...]], shape: Sequence[int], dtype: torch.dtype = torch.float32
+    names: Sequence[StreamName], shape: Sequence[int], dtype: torch.dtype = torch.float32
 ) -> Tensor:
     """Return uniforms `(len(names), *shape)` on the CPU, one stream per image."""
     return torch.stack([uniforms(stream(*name, "pixels"), shape, dtype) for name in names])

@@ -135,7 +135,7 @@ def linear_chains(steps: int) -> tuple[np.ndarray, np.ndarray]:
     y *= math.hypot(LinearSpace.SLOPE, LinearSpace.NOISE)
     space = LinearSpace(None, y, "prior")
     at = chains_at(space, 1.0).at
-    annealer = ais._Annealer(two_latents(), y, 0, Annealing(steps, 2, 3, "prior"), 0, LinearSpace)
+    annealer = ais._Annealer(two_latents(), y, range(500), Annealing(steps, 2, 3, "prior"), 0, LinearSpace)
     table = annealer.run([at], rows=1000)[:, 2:] - space.exact().numpy()[:, None]
     return table[:, :2], table[:, 2:]
 

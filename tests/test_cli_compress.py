@@ -200,6 +200,41 @@ def test_no_name_leads_out_of_the_folder(model: Path, tmp_path: Path, name: str)
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_equal_names_in_two_folders_come_back_in_their_folders(model: Path, tmp_path: Path) -> None:
+    write_digits(tmp_path / "a", ("1.png", "2.png"))
+    Image.fromarray(digits()[5]).save(write_only(tmp_path / "b") / "1.png")
+    run("compress", model, "a", "b/1.png", "-o", "x.fame")
+    assert (tmp_path / "x.fame").read_bytes()[8:12] == b"\x02\0\0\0"
+    run("decompress", "x.fame", "--checkpoint", model, "-o", "out")
+    for path in ("a/1.png", "a/2.png", "b/1.png"):
+        np.testing.assert_array_equal(picture(tmp_path / "out" / path), picture(tmp_path / path))
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a", "b"]
+    run("compress", model, "a", "-o", "one.fame")
+    content = (tmp_path / "one.fame").read_bytes()
+    assert content[8:12] == b"\x01\0\0\0"
+    nested = sealed(content, set_to(names=["c/1.png", "2.png"]))
+    (tmp_path / "older.fame").write_bytes(nested)
+    assert "version 1 of the format has no folders" in error_of(3, "decompress", "older.fame", "-o", "no")
+
+
+def write_only(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def test_no_link_to_a_folder_leads_out_of_the_folder(model: Path, tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        write_digits(tmp_path / folder, ("1.png",))
+    run("compress", model, "a", "b", "-o", "x.fame")
+    (tmp_path / "elsewhere").mkdir()
+    write_only(tmp_path / "out")
+    (tmp_path / "out" / "b").symlink_to(tmp_path / "elsewhere")
+    words = ("decompress", "x.fame", "--checkpoint", model, "-o", "out", "--force")
+    assert "out/b is a link" in error_of(3, *words)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert not (tmp_path / "out" / "a").exists()
+
+
 def test_no_link_leads_out_of_the_folder(model: Path, tmp_path: Path) -> None:
     run("compress", model, "--limit", "1", "-o", "x.fame")
     (tmp_path / "out").mkdir()
@@ -276,6 +311,7 @@ def test_several_frames_are_refused(model: Path, tmp_path: Path) -> None:
 def test_names_that_cannot_come_back_are_refused(model: Path, tmp_path: Path) -> None:
     for folder in ("a", "b"):
         write_digits(tmp_path / folder, ("1.png",))
+        save_picture(tmp_path / folder / "1.bmp", "L", 0)
     assert "appears twice" in error_of(3, "compress", model, "a", "b", "-o", "x.fame")
     save_picture(tmp_path / "a:b.png", "L", 0)
     assert "some systems forbid" in error_of(3, "compress", model, "a:b.png", "-o", "x.fame")

@@ -1,5 +1,6 @@
 """What `fame evaluate-nll` says of the NLL that a checkpoint claims."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ from support.commands import PROVENANCE, error_of, fame, result_of, save_model
 from support.commands import use_small_mnist as small
 from support.forgeries import with_metadata
 
-from famecli.checkpoints.checkpoint import RAW
+from famecli.checkpoints.checkpoint import RAW, load_checkpoint
 from famecli.checkpoints.header import parse_header
+from famecli.data.dataset import load_split
+from famecli.evaluation.score import EstimatorSettings, measure_again, score, scored_levels
 
 ROW = "claimed by the checkpoint"
 LINE = "the checkpoint claims, not comparable: "
@@ -118,7 +121,7 @@ def test_the_document_has_the_protocol_of_each_claim(plain: Path, model: Path) -
     for claim, source, comparable in zip(found["claims"], (first, second), (True, False), strict=True):
         keys = ("nats_per_image", "bits_per_dim", "bound", "importance_samples", "seed")
         assert {key: claim[key] for key in keys} == {key: source[key] for key in keys}
-        kept = ("dataset_id", "split", "images", "pixels_sha256", "binarization")
+        kept = ("dataset_id", "split", "images", "pixels_sha256", "binarization", "part")
         assert claim["data"] == {key: source["data"][key] for key in kept}
         assert claim["weights_sha256"] == found["checkpoint"]["weights_sha256"]
         same = source["data"]["images"] == 4
@@ -173,3 +176,23 @@ def test_what_a_claim_says_cannot_steer_a_terminal(model: Path) -> None:
     assert "[red]" in line
     assert "\x1b" not in line
     assert len(line) < 400
+
+
+@pytest.mark.parametrize(("limit", "part"), [("4", "even"), ("7", "all"), ("4", "first"), ("4", None)])
+def test_a_claim_is_measured_again_on_the_images_that_it_names(
+    plain: Path, tmp_path: Path, limit: str, part: str | None
+) -> None:
+    target, loaded = tmp_path / "recorded.safetensors", load_checkpoint(plain)
+    result_of("evaluate-nll", plain, "--limit", limit, "--record", target)
+    claim = load_checkpoint(target).claims[0]
+    assert claim.data.part == ("all" if limit == "7" else "even")
+    split = load_split("mnist", "test")
+    if part in ("first", None):
+        older = score(loaded, split, scored_levels(loaded, split, range(4)), EstimatorSettings()).nll
+        assert older.data.part == "first"
+        assert older.data.pixels_sha256 != claim.data.pixels_sha256
+        claim = dataclasses.replace(older, data=dataclasses.replace(older.data, part=part))
+    measured = measure_again(loaded, claim, load_split, name="model")
+    claim.check("model", measured)
+    assert measured.data.pixels_sha256 == claim.data.pixels_sha256
+    assert measured.nats_per_image == pytest.approx(claim.nats_per_image, rel=1e-6)

@@ -23,12 +23,14 @@ from famecli.training.trainer import Trainer
 
 SIBLING = Path(__file__).resolve().parents[2] / "shared" / "data"
 FILES = [
+    ".lock",
     "best.safetensors",
     "config.toml",
     "env.json",
     "last.safetensors",
     "metrics.jsonl",
     "state.safetensors",
+    "training-images.bin",
 ]
 # The subprocess knows the small data set in place of MNIST, and is the real command in all else.
 LAUNCHER = """
@@ -110,24 +112,27 @@ def test_the_same_command_goes_on_in_the_same_folder(train: Command) -> None:
     assert len(os.listdir("runs")) == 2
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 75, signal.SIGHUP: 75}
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS.items())
 def test_signals_save_everything_and_a_rerun_ends_as_an_unbroken_one(
     train: Command, monkeypatch: pytest.MonkeyPatch, number: int, code: int
 ) -> None:
     assert train("vae", "--steps", 5, "-o", "unbroken").code == 0
-    handlers = [signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)]
+    handlers = [signal.getsignal(kind) for kind in SIGNALS]
     with monkeypatch.context() as patch:
         kill_after(patch, 3, number)
         stopped = train("vae", "--steps", 5, "-o", "run", "--json")
     assert (stopped.code, json.loads(stopped.out)["stopped"]) == (code, "signal")
     assert json.loads(stopped.out)["steps"] == 3
-    assert [signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert [signal.getsignal(kind) for kind in SIGNALS] == handlers
     assert sorted(os.listdir("run")) == FILES
     assert train("vae", "--steps", 5, "-o", "run").code == 0
     assert_equal_runs(Path("run"), Path("unbroken"))
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+@pytest.mark.parametrize(("number", "code"), SIGNALS.items())
 def test_a_real_process_saves_what_it_has_when_signalled(
     train: Command, monkeypatch: pytest.MonkeyPatch, data: Path, number: int, code: int
 ) -> None:

@@ -1,13 +1,26 @@
 """Names that come from a file mean new files in the folder, on any system, or are refused."""
 
+from pathlib import Path
+
 import pytest
 
-from famecli.coding.container import invalid_names_reason, png_name
+from famecli.coding.container import invalid_names_reason, png_names
 
 EVIL = [
     "../x.png",
     "/etc/x.png",
-    "a/b.png",
+    "a//b.png",
+    "./b.png",
+    "a/../b.png",
+    "a/../../x.png",
+    "a/.b/c.png",
+    "a/-b/c.png",
+    "a /b.png",
+    "a./b.png",
+    "CON/b.png",
+    "a/nul.x/b.png",
+    "n" * 201 + "/b.png",
+    "n/" * 500 + "b.png",
     "a\\b.png",
     "..\\x.png",
     "C:x.png",
@@ -52,6 +65,8 @@ FINE = [
     "console.png",
     "com10.png",
     "#'%&$!;.png",
+    "a/b.png",
+    "a b/ä/x.png/0.png",
 ]
 
 
@@ -68,11 +83,32 @@ def test_plain_names_are_taken() -> None:
     assert invalid_names_reason([]) == ""
 
 
+def test_a_name_is_not_both_a_file_and_a_folder() -> None:
+    assert "is a file and a folder" in invalid_names_reason(["a.png", "A.png/b.png"])
+
+
 @pytest.mark.parametrize("twin", ["a.png", "A.png", "\u00e9.png"])
 def test_names_that_some_systems_take_for_the_same_are_refused(twin: str) -> None:
     assert "appears twice" in invalid_names_reason(["a.png", "e\u0301.png", twin])
 
 
-def test_an_image_is_stored_under_its_own_name() -> None:
-    assert png_name("a/b.c/7.png") == "7.png"
-    assert png_name("photo.tar.jpeg") == "photo.tar.png"
+@pytest.mark.parametrize(
+    ("paths", "sources", "names"),
+    [
+        (["a/b.c/7.png"], ["a/b.c/7.png"], ["7.png"]),
+        (["photo.tar.jpeg"], ["photo.tar.jpeg"], ["photo.tar.png"]),
+        (["a/1.png", "a/b/1.bmp"], ["a"], ["1.png", "b/1.png"]),
+        (["a/1.png", "b/1.png"], ["a", "b"], ["a/1.png", "b/1.png"]),
+        (["a/1.png", "a/b/1.png"], ["a/1.png", "a/b"], ["1.png", "b/1.png"]),
+        (["a/../b/1.png", "./a/1.png"], ["a/../b/", "./a"], ["b/1.png", "a/1.png"]),
+        (["../x/1.png", "a/1.png"], ["../x/1.png", "a"], ["x/1.png", "here/a/1.png"]),
+    ],
+)
+def test_an_image_is_stored_under_its_path_below_what_was_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, paths: list[str], sources: list[str], names: list[str]
+) -> None:
+    here = tmp_path / "here"
+    for folder in ("here/a/b.c", "here/a/b", "here/b", "x"):
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.chdir(here)
+    assert png_names(paths, sources) == names

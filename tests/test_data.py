@@ -10,6 +10,7 @@ import resource
 import struct
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from famecli.data.dataset import (
     READERS,
     ImageSplit,
     epoch_order,
+    even_part,
     fixed_levels,
     load_split,
     read_split,
@@ -187,16 +189,35 @@ def test_changed_content_is_an_integrity_error(tmp_path: Path) -> None:
     assert info.files[path.name].content_sha256[:12] in str(caught.value)
 
 
-def test_fixed_bits_depend_on_seed_and_split_and_not_on_the_limit() -> None:
+def test_fixed_bits_depend_on_seed_and_split_and_not_on_the_part() -> None:
     pixels = np.random.default_rng(2).integers(0, 256, (2 * CHUNK_IMAGES + 5, 1, 3, 3), np.uint8)
     split = split_of(pixels)
     whole = fixed_levels(split)
-    for limit in (1, 7, CHUNK_IMAGES, CHUNK_IMAGES + 1, 10 * CHUNK_IMAGES):
-        first = fixed_levels(split, limit=limit)
-        np.testing.assert_array_equal(first.levels, whole.levels[:limit])
-        assert first.sha256 == hashlib.sha256(whole.levels[:limit].tobytes()).hexdigest()
+    limits = (1, 7, CHUNK_IMAGES, CHUNK_IMAGES + 1, 10 * CHUNK_IMAGES)
+    parts = [*(even_part(len(pixels), limit) for limit in limits), range(3, 2 * CHUNK_IMAGES), range(0)]
+    for numbers in parts:
+        part = fixed_levels(split, numbers=numbers)
+        np.testing.assert_array_equal(part.levels, whole.levels[list(numbers)])
+        assert part.sha256 == hashlib.sha256(whole.levels[list(numbers)].tobytes()).hexdigest()
+        assert list(part.numbers) == list(numbers)
     assert fixed_levels(split, seed=1).sha256 != whole.sha256
     assert fixed_levels(dataclasses.replace(split, split="valid")).sha256 != whole.sha256
+
+
+@pytest.mark.parametrize(
+    ("images", "limit", "numbers"),
+    [
+        (10, None, range(10)),
+        (10, 10, range(10)),
+        (10, 99, range(10)),
+        (10, 1, [0]),
+        (10, 3, [0, 3, 6]),
+        (7, 5, [0, 1, 2, 4, 5]),
+        (10_000, 1_000, range(0, 10_000, 10)),
+    ],
+)
+def test_a_part_is_spread_evenly_over_a_split(images: int, limit: int | None, numbers: Sequence[int]) -> None:
+    assert list(even_part(images, limit)) == list(numbers)
 
 
 def test_fixed_bits_are_one_uniform_per_pixel_in_order() -> None:
@@ -239,7 +260,7 @@ def test_training_levels_are_fresh_bits_of_the_images_asked_for() -> None:
 def test_greys_are_levels_themselves() -> None:
     pixels = np.random.default_rng(4).integers(0, 256, (5, 1, 2, 2), np.uint8)
     split = split_of(pixels, "mnist-grey")
-    np.testing.assert_array_equal(fixed_levels(split, limit=3).levels, pixels[:3])
+    np.testing.assert_array_equal(fixed_levels(split, numbers=[1, 3]).levels, pixels[[1, 3]])
     np.testing.assert_array_equal(training_levels(split, np.array([4, 0]), stream("t")), pixels[[4, 0]])
 
 

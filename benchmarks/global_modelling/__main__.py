@@ -85,7 +85,8 @@ class Digits:
 
     def labelled(self, split: ImageSplit, limit: int | None) -> probe.Labelled:
         """Return the first images of a split with fixed bits."""
-        return probe.Labelled(fixed_levels(split, BITS_SEED, limit).levels, self.labels(split)[:limit])
+        numbers = range(len(split.pixels))[:limit]
+        return probe.Labelled(fixed_levels(split, BITS_SEED, numbers).levels, self.labels(split)[:limit])
 
 
 def main() -> None:
@@ -151,7 +152,8 @@ def measure(
     if "completions" in only:
         found += completion_tables(models, digits, effort, pictures)
     if "maps" in only:
-        levels = fixed_levels(digits.test, BITS_SEED, effort.images).levels
+        numbers = range(len(digits.test.pixels))[: effort.images]
+        levels = fixed_levels(digits.test, BITS_SEED, numbers).levels
         bits = maps.measure(models, levels)
         found += maps.tables(bits)
         if pictures is not None:

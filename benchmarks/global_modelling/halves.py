@@ -118,7 +118,7 @@ def score(
     work = repeats * len(models) * (1 + len(CUTS) * len(PARTNERS))
     with Output().progress("halves", work) as advance:
         for seed in range(repeats):
-            levels = fixed_levels(split, seed, limit).levels
+            levels = fixed_levels(split, seed, range(len(split.pixels))[:limit]).levels
             real = {}
             for each in models:
                 real[each.name] = _nats(each, levels, seed, importance_samples)

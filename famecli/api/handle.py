@@ -178,8 +178,9 @@ class Model:
         levels = levels_of(x, self.config)
         estimator = estimator_of(importance_samples, annealing, seed, batch_size)
         first, advance = whole("first_index", first_index, 0, LARGEST_SEED), counted(progress, len(levels))
+        numbers = range(first, first + len(levels))
         with undisturbed():
-            return estimator.nlls(self.checkpoint.model, levels, first_index=first, advance=advance)
+            return estimator.nlls(self.checkpoint.model, levels, numbers=numbers, advance=advance)
 
     def elbo(self, x: Pixels, *, seed: int = 0, first_index: int = 0) -> Pixels:
         """Return a lower bound of log p(x), `(N,)`, float64, nats; exact without latents.

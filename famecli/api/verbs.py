@@ -18,7 +18,7 @@ from famecli.checkpoints.checkpoint import WeightsKind, load_checkpoint
 from famecli.checkpoints.store import Store, checkpoint_file
 from famecli.config.presets import SIZES, Size
 from famecli.config.resolve import Setting
-from famecli.data.dataset import Split, load_split, own_images
+from famecli.data.dataset import Split, even_part, load_split, own_images
 from famecli.errors import ArgumentError, ArgumentTypeError
 from famecli.evaluation import comparison
 from famecli.evaluation.comparison import WAIVERS, Comparison, Waiver
@@ -27,6 +27,7 @@ from famecli.evaluation.score import score, scored_levels
 from famecli.nll.record import Annealing, NllRecord
 from famecli.runtime.devices import device_named, undisturbed
 from famecli.training.follow import follow
+from famecli.training.lock import locked
 from famecli.training.options import AUTO, NEVER, AnyPrecision, TrainOptions
 from famecli.training.plan import make_plan
 from famecli.training.setup import begin, make_run
@@ -102,7 +103,7 @@ def evaluate(
         model: Model, or its source for `load`.
         dataset: Name of a data set, or your own images: levels `(N, C, H, W)`.
         split: Split of a named data set: `train`, `valid` or `test`.
-        limit: Number of images, the first ones; None for all.
+        limit: Number of images, spread evenly over the split: `floor(i * N / limit)` of N; None for all.
         importance_samples: Draws of the latents per image; see `Model.nll`.
         annealing: Settings of annealed importance sampling; see `Model.nll`.
         seed: Seed of the latents.
@@ -132,7 +133,7 @@ def evaluate(
     else:
         own = levels_of(dataset, handle.config)
         images = own_images(own, handle.config.levels, OWN_IMAGES, "Images of one's own")
-    scored = scored_levels(handle.checkpoint, images, most)
+    scored = scored_levels(handle.checkpoint, images, even_part(len(images.pixels), most))
     advance = counted(progress, len(scored.levels))
     with undisturbed():
         return score(handle.checkpoint, images, scored, estimator, advance=advance)
@@ -255,10 +256,11 @@ def train(
     plan = make_plan(options)
     with undisturbed():
         run = make_run(plan)
-        begin(run, plan, first=init.checkpoint if isinstance(init, Model) else None)
-        for record in follow(run, options):
-            if progress is not None:
-                progress(record)
+        with locked(run.folder, run.group) as run.lock:
+            begin(run, plan, first=init.checkpoint if isinstance(init, Model) else None)
+            for record in follow(run, options):
+                if progress is not None:
+                    progress(record)
     return load(run.checkpoint, device=run.trainer.device)
 
 

@@ -72,7 +72,9 @@ def _on_first_images(claim: NllRecord) -> str:
     """Return a further claim, with the one-draw NLL of the same images."""
     data, one = claim.data, claim.one_draw_nats
     beside = "" if one is None else f", where K = 1 gives {one:.2f}"
-    images = f"the first {data.images or 0:,} images of {data.dataset_id}, {data.split}"
+    images = (
+        f"{'' if data.part else 'the first '}{data.images or 0:,} images of {data.dataset_id}, {data.split}"
+    )
     return f"{_nats(claim)} on {images}{beside}"
 
 
@@ -97,6 +99,7 @@ def _training(described: Description) -> str:
         ("time", f"{found.total_thread_hours:.2f} hours of one thread, {found.device}"),
         *(() if cpu_hours is None else (("CPU time", f"{cpu_hours:.2f} hours"),)),
         ("seeds", ", ".join(map(str, found.seeds))),
+        *(() if found.data is None else (("training data", str(found.data)),)),
     ]
     if found.init is None:
         return _table(_shown([*rows, ("schedule", schedule)]))

@@ -18,7 +18,10 @@ INDEX = "index.json"
 DEFAULT_DATASET = "mnist"
 DEFAULT_MODEL = "fame"
 # Keys of an NLL in an entry.
-FIGURES = ("nats_per_image", "stderr_nats", "bound", "importance_samples", "split", "images", "pixels_sha256")
+FIGURES = (
+    "nats_per_image", "stderr_nats", "bound", "importance_samples", "split", "images", "pixels_sha256",
+    "part",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,9 @@ def _figures(nll: NllRecord) -> dict[str, Any]:
     """Return an NLL as the index stores it."""
     data = nll.data
     estimate = (nll.nats_per_image, nll.stderr_nats_per_image, nll.bound, nll.importance_samples)
-    return dict(zip(FIGURES, (*estimate, data.split, data.images, data.pixels_sha256), strict=True))
+    return dict(
+        zip(FIGURES, (*estimate, data.split, data.images, data.pixels_sha256, data.part), strict=True)
+    )
 
 
 def _parse_entry(table: dict[str, Any], where: str) -> WeightsEntry:

@@ -58,6 +58,31 @@ def in_words(trainings: Sequence[PastTraining]) -> str:
 
 
 @dataclass(frozen=True)
+class TrainingData:
+    """Images of a training.
+
+    Args:
+        dataset: Name of the data set.
+        train_images: Number of training images.
+        valid_images: Number of images in the validation split.
+        test_images: Number of images in the test split.
+        train_sha256: SHA-256 of the SHA-256 of each training image, in order; see
+            `famecli.data.seen.image_hashes`.
+    """
+
+    dataset: str
+    train_images: int
+    valid_images: int
+    test_images: int
+    train_sha256: str
+
+    def __str__(self) -> str:
+        """Return name, sizes and hash, for people."""
+        sizes = f"{self.train_images:,} / {self.valid_images:,} / {self.test_images:,} images"
+        return f"{self.dataset} ({sizes}, training images {self.train_sha256[:12]})"
+
+
+@dataclass(frozen=True)
 class FirstWeights:
     """Initial weights of a training, if not random; unrecorded fields are empty.
 
@@ -85,6 +110,7 @@ class Provenance(PastTraining):
         precision: Precision of the arithmetic, `fp32` or `bf16`.
         versions: Packages with their versions.
         init: Initial weights; None for random ones.
+        data: Images of the training; None where they are not recorded.
     """
 
     steps: int | None = None
@@ -93,6 +119,7 @@ class Provenance(PastTraining):
     precision: str | None = None
     versions: tuple[str, ...] = ()
     init: FirstWeights | None = None
+    data: TrainingData | None = None
 
     @property
     def past(self) -> tuple[PastTraining, ...]:
@@ -148,6 +175,7 @@ def parse_provenance(metadata: Mapping[str, Any], where: str = "provenance") -> 
         if isinstance(versions, dict)
         else (),
         "init": known_keys(FirstWeights, table.get("init")),
+        "data": known_keys(TrainingData, table.get("data")),
         "seed": seed,
     }
     return build_known(Provenance, table | told, where)

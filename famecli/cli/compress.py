@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from famecli.cli.groups import Common, Force, Limit, Network, SplitName, check_absent, grouped
+from famecli.cli.groups import Common, Force, Network, SplitName, check_absent, grouped
 from famecli.cli.sources import DataSource, ModelSource
 from famecli.errors import InputError, UsageError
 from famecli.files import free_name, write_atomic
@@ -41,6 +41,12 @@ Start = Annotated[
 ]
 
 
+Number = Annotated[
+    int | None,
+    typer.Option("--limit", min=1, metavar="N", help="Without IMAGES: number of images, from --start on."),
+]
+
+
 @grouped
 def compress(
     *,
@@ -49,7 +55,7 @@ def compress(
     data: DataSource,
     split: Part = None,
     start: Start = None,
-    limit: Limit = None,
+    limit: Number = None,
     out: Out = None,
     group: Group = 64,
     force: Force = False,
@@ -89,10 +95,11 @@ def compress(
         labels, levels = read_originals(loaded.model.config, names)
     else:
         found = data.images(source, loaded, split or "test", output)
-        # Load from the first image on: random bits depend on all earlier images.
-        levels = scored_levels(loaded, found, None if limit is None else first + limit).levels[first:]
-        if not len(levels):
-            raise UsageError(f"--start {first} is past the last of {len(found.pixels)} images")
+        most = len(found.pixels)
+        numbers = range(first, most if limit is None else min(first + limit, most))
+        if not numbers:
+            raise UsageError(f"--start {first} is past the last of {most} images")
+        levels = scored_levels(loaded, found, numbers).levels
     started_s = time.monotonic()
     with output.progress("encoding", len(levels)) as advance:
         file = encode_images(loaded, levels, names=labels, first=first, group=group, advance=advance)

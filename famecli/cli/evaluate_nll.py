@@ -167,7 +167,7 @@ class Results:
             raise UsageError(f"--fail-above {self.fail_above} is no limit", "give a number")
 
     def write(self, report: "NllReport", output: Output) -> None:
-        """Write the files that were asked for, and print the result.
+        """Print the result, and write the files that were asked for.
 
         Raises:
             InputError: A file cannot be written.
@@ -175,12 +175,11 @@ class Results:
         """
         from famecli.evaluation.score import save_claim, write_heatmaps
 
-        if self.heatmap is not None:
-            write_heatmaps(report, self.heatmap)
-        if self.record is not None:
-            save_claim(report, self.record)
-        if self.per_image is not None:
-            _write_per_image(report, self.per_image)
+        if report.trained_on and report.split.split != "train":
+            output.warn(
+                f"{report.trained_on:,} of {len(report.nlls.nats):,} scored images are training images of "
+                f"{report.checkpoint.source}: their NLL does not measure generalisation"
+            )
         if self.per_image != STDIN:
             document = report.to_dict() | ({"explanation": report.explain()} if self.explain else {})
             document |= {"image_nats": report.nlls.nats.tolist()} if self.with_images else {}
@@ -190,6 +189,12 @@ class Results:
             )
         elif not output.quiet:
             _show(report, output.errors, self.explain)
+        if self.heatmap is not None:
+            write_heatmaps(report, self.heatmap)
+        if self.record is not None:
+            save_claim(report, self.record)
+        if self.per_image is not None:
+            _write_per_image(report, self.per_image)
         if self.fail_above is not None and report.bits_per_dim > self.fail_above:
             raise GateError(f"{report.bits_per_dim:.5f} bits/dim are above the limit of {self.fail_above}")
 
@@ -251,7 +256,7 @@ def evaluate_nll(
       fame sample --dataset mnist -n 256 -o - | fame evaluate-nll run/ --data - -q
     """
     from famecli.coding.compress import measure_code, read_files
-    from famecli.data.dataset import own_images
+    from famecli.data.dataset import even_part, own_images
     from famecli.evaluation.score import score, scored_levels, simulated
     from famecli.runtime.distributed import explain_lost_processes
 
@@ -273,7 +278,7 @@ def evaluate_nll(
             else:
                 images = data.images(source, loaded, split, output)
     if bound.simulated is None:
-        scored = scored_levels(loaded, images, limit)
+        scored = scored_levels(loaded, images, even_part(len(images.pixels), limit))
     else:
         images, scored, normals = simulated(loaded, bound.simulated, bound.seed)
     if not config.stochastic_layers and (bound.ais or bound.importance_samples > 1):

@@ -92,7 +92,7 @@ Seed = Annotated[
 ]
 Limit = Annotated[
     int | None,
-    typer.Option("--limit", min=1, metavar="IMAGES", help="Number of images to use, the first ones."),
+    typer.Option("--limit", min=1, metavar="N", help="Use only N images, spread evenly over the split."),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite an existing output.")]
 BatchSize = Annotated[

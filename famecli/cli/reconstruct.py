@@ -191,7 +191,8 @@ def _originals(
         return Originals(*read_levels(checkpoint.model.config, files or list(ends or ())))
     found = data.images(source, checkpoint, split, output)
     name = f"{found.info.name}/{found.split}"
-    levels = scored_levels(checkpoint, found, number if places is None else max(places) + 1).levels
+    count = number if places is None else max(places) + 1
+    levels = scored_levels(checkpoint, found, range(min(count, len(found.pixels)))).levels
     if places is not None and max(places) >= len(levels):
         raise UsageError(
             f"{found.info.name} has {len(found.pixels)} {found.split} images, none numbered {max(places)}"

@@ -1,6 +1,7 @@
 """`fame train`."""
 
 import json
+import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,7 +33,7 @@ def train(
 ) -> None:
     """Train a model. Prints the path of the best checkpoint. The same command again resumes the run.
 
-    Exit code 75: stopped by --max-time or SIGTERM with everything saved; 130: the same by Ctrl-C.
+    Exit code 75: stopped by --max-time, SIGTERM or SIGHUP with everything saved; 130: the same by Ctrl-C.
 
     Examples:
 
@@ -113,33 +114,35 @@ def _train(plan: "Plan", display: Display, output: Output) -> None:
     """Train with progress on stderr, then print the result and exit."""
     from famecli.runtime.distributed import explain_lost_processes
     from famecli.training.follow import Remarks, check_tracker, follow, result
+    from famecli.training.lock import locked
     from famecli.training.setup import begin, make_run
 
     check_tracker(plan.options)
     group = join(output)
     run = make_run(plan, group, output.note, _shown(display, output, group))
-    begin(run, plan, output.note)
-    config, seen = run.trainer.config, run.trainer.images
+    config = run.trainer.config
     total = config.total_steps * config.batch_size
-    remarks = Remarks(run)
-    with _catch_signals() as signals, output.progress("training", total, tenths=False) as advance:
-        advance(seen, "")
-        for record in follow(run, plan.options, lambda: "signal" if signals else None):
-            advance(record["images"] - seen, _describe(record))
-            seen = record["images"]
-            if line := remarks.of(record):
-                output.note(line)
-            if group.is_main and (warning := remarks.warning(record)):
-                output.warn(warning)
-            if display.log and group.is_main:
-                print(json.dumps(record, allow_nan=False), flush=True)
-    output.note(remarks.end())
-    if group.is_main and not display.log:
-        output.result(result(run), str(run.checkpoint))
-    with explain_lost_processes():
-        # Wait for the first process: torchrun ends all when one exits with a code other than 0.
-        group.all_reduce_max(0)
-    _exit(run, signals)
+    with locked(run.folder, group, output.warn) as run.lock, _catch_signals() as signals:
+        begin(run, plan, output.note)
+        seen, remarks = run.trainer.images, Remarks(run)
+        with output.progress("training", total, tenths=False) as advance:
+            advance(seen, "")
+            for record in follow(run, plan.options, lambda: "signal" if signals else None):
+                advance(record["images"] - seen, _describe(record))
+                seen = record["images"]
+                if line := remarks.of(record):
+                    output.note(line)
+                if group.is_main and (warning := remarks.warning(record)):
+                    output.warn(warning)
+                if display.log and group.is_main:
+                    print(json.dumps(record, allow_nan=False), flush=True)
+        output.note(remarks.end())
+        if group.is_main and not display.log:
+            output.result(result(run), str(run.checkpoint))
+        with explain_lost_processes():
+            # Wait for the first process: torchrun ends all when one exits with a code other than 0.
+            group.all_reduce_max(0)
+        _exit(run, signals)
 
 
 def _shown(display: Display, output: Output, group: "Group") -> "Callable[[np.ndarray], None]":
@@ -153,24 +156,31 @@ def _shown(display: Display, output: Output, group: "Group") -> "Callable[[np.nd
 
 @contextmanager
 def _catch_signals() -> Iterator[list[int]]:
-    """Yield a list that collects SIGINT and SIGTERM; a second signal acts as usual."""
-    caught: list[int] = []
-    before: dict[int, Any] = {}
+    """Yield a list that collects SIGINT, SIGTERM and SIGHUP; a second one ends the process at once.
 
-    def put_back() -> None:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)
+    A SIGHUP that is ignored from the start, as by nohup, stays ignored.
+    """
+    caught: list[int] = []
 
     def remember(number: int, frame: FrameType | None) -> None:
+        if caught:
+            # No cleaning up, which could take long: everything in the folder is whole at any time.
+            os._exit(_code(caught))
         caught.append(number)
-        put_back()
 
-    for kind in (signal.SIGINT, signal.SIGTERM):
-        before[kind] = signal.signal(kind, remember)
+    kinds = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        kinds.append(signal.SIGHUP)
+    before = {kind: signal.signal(kind, remember) for kind in kinds}
     try:
         yield caught
     finally:
-        put_back()
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+
+
+def _code(signals: list[int]) -> ExitCode:
+    return ExitCode.INTERRUPTED if signal.SIGINT in signals[:1] else ExitCode.PREEMPTED
 
 
 def _describe(record: dict[str, Any]) -> str:
@@ -185,4 +195,4 @@ def _exit(run: "Run", signals: list[int]) -> None:
     """
     if run.stopped not in ("signal", "max_time") or run.trainer.group.restarts:
         return
-    raise typer.Exit(ExitCode.INTERRUPTED if signal.SIGINT in signals[:1] else ExitCode.PREEMPTED)
+    raise typer.Exit(_code(signals))

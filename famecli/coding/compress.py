@@ -22,7 +22,7 @@ from famecli.coding.container import (
     Machine,
     hash_levels,
     invalid_names_reason,
-    png_name,
+    png_names,
     run_lengths,
 )
 from famecli.config.schema import ModelConfig
@@ -54,7 +54,7 @@ def read_originals(config: ModelConfig, files: Sequence[str]) -> tuple[list[str]
     paths, levels = read_files(config, files)
     if paths is None:
         return None, levels
-    names = [png_name(path) for path in paths]
+    names = png_names(paths, files)
     if reason := invalid_names_reason(names):
         raise InputError(f"these images cannot be in one file: {reason}", "rename it, or write several files")
     return names, levels
@@ -336,11 +336,13 @@ def write_named(levels: np.ndarray, header: FileHeader, folder: Path) -> None:
         InputError: The folder or a file in it cannot be written, or a name is that of a link.
     """
     names = header.file_names()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make folder {folder}: {error.strerror}") from error
-    if links := [name for name in names if (folder / name).is_symlink()]:
-        raise InputError(f"{folder / links[0]} is a link", "choose another folder")
+    below = {part for name in names for part in (Path(name), *Path(name).parents[:-1])}
+    if links := sorted(folder / part for part in below if (folder / part).is_symlink()):
+        raise InputError(f"{links[0]} is a link", "choose another folder")
+    for parent in sorted({(folder / name).parent for name in names}):
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot make folder {parent}: {error.strerror}") from error
     for name, image in zip(names, to_uint8(levels, header.levels), strict=True):
         write_png(folder / name, image, {}, sync=False)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import platform
 import re
 import unicodedata
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import groupby
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Literal, Self
 
 import numpy as np
@@ -26,7 +27,8 @@ from famecli.errors import InputError, IntegrityError, truncate
 from famecli.files import open_input, read_up_to
 
 MAGIC = b"\x89fame\r\n\x1a"
-VERSION = 1
+# Version 2 has folders in names; files without are of version 1, which older readers take, too.
+FLAT, NESTED = 1, 2
 SCHEMA = "famecli/coded/1"
 PREFIX_BYTES = len(MAGIC) + 8
 CHECK_BYTES = 4
@@ -42,8 +44,9 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 LONGEST_TEXT = 100
 SUFFIX = ".png"
 LARGEST_NAME_BYTES = 200
-# Path separators, and characters that are forbidden or special on Windows.
-FORBIDDEN = re.compile(r'[/\\:*?"<>|]')
+LARGEST_PATH_BYTES = 1000
+# A path separator, and characters that are forbidden or special on Windows.
+FORBIDDEN = re.compile(r'[\\:*?"<>|]')
 DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])", re.IGNORECASE)
 
 
@@ -184,7 +187,8 @@ def to_bytes(file: CodedFile) -> bytes:
             f"the names of {file.header.images} images are too long for one file", "write several files"
         )
     header = zlib.compress(text, 9)
-    numbers = VERSION.to_bytes(4, "little") + len(header).to_bytes(4, "little")
+    version = NESTED if any("/" in name for name in file.header.names or ()) else FLAT
+    numbers = version.to_bytes(4, "little") + len(header).to_bytes(4, "little")
     content = MAGIC + numbers + header + file.payload.astype("<u4").tobytes()
     return content + zlib.crc32(content).to_bytes(CHECK_BYTES, "little")
 
@@ -217,6 +221,8 @@ def from_bytes(content: bytes, source: str) -> CodedFile:
     if start > end or zlib.crc32(content[:end]).to_bytes(CHECK_BYTES, "little") != content[end:]:
         raise IntegrityError(f"{source}: damaged or cut off ({len(content)} bytes)", "copy it again")
     header = _header(content[PREFIX_BYTES:start], source)
+    if _version(content) == FLAT and any("/" in name for name in header.names or ()):
+        raise InputError(f"{source}: version {FLAT} of the format has no folders in names")
     if (end - start) % WORD_BYTES:
         raise InputError(f"{source}: its payload is not a whole number of words")
     payload = np.frombuffer(content[start:end], "<u4").astype(np.uint32)
@@ -230,9 +236,12 @@ def _check_prefix(content: bytes, source: str) -> None:
         raise InputError(f"{source}: not a file of coded images", "fame compress writes them")
     if len(content) < PREFIX_BYTES:
         raise IntegrityError(f"{source}: cut off ({len(content)} bytes)", "copy it again")
-    version = int.from_bytes(content[len(MAGIC) : len(MAGIC) + 4], "little")
-    if version != VERSION:
-        raise InputError(f"{source}: version {version} of the format, this famecli reads {VERSION}")
+    if (version := _version(content)) not in (FLAT, NESTED):
+        raise InputError(f"{source}: version {version} of the format, this famecli reads {FLAT} and {NESTED}")
+
+
+def _version(content: bytes) -> int:
+    return int.from_bytes(content[len(MAGIC) : len(MAGIC) + 4], "little")
 
 
 def _header(content: bytes, source: str) -> FileHeader:
@@ -278,21 +287,33 @@ def _invalid_reason(header: FileHeader) -> str:
     return header.machine.invalid_reason() or invalid_names_reason(header.names or ())
 
 
-def png_name(path: str) -> str:
-    """Return the name under which the image at `path` is stored."""
-    return Path(path).stem + SUFFIX
+def png_names(paths: Sequence[str], sources: Sequence[str]) -> list[str]:
+    """Return the names under which images are stored: paths below the folder that all sources share.
+
+    Args:
+        paths: Files of the images.
+        sources: Files and folders that the user named, in which these files were found.
+
+    >>> png_names(["a/b/1.jpg", "a/2.png"], ["a"]), png_names(["a/1.png", "c/1.png"], ["a", "c/1.png"])
+    (['b/1.png', '2.png'], ['a/1.png', 'c/1.png'])
+    """
+    named = [os.path.abspath(source) for source in sources]
+    root = os.path.commonpath([each if os.path.isdir(each) else os.path.dirname(each) for each in named])
+    relative = (PurePath(os.path.relpath(os.path.abspath(path), root)) for path in paths)
+    return [(each.parent / (each.stem + SUFFIX)).as_posix() for each in relative]
 
 
 def invalid_names_reason(names: Sequence[str]) -> str:
-    """Validate stored names: return why they are not plain, new PNG files of one folder on every system.
+    """Validate stored names: return why they are not plain, new PNG files below one folder on every system.
 
     Args:
-        names: Untrusted names of the images' files.
+        names: Untrusted names of the images' files, with `/` between folders.
 
     Returns:
         Reason to refuse them; empty for none.
     """
     seen: set[str] = set()
+    folders: set[str] = set()
     for name in names:
         if reason := _invalid_name_reason(name):
             return f"{name!a:.80} {reason}"
@@ -301,16 +322,29 @@ def invalid_names_reason(names: Sequence[str]) -> str:
         if plain in seen:
             return f"{name!a:.80} appears twice"
         seen.add(plain)
+        folders.update(str(folder) for folder in PurePosixPath(plain).parents)
+    if both := sorted(seen & folders):
+        return f"{both[0]!a:.80} is a file and a folder"
     return ""
 
 
-def _invalid_name_reason(name: str) -> str:
+def _invalid_name_reason(path: str) -> str:
+    *folders, name = path.split("/")
+    if not name.endswith(SUFFIX):
+        return f"is not a plain name that ends in {SUFFIX}"
+    if len(path.encode("utf-8", "surrogatepass")) > LARGEST_PATH_BYTES:
+        return f"is longer than {LARGEST_PATH_BYTES} bytes"
+    return next(filter(None, map(_invalid_part_reason, [*folders, name])), "")
+
+
+def _invalid_part_reason(name: str) -> str:
+    """Return why a folder or a file cannot have a name on every system; empty if it can."""
     if not name.isprintable():
         return "has unprintable characters"
     if FORBIDDEN.search(name):
         return "has characters that some systems forbid in file names"
-    if not name.endswith(SUFFIX) or name.startswith((".", " ", "-", "~")):
-        return f"is not a plain name that ends in {SUFFIX}"
+    if not name or name.startswith((".", " ", "-", "~")) or name.endswith((".", " ")):
+        return "is not a plain name, or has a folder that is not"
     if len(name.encode()) > LARGEST_NAME_BYTES:
         return f"is longer than {LARGEST_NAME_BYTES} bytes"
     if DEVICES.fullmatch(name.split(".")[0].rstrip()):

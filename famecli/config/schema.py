@@ -296,7 +296,8 @@ def _value(kind: Any, value: object, where: str, meaning: str) -> Any:  # noqa: 
     """Return `value` checked against the annotation `kind`; the hint of an error is the key's meaning."""
     if dataclasses.is_dataclass(kind):
         return build(typing.cast(type, kind), value, where)
-    if isinstance(kind, types.UnionType):
+    # A literal in a union is of the older kind.
+    if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
         return None if value is None else _value(typing.get_args(kind)[0], value, where, meaning)
     origin = typing.get_origin(kind)
     if origin is Literal:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -67,10 +67,12 @@ class FixedLevels:
 
     Args:
         levels: `(n, C, H, W)`, uint8, 0 to the data set's `levels - 1`.
+        numbers: Number of each image in its split, from 0.
         sha256: SHA-256 of the bytes of `levels`; equal hashes mean that the same bits were scored.
     """
 
     levels: np.ndarray
+    numbers: Sequence[int]
     sha256: str
 
 
@@ -117,20 +119,40 @@ def read_split(info: DatasetInfo, folder: Path, split: str) -> ImageSplit:
     return ImageSplit(info, split, pixels, labels)
 
 
-def fixed_levels(split: ImageSplit, seed: int = 0, limit: int | None = None) -> FixedLevels:
-    """Return the levels to score, determined by the seed; with `limit`, those of the first images.
+def even_part(images: int, limit: int | None = None) -> Sequence[int]:
+    """Return the numbers of images that are spread evenly over a split: `floor(i * images / limit)`.
+
+    Splits may be sorted by class, so the first images would not stand for all.
+
+    Args:
+        images: Number of images of the split.
+        limit: Largest number of images in the part; None for all.
+
+    >>> even_part(10, 4)
+    [0, 2, 5, 7]
+    """
+    count = images if limit is None else min(limit, images)
+    return [index * images // count for index in range(count)]
+
+
+def fixed_levels(split: ImageSplit, seed: int = 0, numbers: Sequence[int] | None = None) -> FixedLevels:
+    """Return the levels to score, determined by the seed. The bits of an image do not depend on the others.
 
     Args:
         split: Images.
         seed: Seed of the bits, where the data set has random ones.
-        limit: Number of images; None for all.
+        numbers: Ascending numbers of the images in the split; None for all.
     """
-    pixels = split.pixels[:limit]
+    if numbers is None:
+        numbers = range(len(split.pixels))
+    # Random bits depend on all earlier images of the split.
+    levels = split.pixels[: numbers[-1] + 1] if len(numbers) else split.pixels[:0]
     if split.info.binarization == "dynamic":
-        levels = _bits(pixels, split.info.name, split.split, seed)
-    else:
-        levels = np.ascontiguousarray(pixels)
-    return FixedLevels(levels, hashlib.sha256(levels.data).hexdigest())
+        levels = _bits(levels, split.info.name, split.split, seed)
+    if len(numbers) < len(levels):
+        levels = levels[list(numbers)]
+    levels = np.ascontiguousarray(levels)
+    return FixedLevels(levels, numbers, hashlib.sha256(levels.data).hexdigest())
 
 
 def _bits(pixels: np.ndarray, name: str, split: str, seed: int) -> np.ndarray:

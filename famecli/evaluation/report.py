@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,13 +16,13 @@ from famecli import __version__
 from famecli.checkpoints.checkpoint import Checkpoint
 from famecli.coding.compress import CodeLength
 from famecli.config.schema import to_dict
-from famecli.data.dataset import FixedLevels, ImageSplit
+from famecli.data.dataset import FixedLevels, ImageSplit, even_part
 from famecli.data.registry import FOLDER
 from famecli.evaluation.notebook import html_table
 from famecli.nll import record as protocol
 from famecli.nll.ais import AnnealedNlls
 from famecli.nll.evaluate import ImageNlls, stderr_over_images
-from famecli.nll.record import ESTIMATOR_VERSION, NllRecord, Point, ScoredImages, Terms
+from famecli.nll.record import ESTIMATOR_VERSION, NllRecord, Part, Point, ScoredImages, Terms
 from famecli.nll.units import bits_per_dim
 
 CLAIM_KEYS = (
@@ -53,6 +53,7 @@ class NllReport:
         seed: Seed of the latents.
         seconds: Wall-clock seconds.
         coded: Length of the images as a code; None if they were not coded.
+        trained_on: Number of scored images that the model was trained on; None where it is not known.
     """
 
     checkpoint: Checkpoint
@@ -62,6 +63,7 @@ class NllReport:
     seed: int
     seconds: float
     coded: CodeLength | None = None
+    trained_on: int | None = None
 
     @cached_property
     def nll(self) -> NllRecord:
@@ -82,6 +84,7 @@ class NllReport:
                 shape=info.shape,
                 levels=info.levels,
                 binarization=protocol.binarization_words(info.binarization),
+                part=part_name(self.scored.numbers, len(self.split.pixels)),
             ),
             bound=nlls.bound,
             importance_samples=nlls.importance_samples,
@@ -134,7 +137,7 @@ class NllReport:
 
     def _claimed(self, claim: NllRecord) -> dict[str, Any]:
         """Return a claim with its protocol, and whether it can be compared with this evaluation."""
-        scored = ("dataset_id", "split", "images", "pixels_sha256", "binarization")
+        scored = ("dataset_id", "split", "images", "pixels_sha256", "binarization", "part")
         return {
             "nats_per_image": claim.nats_per_image,
             "bits_per_dim": self.per_dim(claim.nats_per_image),
@@ -174,6 +177,7 @@ class NllReport:
             "claimed_bits_per_dim": claims[0]["bits_per_dim"] if claims else None,
             "claims": claims,
             "seed": self.seed,
+            "trained_on_images": self.trained_on,
             "device": checkpoint.model.device.type,
             "precision": nll["precision"],
             "seconds": round(self.seconds, 2),
@@ -188,8 +192,8 @@ class NllReport:
     def claim(self) -> dict[str, Any]:
         """Return the part of `to_dict` that a checkpoint stores as its claim.
 
-        The mean of the first images is added, which `fame weights verify --claims` measures again. An image's
-        NLL depends only on its index and the seed, so an evaluation of these images alone gives this mean.
+        The mean of the first scored images is added, which `fame weights verify --claims` measures again. An
+        image's NLL depends only on its number and the seed, so scoring these images alone gives this mean.
         """
         document = self.to_dict()
         more = {key: getattr(self.nll, key) for key in ("first_256_nats_per_image", "weights_sha256")}
@@ -295,7 +299,7 @@ class NllReport:
         )
 
     def per_image(self) -> Iterator[dict[str, Any]]:
-        """Yield a row per image: its index, the start of its hash, and its NLL with all terms."""
+        """Yield a row per image: its number in the split, the start of its hash, its NLL with all terms."""
         nlls, annealed = self.nlls, self._annealed
         columns: dict[str, np.ndarray] = {
             "bits_per_dim": np.array([self.per_dim(nats) for nats in nlls.nats.tolist()]),
@@ -311,7 +315,35 @@ class NllReport:
             columns |= {} if annealed.lower is None else {"lower_nats": annealed.lower}
         for index, levels in enumerate(self.scored.levels):
             sha8 = hashlib.sha256(levels.tobytes()).hexdigest()[:8]
-            yield {"index": index, "sha8": sha8, **{key: float(each[index]) for key, each in columns.items()}}
+            number = self.scored.numbers[index]
+            yield {
+                "index": number,
+                "sha8": sha8,
+                **{key: float(each[index]) for key, each in columns.items()},
+            }
+
+
+def part_numbers(part: Part | None, images: int, total: int) -> Sequence[int]:
+    """Return the numbers of a record's images in their split.
+
+    Args:
+        part: Part in the record; None, in older records, for the first images.
+        images: Number of images in the record.
+        total: Number of images of the split.
+    """
+    return even_part(total, images) if part == "even" else range(min(images, total))
+
+
+def part_name(numbers: Sequence[int], total: int) -> Part | None:
+    """Return the name of the part of a split that images form; None if it has no name.
+
+    Args:
+        numbers: Numbers of the images in their split.
+        total: Number of images of the split.
+    """
+    names: tuple[Part, ...] = ("first", "even")
+    found = (part for part in names if list(part_numbers(part, len(numbers), total)) == list(numbers))
+    return "all" if len(numbers) == total else next(found, None)
 
 
 def _number(value: float) -> float | None:

@@ -16,8 +16,9 @@ from famecli.config.costs import images_at_once
 from famecli.data.dataset import FixedLevels, ImageSplit, Split, fixed_levels
 from famecli.data.folder import seen_with
 from famecli.data.registry import FOLDER, dataset_info
+from famecli.data.seen import count_seen
 from famecli.errors import ArgumentError, InputError
-from famecli.evaluation.report import NllReport
+from famecli.evaluation.report import NllReport, part_numbers
 from famecli.images import bits_to_uint8, open_writer
 from famecli.model.fame import Fame
 from famecli.nll.ais import Simulated, double, evaluate_ais, simulate
@@ -53,7 +54,7 @@ class EstimatorSettings:
         model: Fame,
         levels: np.ndarray,
         *,
-        first_index: int = 0,
+        numbers: Sequence[int] | None = None,
         normals: Sequence[Tensor] | None = None,
         advance: Callable[[int], None] = lambda images: None,
         group: Group = ALONE,
@@ -64,20 +65,18 @@ class EstimatorSettings:
         Args:
             model: Model on its device.
             levels: Integer levels `(N, C, H, W)`.
-            first_index: Number of the first image, for the streams of its latents.
+            numbers: Number of each image, which names the streams of its latents; None for 0 to N - 1.
             normals: Normals from which the images were drawn, for reverse annealing; see `evaluate_ais`.
             advance: Called with the number of images just done.
             group: Processes that share the batches; each gets the NLLs of all images.
             report: Called with one line when memory runs out.
 
         Raises:
-            ArgumentError: Annealing is combined with a `first_index`.
             NumericsError: An image's NLL is not finite.
         """
-        common: dict[str, Any] = {"seed": self.seed, "advance": advance, "group": group, "report": report}
+        common: dict[str, Any] = {"seed": self.seed, "numbers": numbers, "advance": advance}
+        common |= {"group": group, "report": report}
         if self.annealing is not None and model.config.stochastic_layers:
-            if first_index:
-                raise ArgumentError("annealing numbers images from 0: leave first_index out")
             batch = self.batch_size or images_at_once(model.config, AUTOMATIC_CHAINS)
             return evaluate_ais(model, levels, self.annealing, normals=normals, batch_size=batch, **common)
         most = GPU_BATCH if model.device.type == "cuda" else AUTOMATIC_BATCH
@@ -86,24 +85,25 @@ class EstimatorSettings:
             levels,
             importance_samples=self.importance_samples,
             batch_size=self.batch_size or images_at_once(model.config, most),
-            first_index=first_index,
             **common,
         )
 
 
-def scored_levels(checkpoint: Checkpoint, images: ImageSplit, limit: int | None = None) -> FixedLevels:
+def scored_levels(
+    checkpoint: Checkpoint, images: ImageSplit, numbers: Sequence[int] | None = None
+) -> FixedLevels:
     """Return the levels of images that a model is scored on.
 
     Args:
         checkpoint: Checkpoint of the scored model.
         images: Split of a data set.
-        limit: Number of images, the first ones; None for all.
+        numbers: Ascending numbers of the images in the split, such as an `even_part`; None for all.
 
     Raises:
         ArgumentError: The model is for other images.
     """
     check_fits(checkpoint, images.info.shape, images.info.levels, images.info.name)
-    return fixed_levels(images, BITS_SEED, limit)
+    return fixed_levels(images, BITS_SEED, numbers)
 
 
 def score(
@@ -131,9 +131,17 @@ def score(
     """
     started_s = time.monotonic()
     nlls = estimator.nlls(
-        checkpoint.model, scored.levels, normals=normals, advance=advance, group=group, report=report
+        checkpoint.model,
+        scored.levels,
+        numbers=scored.numbers,
+        normals=normals,
+        advance=advance,
+        group=group,
+        report=report,
     )
-    return NllReport(checkpoint, images, scored, nlls, estimator.seed, time.monotonic() - started_s)
+    seen = count_seen(Path(checkpoint.source).parent, images.pixels[list(scored.numbers)])
+    seconds = time.monotonic() - started_s
+    return NllReport(checkpoint, images, scored, nlls, estimator.seed, seconds, trained_on=seen)
 
 
 def simulated(
@@ -219,7 +227,8 @@ def measure_again(
     count, _ = claim.expected(name, limit)
     split = images(data.dataset_id, cast(Split, data.split))
     estimator = EstimatorSettings(claim.importance_samples, None, seed, batch_size)
-    scored = scored_levels(checkpoint, split, count)
+    numbers = part_numbers(data.part, data.images, len(split.pixels))[:count]
+    scored = scored_levels(checkpoint, split, numbers)
     return score(checkpoint, split, scored, estimator, advance=advance, report=report).nll
 
 
@@ -240,6 +249,11 @@ def write_heatmaps(report: NllReport, folder: Path) -> None:
     """
     channels = report.split.info.shape[0]
     with open_writer(folder, len(report.nlls.nats), format="png", force=True) as writer:
-        for start, bits in pixel_bits(report.checkpoint.model, report.scored.levels, report.seed):
-            rows = [{"index": start + offset, "bits": float(each.sum())} for offset, each in enumerate(bits)]
+        numbers = report.scored.numbers
+        maps = pixel_bits(report.checkpoint.model, report.scored.levels, report.seed, numbers=numbers)
+        for start, bits in maps:
+            indices = numbers[start : start + len(bits)]
+            rows = [
+                {"index": index, "bits": float(each.sum())} for index, each in zip(indices, bits, strict=True)
+            ]
             writer.add(bits_to_uint8(bits / channels), rows)

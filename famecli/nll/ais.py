@@ -60,6 +60,7 @@ def evaluate_ais(
     normals: Sequence[Tensor] | None = None,
     seed: int = 0,
     batch_size: int = 32,
+    numbers: Sequence[int] | None = None,
     advance: Callable[[int], None] = lambda images: None,
     group: Group = ALONE,
     report: Callable[[str], None] = lambda text: None,
@@ -74,6 +75,7 @@ def evaluate_ais(
             upwards; reverse chains start from these latents. None if unknown.
         seed: Seed of the chains; each has a stream of its own.
         batch_size: Number of chains computed at once.
+        numbers: Number of each image, which names its streams; None for 0 to N - 1.
         advance: Called with the number of images just done.
         group: Processes that share the batches; each gets the NLLs of all images.
         report: Called with one line of text when memory runs out.
@@ -81,7 +83,10 @@ def evaluate_ais(
     Raises:
         NumericsError: An image's NLL is not finite.
     """
-    elbo = evaluate(model, levels, seed=seed, batch_size=batch_size, group=group, report=report)
+    numbers = range(len(levels)) if numbers is None else numbers
+    elbo = evaluate(
+        model, levels, seed=seed, batch_size=batch_size, numbers=numbers, group=group, report=report
+    )
     exact = double(model)
     images = max(1, batch_size // settings.chains)
     pieces = AdaptiveBatches(batch_size, report=report)
@@ -89,14 +94,14 @@ def evaluate_ais(
     def table_of(rows: slice) -> np.ndarray:
         batch = torch.from_numpy(levels[rows]).to(exact.device)
         known = None if normals is None else [each[rows] for each in normals]
-        return _Annealer(exact, batch, rows.start, settings, seed).run(known, pieces.size)
+        return _Annealer(exact, batch, numbers[rows], settings, seed).run(known, pieces.size)
 
     table = map_rows(table_of, len(levels), images, pieces, group, advance)
     splits = [1, 2, 2 + settings.chains]
     chances, steps, forward, reverse = np.split(table, splits, axis=1)
     log_weights = torch.from_numpy(forward)
     return AnnealedNlls(
-        check_nats(-log_mean(log_weights).numpy(), "ais"),
+        check_nats(-log_mean(log_weights).numpy(), "ais", numbers),
         elbo.distortion,
         elbo.rate,
         "ais",
@@ -107,7 +112,9 @@ def evaluate_ais(
         step=steps[:, 0],
         elbo=elbo.nats,
         # The mean of the reverse chains' inverse weights is unbiased, so its logarithm is biased downwards.
-        lower=check_nats(log_mean(-torch.from_numpy(reverse)).numpy(), None) if reverse.size else None,
+        lower=check_nats(log_mean(-torch.from_numpy(reverse)).numpy(), None, numbers)
+        if reverse.size
+        else None,
     )
 
 
@@ -136,7 +143,7 @@ class _Annealer:
     Args:
         model: Model with latents.
         x: Levels of the images.
-        first: Index of the first image.
+        images: Numbers of the images.
         settings: Settings of annealing.
         seed: Seed of the chains.
         space: Type of the space in which the chains move.
@@ -146,13 +153,13 @@ class _Annealer:
         self,
         model: Fame,
         x: Tensor,
-        first: int,
+        images: Sequence[int],
         settings: Annealing,
         seed: int,
         space: type[LatentSpace] = LatentSpace,
     ) -> None:
         self.model, self.x, self.settings, self.seed = model, x, settings, seed
-        self.space, self.images = space, range(first, first + len(x))
+        self.space, self.images = space, images
         self.powers = inverse_temperatures(settings.steps)
         self.steps = self._find_steps()
 

@@ -1,7 +1,7 @@
 """The negative log-likelihood of images: exact, by the ELBO, or importance-weighted."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from famecli.model.fame import Fame
 from famecli.nll.importance import Importance, block_sizes, log_mean, weigh
 from famecli.nll.record import Bound
 from famecli.nll.units import NATS_PER_BIT
-from famecli.rng import ImageNoise
+from famecli.rng import ImageNoise, StreamName
 from famecli.runtime.distributed import ALONE, Group
 from famecli.runtime.memory import AdaptiveBatches
 from famecli.sampling.execution import FEW_IMAGES, ONE_THREAD, THREADED_WORK, threads_for
@@ -66,7 +66,7 @@ def evaluate(
     importance_samples: int = 1,
     seed: int = 0,
     batch_size: int = 128,
-    first_index: int = 0,
+    numbers: Sequence[int] | None = None,
     advance: Callable[[int], None] = lambda images: None,
     group: Group = ALONE,
     report: Callable[[str], None] = lambda text: None,
@@ -78,9 +78,9 @@ def evaluate(
         levels: Images, integer levels, `(N, C, H, W)`.
         importance_samples: 1 for the ELBO with the KL divergence in closed form; more for
             -log of the mean importance weight, which is tighter. A model without latents is exact.
-        seed: Seed of the latents; image i draws from a stream of its own.
+        seed: Seed of the latents; each image draws from a stream of its own.
         batch_size: Number of images times samples in one forward pass.
-        first_index: Index of the first image in the names of the latents' streams.
+        numbers: Number of each image, which names the streams of its latents; None for 0 to N - 1.
         advance: Called with the number of images just done.
         group: Processes that share the batches; each gets the NLLs of all images.
         report: Called with one line of text when memory runs out.
@@ -92,11 +92,11 @@ def evaluate(
     """
     samples = importance_samples if model.config.stochastic_layers else 1
     images = max(1, batch_size // samples)
-    pieces = AdaptiveBatches(batch_size, report=report)
+    pieces, names = AdaptiveBatches(batch_size, report=report), _noise_names(seed, len(levels), numbers)
 
     def table_of(rows: slice) -> np.ndarray:
         batch = torch.from_numpy(levels[rows]).to(model.device)
-        return _evaluate_batch(model, batch, first_index + rows.start, samples, seed, pieces.size)
+        return _evaluate_batch(model, batch, names[rows], samples, pieces.size)
 
     few = len(levels) * samples <= FEW_IMAGES
     with threads_for(ONE_THREAD if few else THREADED_WORK):
@@ -108,7 +108,9 @@ def evaluate(
     )
     importance = Importance(sizes, curve, stderr, effective[:, 0]) if sizes else None
     bound: Bound = "exact" if not layers else "elbo" if samples == 1 else "iwae"
-    return ImageNlls(check_nats(nats[:, 0], bound), distortion[:, 0], rate, bound, samples, importance)
+    return ImageNlls(
+        check_nats(nats[:, 0], bound, numbers), distortion[:, 0], rate, bound, samples, importance
+    )
 
 
 def map_rows(
@@ -143,24 +145,28 @@ def map_rows(
     return np.concatenate(parts)
 
 
-def check_nats(nats: np.ndarray, bound: Bound | None) -> np.ndarray:
+def check_nats(nats: np.ndarray, bound: Bound | None, numbers: Sequence[int] | None = None) -> np.ndarray:
     """Return the NLLs of images unchanged.
 
     Args:
         nats: NLLs `(N,)`.
         bound: Kind of estimate; None for a lower bound, which may have any sign.
+        numbers: Number of each image, for errors; None for 0 to N - 1.
 
     Raises:
         NumericsError: An NLL is not finite, or implies a probability above one. Mean importance weights are
             unbiased: if probabilities are valid, by Markov's inequality the product of N means exceeds
             exp(14) with a probability of at most exp(-14), less than one in a million.
     """
+    names = range(len(nats)) if numbers is None else numbers
     if not np.isfinite(nats).all():
         bad = int(np.flatnonzero(~np.isfinite(nats))[0])
-        raise NumericsError(f"the NLL of image {bad} is {nats[bad]}: no mean can be given")
+        raise NumericsError(f"the NLL of image {names[bad]} is {nats[bad]}: no mean can be given")
     if bound in ("exact", "elbo") and nats.min(initial=0.0) < LOWEST_NATS:
         bad = int(nats.argmin())
-        raise NumericsError(f"the NLL of image {bad} is {nats[bad]:.4f} nats: its probability is above one")
+        raise NumericsError(
+            f"the NLL of image {names[bad]} is {nats[bad]:.4f} nats: its probability is above one"
+        )
     if bound in ("iwae", "ais") and nats.sum() < LOWEST_SUM_NATS:
         raise NumericsError(
             f"the NLLs of {len(nats)} images sum to {nats.sum():.1f} nats: a probability above one"
@@ -168,13 +174,15 @@ def check_nats(nats: np.ndarray, bound: Bound | None) -> np.ndarray:
     return nats
 
 
-def _evaluate_batch(model: Fame, batch: Tensor, start: int, samples: int, seed: int, rows: int) -> np.ndarray:
+def _evaluate_batch(
+    model: Fame, batch: Tensor, names: Sequence[StreamName], samples: int, rows: int
+) -> np.ndarray:
     """Return the table of a batch, computed in pieces of about `rows` images times samples.
 
     Shape: one row per image; columns are nats, distortion, rate of each layer, and with several samples
     the `curve`, `stderr` and `effective` of its `Importance`.
     """
-    noise = ImageNoise(_noise_names(seed, start, len(batch)), device=model.device)
+    noise = ImageNoise(names, device=model.device)
     parts: list[Tensor] = []
     layers = model.config.stochastic_layers
     distortion = torch.zeros(len(batch), dtype=torch.float64)
@@ -196,21 +204,26 @@ def _evaluate_batch(model: Fame, batch: Tensor, start: int, samples: int, seed: 
     return np.column_stack([-log_mean(log_weights), distortion, rate, *weights])
 
 
-def _noise_names(seed: int, start: int, images: int) -> list[tuple[str | int, ...]]:
-    """Return the names of the latents' streams of images `start` and following."""
-    return [("evaluate", seed, start + offset) for offset in range(images)]
+def _noise_names(seed: int, images: int, numbers: Sequence[int] | None) -> list[StreamName]:
+    """Return the names of the latents' streams of images; None for images 0 and following."""
+    return [("evaluate", seed, number) for number in (range(images) if numbers is None else numbers)]
 
 
 @torch.no_grad()
 def pixel_bits(
-    model: Fame, levels: np.ndarray, seed: int = 0, batch_size: int = 128
+    model: Fame,
+    levels: np.ndarray,
+    seed: int = 0,
+    batch_size: int = 128,
+    numbers: Sequence[int] | None = None,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield the index of a batch's first image, and `-log2 p(pixel | z, earlier pixels)` as `(B, H, W)`.
 
-    Latents are those of `evaluate` with one sample and the same seed; channels are summed.
+    Latents are those of `evaluate` with one sample, the same seed and numbers; channels are summed.
     """
+    names = _noise_names(seed, len(levels), numbers)
     for start in range(0, len(levels), batch_size):
         batch = torch.from_numpy(levels[start : start + batch_size]).to(model.device)
-        noise = ImageNoise(_noise_names(seed, start, len(batch)), device=model.device)
+        noise = ImageNoise(names[start : start + batch_size], device=model.device)
         condition, _ = model.infer(batch, noise)
         yield start, (-model.log_prob(batch, condition) / NATS_PER_BIT).cpu().numpy()

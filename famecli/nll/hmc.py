@@ -21,7 +21,7 @@ from torch import Tensor
 from famecli.model.distributions import Gaussian, scale_levels
 from famecli.model.fame import Fame
 from famecli.nll.record import Start
-from famecli.rng import ImageNoise, Noise, stream
+from famecli.rng import ImageNoise, Noise, StreamName, stream
 
 AIM = 0.65
 # Change of the log step size per unit of acceptance above the target.
@@ -109,7 +109,7 @@ class ChainNoise:
         like: Tensor with the dtype and device of the latents.
     """
 
-    def __init__(self, names: Sequence[tuple[str | int, ...]], size: int, like: Tensor) -> None:
+    def __init__(self, names: Sequence[StreamName], size: int, like: Tensor) -> None:
         self.normals = ImageNoise([(*name, "normals") for name in names], device=like.device)
         self.accepts = [stream(*name, "accept") for name in names]
         self.shape, self.like = torch.Size((len(names), size)), like
@@ -187,7 +187,7 @@ def longest_step(leapfrog: int) -> float:
 
 
 def find_steps(
-    space: LatentSpace, names: Sequence[tuple[str | int, ...]], powers: Sequence[float], leapfrog: int
+    space: LatentSpace, names: Sequence[StreamName], powers: Sequence[float], leapfrog: int
 ) -> Tensor:
     """Return the leapfrog step size at each inverse temperature, tuned on separate chains.
 

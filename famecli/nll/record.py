@@ -19,9 +19,12 @@ ESTIMATOR_VERSION = 2
 OLDER_TOLERANCE_NATS = 0.01
 
 Bound = Literal["exact", "elbo", "iwae", "ais"]
+Part = Literal["all", "even", "first"]
 Origin = Literal["measured", "claim", "validation"]
 Start = Literal["posterior", "prior"]
 STARTS = get_args(Start)
+# Parts of a split in words; most records are about all of it, or do not say.
+PARTS: Mapping[Part | None, str] = {"even": " spread evenly", "first": " from the first on"}
 NAMES: Mapping[Bound, str] = {"exact": "exact", "elbo": "-ELBO", "iwae": "IWAE", "ais": "AIS"}
 T = TypeVar("T")
 
@@ -85,11 +88,13 @@ class ScoredImages:
     Args:
         dataset_id: Name of the data set.
         split: Split of the data set.
-        images: Number of images, the first ones of the split.
+        images: Number of images.
         pixels_sha256: SHA-256 of the levels.
         shape: Channels, height and width.
         levels: Number of values of a pixel.
         binarization: Kind of binarization, in words.
+        part: Part of the split: `all`, the `first` images, or an `even` part, see
+            `famecli.data.dataset.even_part`. None in older records; older claims are about the first images.
     """
 
     dataset_id: str | None
@@ -99,10 +104,11 @@ class ScoredImages:
     shape: tuple[int, ...] = ()
     levels: int | None = None
     binarization: str | None = None
+    part: Part | None = None
 
     def __str__(self) -> str:
         """Return data set, split, number and bits of the images, for people."""
-        count = "" if self.images is None else f", {self.images:,} images"
+        count = "" if self.images is None else f", {self.images:,} images{PARTS.get(self.part, '')}"
         return f"{self.dataset_id}, {self.split}{count}, binarization: {self.binarization}"
 
 
@@ -140,8 +146,8 @@ class NllRecord:
         seed: Seed of the latents; None where it is not recorded.
         precision: Floating-point type of the arithmetic; None where it is not recorded.
         weights_sha256: SHA-256 of the weights; None where it is not recorded.
-        first_256_nats_per_image: Mean over the first 256 images, or over all if there are fewer; None in
-            older claims.
+        first_256_nats_per_image: Mean over the first 256 scored images, or over all if there are fewer; None
+            in older claims.
         estimator_version: Version of the arithmetic of importance weights; None in older claims.
         image_nats: NLL of each image; empty where it is not recorded.
         name: Name or file of the checkpoint.
@@ -194,7 +200,7 @@ class NllRecord:
         return (one.dataset_id, one.split, self.estimator) == (two.dataset_id, two.split, other.estimator)
 
     def expected(self, name: str, limit: int) -> tuple[int, float]:
-        """Return the number of images to score, and the claimed mean over these first images in nats.
+        """Return the number of images to score, and the claimed mean over the first of the claim's images.
 
         Args:
             name: Name of the weights, for the error.
@@ -209,7 +215,7 @@ class NllRecord:
             return images, self.nats_per_image
         if limit != FIRST_IMAGES:
             recorded = f"{FIRST_IMAGES} or {images}"
-            raise UsageError(f"no NLL of the first {limit} images is recorded", f"choose --limit {recorded}")
+            raise UsageError(f"no NLL of its first {limit} images is recorded", f"choose --limit {recorded}")
         if self.first_256_nats_per_image is None:
             raise UnavailableError(
                 f"{name} records no NLL of its first {FIRST_IMAGES} images: only a full evaluation checks it",

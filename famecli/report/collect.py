@@ -14,7 +14,7 @@ from famecli.checkpoints.store import RUN_FILES, Store, checkpoint_file
 from famecli.config.presets import model_config
 from famecli.config.resolve import resolve
 from famecli.config.schema import TrainConfig
-from famecli.data.dataset import ImageSplit, load_split
+from famecli.data.dataset import ImageSplit, even_part, load_split
 from famecli.errors import UnavailableError, UsageError
 from famecli.evaluation.score import EstimatorSettings, check_fits, score, scored_levels
 from famecli.nll.record import NllRecord
@@ -30,7 +30,7 @@ NLL_KEYS = (
     "bound", "importance_samples", "nats_per_image", "bits_per_dim", "stderr_nats_per_image",
     "stderr_bits_per_dim", "seed", "weights_sha256", "precision", "terms_nats_per_image", "curve", "origin",
 )  # fmt: skip
-SCORED_KEYS = ("dataset_id", "split", "images", "binarization", "pixels_sha256")
+SCORED_KEYS = ("dataset_id", "split", "images", "binarization", "pixels_sha256", "part")
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class ReportOptions:
         samples: Number of samples of each run.
         images: Number of test images to reconstruct and to map.
         evaluate: Whether the NLL of the test split is measured.
-        limit: Number of test images in that NLL, the first ones; None for all.
+        limit: Number of test images in that NLL, spread evenly over the split; None for all.
         seed: Seed of samples, latents and pixels.
         data: Folder of the data sets; None for the usual places.
     """
@@ -198,8 +198,9 @@ class Collector:
             split, no_data = self._test_split(loaded, facts.dataset)
         images = None
         if split is not None and options.images:
-            levels = scored_levels(loaded, split, options.images).levels
-            images = reconstruct_and_score(loaded.model, levels, options.seed)
+            part = even_part(len(split.pixels), options.images)
+            scored = scored_levels(loaded, split, part)
+            images = reconstruct_and_score(loaded.model, scored, options.seed)
         return RunReport(
             facts,
             self._measure(loaded, split) if split is not None and options.evaluate else None,
@@ -233,7 +234,7 @@ class Collector:
         return split, ""
 
     def _measure(self, loaded: Checkpoint, split: ImageSplit) -> NllRecord:
-        scored = scored_levels(loaded, split, self.options.limit)
+        scored = scored_levels(loaded, split, even_part(len(split.pixels), self.options.limit))
         estimator = EstimatorSettings(seed=self.options.seed)
         with self.output.progress("evaluating", len(scored.levels)) as advance:
             return score(loaded, split, scored, estimator, advance=advance).nll

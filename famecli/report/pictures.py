@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from famecli.data.dataset import FixedLevels
 from famecli.errors import NumericsError
 from famecli.images import grid, levels_to_bytes, png_bytes
 from famecli.model.fame import Fame
@@ -73,16 +74,16 @@ def draw_samples(model: Fame, seeds: range, advance: Callable[[int], None]) -> n
     return np.concatenate(found)
 
 
-def reconstruct_and_score(model: Fame, levels: np.ndarray, seed: int) -> TestImages:
-    """Return reconstructions and bits of images, levels `(N, C, H, W)`, N at least 1.
+def reconstruct_and_score(model: Fame, scored: FixedLevels, seed: int) -> TestImages:
+    """Return reconstructions and bits of images, at least one.
 
     Raises:
         NumericsError: The cost of a pixel is not finite.
     """
-    count, rebuilt = model.config.levels, None
+    count, levels, rebuilt = model.config.levels, scored.levels, None
     if model.config.stochastic_layers:
         rebuilt = levels_to_bytes(reconstruct(model, levels, Settings(seed=seed))[:, 0], count)
-    bits = np.concatenate([part for _, part in pixel_bits(model, levels, seed)])
+    bits = np.concatenate([part for _, part in pixel_bits(model, levels, seed, numbers=scored.numbers)])
     if not np.isfinite(bits).all():
         raise NumericsError("a pixel's cost is not finite: no map can be drawn")
     return TestImages(levels_to_bytes(levels, count), rebuilt, bits)

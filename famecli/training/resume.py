@@ -34,6 +34,7 @@ class Begun:
         config: Configuration of the training.
         size: Size of the preset that the run began with; None if it is not recorded.
         budget_s: Budget in seconds that the run began with; None without one.
+        valid_part: Part of the validation split, `even` or, in older runs, `first`.
     """
 
     state: Path
@@ -41,6 +42,7 @@ class Begun:
     config: TrainConfig
     size: str | None
     budget_s: float | None
+    valid_part: str
 
 
 def default_folder(
@@ -106,6 +108,7 @@ def begun_with(state: Path) -> Begun | None:
         config,
         size if isinstance(size, str) else None,
         budget_s if isinstance(budget_s, float) else None,
+        "even" if progress.get("valid_part") == "even" else "first",
     )
 
 

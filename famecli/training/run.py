@@ -6,6 +6,8 @@ last.safetensors     the model, averaged and raw weights
 best.safetensors     the same at the lowest validation NLL
 state.safetensors    all that resuming needs
 images-N.safetensors the model after N images, if asked for
+training-images.bin  hashes of the training images, see `famecli.data.seen`
+.lock                keeps a second training out, see `famecli.training.lock`
 samples/N.png        images drawn after N images, if asked for
 
 With several processes each runs the same code, and only the first one writes to the folder.
@@ -25,12 +27,13 @@ import torch
 
 from famecli import __version__
 from famecli.checkpoints.checkpoint import load_tensors, save_checkpoint, save_tensors
-from famecli.checkpoints.provenance import FirstWeights
-from famecli.config.schema import ModelConfig, Precision, TrainConfig, build, differences, to_dict
+from famecli.config.schema import ModelConfig, TrainConfig, differences, to_dict
 from famecli.errors import InputError
 from famecli.files import read_bytes, remove_leftovers, unwritable, write_atomic
 from famecli.nll.units import NATS_PER_BIT, bits_per_dim
 from famecli.training.clock import Clock
+from famecli.training.lock import FolderLock
+from famecli.training.progress import Progress
 from famecli.training.resume import ANOTHER_RUN, STATE
 from famecli.training.resume import STATE_SCHEMA as STATE_SCHEMA
 from famecli.training.snapshots import SAMPLES_FOLDER, draw_grid, keep_last, numbered_name, remove_later
@@ -40,33 +43,6 @@ RUN_FILES = ("metrics.jsonl", "last.safetensors", "best.safetensors", STATE)
 Stopped = Literal["done", "patience", "max_time", "signal"]
 # If processes have different reasons, the last one in this order wins.
 REASONS: tuple[Stopped | None, ...] = (None, "patience", "max_time", "signal")
-
-
-@dataclass
-class Progress:
-    """Progress of a run, and some of its options; kept in the state file.
-
-    Args:
-        seconds: Wall time of training and validation, without stops, over all starts.
-        cpu_seconds: CPU time of all processes in that time; None in older runs, which did not count it.
-        best_nats: Lowest validation NLL in nats; None before the first validation.
-        best_images: Images seen at the lowest validation NLL.
-        best_sha256: SHA-256 of the checkpoint with the lowest validation NLL.
-        precision: Precision of the last step.
-        init: First weights; None for random ones.
-        size: Size of the preset; None in older runs, which did not record it.
-        budget_s: Time budget in seconds; None if the number of images was given.
-    """
-
-    seconds: float = 0.0
-    cpu_seconds: float | None = 0.0
-    best_nats: float | None = None
-    best_images: int = 0
-    best_sha256: str = ""
-    precision: Precision = "fp32"
-    init: FirstWeights | None = None
-    size: str | None = None
-    budget_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -113,6 +89,9 @@ class Run:
         self.keep_precision, self.group = keep_precision, trainer.group
         self.progress = Progress()
         self.stopped: Stopped = "done"
+        # Set by those who share the folder with other trainings.
+        self.lock: FolderLock | None = None
+        self.image_hashes = np.zeros((0, 32), np.uint8)
         self._window: list[StepRecord] = []
         self._clock = Clock()
         self._last_saved_s = time.monotonic()
@@ -129,7 +108,8 @@ class Run:
         try:
             for name, now in (("model", self.trainer.model.config), ("train", self.trainer.config)):
                 _check_same(header.metadata.get(name), to_dict(now), name)
-            progress = build(Progress, _told_progress(header.metadata.get("progress")), "progress")
+            progress = Progress.of(header.metadata.get("progress"))
+            progress.check_data(self.progress.data)
             self.trainer.restore(tensors)
         except InputError as error:
             raise InputError(f"{state}: {error}", error.hint) from error
@@ -137,6 +117,7 @@ class Run:
         # After a crash the file may be of a later step, or missing in a new folder: validation rewrites it.
         if not best.is_file() or hashlib.sha256(best.read_bytes()).hexdigest() != progress.best_sha256:
             progress = dataclasses.replace(progress, best_nats=None, best_images=0, best_sha256="")
+        progress.data = self.progress.data
         self.progress = progress
         if self.keep_precision:
             self.trainer.precision = progress.precision
@@ -228,9 +209,10 @@ class Run:
         return self.folder / "last.safetensors" if best is None else best.path
 
     def save(self) -> None:
-        """Write `state.safetensors` and `last.safetensors`."""
+        """Write `state.safetensors` and `last.safetensors`; see `_follow_folder` for errors."""
         if not self.group.is_main:
             return
+        gone = self._follow_folder()
         self.progress.precision = self.trainer.precision
         metadata = {
             "schema": STATE_SCHEMA,
@@ -241,12 +223,14 @@ class Run:
         save_tensors(self.folder / STATE, self.trainer.state_tensors(), metadata)
         self._save_model("last.safetensors")
         self._last_saved_s = time.monotonic()
+        if gone is not None:
+            raise gone
 
     def _save_model(self, name: str) -> str:
         """Write a checkpoint and return its SHA-256, or an empty string in processes other than the first."""
         if not self.group.is_main:
             return ""
-        trainer, init = self.trainer, self.progress.init
+        trainer, init, data = self.trainer, self.progress.init, self.progress.data
         facts = {
             "training": to_dict(trainer.config),
             "provenance": {
@@ -261,6 +245,7 @@ class Run:
                 "threads": torch.get_num_threads(),
                 "processes": self.group.size,
                 **({} if init is None else {"init": dataclasses.asdict(init)}),
+                **({} if data is None else {"data": dataclasses.asdict(data)}),
                 "versions": {"famecli": __version__, "torch": torch.__version__},
             },
             "claim": None,
@@ -315,13 +300,36 @@ class Run:
     def _log(self, record: dict[str, Any]) -> dict[str, Any]:
         finite = {key: _finite(value) for key, value in record.items()}
         if self.group.is_main:
+            gone = self._follow_folder()
             path = self.folder / "metrics.jsonl"
             try:
                 with path.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(finite, allow_nan=False) + "\n")
             except OSError as error:
                 raise unwritable(path, error) from error
+            if gone is not None:
+                self.save()
+                raise gone
         return finite
+
+    def _follow_folder(self) -> InputError | None:
+        """Follow a folder that was moved, and make one anew that was removed.
+
+        Returns:
+            Error to raise once all is saved there; None if the folder is where it was.
+
+        Raises:
+            UnavailableError: Another training took the folder.
+        """
+        if self.lock is None or (place := self.lock.place()) == self.folder:
+            return None
+        former, self.folder, self.lock = self.folder, place or self.folder, None
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return InputError(
+            f"{former} was {'removed' if place is None else 'moved'} during the training; "
+            f"all is saved in {self.folder}",
+            f"resume it there: `out={self.folder}`",
+        )
 
     def _drop_later_metrics(self) -> None:
         """Cut metrics.jsonl back to the step that is resumed from."""
@@ -347,11 +355,6 @@ def _finite(value: Any) -> Any:  # noqa: ANN401
 
 def _rounded(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds, 1)
-
-
-def _told_progress(progress: object) -> object:
-    """Return the progress in a state; older states lack the CPU time."""
-    return {"cpu_seconds": None} | progress if isinstance(progress, dict) else progress
 
 
 def record_every_images(config: TrainConfig) -> int:

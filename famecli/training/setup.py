@@ -1,6 +1,7 @@
 """From a plan to a run: the trainer, its precision, its batch, its budget and its first weights."""
 
 import dataclasses
+import hashlib
 import json
 import sys
 from collections.abc import Callable
@@ -11,13 +12,14 @@ import torch
 
 from famecli.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from famecli.checkpoints.index import index
-from famecli.checkpoints.provenance import FirstWeights
+from famecli.checkpoints.provenance import FirstWeights, TrainingData
 from famecli.checkpoints.store import Store, checkpoint_file
 from famecli.config.presets import DEFAULT_SIZE
 from famecli.config.resolve import resolve, to_toml
 from famecli.config.schema import Precision
-from famecli.data.dataset import ImageSplit, Split, fixed_levels, load_split
+from famecli.data.dataset import ImageSplit, Split, even_part, fixed_levels, load_split
 from famecli.data.fetch import say_nothing
+from famecli.data.seen import image_hashes, write_seen
 from famecli.errors import InputError
 from famecli.escape import redacted
 from famecli.files import write_atomic
@@ -100,10 +102,13 @@ def make_run(
     options, trainer = plan.options, make_trainer(plan, group, note)
     with group.local_main_first():
         valid = _split(plan, "valid", note)
+    older = plan.begun is not None and plan.begun.valid_part == "first"
+    count, total = plan.config.valid_images, len(valid.pixels)
+    numbers = range(min(count, total)) if older else even_part(total, count)
     run = Run(
         trainer,
         plan.folder,
-        fixed_levels(valid, BITS_SEED, plan.config.valid_images).levels,
+        fixed_levels(valid, BITS_SEED, numbers).levels,
         save_every_s=options.save_every_s,
         patience_images=options.patience,
         keep=options.keep,
@@ -112,6 +117,11 @@ def make_run(
         keep_precision=options.precision == AUTO,
     )
     run.progress.size, run.progress.budget_s = options.size or DEFAULT_SIZE, options.budget_s
+    run.progress.valid_part = "even"
+    run.image_hashes = image_hashes(trainer.split.pixels)
+    sizes = [plan.info.splits.get(name, 0) for name in ("train", "valid", "test")]
+    digest = hashlib.sha256(run.image_hashes.data).hexdigest()
+    run.progress.data = TrainingData(plan.info.name, sizes[0], sizes[1], sizes[2], digest)
     return run
 
 
@@ -205,14 +215,11 @@ def _give_first_weights(run: Run, plan: Plan, note: Note, first: Checkpoint | No
 
 
 def _describe(run: Run) -> None:
-    """Make the folder of a run, and write `config.toml` and `env.json` there."""
+    """Write `config.toml`, `env.json` and `training-images.bin` into the folder of a run."""
     folder, trainer = run.folder, run.trainer
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make folder {folder}: {error.strerror}", "choose another `out`") from error
     command = [redacted(word) for word in sys.argv]
     machine = {"device": str(trainer.device), "threads": torch.get_num_threads(), "command": command}
     about = environment(index()) | machine | {"processes": trainer.group.size}
     write_atomic(folder / "env.json", (json.dumps(about, indent=2) + "\n").encode())
+    write_seen(folder, run.image_hashes)
     write_atomic(folder / "config.toml", to_toml(trainer.model.config, trainer.config).encode())

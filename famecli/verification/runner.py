@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 import torch
 
 from famecli.checkpoints.checkpoint import Checkpoint
-from famecli.data.dataset import ImageSplit, Split
+from famecli.data.dataset import ImageSplit, Split, even_part
 from famecli.errors import GateError, InputError, IntegrityError, NumericsError, UnavailableError, UsageError
 from famecli.evaluation.score import measure_again, scored_levels
 from famecli.nll.record import parse_nll
@@ -55,8 +55,9 @@ def verify(
     def code(subject: Subject) -> Finding:
         if images is not None:
             try:
-                levels = scored_levels(checkpoint, images(None, "test"), limit).levels
-                return check_code(subject.model, levels, "test images")
+                split = images(None, "test")
+                scored = scored_levels(checkpoint, split, even_part(len(split.pixels), limit))
+                return check_code(subject.model, scored.levels, "test images")
             except (UnavailableError, UsageError) as error:
                 report(f"no test images, coding samples of the model instead: {error}")
         return check_code(subject.model, subject.drawn[:limit], "samples of the model")

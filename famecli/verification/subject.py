@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from famecli.model.fame import Fame
-from famecli.rng import ImageNoise, stream, uniforms
+from famecli.rng import ImageNoise, StreamName, stream, uniforms
 from famecli.sampling.generate import generate
 
-StreamName = tuple[str | int, ...]
 # Fewer images for mixtures, whose entropies are sums over all levels.
 SAMPLES = {"bernoulli": 256, "logistic-mixture": 64}
 

@@ -1,6 +1,6 @@
 """Models that are each broken in one way."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from famecli.model.distributions import Bernoulli, Gaussian, LogisticMixture
 from famecli.model.fame import Fame, Stage
 from famecli.model.layers import CausalConv2d
 from famecli.nll import evaluate as evaluation
-from famecli.rng import ImageNoise
+from famecli.rng import ImageNoise, StreamName
 from famecli.sampling import sampler
 from famecli.verification import sampling, subject
 
@@ -107,9 +107,10 @@ def mean_of_batch(model: Fame, patch: pytest.MonkeyPatch) -> None:
 
 
 def noise_by_place(model: Fame, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(
-        evaluation, "_noise_names", lambda seed, start, n: [("evaluate", seed, index) for index in range(n)]
-    )
+    def noise(names: Sequence[StreamName], device: torch.device) -> ImageNoise:
+        return ImageNoise([(*name[:-1], place) for place, name in enumerate(names)], device=device)
+
+    patch.setattr(evaluation, "ImageNoise", noise)
 
 
 def unnormalised_mixture(model: Fame, patch: pytest.MonkeyPatch) -> None:

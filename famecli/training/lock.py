@@ -1,0 +1,111 @@
+"""The lock of a run folder: one training at a time writes there."""
+
+import errno
+import fcntl
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from famecli.data.fetch import say_nothing
+from famecli.errors import FameError, InputError, UnavailableError
+from famecli.runtime.distributed import Group
+
+LOCK = ".lock"
+# Errors of file systems without locks, such as some network file systems.
+WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
+IN_USE = "wait for the other training, or choose another `out`"
+
+
+class FolderLock:
+    """Lock of a folder, held while the object lives.
+
+    The system releases the lock when the process ends, however it ends, so no lock is ever stale; a process
+    that is stopped keeps it. The file also names its owner, which tells on file systems without locks.
+
+    Args:
+        folder: Folder, made if missing.
+        note: Called with one line if the file system has no locks.
+
+    Raises:
+        UnavailableError: Another process holds the lock.
+        InputError: The folder cannot be made or written to.
+    """
+
+    def __init__(self, folder: Path, note: Callable[[str], None]) -> None:
+        self.folder, self.owner = folder, secrets.token_hex(8)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            # Not inherited by child processes, which could outlive this one.
+            self.file = (folder / LOCK).open("a", encoding="utf-8")
+        except OSError as error:
+            raise InputError(
+                f"cannot make folder {folder}: {error.strerror}", "choose another `out`"
+            ) from error
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self.file.close()
+            raise UnavailableError(f"another training is running in {folder}", IN_USE) from error
+        except OSError as error:
+            if error.errno not in WITHOUT_LOCKS:
+                self.file.close()
+                raise InputError(f"cannot lock {folder}: {error.strerror}", "choose another `out`") from error
+            note(f"{folder} has no locks: start no second training there")
+        self.file.truncate(0)
+        self.file.write(self.owner)
+        self.file.flush()
+
+    def place(self) -> Path | None:
+        """Return where the folder is now, since it may have been moved; None if it was removed.
+
+        Raises:
+            UnavailableError: Another training took the folder, where the file system has no locks.
+        """
+        try:
+            owner = (self.folder / LOCK).read_text(encoding="utf-8")
+        except OSError:
+            return self._moved_to()
+        if owner != self.owner:
+            raise UnavailableError(f"another training began in {self.folder}", IN_USE)
+        return self.folder
+
+    def _moved_to(self) -> Path | None:
+        """Return the place to which the folder was moved, where the system tells it."""
+        try:
+            path = Path(os.readlink(f"/proc/self/fd/{self.file.fileno()}"))
+            same = os.path.samestat(path.stat(), os.fstat(self.file.fileno()))
+        except OSError:
+            return None
+        return path.parent if same else None
+
+
+@contextmanager
+def locked(
+    folder: Path, group: Group, note: Callable[[str], None] = say_nothing
+) -> Iterator[FolderLock | None]:
+    """Hold the lock of a folder in the first process of a group; yield it there, None in the others.
+
+    Args:
+        folder: Folder, made if missing.
+        group: Processes that train together.
+        note: Called with one line if the file system has no locks.
+
+    Raises:
+        UnavailableError: Another training holds the lock.
+        InputError: The folder cannot be made or written to.
+    """
+    lock, refused = None, None
+    if group.is_main:
+        try:
+            lock = FolderLock(folder, note)
+        except FameError as error:
+            refused = error
+    if not group.all(refused is None):
+        raise refused or UnavailableError(f"the first process cannot train in {folder}", IN_USE)
+    try:
+        yield lock
+    finally:
+        if lock is not None:
+            lock.file.close()

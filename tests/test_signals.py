@@ -1,0 +1,86 @@
+"""Signals to a training in a process of its own: a SIGHUP that is ignored, and a second signal."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+# The command, whose saves after a signal take long.
+SLOW = """
+import sys, time
+from famecli.cli.app import main
+from famecli.training.run import Run
+
+def save(run):
+    print("saving", flush=True)
+    time.sleep(60)
+
+Run.save = save
+main()
+"""
+PLAIN = "from famecli.cli.app import main; main()"
+
+
+@contextmanager
+def training(tmp_path: Path, code: str, *, ignored: bool = False) -> Iterator[subprocess.Popen[str]]:
+    """Yield a training that has had its first validation."""
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).integers(0, 256, (60, 8, 8), np.uint8))
+    words = "train pixelcnn --size tiny --dataset folder --data x.npy --batch-size 4 --steps 1000000"
+    words += " --eval-every 40 -o run -q"
+    kind = signal.SIG_IGN if ignored else signal.SIG_DFL
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *words.split()],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, kind),
+    ) as process:
+        try:
+            wait_for(tmp_path / "run" / "best.safetensors")
+            yield process
+        finally:
+            process.kill()
+
+
+def wait_for(path: Path) -> None:
+    deadline_s = time.monotonic() + 60
+    while not path.exists() and time.monotonic() < deadline_s:
+        time.sleep(0.02)
+    assert path.exists()
+
+
+def test_a_hangup_that_is_ignored_from_the_start_stops_nothing(tmp_path: Path) -> None:
+    with training(tmp_path, PLAIN, ignored=True) as process:
+        process.send_signal(signal.SIGHUP)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(2)
+        process.send_signal(signal.SIGTERM)
+        assert process.communicate(timeout=60) == ("run/best.safetensors\n", "")
+        assert process.returncode == 75
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "code"),
+    [
+        (signal.SIGTERM, signal.SIGINT, 75),
+        (signal.SIGINT, signal.SIGINT, 130),
+        (signal.SIGHUP, signal.SIGTERM, 75),
+    ],
+)
+def test_a_second_signal_ends_at_once_with_the_code_of_the_first(
+    tmp_path: Path, first: signal.Signals, second: signal.Signals, code: int
+) -> None:
+    with training(tmp_path, SLOW) as process:
+        process.send_signal(first)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "saving\n"
+        process.send_signal(second)
+        assert process.communicate(timeout=10) == ("", "")
+        assert process.returncode == code
