@@ -38,6 +38,7 @@ from famecli.data.arrays import idx_header, read_arrays, read_idx
 from famecli.data.handwritten import parse_amat
 from famecli.data.image_files import image_header, read_images
 from famecli.data.mat import read_mat
+from famecli.data.preparation import Preparation
 from famecli.errors import ExitCode, FameError
 
 MIB = 1 << 20
@@ -62,8 +63,8 @@ def picture(kind: str, mode: str = "RGB", **options: object) -> bytes:
 
 
 def read_picture(path: Path) -> Any:
+    [(_, pixels)] = read_images([path], SHAPE, Preparation(convert=True))
     shape = image_header(str(path), path.read_bytes()).shape
-    [(_, pixels)] = read_images([path], SHAPE)
     assert (pixels.shape, pixels.dtype, shape[1:]) == (SHAPE, np.uint8, (8, 8))
     return pixels
 

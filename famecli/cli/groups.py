@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin,
 import typer
 
 from famecli.checkpoints.store import Store
-from famecli.data.preparation import Crop, Preparation
 from famecli.errors import InputError, UsageError
 from famecli.files import free_name
 from famecli.output import Output
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from famecli.images import Format, ImageTarget
     from famecli.runtime.distributed import Group
 
-COMMON, IMAGES = "Common", "Images of your own"
+COMMON = "Common"
 # Flag of each parameter of a command with groups.
 FLAGS: dict[str, str] = {}
 # Suffixes of default names; the format png is a folder.
@@ -80,35 +79,6 @@ Data = Annotated[
         "--data",
         metavar="PATH",
         help="Folder with the data set's files (or set FAME_DATA), or with --dataset folder your images.",
-    ),
-]
-Resize = Annotated[
-    int | None,
-    typer.Option(
-        "--resize", min=1, metavar="N", help="Resize your images to NxN pixels.", rich_help_panel=IMAGES
-    ),
-]
-CropTo = Annotated[
-    Crop | None,
-    typer.Option(
-        "--crop",
-        metavar="center|none",
-        help="With --resize: cut off what exceeds a square (default), or stretch.",
-        rich_help_panel=IMAGES,
-    ),
-]
-Pad = Annotated[
-    bool,
-    typer.Option(
-        "--pad", help="With --resize: keep whole images, with black borders.", rich_help_panel=IMAGES
-    ),
-]
-Convert = Annotated[
-    bool,
-    typer.Option(
-        "--convert",
-        help="Convert what is lost: 16 bits, colours for a grey model, CMYK, transparency, several frames.",
-        rich_help_panel=IMAGES,
     ),
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.", envvar="FAME_SEED")]
@@ -178,38 +148,6 @@ class Network:
     def store(self, output: Output) -> Store:
         """Return the named weights of this machine; downloads are announced on stderr."""
         return Store(self.cache_dir, self.offline, output.note)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preparing:
-    """Preparation of the user's images."""
-
-    resize: Resize = None
-    crop: CropTo = None
-    pad: Pad = False
-    convert: Convert = False
-
-    def preparation(self, recorded: Preparation | None = None) -> Preparation:
-        """Return the preparation; without options, the one recorded for a model's training images.
-
-        Raises:
-            UsageError: The options do not go together.
-        """
-        recorded = recorded or Preparation()
-        convert = self.convert or recorded.convert
-        if (self.resize, self.crop, self.pad) == (None, None, False):
-            return dataclasses.replace(recorded, convert=convert)
-        return Preparation(self.resize, self.crop, self.pad, convert, recorded.rule)
-
-    def refuse(self, what: str) -> None:
-        """Refuse the options for images that are taken as they are.
-
-        Raises:
-            UsageError: One is given; the message says that `what` is taken as it is.
-        """
-        for flag, value in vars(self).items():
-            if value:
-                raise UsageError(f"{what} taken as they are", f"leave --{flag} out")
 
 
 @dataclass(frozen=True, kw_only=True)

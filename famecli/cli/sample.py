@@ -14,11 +14,11 @@ from famecli.cli.groups import (
     ImageFormat,
     Machine,
     PictureOutput,
-    Preparing,
     Seed,
     grouped,
     join,
 )
+from famecli.cli.preparing import Preparing
 from famecli.cli.sources import ModelSource
 from famecli.errors import UsageError
 from famecli.output import Output

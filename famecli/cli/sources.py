@@ -10,7 +10,8 @@ import typer
 
 from famecli.checkpoints.index import default_weights, index
 from famecli.checkpoints.store import RUN_FILES, Store, checkpoint_file
-from famecli.cli.groups import Data, Dataset, Network, Preparing, SplitName
+from famecli.cli.groups import Data, Dataset, Network, SplitName
+from famecli.cli.preparing import Preparing
 from famecli.config.presets import PRESETS
 from famecli.data.registry import FOLDER, dataset_info
 from famecli.errors import UsageError

@@ -7,15 +7,12 @@ from typing import Annotated, Literal, get_args
 import typer
 
 from famecli.cli.groups import (
-    Convert,
-    CropTo,
     Data,
     Dataset,
-    Pad,
-    Resize,
     ShortDryRun,
     images_or_auto,
 )
+from famecli.cli.preparing import Convert, CropTo, Pad, Resize
 from famecli.cli.sources import complete_model, complete_weights
 from famecli.config.presets import DEFAULT_SIZE, PRESETS
 from famecli.config.resolve import Setting

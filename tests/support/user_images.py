@@ -37,8 +37,8 @@ def mixed(folder: Path) -> Path:
     for name in ("notes.txt", "more.txt", "clip.mp4", "README", ".hidden.png"):
         (folder / name).write_text("not an image")
     save_all(folder / ".ipynb_checkpoints", GREYS[50:52])
-    (folder / "again").symlink_to(folder, target_is_directory=True)
-    (folder / "twin.png").symlink_to(folder / "000.png")
+    (folder / "again").symlink_to(folder.resolve(), target_is_directory=True)
+    (folder / "twin.png").symlink_to(folder.resolve() / "000.png")
     return folder
 
 
