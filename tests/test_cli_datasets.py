@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.data import random_pixels, split_by_pixels, write_images
+from support.data import amat, random_pixels, split_by_pixels, write_images
 from support.loopback import FaultServer
 from support.outcomes import Command, error_lines
 
