@@ -276,7 +276,7 @@ def save_picture(path: Path, mode: str, value: object, size: tuple[int, int] = (
         ("L", 128, "a pixel of 128, a model of 2 levels takes 0 and 255 alone"),
         ("RGB", (255, 0, 0), "has colours, the model takes greys"),
         ("RGBA", (255, 255, 255, 9), "has transparent pixels"),
-        ("I;16", 65535, "not an 8-bit grey or RGB image"),
+        ("I;16", 65535, "has 16 bits"),
     ],
 )
 def test_what_would_not_come_back_is_refused(
@@ -315,7 +315,7 @@ def test_names_that_cannot_come_back_are_refused(model: Path, tmp_path: Path) ->
     assert "appears twice" in error_of(3, "compress", model, "a", "b", "-o", "x.fame")
     save_picture(tmp_path / "a:b.png", "L", 0)
     assert "some systems forbid" in error_of(3, "compress", model, "a:b.png", "-o", "x.fame")
-    assert "no images in folder" in error_of(3, "compress", model, empty(tmp_path), "-o", "x.fame")
+    assert "no images in" in error_of(3, "compress", model, empty(tmp_path), "-o", "x.fame")
 
 
 def empty(folder: Path) -> Path:
@@ -348,7 +348,9 @@ def test_arrays_of_other_images_are_refused(model: Path) -> None:
     np.save("x.npy", digits() // 2)
     assert "x.npy: image 0 has a pixel of 127" in error_of(3, "compress", model, "x.npy", "-o", "x.fame")
     np.save("x.npy", digits()[:, :8])
-    assert "the model takes (1, 28, 28)" in error_of(3, "compress", model, "x.npy", "-o", "x.fame")
+    assert "x.npy: image 0: 28x8 pixels, expected 28x28" in error_of(
+        3, "compress", model, "x.npy", "-o", "x.fame"
+    )
     np.save("x.npy", digits()[:0])
     error_of(3, "compress", model, "x.npy", "-o", "x.fame")
     assert "no such file" in error_of(3, "compress", model, "y.npy", "-o", "x.fame")

@@ -7,11 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support.data import FOLDER_IMAGES, write_images
+from support.data import FOLDER_IMAGES, split_by_pixels, write_images
 from support.outcomes import Command, error_lines
 
 from famecli.data.dataset import describe, fixed_levels, load_split
+from famecli.data.preparation import Preparation
 from famecli.errors import InputError, UnavailableError, UsageError
+
+MANY = np.random.default_rng(8).integers(0, 256, (60, 6, 5, 3), np.uint8)
 
 
 def nchw(images: np.ndarray) -> np.ndarray:
@@ -32,17 +35,20 @@ def write(path: Path, kind: str, images: np.ndarray) -> Path:
 @pytest.mark.parametrize("kind", ["folder", "npz", "npy"])
 @pytest.mark.parametrize("grey", [False, True])
 def test_shape_and_splits_are_those_of_the_files(tmp_path: Path, kind: str, grey: bool) -> None:
-    images = FOLDER_IMAGES[..., 0] if grey else FOLDER_IMAGES
+    images = MANY[..., 0] if grey else MANY
     path = write(tmp_path, kind, images)
     info = describe("folder", path)
     assert info.shape == (1 if grey else 3, 6, 5)
-    assert dict(info.splits) == {"train": 19, "valid": 2, "test": 2}
-    expected = {"valid": [8, 18], "test": [9, 19], "train": [n for n in range(23) if n % 10 < 8]}
+    expected = split_by_pixels(nchw(images))
+    assert dict(info.splits) == {split: len(chosen) for split, chosen in expected.items()}
+    assert all(expected.values())
     for split, chosen in expected.items():
         found = load_split("folder", split, data=path)  # type: ignore[arg-type]
         np.testing.assert_array_equal(found.pixels, nchw(images[chosen]))
         np.testing.assert_array_equal(fixed_levels(found).levels, found.pixels)
         assert found.info == info
+    before = load_split("folder", "test", data=path, preparation=Preparation(rule="tenth"))
+    np.testing.assert_array_equal(before.pixels, nchw(images[9::10]))
 
 
 def test_folders_named_after_splits_are_the_splits(tmp_path: Path) -> None:
@@ -69,7 +75,8 @@ def test_one_coloured_image_gives_all_three_channels(tmp_path: Path) -> None:
 def test_channels_may_come_first_in_an_array(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", nchw(FOLDER_IMAGES))
     np.testing.assert_array_equal(
-        load_split("folder", "test", data=tmp_path / "a.npy").pixels, nchw(FOLDER_IMAGES[[9, 19]])
+        load_split("folder", "test", data=tmp_path / "a.npy").pixels,
+        nchw(FOLDER_IMAGES[split_by_pixels(nchw(FOLDER_IMAGES))["test"]]),
     )
 
 
@@ -101,7 +108,8 @@ def test_what_is_no_images_is_an_input_error(tmp_path: Path) -> None:
 
 def test_too_few_images_for_a_split_are_an_input_error(tmp_path: Path) -> None:
     write_images(tmp_path, FOLDER_IMAGES[:5])
-    with pytest.raises(InputError, match="no images for the split test"):
+    assert split_by_pixels(nchw(FOLDER_IMAGES[:5]))["test"] == []
+    with pytest.raises(InputError, match="no images for the split test, but"):
         load_split("folder", "test", data=tmp_path)
 
 
@@ -126,22 +134,24 @@ def test_black_and_white_images_are_bits_for_a_binary_model(tmp_path: Path) -> N
     bits = np.random.default_rng(2).integers(0, 2, (20, 6, 5), np.uint8)
     for kind in ("folder", "npz", "npy"):
         path = write(tmp_path, kind, bits * np.uint8(255))
+        chosen = split_by_pixels(255 * bits[:, None])["test"]
         seen = load_split("folder", "test", data=path, levels=2)
-        np.testing.assert_array_equal(seen.pixels, bits[[9, 19], None])
+        np.testing.assert_array_equal(seen.pixels, bits[chosen, None])
         assert (seen.info.levels, seen.info.binarization, seen.info.unit) == (2, "fixed", "nats")
         plain = load_split("folder", "test", data=path)
-        np.testing.assert_array_equal(plain.pixels, 255 * bits[[9, 19], None])
+        np.testing.assert_array_equal(plain.pixels, 255 * bits[chosen, None])
         assert (plain.info.levels, plain.info.binarization) == (256, "none")
 
 
 def test_a_grey_image_is_no_bits_and_named(tmp_path: Path) -> None:
     images = 255 * np.random.default_rng(2).integers(0, 2, (20, 6, 5), np.uint8)
     images[18, 3, 4] = 7
+    how = Preparation(rule="tenth")
     for kind, name in (("folder", r"018/inner/image\.png"), ("npy", r"images\.npy: image 18")):
         path = write(tmp_path, kind, images)
-        assert len(load_split("folder", "test", data=path, levels=2).pixels) == 2
+        assert len(load_split("folder", "test", data=path, levels=2, preparation=how).pixels) == 2
         with pytest.raises(InputError, match=rf"{name} has a pixel of 7, .* 0 and 255 alone"):
-            load_split("folder", "valid", data=path, levels=2)
+            load_split("folder", "valid", data=path, levels=2, preparation=how)
 
 
 def test_levels_of_a_folder_are_those_of_the_model(

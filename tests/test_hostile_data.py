@@ -34,10 +34,11 @@ from support.archives import (
 from support.data import amat, image_bytes, png_claiming, random_pixels
 from support.mutants import BYTE_MUTATIONS, judge, memory_limit, mutant
 
-from famecli.data.arrays import idx_header, read_array, read_idx
+from famecli.data.arrays import idx_header, read_arrays, read_idx
 from famecli.data.handwritten import parse_amat
-from famecli.data.image_files import image_shape, read_images
+from famecli.data.image_files import image_header, read_images
 from famecli.data.mat import read_mat
+from famecli.data.preparation import Preparation
 from famecli.errors import ExitCode, FameError
 
 MIB = 1 << 20
@@ -62,8 +63,8 @@ def picture(kind: str, mode: str = "RGB", **options: object) -> bytes:
 
 
 def read_picture(path: Path) -> Any:
-    shape = image_shape(path)
-    [(_, pixels)] = read_images([path], SHAPE)
+    [(_, pixels)] = read_images([path], SHAPE, Preparation(convert=True))
+    shape = image_header(str(path), path.read_bytes()).shape
     assert (pixels.shape, pixels.dtype, shape[1:]) == (SHAPE, np.uint8, (8, 8))
     return pixels
 
@@ -127,9 +128,9 @@ FAMILIES: dict[str, Family] = {
     "mat": Family(plain_mat(a=np.arange(6.0).reshape(2, 3)), partial(read_mat, names=["a"]), 1000),
     "mat, compressed": Family(packed_mat(matrix()), partial(read_mat, names=["a"]), 400),
     "mat in a right stream": Family(matrix(), partial(read_mat, names=["a"]), 600, packed_mat),
-    "npy": Family(npy_bytes(IMAGES), read_array, 1000),
-    "npz": Family(archived_npy(npy_bytes(IMAGES)), read_array, 1000),
-    "npy in a right npz": Family(npy_bytes(IMAGES), read_array, 1000, archived_npy),
+    "npy": Family(npy_bytes(IMAGES), read_arrays, 1000),
+    "npz": Family(archived_npy(npy_bytes(IMAGES)), read_arrays, 1000),
+    "npy in a right npz": Family(npy_bytes(IMAGES), read_arrays, 1000, archived_npy),
     "amat": Family(amat(BITS), lambda path: parse_amat(path.read_bytes(), str(path)), 1000),
     "tar": Family(tar_bytes({"a.bin": b"x" * 700, "b.bin": b""}), read_tar, 500),
     "tar with long names": Family(named_tar(a=b"x" * 700, b=b""), read_tar, 700),
@@ -160,7 +161,7 @@ def test_mutants_are_enough() -> None:
         kind: sum(family.count for name, family in FAMILIES.items() if name.split()[0].strip(",") == kind)
         for kind in ("IDX", "mat", "tar", "zip", "amat")
     }
-    arrays = sum(family.count for family in FAMILIES.values() if family.read is read_array)
+    arrays = sum(family.count for family in FAMILIES.values() if family.read is read_arrays)
     pictures = sum(family.count for family in FAMILIES.values() if family.read is read_picture)
     assert (counts, arrays, pictures) == (
         {"IDX": 2000, "mat": 2000, "tar": 2000, "zip": 2000, "amat": 1000},
@@ -315,7 +316,7 @@ def test_archives_with_hostile_names_write_nothing(tmp_path: Path, monkeypatch: 
 READERS: dict[str, Read] = {
     "IDX": read_idx,
     "mat": partial(read_mat, names=["a"]),
-    "npz": read_array,
+    "npz": read_arrays,
     "tar": read_tar,
     "zip": read_zip,
     "image": read_picture,

@@ -271,7 +271,7 @@ def test_jpeg_is_read_nearly(tmp_path: Path) -> None:
     assert np.ptp(read_one(tmp_path / "a", content, (3, 6, 6)).astype(int).reshape(3, -1), axis=1).max() <= 2
 
 
-def test_colours_and_greys_are_converted(tmp_path: Path) -> None:
+def test_greys_and_colours_are_read_where_nothing_is_lost(tmp_path: Path) -> None:
     path, grey = tmp_path / "a.png", random_pixels(1)[0, :, :, 0]
     alike = Image.fromarray(grey)
     for mode in ("L", "RGB", "RGBA", "LA"):
@@ -285,8 +285,6 @@ def test_colours_and_greys_are_converted(tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         read_one(path, image_bytes(bits), (1, 6, 6))[0], np.where(grey > 127, 255, 0)
     )
-    deep = Image.fromarray(grey.astype(np.uint16) * 257)
-    np.testing.assert_array_equal(read_one(path, image_bytes(deep), (1, 6, 6))[0], grey)
 
 
 def test_another_size_names_the_file_and_both_sizes(tmp_path: Path) -> None:
@@ -325,13 +323,13 @@ def test_too_large_images_are_refused_before_they_are_unpacked(tmp_path: Path) -
 def test_other_kinds_and_damaged_images_are_input_errors(tmp_path: Path) -> None:
     image = Image.fromarray(random_pixels(1)[0, :, :, 0])
     contents = [b"", b"text", png_claiming(6, 6), png_claiming(6, 6, b"short"), image_bytes(image)[:-30]]
-    contents += [image_bytes(image, kind) for kind in ("GIF", "TIFF", "PPM", "ICO")]
+    contents += [image_bytes(image, kind) for kind in ("ICO", "EPS", "PDF", "SGI")]
     for content in contents:
         with pytest.raises(InputError, match="not a readable image"):
             read_one(tmp_path / "a.png", content, (1, 6, 6))
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM"])
 def test_mutated_images_are_read_or_an_input_error(tmp_path: Path, kind: str) -> None:
     content = image_bytes(Image.fromarray(random_pixels(1, 3, 8)[0]), kind)
     source = np.random.default_rng(5)

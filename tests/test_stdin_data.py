@@ -200,7 +200,7 @@ def hostile() -> dict[str, tuple[bytes, str]]:
         "no images": (npy(np.zeros((0, 6, 5, 1), np.uint8)), "does not hold images"),
         "vector": (npy(np.zeros(4, np.uint8)), "does not hold images"),
         "no arrays": (empty.getvalue(), "found none"),
-        "two arrays": (two, "found a, b"),
+        "two arrays": (two, "several arrays of images: a, b"),
         "negative": (header((-1, 6, 5, 1)), "impossible shape"),
     }
 

@@ -207,7 +207,6 @@ def test_files_of_equal_names_are_scored(fame: Command, photos: np.ndarray) -> N
         (("photos", "--ais", "2", "--simulated", "2"), 2, "--simulated"),
         (("photos", "--record", "claim.safetensors"), 2, "--record"),
         (("absent.png",), 3, "absent.png"),
-        (("photos.npy", "photos"), 2, "photos.npy"),
         (("small.png",), 3, "small.png"),
     ],
 )

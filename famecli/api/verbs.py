@@ -129,6 +129,8 @@ def evaluate(
             cache_dir=_path(cache_dir),
             offline=offline,
             levels=handle.config.levels,
+            channels=handle.config.channels,
+            preparation=handle.checkpoint.provenance.preparation_used,
         )
     else:
         own = levels_of(dataset, handle.config)

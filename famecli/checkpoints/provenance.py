@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from famecli.config.schema import build_known, check_ranges, known_keys, ranged
-from famecli.errors import ConfigError
+from famecli.data.preparation import TENTH, Preparation
+from famecli.data.registry import FOLDER
+from famecli.errors import ConfigError, UsageError
 
 MOST = 1e15
 
@@ -111,6 +113,7 @@ class Provenance(PastTraining):
         versions: Packages with their versions.
         init: Initial weights; None for random ones.
         data: Images of the training; None where they are not recorded.
+        preparation: Preparation of the user's images and the rule of their splits; None for other data sets.
     """
 
     steps: int | None = None
@@ -120,6 +123,14 @@ class Provenance(PastTraining):
     versions: tuple[str, ...] = ()
     init: FirstWeights | None = None
     data: TrainingData | None = None
+    preparation: Preparation | None = None
+
+    @property
+    def preparation_used(self) -> Preparation:
+        """Preparation of the user's images; older trainings on them record none and split by position."""
+        if self.dataset == FOLDER and self.preparation is None:
+            return Preparation(rule=TENTH)
+        return self.preparation or Preparation()
 
     @property
     def past(self) -> tuple[PastTraining, ...]:
@@ -176,6 +187,10 @@ def parse_provenance(metadata: Mapping[str, Any], where: str = "provenance") -> 
         else (),
         "init": known_keys(FirstWeights, table.get("init")),
         "data": known_keys(TrainingData, table.get("data")),
+        "preparation": known_keys(Preparation, table.get("preparation")),
         "seed": seed,
     }
-    return build_known(Provenance, table | told, where)
+    try:
+        return build_known(Provenance, table | told, where)
+    except UsageError as error:
+        raise ConfigError(f"{where}: {error}") from error

@@ -20,7 +20,7 @@ SUFFIX = ".fame"
 
 Files = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[IMAGES…]", help="Image files and folders, or one npy or npz file."),
+    typer.Argument(metavar="[IMAGES…]", help="Image files, folders and archives, or one array file."),
 ]
 Part = Annotated[
     SplitName | None,
@@ -81,18 +81,20 @@ def compress(
 
     output = common.output()
     target = free_name("images", SUFFIX) if out is None else out
-    source, names = source.with_images(files, arrays=True)
+    source, names = source.with_images(files)
     if names and any(each is not None for each in (split, start, limit, data.data)):
         raise UsageError(
             "--split, --start, --limit and --data are for images of a data set", "leave the files out"
         )
+    if names:
+        data.preparing.refuse("images to restore are")
     data.check_stdin(source, split)
     _check_target(target, force, common.json)
     loaded = source.load(output)
     labels: list[str] | None = None
     first = start or 0
     if names:
-        labels, levels = read_originals(loaded.model.config, names)
+        labels, levels = read_originals(loaded.model.config, names, output.note)
     else:
         found = data.images(source, loaded, split or "test", output)
         most = len(found.pixels)

@@ -201,7 +201,7 @@ class Results:
 
 Files = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[IMAGES…]", help="Image files and folders, or one npy or npz file."),
+    typer.Argument(metavar="[IMAGES…]", help="Image files, folders, archives and arrays."),
 ]
 Half = Annotated[
     bool,
@@ -255,14 +255,15 @@ def evaluate_nll(
 
       fame sample --dataset mnist -n 256 -o - | fame evaluate-nll run/ --data - -q
     """
-    from famecli.coding.compress import measure_code, read_files
+    from famecli.coding.compress import measure_code
     from famecli.data.dataset import even_part, own_images
+    from famecli.data.image_files import read_exact
     from famecli.evaluation.score import score, scored_levels, simulated
     from famecli.runtime.distributed import explain_lost_processes
 
     output = results.common.output()
     results.check()
-    source, names = source.with_images(files, arrays=True)
+    source, names = source.with_images(files)
     _check_together(bound, results, data, split, limit, names)
     estimator = bound.estimator()
     if bound.simulated is None:
@@ -273,7 +274,8 @@ def evaluate_nll(
         config = loaded.model.config
         if bound.simulated is None:
             if names:
-                _, levels = read_files(config, names)
+                how = data.preparing.preparation(loaded.provenance.preparation_used)
+                _, levels = read_exact(config, names, how, output.note)
                 images = own_images(levels, config.levels, "files", "Image files")
             else:
                 images = data.images(source, loaded, split, output)

@@ -83,7 +83,9 @@ Dataset = Annotated[
 Data = Annotated[
     Path | None,
     typer.Option(
-        "--data", metavar="PATH", help="Folder with the data set's files (or set FAME_DATA), or your images."
+        "--data",
+        metavar="PATH",
+        help="Folder with the data set's files (or set FAME_DATA), or with --dataset folder your images.",
     ),
 ]
 Seed = Annotated[
@@ -312,7 +314,8 @@ def flags_for_parameters(text: str) -> str:
         name, value = match.groups()
         if (name, value) == ("resume", "False"):
             return "--resume never"
-        return f"{FLAGS[name]} {value or ''}".rstrip() if name in FLAGS else match[0]
+        given = "" if value in (None, "True") else f" {value}"
+        return f"{FLAGS[name]}{given}" if name in FLAGS else match[0]
 
     return re.sub(r"`([a-z_]+)(?:=([^`]*))?`", flag, text)
 

@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 SCHEMA = "famecli/reconstruct/1"
 LATENTS_SCHEMA = "famecli/latents/1"
 
-Files = Annotated[list[str] | None, typer.Argument(metavar="[IMAGES…]", help="Image files, folders, or -.")]
+Files = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[IMAGES…]", help="Image files, folders, archives, arrays, or -."),
+]
 Number = Annotated[
     int, typer.Option("-n", "--num", min=1, metavar="IMAGES", help="Number of images of the data set.")
 ]
@@ -188,7 +191,9 @@ def _originals(
 
     places = [int(end) for end in ends] if ends and all(end.isdecimal() for end in ends) else None
     if files or (ends and places is None):
-        return Originals(*read_levels(checkpoint.model.config, files or list(ends or ())))
+        config = checkpoint.model.config
+        how = data.preparing.preparation(checkpoint.provenance.preparation_used)
+        return Originals(*read_levels(config, files or list(ends or ()), how, output.note))
     found = data.images(source, checkpoint, split, output)
     name = f"{found.info.name}/{found.split}"
     count = number if places is None else max(places) + 1

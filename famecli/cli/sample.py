@@ -18,6 +18,7 @@ from famecli.cli.groups import (
     grouped,
     join,
 )
+from famecli.cli.preparing import Preparing
 from famecli.cli.sources import ModelSource
 from famecli.errors import UsageError
 from famecli.output import Output
@@ -25,7 +26,7 @@ from famecli.output import Output
 if TYPE_CHECKING:
     import numpy as np
 
-    from famecli.config.schema import ModelConfig
+    from famecli.checkpoints.checkpoint import Checkpoint
     from famecli.data.image_files import KnownPixels
     from famecli.model.fame import Fame
     from famecli.runtime.distributed import Group
@@ -55,8 +56,10 @@ class Part:
         typer.Option("--mask", metavar="IMAGE", help="With --complete: keep where this image is white."),
     ] = None
 
-    def read(self, config: "ModelConfig") -> "KnownPixels | None":
-        """Return the known pixels; None without `--complete`.
+    preparing: Preparing
+
+    def read(self, checkpoint: "Checkpoint") -> "KnownPixels | None":
+        """Return the known pixels for a model; None without `--complete`.
 
         Raises:
             UsageError: The options do not go together.
@@ -70,7 +73,8 @@ class Part:
             return None
         if (self.rows is None) == (self.mask is None):
             raise UsageError("--complete needs to know what to keep", "add one of --rows R and --mask IMAGE")
-        return read_known(config, self.complete, self.rows, self.mask)
+        how = self.preparing.preparation(checkpoint.provenance.preparation_used)
+        return read_known(checkpoint.model.config, self.complete, self.rows, self.mask, how)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +197,7 @@ def sample(
     with group.local_main_first():
         loaded = source.load(output, machine.torch_device(group))
     source.check_trained_on(loaded.provenance.dataset)
-    model, known = loaded.model, part.read(loaded.model.config)
+    model, known = loaded.model, part.read(loaded)
     drawing.prepare(model, known)
     first = seed + start_index
     seeds = range(first, first + number)

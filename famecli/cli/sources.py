@@ -11,8 +11,9 @@ import typer
 from famecli.checkpoints.index import default_weights, index
 from famecli.checkpoints.store import RUN_FILES, Store, checkpoint_file
 from famecli.cli.groups import Data, Dataset, Network, SplitName
+from famecli.cli.preparing import Preparing
 from famecli.config.presets import PRESETS
-from famecli.data.registry import dataset_info
+from famecli.data.registry import FOLDER, dataset_info
 from famecli.errors import UsageError
 from famecli.files import STDIN
 from famecli.output import Output
@@ -103,29 +104,22 @@ class CheckpointSource:
                 "--dataset picks weights by name: leave it out where a checkpoint is named",
             )
 
-    def with_images(self, words: list[str] | None, *, arrays: bool = False) -> tuple[Self, list[str]]:
+    def with_images(self, words: list[str] | None) -> tuple[Self, list[str]]:
         """Return the source and the image files of a command line.
 
-        The first word names images, not the checkpoint, if it is an image file, or a folder with image files
+        The first word names images, not the checkpoint, if it is a file of images, or a folder with images
         and no checkpoint.
 
         Args:
             words: Words after the first.
-            arrays: Whether array files count as images, too.
         """
         # Deferred: needs numpy, which `fame --help` does without.
-        from famecli.data.folder import is_array
-        from famecli.data.image_files import has_image_suffix
+        from famecli.data.listing import holds_images
 
         word, files = self.checkpoint, words or []
-        if word is None:
+        if word is None or not holds_images(word, RUN_FILES):
             return self, files
-        found = has_image_suffix(word) or (arrays and is_array(word))
-        if not found and (folder := Path(word)).is_dir():
-            found = any(has_image_suffix(each.name) for each in folder.iterdir()) and not any(
-                (folder / name).exists() for name in RUN_FILES
-            )
-        return (dataclasses.replace(self, checkpoint=None), [word, *files]) if found else (self, files)
+        return dataclasses.replace(self, checkpoint=None), [word, *files]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,9 +169,10 @@ class ModelSource(CheckpointSource):
 
 @dataclass(frozen=True, kw_only=True)
 class DataSource:
-    """Folder of data sets."""
+    """Folder of data sets, or the user's images."""
 
     data: Data = None
+    preparing: Preparing
     network: Network
 
     def check_stdin(self, source: CheckpointSource, split: str | None) -> None:
@@ -199,11 +194,11 @@ class DataSource:
                 "for example fame sample -n 64 -o - | fame evaluate-nll --data -",
             )
 
-    def split(self, dataset: str, split: SplitName, levels: int, output: Output) -> "ImageSplit":
-        """Return a split of a data set, for a model of `levels`; see `load_split` for errors."""
+    def split(self, dataset: str, split: SplitName, checkpoint: "Checkpoint", output: Output) -> "ImageSplit":
+        """Return a split of a data set for a model; see `load_split` for errors."""
         from famecli.data.dataset import load_split
 
-        network = self.network
+        network, used = self.network, checkpoint.provenance.preparation_used
         return load_split(
             dataset,
             split,
@@ -211,7 +206,9 @@ class DataSource:
             cache_dir=network.cache_dir,
             offline=network.offline,
             report=output.note,
-            levels=levels,
+            levels=checkpoint.model.config.levels,
+            channels=checkpoint.model.config.channels,
+            preparation=self.preparing.preparation(used if dataset == FOLDER else None),
         )
 
     def images(
@@ -226,5 +223,6 @@ class DataSource:
 
         config = checkpoint.model.config
         if self.data == STDIN:
+            self.preparing.refuse("images on stdin are")
             return read_stdin(config.image_shape, config.levels)
-        return self.split(source.dataset_of(checkpoint), split, config.levels, output)
+        return self.split(source.dataset_of(checkpoint), split, checkpoint, output)

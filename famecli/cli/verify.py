@@ -91,7 +91,7 @@ def verify(
         if dataset is None and source.dataset is None and loaded.provenance.dataset is None:
             raise UnavailableError(f"{loaded.source} does not say what it was trained on")
         name = dataset or source.dataset_of(loaded)
-        return data.split(name, split, loaded.model.config.levels, output)
+        return data.split(name, split, loaded, output)
 
     with output.progress("verifying", len(names)) as advance:
         results = runner.verify(

@@ -206,7 +206,7 @@ def verify(
             return measure_again(
                 loaded,
                 claim,
-                lambda dataset, split: data.split(dataset, split, loaded.model.config.levels, output),
+                lambda dataset, split: data.split(dataset, split, loaded, output),
                 name=weights.name,
                 limit=limit,
                 batch_size=batch_size,

@@ -26,9 +26,9 @@ from famecli.coding.container import (
     run_lengths,
 )
 from famecli.config.schema import ModelConfig
-from famecli.data.arrays import images_of, read_array
-from famecli.data.folder import is_array
-from famecli.data.image_files import READABLE, exact_levels, read_images
+from famecli.data.fetch import say_nothing
+from famecli.data.image_files import read_exact
+from famecli.data.listing import is_array
 from famecli.errors import InputError, IntegrityError, UsageError
 from famecli.images import to_uint8, write_png
 from famecli.model.fame import Fame
@@ -38,83 +38,35 @@ from famecli.sampling.sampler import CHUNK
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
 
-
-def read_originals(config: ModelConfig, files: Sequence[str]) -> tuple[list[str] | None, np.ndarray]:
+def read_originals(
+    config: ModelConfig, files: Sequence[str], report: Callable[[str], None] = say_nothing
+) -> tuple[list[str] | None, np.ndarray]:
     """Return PNG names of the images (None for numbered images), and their levels `(N, C, H, W)`.
 
     Args:
         config: Configuration of the model that will code them.
-        files: Files as for `read_files`, also for errors.
+        files: Image files, folders and archives; or one array file, whose images are numbered.
+        report: Called with one line about the images.
 
     Raises:
-        InputError: Two images would have the same name.
+        UsageError: A file is stdin, which has no name, or an array is not the only file.
+        InputError: Two images would have the same name; see `read_exact` for other errors.
     """
-    paths, levels = read_files(config, files)
-    if paths is None:
+    if "-" in files:
+        raise UsageError("an image on stdin has no name to be restored under", "name files or folders")
+    arrays = [name for name in files if is_array(name)]
+    if arrays and len(files) > 1:
+        raise UsageError(
+            f"{arrays[0]} holds numbered images and must be the only input", "write several files"
+        )
+    paths, levels = read_exact(config, files, report=report)
+    if arrays:
         return None, levels
     names = png_names(paths, files)
     if reason := invalid_names_reason(names):
         raise InputError(f"these images cannot be in one file: {reason}", "rename it, or write several files")
     return names, levels
-
-
-def read_files(config: ModelConfig, files: Sequence[str]) -> tuple[list[str] | None, np.ndarray]:
-    """Return the files of images (None for images of an array), and their exact levels `(N, C, H, W)`.
-
-    Args:
-        config: Configuration of the model that takes the images.
-        files: Image files, and folders of them; or one npy or npz file, whose images are numbered.
-
-    Raises:
-        UsageError: A file is stdin, which has no name, or an array is not the only file.
-        InputError: An image has another size than the model's, or contents that the model cannot see:
-            colours, greys, transparency, 16 bits, several frames.
-    """
-    if "-" in files:
-        raise UsageError("an image on stdin has no name to be restored under", "name files or folders")
-    if arrays := [name for name in files if is_array(name)]:
-        if len(files) > 1:
-            raise UsageError(
-                f"{arrays[0]} holds numbered images and must be the only input", "write several files"
-            )
-        return None, _read_array(config, arrays[0])
-    found = read_images(files, config.image_shape)
-    for path, pixels in found:
-        _check_same(path, pixels)
-    levels = exact_levels(
-        np.stack([pixels for _, pixels in found]), config.levels, lambda index: found[index][0]
-    )
-    return [path for path, _ in found], levels
-
-
-def _read_array(config: ModelConfig, name: str) -> np.ndarray:
-    if not Path(name).exists():
-        raise InputError(f"cannot read {name}: no such file")
-    pixels = images_of(read_array(Path(name)), name)
-    if pixels.shape[1:] != config.image_shape:
-        raise InputError(f"{name} has images of {pixels.shape[1:]}, the model takes {config.image_shape}")
-    return exact_levels(pixels, config.levels, lambda index: f"{name}: image {index}")
-
-
-def _check_same(path: str, pixels: np.ndarray) -> None:
-    """Check that `pixels` `(C, H, W)` are the whole content of an image file."""
-    from PIL import Image
-
-    with Image.open(path, formats=list(READABLE)) as image:
-        if image.mode not in MODES or any(";16" in str(tile[-1]) for tile in image.tile):
-            raise InputError(
-                f"{path} is not an 8-bit grey or RGB image (mode {image.mode})",
-                "convert it to 8-bit grey or RGB first",
-            )
-        if getattr(image, "n_frames", 1) > 1:
-            raise InputError(f"{path} has several frames", "split it first")
-        shown = np.asarray(image.convert("RGBA"))
-    if (shown[:, :, 3] != 255).any():
-        raise InputError(f"{path} has transparent pixels", "flatten it first")
-    if (shown[:, :, :3] != pixels.transpose(1, 2, 0)).any():
-        raise InputError(f"{path} has colours, the model takes greys", "convert it to greys first")
 
 
 def encode_images(

@@ -7,9 +7,9 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, BinaryIO, cast
 
 from famecli.errors import InputError, truncate
@@ -87,6 +87,11 @@ def read_file(path: Path, largest_bytes: int) -> bytes:
     return content
 
 
+def ends_with(suffix: str) -> Callable[[str], bool]:
+    """Return a function that says whether a name ends with `suffix`, in any case of letters."""
+    return lambda name: name.lower().endswith(suffix)
+
+
 class Limited:
     """A stream that raises an InputError past its largest size.
 
@@ -108,14 +113,14 @@ class Limited:
 
 
 def zip_members(
-    file: BinaryIO, name: str, suffix: str, largest_bytes: int
+    file: BinaryIO, name: str, wanted: Callable[[str], bool], largest_bytes: int
 ) -> Iterator[tuple[str, int, BinaryIO]]:
-    """Yield name, size and content of each file in a ZIP archive whose name ends with `suffix`, by name.
+    """Yield name, size and content of each wanted file in a ZIP archive, by name.
 
     Args:
         file: Archive, opened by `opened`.
         name: Name of the archive, for errors.
-        suffix: Ending in lower case, for example `.png`.
+        wanted: Function of a file's name that returns whether to yield the file.
         largest_bytes: Largest size of a file, uncompressed.
 
     Raises:
@@ -123,7 +128,7 @@ def zip_members(
     """
     archive_bytes = file.seek(0, os.SEEK_END)
     with zipfile.ZipFile(file) as archive:
-        named = [each for each in archive.infolist() if each.filename.lower().endswith(suffix)]
+        named = [each for each in archive.infolist() if wanted(each.filename)]
         for member in sorted(named, key=lambda each: each.filename):
             largest = min(largest_bytes, LARGEST_DEFLATE_RATIO * member.compress_size)
             # zipfile requests all packed bytes at once, and allocates memory for them first.
@@ -136,13 +141,13 @@ def zip_members(
 
 
 def tar_members(
-    path: Path, suffix: str, largest_bytes: int, *, limit_bytes: int
+    path: Path, wanted: Callable[[str], bool], largest_bytes: int, *, limit_bytes: int
 ) -> Iterator[tuple[str, bytes]]:
-    """Yield name and content of each file in a tar archive, gzipped or not, in the order of the archive.
+    """Yield name and content of each wanted file in a tar archive, gzipped or not, in the archive's order.
 
     Args:
         path: Path of the archive.
-        suffix: Ending of the names of the files to yield.
+        wanted: Function of a file's name that returns whether to yield the file.
         largest_bytes: Largest size of a file.
         limit_bytes: Largest size of the archive, unpacked.
 
@@ -155,7 +160,7 @@ def tar_members(
             for member in archive:
                 # Otherwise tarfile would keep every header in memory.
                 archive.members.clear()  # type: ignore[attr-defined]
-                if member.isfile() and PurePosixPath(member.name).name.endswith(suffix):
+                if member.isfile() and wanted(member.name):
                     if member.size > largest_bytes:
                         raise InputError(
                             f"{path}: {member.name} claims {member.size:,} bytes, more than {largest_bytes:,}"

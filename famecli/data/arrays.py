@@ -12,7 +12,7 @@ from typing import BinaryIO, cast
 import numpy as np
 from numpy.lib import format as npy
 
-from famecli.data.archive import AGAIN, Limited, opened, reading, unzipped, zip_members
+from famecli.data.archive import AGAIN, Limited, ends_with, opened, reading, unzipped, zip_members
 from famecli.errors import InputError, truncate
 from famecli.files import read_up_to
 
@@ -23,6 +23,8 @@ MOST_DIMENSIONS = 8
 MOST_IDX_DIMENSIONS = 4
 UNSIGNED_BYTE = 8
 CHANNELS = (1, 3)
+CHUNK_BYTES = 1 << 20
+NAME_AN_ARRAY = "name one as FILE.npz::NAME, or save the images with numpy.savez(path, images)"
 UPSTREAM = "check the output of the command before the pipe"
 
 Shape = tuple[int, ...]
@@ -30,17 +32,21 @@ Shape = tuple[int, ...]
 Header = tuple[Shape, bool, np.dtype]
 
 
-def read_array(path: Path) -> np.ndarray:
-    """Return the images in an npy or npz file: its only array of bytes with three or four dimensions.
+def read_arrays(path: Path, key: str = "") -> dict[str, np.ndarray]:
+    """Return the images in an npy or npz file by name: arrays of bytes with three or four dimensions.
+
+    Args:
+        path: Path of the file.
+        key: Name of an array of an npz file; empty for all. The name of an npy file's array is empty.
 
     Shape:
         As in the file, uint8.
 
     Raises:
-        InputError: The file has no such array, or several, or is damaged.
+        InputError: The file has no such array, or is damaged.
     """
     with opened(path) as file:
-        return _read_images(file, str(path), lambda shape: None)
+        return _read_images(file, str(path), lambda shape: None, key)
 
 
 def read_stream(file: BinaryIO, name: str, accept: Callable[[Shape], None]) -> np.ndarray:
@@ -61,38 +67,49 @@ def read_stream(file: BinaryIO, name: str, accept: Callable[[Shape], None]) -> n
     """
     try:
         with reading(name):
-            return _read_images(file, name, accept)
+            return _only(_read_images(file, name, accept), name)
     except InputError as error:
         if error.hint == AGAIN:
             error.hint = UPSTREAM
         raise
 
 
-def _read_images(file: BinaryIO, name: str, accept: Callable[[Shape], None]) -> np.ndarray:
+def _read_images(
+    file: BinaryIO, name: str, accept: Callable[[Shape], None], key: str = ""
+) -> dict[str, np.ndarray]:
     start = read_up_to(file, npy.MAGIC_LEN)
-    if start.startswith(npy.MAGIC_PREFIX):
-        return _read_data(file, _read_header(start, file, name), name, accept)
+    if start.startswith(npy.MAGIC_PREFIX) and not key:
+        return {"": _read_data(file, _read_header(start, file, name), name, accept)}
     if not start.startswith(b"PK"):
         if not start:
             raise InputError(f"{name} is empty", AGAIN)
         raise InputError(f"{name} is neither npy nor npz", "fame sample -o - writes npy, numpy.save does too")
     # A ZIP archive is read from its end.
     whole = file if file.seekable() else io.BytesIO(start + read_up_to(file, LARGEST_BYTES))
-    arrays = dict(npz_arrays(whole, name, _may_be_images))
-    if len(arrays) != 1:
-        found = ", ".join(arrays) or "none"
-        raise InputError(
-            f"{name}: needs one array of bytes (N, H, W) or (N, H, W, C), found {found}",
-            "save it with numpy.savez(path, images)",
-        )
-    images = next(iter(arrays.values()))
-    accept(images.shape)
-    return images
+    found: dict[str, Header] = {}
+
+    def wanted(member: str, header: Header) -> bool:
+        shape, _, dtype = found[member] = header
+        return member == key if key else dtype == np.uint8 and len(shape) in (3, 4)
+
+    arrays = dict(npz_arrays(whole, name, wanted))
+    if not arrays:
+        likely = [member for member, (shape, *_) in found.items() if len(shape) in (3, 4)]
+        if len(likely) == 1 and not key:
+            # For the error that says how to make bytes of it.
+            return dict(npz_arrays(whole, name, lambda member, header: member in likely))
+        others = ", ".join(f"{member} {dtype} {shape}" for member, (shape, _, dtype) in found.items())
+        missing = f"no array {key!r}" if key else "no array of bytes (N, H, W) or (N, H, W, C)"
+        raise InputError(f"{name}: {missing} in it, found {others or 'none'}", NAME_AN_ARRAY)
+    for images in arrays.values():
+        accept(images.shape)
+    return arrays
 
 
-def _may_be_images(key: str, header: Header) -> bool:
-    shape, _, dtype = header
-    return dtype == np.uint8 and len(shape) in (3, 4)
+def _only(arrays: dict[str, np.ndarray], name: str) -> np.ndarray:
+    if len(arrays) > 1:
+        raise InputError(f"{name} has several arrays of images: {', '.join(arrays)}", NAME_AN_ARRAY)
+    return next(iter(arrays.values()))
 
 
 def npz_arrays(
@@ -108,7 +125,7 @@ def npz_arrays(
     Raises:
         InputError: An array holds another type, or another number of bytes than its header says.
     """
-    for member, _, content in zip_members(file, name, ".npy", LARGEST_BYTES):
+    for member, _, content in zip_members(file, name, ends_with(".npy"), LARGEST_BYTES):
         key = PurePosixPath(member).stem
         header = _read_header(content.read(npy.MAGIC_LEN), content, f"{name}: {key}")
         if wanted(key, header):
@@ -137,12 +154,38 @@ def _read_data(
     if dtype.hasobject:
         raise InputError(f"{name} holds pickled objects, which can run any code: refused", "save plain bytes")
     if dtype != np.uint8:
-        raise InputError(f"{name} holds {dtype}, expected uint8, 0 to 255", "convert it with astype('uint8')")
+        raise InputError(f"{name} holds {dtype}, expected uint8, 0 to 255", _convert_hint(file, header))
     if len(shape) > MOST_DIMENSIONS or any(side < 0 for side in shape):
         raise InputError(f"{name}: impossible shape {shape}")
     accept(shape)
     array = _read_bytes(file, shape[::-1] if fortran else shape, LARGEST_BYTES, name)
     return array.T if fortran else array
+
+
+def _convert_hint(file: BinaryIO, header: Header) -> str:
+    """Return how the numbers in the rest of a file become bytes without loss, as their range allows."""
+    shape, _, dtype = header
+    left, low, high, whole = math.prod(shape) * dtype.itemsize, math.inf, -math.inf, True
+    if dtype.kind not in "fiub" or left > LARGEST_BYTES:
+        return "expected images as bytes"
+    while left > 0 and (content := read_up_to(file, min(left, CHUNK_BYTES))):
+        left -= len(content)
+        values = np.frombuffer(content[: len(content) // dtype.itemsize * dtype.itemsize], dtype)
+        if len(values):
+            low, high = min(low, float(values.min())), max(high, float(values.max()))
+            whole = whole and bool((values == np.rint(values)).all())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return "its values are not all finite"
+    save = "save a copy: numpy.save(NEW, {})"
+    if low >= 0 and high <= 1:
+        return save.format("numpy.rint(255.0 * a).astype('uint8')")
+    if low >= -1 and high <= 1:
+        return save.format("numpy.rint(127.5 * (a + 1.0)).astype('uint8')")
+    if low >= 0 and high <= 255:
+        return save.format("a.astype('uint8')" if whole else "numpy.rint(a).astype('uint8')")
+    if dtype.kind == "u" and dtype.itemsize == 2:
+        return save.format("numpy.rint(a / 257).astype('uint8')") + ", if white is 65,535"
+    return f"its values go from {low:g} to {high:g}: bring a copy to 0 to 255, and save that as uint8"
 
 
 def _read_bytes(file: BinaryIO, shape: Shape, largest_bytes: int, name: str) -> np.ndarray:
@@ -174,6 +217,10 @@ def image_shape_of(shape: Shape, name: str) -> tuple[int, int, int]:
     Raises:
         InputError: The shape is none of these, or there is no image.
     """
+    if len(shape) == 3 and shape[2] in (3, 4) and min(shape[:2]) > shape[2]:
+        first = f"{name} has shape {shape}: that would be {shape[0]} grey images of {shape[2]}x{shape[1]}"
+        hint = f"is it one image? Save array[None], of shape (1, {', '.join(map(str, shape))})"
+        raise InputError(first, hint)
     full = (*shape, 1) if len(shape) == 3 else shape
     if len(full) == 4 and full[3] not in CHANNELS:
         full = (full[0], *full[2:], full[1])

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from famecli.data.fetch import fetch_file, file_sha256, git_blob, is_offline, say_nothing
-from famecli.data.registry import DataFile, DatasetInfo
+from famecli.data.registry import FOLDER, DataFile, DatasetInfo
 from famecli.errors import InputError, IntegrityError, UnavailableError
 from famecli.files import cache_root
 
@@ -89,7 +89,9 @@ def check_hash(
     if expected is not None and actual != expected:
         reason = f"{kind} {actual[:12]}, expected {expected[:12]}"
         message = f"{file}: not the official file of {info.name} ({reason})"
-        raise IntegrityError(message, "delete it and download it again")
+        raise IntegrityError(
+            message, f"fame datasets pull {info.name} gets it; other images are read by `dataset={FOLDER}`"
+        )
 
 
 def members_or_archive(info: DatasetInfo, folder: Path, name: str, members: Sequence[str]) -> list[Path]:
@@ -162,7 +164,7 @@ def locate(
         return found
     if data is not None:
         first = next(iter(info.files), "them")
-        hint = f"put {first} and the other files there, or leave `data` out to download them"
+        hint = f"put {first} and the other files there, or leave `data` out; your images: `dataset={FOLDER}`"
         raise UnavailableError(f"no files of {info.name} in {data}", hint)
     missing = missing_files(info, folder, split)
     if missing and is_offline(offline):

@@ -17,6 +17,7 @@ from famecli.data.folder import read_folder, seen_with
 from famecli.data.handwritten import read_amat, read_chardata, read_drawings, read_mnist
 from famecli.data.image_files import exact_levels
 from famecli.data.photographs import read_batches, read_cifar10, read_pngs
+from famecli.data.preparation import Preparation
 from famecli.data.registry import FOLDER, DatasetInfo, dataset_info
 from famecli.errors import InputError, UsageError
 from famecli.files import STDIN, open_input
@@ -85,6 +86,8 @@ def load_split(
     offline: bool = False,
     report: Callable[[str], None] = say_nothing,
     levels: int | None = None,
+    channels: int | None = None,
+    preparation: Preparation | None = None,
 ) -> ImageSplit:
     """Return a split of a data set; `famecli.data.cache.locate` says where its files are searched.
 
@@ -94,8 +97,10 @@ def load_split(
         data: Folder with the files; for `folder`, the images themselves.
         cache_dir: See `famecli.files.cache_root`.
         offline: Whether downloads are forbidden.
-        report: Called with one line of text before each download.
-        levels: For `folder`, number of levels of the model; None for 256.
+        report: Called with a line before each download, and with lines about the user's images.
+        levels: For `folder`, number of levels of the model; see `describe`.
+        channels: For `folder`, number of channels of the model; see `describe`.
+        preparation: For `folder`, preparation of the images.
 
     Raises:
         UsageError: There is no such data set or split.
@@ -103,7 +108,9 @@ def load_split(
         InputError: A file is damaged.
         IntegrityError: A file is not the official one.
     """
-    info = describe(name, data, levels)
+    info = describe(name, data, levels, channels, preparation)
+    for line in info.told:
+        report(line)
     if split not in info.splits:
         raise UsageError(f"{name} has no split {split!r}", f"splits: {', '.join(info.splits)}")
     if info.family == FOLDER and data is not None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from famecli.data.archive import opened, zip_members
+from famecli.data.archive import ends_with, opened, zip_members
 from famecli.data.image_files import decode
 from famecli.errors import InputError
 
@@ -41,7 +41,7 @@ def drawings(path: Path, drawers: range = range(1, 21)) -> Iterator[Drawing]:
         InputError: The archive is damaged, or holds other images.
     """
     with opened(path) as file:
-        for member, size, content in zip_members(file, str(path), ".png", LARGEST_DRAWING_BYTES):
+        for member, size, content in zip_members(file, str(path), ends_with(".png"), LARGEST_DRAWING_BYTES):
             match = re.search(r"([^/]+/[^/]+/\d+_(\d\d)\.png)$", member)
             if match is None:
                 raise InputError(f"{path}: {member} is not Alphabet/character/number_drawer.png")

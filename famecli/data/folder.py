@@ -1,67 +1,110 @@
-"""Images of the user as a data set: a folder of image files, or an npz or npy file."""
+"""Images of the user as a data set: a folder or archive of image files, or arrays of images."""
 
 import dataclasses
-import os
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from famecli.data.arrays import images_of, read_array
-from famecli.data.image_files import exact_levels, has_image_suffix, image_shape, read_images
+from famecli.data.image_files import decode, exact_levels, image_header, is_grey, whole
+from famecli.data.listing import WHAT_IS_READ, Listing, StoredImage, list_images
+from famecli.data.preparation import PIXELS, TENTH, Preparation
 from famecli.data.registry import FOLDER, DatasetInfo, dataset_info
 from famecli.errors import InputError, UnavailableError, UsageError
 from famecli.files import STDIN
 
-ARRAY_SUFFIXES = (".npz", ".npy")
 SPLITS = ("train", "valid", "test")
+# Names of folders and words of arrays' names, in small letters, that name a split.
+SPLIT_NAMES: Mapping[str, str] = {
+    "train": "train",
+    "training": "train",
+    "val": "valid",
+    "valid": "valid",
+    "validation": "valid",
+    "dev": "valid",
+    "test": "test",
+    "testing": "test",
+    "t10k": "test",
+}
 LARGEST_BYTES = 16 << 30
-# Of every ten images in order, the last is test and the one before it validation.
+# Of ten hashes, or of ten images in order, the last is test and the one before it validation.
 PERIOD = 10
 REMAINDERS = {"train": range(8), "valid": range(8, 9), "test": range(9, 10)}
+RULES = {
+    PIXELS: "by a hash of the pixels, 8 : 1 : 1",
+    TENTH: "of ten images in order the last is test, the one before it valid",
+}
 
-_WHAT = "name a folder of images of one size, or an .npz or .npy file of bytes (N, H, W, C)"
+Images = Sequence[StoredImage]
 
 
-def describe(name: str, data: Path | None = None, levels: int | None = None) -> DatasetInfo:
+def describe(
+    name: str,
+    data: Path | None = None,
+    levels: int | None = None,
+    channels: int | None = None,
+    preparation: Preparation | None = None,
+) -> DatasetInfo:
     """Return the data set `name`; the shape and the splits of `folder` are those of the images in `data`.
-
-    Images have three channels if any has colours, else one. Only the headers of image files are parsed.
 
     Args:
         name: Name of the data set.
-        data: For `folder`, a folder of image files, nested or not, or with the subfolders `train`, `valid`
-            and `test`; or an image, npz or npy file.
+        data: For `folder`, the images; see `famecli.data.listing.list_images`. Folders, or arrays, that are
+            named like splits are the splits.
         levels: For `folder`, number of levels of the model; None for 256.
+        channels: For `folder`, number of channels of the model; None for three if any image is stored with
+            colours, else one.
+        preparation: For `folder`, preparation of the images.
 
     Raises:
         UsageError: There is no such data set, `folder` comes without `data`, or `data` is stdin.
         UnavailableError: There is no such path.
-        InputError: There are no images, or not all of one size.
+        InputError: There are no images, or of several sizes, or folders that look like splits do not add up.
     """
     info = dataset_info(name)
     if data == STDIN:
         raise UsageError("only images to score or to reconstruct come through stdin", "name a file or folder")
     if info.family != FOLDER:
+        if preparation is not None and str(preparation):
+            raise UsageError(
+                f"images of {name} are taken as they are", f"only `dataset={FOLDER}` prepares images"
+            )
         return info
     if data is None:
         raise UsageError(
             f"the data set {FOLDER} is images of your own", "pass their folder or file as `data`"
         )
-    if not data.exists():
-        raise UnavailableError(f"{data}: no such file or folder", _WHAT)
-    if is_array(data):
-        images = images_of(read_array(data), str(data))
-        shape = images.shape[1:]
-        splits = {split: len(_chosen(split, len(images))) for split in SPLITS}
-    else:
-        files = _files(data)
-        shape = _common_shape([file for part in files.values() for file in part])
-        splits = {split: len(part) for split, part in files.items()}
-    if sum(splits.values()) * np.prod(shape, dtype=float) > LARGEST_BYTES:
+    how, listing = preparation or Preparation(), _listed(data)
+    if not listing.images:
+        raise InputError(f"no images in {data}{listing.passed_over_words()}", WHAT_IS_READ)
+    shape, turned = _common_shape(listing.images, how)
+    shape = (channels or shape[0], *shape[1:])
+    parts, rule = _parts(listing.images, str(data), how)
+    sizes = {split: len(parts.get(split, ())) for split in SPLITS}
+    if len(listing.images) * np.prod(shape, dtype=float) > LARGEST_BYTES:
         raise InputError(
-            f"{data}: {sum(splits.values()):,} images of {shape} are more than {LARGEST_BYTES:,} bytes"
+            f"{data}: {len(listing.images):,} images of {shape} are more than {LARGEST_BYTES:,} bytes"
         )
-    return dataclasses.replace(seen_with(info, levels or info.levels), shape=shape, splits=splits)
+    count, kind = f"{len(listing.images):,} images", "grey" if shape[0] == 1 else "RGB"
+    of_splits = ", ".join(f"{size:,} {split}" for split, size in sizes.items())
+    told = [
+        f"{data}: {count} of {shape[2]}x{shape[1]}, {kind}: {of_splits} ({rule}){listing.passed_over_words()}"
+    ]
+    if turned:
+        told.append(f"{turned:,} images are turned as their EXIF data say")
+    if transposed := sum(each.transposed for each in listing.images):
+        told.append(f"{transposed:,} images are transposed, since EMNIST's files hold them so")
+    return dataclasses.replace(
+        seen_with(info, levels or info.levels),
+        shape=shape,
+        splits=sizes,
+        rule=rule,
+        preparation=how,
+        names={split: tuple(each.name for each in part) for split, part in parts.items()},
+        told=tuple(told),
+    )
 
 
 def seen_with(info: DatasetInfo, levels: int) -> DatasetInfo:
@@ -71,72 +114,129 @@ def seen_with(info: DatasetInfo, levels: int) -> DatasetInfo:
     return dataclasses.replace(info, levels=levels)
 
 
-def is_array(path: Path | str) -> bool:
-    """Return whether the suffix of `path` is that of an array file."""
-    return Path(path).suffix.lower() in ARRAY_SUFFIXES
-
-
 def read_folder(info: DatasetInfo, path: Path, split: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return the images of a split, by their names or in the order of the array; no labels.
+    """Return the images of a split, by their names or in the order of the arrays; no labels.
 
     Args:
         info: Data set, from `describe`.
-        path: Folder or file of the images, as for `describe`.
+        path: Images, as for `describe`.
         split: `train`, `valid` or `test`.
 
     Shape:
         `(N, C, H, W)`, uint8, levels of `info`.
 
     Raises:
-        InputError: The split has no images, or an image cannot be read or has a pixel that is no level.
+        InputError: The split has no images; or an image cannot be read, would lose something, or has a pixel
+            that is no level.
     """
     if not info.splits[split]:
-        hint = f"give {PERIOD} images or more, or folders {', '.join(SPLITS)} in it"
-        raise InputError(f"{path} has no images for the split {split}", hint)
-    if is_array(path):
-        images = images_of(read_array(path), str(path))
-        chosen = _chosen(split, len(images))
-        return exact_levels(images[chosen], info.levels, lambda index: f"{path}: image {chosen[index]}"), None
-    found = read_images(_files(path)[split], info.shape)
-    pixels = np.stack([image for _, image in found])
-    return exact_levels(pixels, info.levels, lambda index: found[index][0]), None
+        others = ", ".join(f"{size:,} {name}" for name, size in info.splits.items() if size)
+        raise InputError(
+            f"{path} has no images for the split {split}, but {others}",
+            f"choose another split, add images, or put them into folders {', '.join(SPLITS)}",
+        )
+    by_name = {each.name: each for each in _listed(path).images}
+    pixels = np.empty((info.splits[split], *info.shape), np.uint8)
+    names = info.names[split]
+    for index, name in enumerate(names):
+        if name not in by_name:
+            raise InputError(f"{name} was removed while {path} was read")
+        pixels[index] = decode(name, by_name[name].content(), info.shape, info.preparation)
+    return exact_levels(pixels, info.levels, lambda index: names[index]), None
 
 
-def _chosen(split: str, images: int) -> list[int]:
-    """Return the positions of a split among a number of images, if no folder is named after a split."""
-    return [index for index in range(images) if index % PERIOD in REMAINDERS[split]]
+def _listed(path: Path) -> Listing:
+    try:
+        return list_images([path])
+    except InputError as error:
+        if error.__cause__ is None and "no such file" in str(error):
+            raise UnavailableError(f"{path}: no such file or folder", WHAT_IS_READ) from error
+        raise
 
 
-def _files(path: Path) -> dict[str, list[Path]]:
-    """Return the image files of each split, by name."""
-    if (path / "train").is_dir() and (path / "test").is_dir():
-        folders = {split: path / split for split in SPLITS}
-        return {split: _below(each) if each.exists() else [] for split, each in folders.items()}
-    files = _below(path)
-    return {split: [files[index] for index in _chosen(split, len(files))] for split in SPLITS}
+def _parts(images: Images, path: str, how: Preparation) -> tuple[dict[str, list[StoredImage]], str]:
+    """Return the images of each split, and in words the rule that made them."""
+    named = _named_splits(images, path)
+    if not named:
+        return _by_rule(images, how), RULES[how.rule]
+    if "valid" not in named and "train" in named:
+        cut = _by_rule(named["train"], how)
+        named |= {"train": [*cut["train"], *cut["test"]], "valid": cut["valid"]}
+        return named, f"as named, valid cut off train {RULES[how.rule].partition(',')[0]}"
+    return named, "as named"
 
 
-def _below(path: Path) -> list[Path]:
-    """Return the image files in a folder and in those within it, by name; a file itself if it is an image."""
+def _named_splits(images: Images, path: str) -> dict[str, list[StoredImage]]:
+    """Return the images of each split that a folder or an array is named after; nothing if none is.
 
-    def fail(error: OSError) -> None:
-        raise InputError(f"cannot read folder {error.filename}: {error.strerror}") from error
-
-    if path.is_file():
-        return [path] if has_image_suffix(path.name) else []
-    found = [Path(root, name) for root, _, names in os.walk(path, onerror=fail) for name in names]
-    return sorted(each for each in found if has_image_suffix(each.name))
-
-
-def _common_shape(files: list[Path]) -> tuple[int, int, int]:
-    if not files:
-        raise InputError("no images there", _WHAT)
-    shapes = [image_shape(file) for file in files]
-    _, height, width = shapes[0]
-    for file, found in zip(files, shapes, strict=True):
-        if found[1:] != (height, width):
+    Raises:
+        InputError: Only some images are in such folders, an image is in two, or a split has two names.
+    """
+    words = [[word for word in each.within if word.lower() in SPLIT_NAMES] for each in images]
+    if not any(words):
+        arrays = dict.fromkeys(each.array for each in images)
+        if len(arrays) > 1:
+            raise InputError(f"{path} has several arrays: {', '.join(arrays)}", "name one: FILE.npz::NAME")
+        return {}
+    found: dict[str, list[StoredImage]] = {}
+    spellings: dict[str, tuple[str, str]] = {}
+    for image, named in zip(images, words, strict=True):
+        problem = ""
+        if len(named) != 1:
+            problem = f"{image.name} is in {' and '.join(named) or 'none of them'}"
+        else:
+            split, spelling = SPLIT_NAMES[named[0].lower()], (named[0], image.array)
+            found.setdefault(split, []).append(image)
+            if spellings.setdefault(split, spelling) != spelling:
+                both = [word if array == "" else array for word, array in (spellings[split], spelling)]
+                problem = f"{' and '.join(both)} are both {split}"
+        if problem:
             raise InputError(
-                f"{file}: {found[2]}x{found[1]} pixels, {files[0]} has {width}x{height}",
-                "resize or crop all to one size first",
+                f"{path} looks like splits that do not add up: {problem}",
+                f"name one folder or array, or keep one for each of {', '.join(SPLITS)} and no others",
             )
-    return max(channels for channels, *_ in shapes), height, width
+    return found
+
+
+def _by_rule(images: Images, how: Preparation) -> dict[str, list[StoredImage]]:
+    """Return the images of each split by a rule."""
+    remainders: Iterable[int] = range(len(images))
+    if how.rule == PIXELS:
+        remainders = (_pixel_hash(each, how) for each in images)
+    parts: dict[str, list[StoredImage]] = {split: [] for split in SPLITS}
+    for image, number in zip(images, remainders, strict=True):
+        remainder = number % PERIOD
+        parts[next(split for split, chosen in REMAINDERS.items() if remainder in chosen)].append(image)
+    return parts
+
+
+def _pixel_hash(image: StoredImage, how: Preparation) -> int:
+    """Return the first 64 bits of the SHA-256 of an image before any resize.
+
+    The hash is over `CxHxW`, a zero byte, and the pixels, channels first; grey that is stored as RGB has one
+    channel.
+    """
+    pixels = whole(image.name, image.content(), how)
+    if is_grey(pixels):
+        pixels = pixels[:1]
+    shape = "x".join(map(str, pixels.shape))
+    digest = hashlib.sha256(shape.encode() + b"\0" + np.ascontiguousarray(pixels).data)
+    return int.from_bytes(digest.digest()[:8], "big")
+
+
+def _common_shape(images: Images, how: Preparation) -> tuple[tuple[int, int, int], int]:
+    """Return the shape `(C, H, W)` of images after their preparation, and how many of them are turned."""
+    first, channels, turned = (0, 0), Counter[int](), 0
+    for image in images:
+        header = image_header(image.name, image.content())
+        stored, *size = header.shape
+        channels[stored] += 1
+        turned += header.turned
+        first = first if any(first) else (size[0], size[1])
+        if how.resize is None and tuple(size) != first:
+            raise InputError(
+                f"{image.name}: {size[1]}x{size[0]} pixels, {images[0].name} has {first[1]}x{first[0]}",
+                "make all the same size, for example with `resize=32`",
+            )
+    height, width = first if how.resize is None else (how.resize, how.resize)
+    return (max(channels), height, width), turned

@@ -1,7 +1,6 @@
-"""Image files as a model takes them; sizes are checked before pixels are unpacked."""
+"""Image files as a model takes them: nothing is lost unasked; sizes are checked before unpacking."""
 
 import io
-import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,20 +11,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from famecli.config.schema import ModelConfig
+from famecli.data.fetch import say_nothing
+from famecli.data.listing import READABLE, WHAT_IS_READ, list_images
+from famecli.data.preparation import Preparation
 from famecli.errors import InputError, truncate
-from famecli.files import open_input, read_up_to
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from PIL.ImageFile import ImageFile
 
-READABLE = {"PNG": (".png",), "JPEG": (".jpg", ".jpeg"), "WEBP": (".webp",), "BMP": (".bmp",)}
-SUFFIXES = frozenset(suffix for group in READABLE.values() for suffix in group)
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
 GREY_MODES = ("1", "L", "LA", "La", "F")
-LARGEST_SIDE = 8192
-LARGEST_PIXELS = 1 << 24
-LARGEST_FILE_BYTES = 128 << 20
+LARGEST_SIDE = 1 << 14
+LARGEST_PIXELS = 1 << 26
 # Least byte of a mask's image that counts as white.
 WHITE = 128
+WHITE_PIXEL = (255, 255, 255, 255)
+# Tag of the orientation in EXIF data: above 4 the image lies on its side.
+ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True)
@@ -43,40 +46,82 @@ class KnownPixels:
     mask: np.ndarray
 
 
-def read_images(paths: Sequence[Path | str], shape: tuple[int, int, int]) -> list[tuple[str, np.ndarray]]:
-    """Return names and pixels of the images in `paths`.
-
-    Colours become greys for a model of one channel, and greys become RGB for three; transparency is ignored.
+def read_images(
+    paths: Sequence[Path | str],
+    shape: tuple[int, int, int],
+    preparation: Preparation | None = None,
+    report: Callable[[str], None] = say_nothing,
+) -> list[tuple[str, np.ndarray]]:
+    """Return names and pixels of the images in `paths`; greys become RGB for a model of three channels.
 
     Args:
-        paths: Image files, folders (all image files in them, sorted), or `-` for one image on stdin.
+        paths: Images, folders, archives and arrays; see `famecli.data.listing.list_images`.
         shape: `(C, H, W)` of the model.
+        preparation: Preparation of the images; None where they must stay as they are.
+        report: Called with one line about the images.
 
     Shape:
         Each `(C, H, W)`, uint8, 0 to 255.
 
     Raises:
-        InputError: A file is not an image of that height and width, or is damaged, or a folder has none.
+        InputError: A file is not an image of that height and width, or is damaged, or would lose something;
+            or there is none.
     """
-    names = [name for path in paths for name in _expand(str(path))]
-    return [(name, decode(name, _content(name), shape)) for name in names]
+    found = list_images(paths)
+    if not found.images:
+        raise InputError(
+            f"no images in {', '.join(map(str, paths))}{found.passed_over_words()}", WHAT_IS_READ
+        )
+    images, turned = [], 0
+    for each in found.images:
+        content = each.content()
+        images.append((each.name, decode(each.name, content, shape, preparation)))
+        turned += image_header(each.name, content).turned
+    words = f"; {turned:,} turned as their EXIF data say" if turned else ""
+    if len(images) > 1 or found.passed_over or turned:
+        report(f"{len(images):,} images of {shape[2]}x{shape[1]}{words}{found.passed_over_words()}")
+    return images
 
 
-def read_levels(config: ModelConfig, files: Sequence[str]) -> tuple[list[str], np.ndarray]:
-    """Return the names of image files, and the nearest levels of their bytes, `(N, C, H, W)`, uint8.
+def read_levels(
+    config: ModelConfig,
+    files: Sequence[str],
+    preparation: Preparation | None = None,
+    report: Callable[[str], None] = say_nothing,
+) -> tuple[list[str], np.ndarray]:
+    """Return the names of images, and the nearest levels of their bytes, `(N, C, H, W)`, uint8.
 
     Args:
         config: Configuration of the model that takes the images.
-        files: Image files, folders of them, or `-` for one image on stdin.
-
-    Raises:
-        InputError: A file is not an image of the model's size.
+        files: Image files, folders of them, archives or arrays; or `-` for one image on stdin.
+        preparation: See `read_images`, also for errors.
+        report: Called with one line about the images.
     """
-    names, pixels = zip(*read_images(files, config.image_shape), strict=True)
+    names, pixels = zip(*read_images(files, config.image_shape, preparation, report), strict=True)
     return list(names), nearest_levels(config.levels)[np.stack(pixels)]
 
 
-def read_known(config: ModelConfig, image: str, rows: int | None, mask: str | None) -> KnownPixels:
+def read_exact(
+    config: ModelConfig,
+    files: Sequence[str],
+    preparation: Preparation | None = None,
+    report: Callable[[str], None] = say_nothing,
+) -> tuple[list[str], np.ndarray]:
+    """Return the names of images, and their exact levels `(N, C, H, W)`, uint8.
+
+    Arguments and errors are those of `read_levels` and `exact_levels`.
+    """
+    names, pixels = zip(*read_images(files, config.image_shape, preparation, report), strict=True)
+    return list(names), exact_levels(np.stack(pixels), config.levels, lambda index: names[index])
+
+
+def read_known(
+    config: ModelConfig,
+    image: str,
+    rows: int | None,
+    mask: str | None,
+    preparation: Preparation | None = None,
+) -> KnownPixels:
     """Return the known pixels of an image: its first rows, or those where a mask is white.
 
     Args:
@@ -84,89 +129,200 @@ def read_known(config: ModelConfig, image: str, rows: int | None, mask: str | No
         image: File of the image, `-` for stdin.
         rows: Number of known rows from the top, used without a mask.
         mask: File of the mask; None for `rows`.
+        preparation: Preparation of image and mask; see `read_images`, also for errors.
 
     Raises:
-        InputError: A file is not an image of the model's size.
+        InputError: There is not one image.
     """
-    (name,), (levels,) = read_levels(config, [image])
+
+    def one(path: str, channels: int) -> tuple[str, np.ndarray]:
+        found = read_images([path], (channels, config.height, config.width), preparation)
+        if len(found) > 1:
+            raise InputError(f"{path} has {len(found):,} images, expected one", "name one of its files")
+        return found[0]
+
+    name, pixels = one(image, config.channels)
+    levels = nearest_levels(config.levels)[pixels]
     keep = np.zeros((config.height, config.width), bool)
     if mask is None:
         keep[:rows] = True
     else:
-        ((_, shape),) = read_images([mask], (1, config.height, config.width))
-        keep = shape[0] >= WHITE
+        keep = one(mask, 1)[1][0] >= WHITE
     return KnownPixels(name, levels, keep)
 
 
-def has_image_suffix(name: str) -> bool:
-    """Return whether `name` ends like an image file that `read_images` takes."""
-    return Path(name).suffix.lower() in SUFFIXES
+@dataclass(frozen=True)
+class ImageHeader:
+    """Header of an image file.
 
-
-def image_shape(path: Path) -> tuple[int, int, int]:
-    """Return the shape `(C, H, W)` of an image file, one channel for greys; only the header is parsed.
-
-    Raises:
-        InputError: The file cannot be read, is not an image, or is too large.
+    Args:
+        shape: `(C, H, W)` of the upright image, one channel for greys.
+        turned: Whether its EXIF data say that it is stored turned or mirrored.
     """
-    with _opened(str(path), _content(str(path))) as image:
-        width, height = image.size
-    return (1 if image.mode in GREY_MODES or image.mode.startswith("I") else 3), height, width
+
+    shape: tuple[int, int, int]
+    turned: bool = False
 
 
-def _expand(name: str) -> list[str]:
-    """Return `name`, or the image files in the folder of that name."""
-    if name == "-" or not os.path.isdir(name):
-        return [name]
-    try:
-        found = sorted(path for path in Path(name).iterdir() if has_image_suffix(path.name))
-    except OSError as error:
-        raise InputError(f"cannot read folder {name}: {error.strerror}") from error
-    if not found:
-        raise InputError(f"no images in folder {name}", f"it may hold {', '.join(sorted(SUFFIXES))}")
-    return [str(path) for path in found]
-
-
-def _content(name: str) -> bytes:
-    with open_input(Path(name), "image") as file:
-        content = read_up_to(file, LARGEST_FILE_BYTES + 1)
-    if len(content) > LARGEST_FILE_BYTES:
-        raise InputError(f"{name}: more than {LARGEST_FILE_BYTES >> 20} MiB, too large for an image")
-    return content
-
-
-def decode(name: str, content: bytes, shape: tuple[int, int, int]) -> np.ndarray:
-    """Return the pixels of an image file; its size is checked before its pixels are unpacked.
+def image_header(name: str, content: bytes | np.ndarray) -> ImageHeader:
+    """Return the header of an image without unpacking its pixels.
 
     Args:
         name: Name of the file, for errors.
-        content: Content of the file.
-        shape: `(C, H, W)` of the array; one channel makes colours grey.
+        content: Content of the file, or pixels `(C, H, W)`.
+
+    Raises:
+        InputError: The file is not an image, or is too large.
+    """
+    if isinstance(content, np.ndarray):
+        channels, height, width = content.shape
+        return ImageHeader((channels, height, width))
+    with _opened(name, content) as image:
+        (width, height), orientation = image.size, image.getexif().get(ORIENTATION, 1)
+        channels = 1 if image.mode in GREY_MODES or image.mode.startswith("I") else 3
+    if orientation in range(5, 9):
+        width, height = height, width
+    return ImageHeader((channels, height, width), orientation in range(2, 9))
+
+
+def decode(
+    name: str,
+    content: bytes | np.ndarray,
+    shape: tuple[int, int, int],
+    preparation: Preparation | None = None,
+) -> np.ndarray:
+    """Return the pixels of an image; its size is checked before its pixels are unpacked.
+
+    Args:
+        name: Name of the file, for errors.
+        content: Content of the file, or pixels `(C, H, W)`.
+        shape: `(C, H, W)` of the array.
+        preparation: Preparation of the image; None where it must stay as it is.
 
     Shape:
         `(C, H, W)`, uint8, 0 to 255.
 
     Raises:
-        InputError: The image has another height or width, or is damaged.
+        InputError: The image has another height or width, is damaged, or has something that `shape` cannot
+            hold: colours, 16 bits, transparency, several frames.
     """
     from PIL import Image
 
     channels, height, width = shape
-    with _opened(name, content, f", expected {width}x{height}") as image:
-        if image.size != (width, height):
+    how = preparation or Preparation()
+    if how.resize is None and (found := image_header(name, content).shape)[1:] != (height, width):
+        hint = "resize or crop it first"
+        if preparation is not None and height == width:
+            hint += f", or set `resize={width}`"
+        raise InputError(f"{name}: {found[2]}x{found[1]} pixels, expected {width}x{height}", hint)
+    pixels = whole(name, content, preparation)
+    if how.resize is not None:
+        image = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
+        pixels = _channels_first(how.resized(image))
+    if len(pixels) == channels:
+        return pixels
+    if channels == 3:
+        return np.repeat(pixels, 3, axis=0)
+    if not is_grey(pixels):
+        if not how.convert:
             raise InputError(
-                f"{name}: {image.size[0]}x{image.size[1]} pixels, expected {width}x{height}",
-                "resize or crop it first",
+                f"{name} has colours, the model takes greys", _convert_hint("greys", preparation)
             )
-        if image.mode.startswith("I"):
-            # convert() would clip 16 bits instead of scaling them.
-            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
-    return np.ascontiguousarray(pixels.reshape(height, width, channels).transpose(2, 0, 1))
+        return _channels_first(Image.fromarray(pixels.transpose(1, 2, 0)).convert("L"))
+    return pixels[:1]
+
+
+def whole(name: str, content: bytes | np.ndarray, preparation: Preparation | None = None) -> np.ndarray:
+    """Return the pixels of an image, upright, with as many channels as its file has.
+
+    Args:
+        name: Name of the file, for errors.
+        content: Content of the file, or pixels `(C, H, W)`.
+        preparation: Preparation, which may convert what is not grey or RGB of 8 bits; None to refuse it.
+
+    Shape:
+        `(1, H, W)` for greys or `(3, H, W)`, uint8.
+
+    Raises:
+        InputError: The image is damaged, or is not one of 8 bits of grey or RGB.
+    """
+    from PIL import ImageOps
+
+    if isinstance(content, np.ndarray):
+        return content
+    with _opened(name, content) as image:
+        if (problem := _beyond_bytes(image)) and not (preparation and preparation.convert):
+            raise InputError(f"{name} {problem}", _convert_hint("8-bit grey or RGB", preparation))
+        return _channels_first(_opaque(name, ImageOps.exif_transpose(_in_bytes(name, image)), preparation))
+
+
+def is_grey(pixels: np.ndarray) -> bool:
+    """Return whether an image `(C, H, W)` has equal channels."""
+    return bool((pixels == pixels[:1]).all())
+
+
+def _convert_hint(kind: str, preparation: Preparation | None) -> str:
+    option = "" if preparation is None else ", or set `convert=True`"
+    return f"convert a copy to {kind} first{option}"
+
+
+def _channels_first(image: "Image") -> np.ndarray:
+    pixels = np.asarray(image)
+    return np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
+
+
+def _beyond_bytes(image: "ImageFile") -> str:
+    """Return what an image has that one frame of 8-bit grey or RGB cannot hold; empty for nothing."""
+    if getattr(image, "is_animated", False):
+        return "has several frames"
+    if image.mode == "F":
+        return "holds floats"
+    # Pillow reads only the high bytes of colours of 16 bits. In BMP files they are 5, 6 and 5 bits.
+    coders = [str(tile[-1]) for tile in image.tile if "BGR;16" not in str(tile[-1])]
+    large = [
+        tile[-1] for tile in image.tile if tile[0] in ("ppm", "ppm_plain") and isinstance(tile[-1], tuple)
+    ]
+    if (
+        image.mode.startswith("I")
+        or any(";16" in each for each in coders)
+        or any(top > 255 for _, top in large)
+    ):
+        return "has 16 bits for each value"
+    return "" if image.mode in MODES else f"is not grey or RGB (mode {image.mode})"
+
+
+def _in_bytes(name: str, image: "Image") -> "Image":
+    """Return an image with values of 8 bits."""
+    from PIL import Image
+
+    if image.mode == "F":
+        raise InputError(f"{name} holds floats, whose white is unknown", "save a copy as 8-bit grey or RGB")
+    if image.mode.startswith("I"):
+        values, exif = np.asarray(image), image.getexif()
+        if values.min() < 0 or values.max() > 65535:
+            raise InputError(f"{name} has values beyond 16 bits", "save a copy as 8-bit grey or RGB")
+        image = Image.fromarray(np.rint(values / 257).astype(np.uint8))
+        image.getexif().update(exif)
+    return image if image.mode in MODES else image.convert("RGB")
+
+
+def _opaque(name: str, image: "Image", preparation: Preparation | None) -> "Image":
+    """Return an image as greys or RGB without transparency."""
+    from PIL import Image
+
+    if not image.has_transparency_data:
+        return image.convert("L" if image.mode in GREY_MODES else "RGB")
+    layered = image.convert("RGBA")
+    if layered.getchannel("A").getextrema() != (255, 255):
+        if not (preparation and preparation.convert):
+            raise InputError(f"{name} has transparent pixels", _convert_hint("opaque pixels", preparation))
+        layered = Image.alpha_composite(Image.new("RGBA", layered.size, WHITE_PIXEL), layered)
+    grey = image.mode in GREY_MODES
+    return layered.getchannel("R") if grey else layered.convert("RGB")
 
 
 @contextmanager
-def _opened(name: str, content: bytes, expected: str = "") -> "Iterator[Image]":
+def _opened(name: str, content: bytes) -> "Iterator[ImageFile]":
     """Yield an image that is not too large and whose pixels are not yet unpacked.
 
     Raises:
@@ -178,10 +334,11 @@ def _opened(name: str, content: bytes, expected: str = "") -> "Iterator[Image]":
         with warnings.catch_warnings():
             # The limit below is stricter.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image: Image.Image = Image.open(io.BytesIO(content), formats=list(READABLE))
+            image = Image.open(io.BytesIO(content), formats=list(READABLE))
         width, height = image.size
         if max(image.size) > LARGEST_SIDE or width * height > LARGEST_PIXELS:
-            raise InputError(f"{name}: {width}x{height} is too large{expected}")
+            limits = f"at most {LARGEST_SIDE:,} pixels a side and {LARGEST_PIXELS:,} in all"
+            raise InputError(f"{name}: {width}x{height} is too large, {limits}")
         yield image
     except InputError:
         raise

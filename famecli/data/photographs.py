@@ -8,7 +8,7 @@ from typing import BinaryIO, cast
 
 import numpy as np
 
-from famecli.data.archive import AGAIN, opened, read_file, tar_members, zip_members
+from famecli.data.archive import AGAIN, ends_with, opened, read_file, tar_members, zip_members
 from famecli.data.arrays import npz_arrays
 from famecli.data.cache import check_hash, members_or_archive, official_file
 from famecli.data.image_files import decode
@@ -66,7 +66,7 @@ def _cifar10_files(paths: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
             yield path.name, read_file(path, LARGEST_CIFAR10_FILE_BYTES)
         else:
             for member, content in tar_members(
-                path, ".bin", LARGEST_CIFAR10_FILE_BYTES, limit_bytes=LARGEST_CIFAR10_BYTES
+                path, ends_with(".bin"), LARGEST_CIFAR10_FILE_BYTES, limit_bytes=LARGEST_CIFAR10_BYTES
             ):
                 yield PurePosixPath(member).name, content
 
@@ -120,7 +120,9 @@ def read_pngs(info: DatasetInfo, folder: Path, split: str) -> tuple[np.ndarray, 
         IntegrityError: The archive is not the official one.
     """
     path = official_file(info, folder, _file_of(info, split))
-    pngs = tar_members(path, ".png", LARGEST_PNG_BYTES, limit_bytes=4 * path.stat().st_size + (1 << 20))
+    pngs = tar_members(
+        path, ends_with(".png"), LARGEST_PNG_BYTES, limit_bytes=4 * path.stat().st_size + (1 << 20)
+    )
     wanted = _positions(info, split)
     pieces = (
         decode(f"{path}: {name}", content, info.shape)[None] if index in wanted else NOT_DECODED
@@ -167,7 +169,9 @@ def _batches(info: DatasetInfo, folder: Path, name: str) -> Iterator[np.ndarray]
                 continue
             official_file(info, folder, name)
             for suffix in (PurePosixPath(member).name for member in members):
-                for member, size, packed in zip_members(file, str(path), suffix, LARGEST_BATCH_BYTES):
+                for member, size, packed in zip_members(
+                    file, str(path), ends_with(suffix), LARGEST_BATCH_BYTES
+                ):
                     # In memory, since an archive within an archive is read from its end.
                     content = cast(BinaryIO, io.BytesIO(packed.read(size + 1)))
                     yield _pixels(content, f"{path}: {member}")

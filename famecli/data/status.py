@@ -84,7 +84,8 @@ def verify_dataset(info: DatasetInfo, data: Path | None, cache_dir: Path | None)
     if wrong := [state for state in states if state.state == "differs"]:
         found = ", ".join(f"{state.path} (sha256 {(state.sha256 or '')[:12]})" for state in wrong)
         raise IntegrityError(
-            f"not the official files of {info.name}: {found}", "delete and download them again"
+            f"not the official files of {info.name}: {found}",
+            f"move them away, then fame datasets pull {info.name}",
         )
     split = load_split(info.name, "test", data=data, cache_dir=cache_dir, offline=True)
     actual, expected = fixed_levels(split).sha256, info.pixels_sha256

@@ -225,6 +225,8 @@ class Collector:
                     offline=store.offline,
                     report=store.report,
                     levels=levels,
+                    channels=loaded.model.config.channels,
+                    preparation=loaded.provenance.preparation_used,
                 )
             split = self.splits[dataset, levels]
             check_fits(loaded, split.info.shape, split.info.levels, dataset)

@@ -7,6 +7,7 @@ from typing import Literal
 from famecli.config.presets import Size
 from famecli.config.resolve import Setting
 from famecli.config.schema import Precision
+from famecli.data.preparation import Crop, Preparation, SplitRule
 
 AnyPrecision = Literal[Precision, "auto"]
 Tracker = Literal["tensorboard"]
@@ -22,7 +23,12 @@ class TrainOptions:
     Args:
         preset: Name of the preset; default `fame`.
         dataset: Name of the data set; default `mnist`.
-        data: Folder with the data set's files; see `famecli.data.fetch.locate`.
+        data: Folder with the data set's files, see `famecli.data.cache.locate`; or the user's own images.
+        resize: Side of the square to which the user's own images are resized; see
+            `famecli.data.preparation.Preparation`.
+        crop: `center` or `none`, for resized images.
+        pad: Whether resized images are padded.
+        convert: Whether the user's own images are converted where something would be lost.
         size: Size of the preset; default `small`.
         config: TOML file with values for keys.
         settings: Values for keys; they override the file.
@@ -56,6 +62,10 @@ class TrainOptions:
     preset: str | None = None
     dataset: str | None = None
     data: Path | None = None
+    resize: int | None = None
+    crop: Crop | None = None
+    pad: bool = False
+    convert: bool = False
     size: Size | None = None
     config: Path | None = None
     settings: list[Setting] | None = None
@@ -84,3 +94,11 @@ class TrainOptions:
     threads: int | None = None
     offline: bool = False
     cache_dir: Path | None = None
+
+    def preparation(self, rule: SplitRule) -> Preparation:
+        """Return the preparation of the user's own images, which are split by `rule`.
+
+        Raises:
+            UsageError: The values do not go together.
+        """
+        return Preparation(self.resize, self.crop, self.pad, self.convert, rule)

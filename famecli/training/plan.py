@@ -11,6 +11,7 @@ from famecli.config.presets import DEFAULT_SIZE, model_config
 from famecli.config.resolve import Resolved, Setting, resolve
 from famecli.config.schema import ModelConfig, TrainConfig
 from famecli.data.folder import describe, seen_with
+from famecli.data.preparation import PIXELS, SplitRule
 from famecli.data.registry import FOLDER, DatasetInfo
 from famecli.errors import UsageError
 from famecli.training.options import NEVER, TrainOptions
@@ -90,7 +91,7 @@ def make_plan(options: TrainOptions, *, fresh: bool = False) -> Plan:
         InputError: The existing run began with other values.
     """
     _check_length(options)
-    info, settings = describe(options.dataset or DEFAULT_DATASET, options.data), _settings(options)
+    info, settings = _described(options, PIXELS), _settings(options)
 
     def resolved(info: DatasetInfo) -> Resolved:
         size = options.size or DEFAULT_SIZE
@@ -98,9 +99,9 @@ def make_plan(options: TrainOptions, *, fresh: bool = False) -> Plan:
         return resolve(preset, TrainConfig(), options.config, settings)
 
     found = resolved(info)
-    if info.family == FOLDER and found.model.levels != info.levels:
-        # The model chooses the levels of a user's own images, and presets depend on the levels.
-        info = seen_with(info, found.model.levels)
+    if info.family == FOLDER:
+        # The model chooses levels and channels of a user's own images, and presets depend on them.
+        info = _seen_by(info, found.model)
         found = resolved(info)
     _check_model(options, found)
     images = _total_images(options, info, found.train)
@@ -134,12 +135,24 @@ def _continued(plan: Plan, begun: Begun, settings: list[Setting]) -> Plan:
     options, info = plan.options, plan.info
     check_kind(begun, options, plan.model, info)
     if info.family == FOLDER:
-        info = seen_with(info, begun.model.levels)
+        if begun.rule != PIXELS:
+            info = _described(options, begun.rule)
+        info = _seen_by(info, begun.model)
     found = resolve(begun.model, begun.config, options.config, settings, presets=False)
     images = _total_images(options, info, found.train)
     config = found.train if images is None else dataclasses.replace(found.train, total_images=images)
     check_values(begun, found.model, config, options.budget_s)
     return dataclasses.replace(plan, info=info, model=found.model, config=config, begun=begun)
+
+
+def _described(options: TrainOptions, rule: SplitRule) -> DatasetInfo:
+    name = options.dataset or DEFAULT_DATASET
+    return describe(name, options.data, preparation=options.preparation(rule))
+
+
+def _seen_by(info: DatasetInfo, model: ModelConfig) -> DatasetInfo:
+    """Return a data set of the user's images with the levels and channels of a model."""
+    return dataclasses.replace(seen_with(info, model.levels), shape=(model.channels, *info.shape[1:]))
 
 
 def _check_length(options: TrainOptions) -> None:

@@ -5,6 +5,7 @@ from typing import Literal
 
 from famecli.checkpoints.provenance import FirstWeights, TrainingData
 from famecli.config.schema import Precision, build
+from famecli.data.preparation import TENTH, SplitRule
 from famecli.errors import InputError
 from famecli.training.resume import ANOTHER_RUN
 
@@ -24,6 +25,7 @@ class Progress:
         size: Size of the preset; None in older runs, which did not record it.
         budget_s: Time budget in seconds; None if the number of images was given.
         valid_part: Part of the validation split; the first images in older runs, which did not record it.
+        rule: Rule that splits the user's images; by position in older runs, which did not record it.
         data: Images of the training; None in older runs, which did not record them.
     """
 
@@ -37,6 +39,7 @@ class Progress:
     size: str | None = None
     budget_s: float | None = None
     valid_part: Literal["even", "first"] = "first"
+    rule: SplitRule = TENTH
     data: TrainingData | None = None
 
     @classmethod

@@ -11,6 +11,7 @@ from famecli.checkpoints.index import DEFAULT_MODEL
 from famecli.config import first_defaults
 from famecli.config.presets import DEFAULT_SIZE, SIZES, Size, model_config
 from famecli.config.schema import ModelConfig, TrainConfig, differences, leaves, to_dict
+from famecli.data.preparation import PIXELS, TENTH, SplitRule
 from famecli.data.registry import FOLDER, DatasetInfo
 from famecli.errors import ConfigError, InputError
 from famecli.training.options import AUTO, NEVER, TrainOptions
@@ -35,6 +36,7 @@ class Begun:
         size: Size of the preset that the run began with; None if it is not recorded.
         budget_s: Budget in seconds that the run began with; None without one.
         valid_part: Part of the validation split, `even` or, in older runs, `first`.
+        rule: Rule that splits the user's images; by position in older runs.
     """
 
     state: Path
@@ -43,6 +45,7 @@ class Begun:
     size: str | None
     budget_s: float | None
     valid_part: str
+    rule: SplitRule = TENTH
 
 
 def default_folder(
@@ -109,6 +112,7 @@ def begun_with(state: Path) -> Begun | None:
         size if isinstance(size, str) else None,
         budget_s if isinstance(budget_s, float) else None,
         "even" if progress.get("valid_part") == "even" else "first",
+        PIXELS if progress.get("rule") == PIXELS else TENTH,
     )
 
 
@@ -124,8 +128,8 @@ def check_kind(begun: Begun, options: TrainOptions, fresh: ModelConfig, info: Da
     Raises:
         InputError: Something differs; the message names both values.
     """
-    # The model chooses the levels of a user's own images.
-    names = ["channels", "height", "width", *(["levels"] if info.family != FOLDER else [])]
+    # The model chooses the levels and channels of a user's own images.
+    names = ["height", "width", *(["channels", "levels"] if info.family != FOLDER else [])]
     names = ["preset", *names] if options.preset is not None else names
     for name in names:
         refuse(begun.state, differences(getattr(begun.model, name), getattr(fresh, name), f"model.{name}"))

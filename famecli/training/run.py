@@ -231,10 +231,12 @@ class Run:
         if not self.group.is_main:
             return ""
         trainer, init, data = self.trainer, self.progress.init, self.progress.data
+        how = trainer.split.info.preparation
         facts = {
             "training": to_dict(trainer.config),
             "provenance": {
                 "dataset": trainer.split.info.name,
+                **({} if how is None else {"preparation": dataclasses.asdict(how)}),
                 "images_seen": trainer.images,
                 "steps": trainer.step_count,
                 "skipped_steps": trainer.skipped,

@@ -17,8 +17,10 @@ from famecli.checkpoints.store import Store, checkpoint_file
 from famecli.config.presets import DEFAULT_SIZE
 from famecli.config.resolve import resolve, to_toml
 from famecli.config.schema import Precision
-from famecli.data.dataset import ImageSplit, Split, even_part, fixed_levels, load_split
+from famecli.data.dataset import ImageSplit, Split, even_part, fixed_levels, load_split, read_split
 from famecli.data.fetch import say_nothing
+from famecli.data.preparation import PIXELS
+from famecli.data.registry import FOLDER
 from famecli.data.seen import image_hashes, write_seen
 from famecli.errors import InputError
 from famecli.escape import redacted
@@ -117,7 +119,7 @@ def make_run(
         keep_precision=options.precision == AUTO,
     )
     run.progress.size, run.progress.budget_s = options.size or DEFAULT_SIZE, options.budget_s
-    run.progress.valid_part = "even"
+    run.progress.valid_part, run.progress.rule = "even", PIXELS
     run.image_hashes = image_hashes(trainer.split.pixels)
     sizes = [plan.info.splits.get(name, 0) for name in ("train", "valid", "test")]
     digest = hashlib.sha256(run.image_hashes.data).hexdigest()
@@ -156,6 +158,10 @@ def begin(run: Run, plan: Plan, note: Note = say_nothing, first: Checkpoint | No
 
 def _split(plan: Plan, name: Split, note: Note) -> ImageSplit:
     options, info = plan.options, plan.info
+    if info.family == FOLDER and options.data is not None:
+        for line in info.told if name == "train" else ():
+            note(line)
+        return read_split(info, options.data, name)
     return load_split(
         info.name,
         name,
@@ -163,7 +169,6 @@ def _split(plan: Plan, name: Split, note: Note) -> ImageSplit:
         cache_dir=options.cache_dir,
         offline=options.offline,
         report=note,
-        levels=info.levels,
     )
 
 

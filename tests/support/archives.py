@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from famecli.data.archive import opened, tar_members, zip_members
+from famecli.data.archive import ends_with, opened, tar_members, zip_members
 
 MIB = 1 << 20
 
@@ -36,12 +36,14 @@ def zip_bytes(files: dict[str, bytes]) -> bytes:
 
 
 def read_tar(path: Path, **limits: int) -> dict[str, bytes]:
-    return dict(tar_members(path, ".bin", **({"largest_bytes": MIB, "limit_bytes": 4 * MIB} | limits)))
+    return dict(
+        tar_members(path, ends_with(".bin"), **({"largest_bytes": MIB, "limit_bytes": 4 * MIB} | limits))
+    )
 
 
 def read_zip(path: Path, largest_bytes: int = MIB) -> dict[str, bytes]:
     with opened(path) as file:
-        members = zip_members(file, str(path), ".bin", largest_bytes)
+        members = zip_members(file, str(path), ends_with(".bin"), largest_bytes)
         return {name: content.read() for name, _, content in members}
 
 

@@ -1,0 +1,257 @@
+"""Images in files, folders, archives and arrays: one way to list them, for every command."""
+
+import functools
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from famecli.data.archive import opened, tar_members, zip_members
+from famecli.data.arrays import images_of, read_arrays, read_idx
+from famecli.errors import InputError
+from famecli.files import STDIN, open_input, read_up_to
+
+# Formats that Pillow itself decodes, all of them of pixels; none starts another program.
+READABLE = {
+    "PNG": (".png",),
+    "JPEG": (".jpg", ".jpeg"),
+    "TIFF": (".tif", ".tiff"),
+    "GIF": (".gif",),
+    "PPM": (".pgm", ".ppm", ".pbm", ".pnm"),
+    "BMP": (".bmp",),
+    "WEBP": (".webp",),
+}
+SUFFIXES = tuple(suffix for group in READABLE.values() for suffix in group)
+ARRAY_SUFFIXES = (".npz", ".npy")
+ZIP_SUFFIXES = (".zip",)
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+CHECKPOINT_SUFFIX = ".safetensors"
+IDX_NAME = re.compile(r"idx3-ubyte(\.gz)?$", re.IGNORECASE)
+WHAT_IS_READ = (
+    f"images are {', '.join(SUFFIXES)}; also folders, .zip, .tar and .tar.gz of them, .npy, .npz, IDX files"
+)
+# Separates a file from the name of an array in it.
+ARRAY_MARK = "::"
+LARGEST_FILE_BYTES = 128 << 20
+LARGEST_TAR_BYTES = 64 << 30
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """An image that is not decoded yet.
+
+    Args:
+        name: Path of its file, or of its archive with the path in it; or an array with a number.
+        within: Folders on the way to it from the named folder or archive, or words of its array's name.
+        content: Function that returns the content of its file, or pixels `(C, H, W)`.
+        array: Name of its array; empty for a file.
+        transposed: Whether its file holds it transposed, which `content` has undone.
+    """
+
+    name: str
+    within: tuple[str, ...]
+    content: Callable[[], bytes | np.ndarray]
+    array: str = ""
+    transposed: bool = False
+
+
+@dataclass
+class Listing:
+    """Images in order, and the number of files passed over by ending."""
+
+    images: list[StoredImage] = field(default_factory=list)
+    passed_over: Counter[str] = field(default_factory=Counter)
+
+    def passed_over_words(self) -> str:
+        """Return what was passed over, in words that follow a sentence; empty for nothing."""
+        found = ", ".join(f"{count:,} {ending}" for ending, count in self.passed_over.most_common(8))
+        return f"; passed over: {found}" if found else ""
+
+
+def list_images(paths: Sequence[Path | str]) -> Listing:
+    """Return the images in files, folders, archives and arrays.
+
+    Folders are listed with all folders in them, by name. Hidden files and folders are passed over, and links
+    are followed once.
+
+    Args:
+        paths: Paths; `-` is one image on stdin, `FILE.npz::NAME` one array of a file.
+
+    Raises:
+        InputError: A path does not exist, cannot be read, or is a checkpoint; an archive or array is damaged.
+    """
+    found = Listing()
+    for path in map(str, paths):
+        _list(path, found)
+    return found
+
+
+def holds_images(word: str, markers: Sequence[str] = ()) -> bool:
+    """Return whether a word of a command names images, by its ending or by the files in its folder.
+
+    Args:
+        word: Word of a command.
+        markers: Names of files that make a folder something else.
+    """
+    if not os.path.isdir(word):
+        name = word.partition(ARRAY_MARK)[0].lower()
+        return name.endswith((*SUFFIXES, *ZIP_SUFFIXES, *TAR_SUFFIXES)) or is_array(name)
+    if any(os.path.exists(os.path.join(word, marker)) for marker in markers):
+        return False
+    return any(is_image(path.name) or is_idx(path.name) for path, _ in _walk(Path(word)))
+
+
+def is_image(name: str) -> bool:
+    """Return whether `name` ends like an image file."""
+    return name.lower().endswith(SUFFIXES)
+
+
+def is_array(path: Path | str) -> bool:
+    """Return whether `path` ends like a file of arrays, with or without the name of one."""
+    name = str(path).partition(ARRAY_MARK)[0].lower()
+    return name.endswith(ARRAY_SUFFIXES) or is_idx(name)
+
+
+def is_idx(name: str) -> bool:
+    """Return whether `name` ends like the images of a data set in MNIST's format."""
+    return IDX_NAME.search(name) is not None
+
+
+def _list(path: str, found: Listing) -> None:
+    if path == str(STDIN):
+        found.images.append(StoredImage(path, (), functools.partial(_content, path)))
+        return
+    file, _, array = (path, "", "") if os.path.exists(path) else path.partition(ARRAY_MARK)
+    name = file.lower()
+    if os.path.isdir(file):
+        _list_folder(Path(file), array, found)
+    elif not os.path.exists(file):
+        raise InputError(f"cannot read image {file}: no such file or folder")
+    elif name.endswith(CHECKPOINT_SUFFIX):
+        raise InputError(
+            f"{file} is a checkpoint, not an image", "name the checkpoint first, then the images"
+        )
+    elif name.endswith(ARRAY_SUFFIXES):
+        _list_arrays(read_arrays(Path(file), array), file, found)
+    elif is_idx(name):
+        _list_idx(Path(file), (), found)
+    elif name.endswith(ZIP_SUFFIXES):
+        _list_members(_zip(Path(file), found), file, found)
+    elif name.endswith(TAR_SUFFIXES):
+        _list_members(_tar(Path(file), found), file, found)
+    else:
+        found.images.append(StoredImage(file, (), functools.partial(_content, file)))
+
+
+def _content(name: str) -> bytes:
+    with open_input(Path(name), "image") as file:
+        content = read_up_to(file, LARGEST_FILE_BYTES + 1)
+    if len(content) > LARGEST_FILE_BYTES:
+        raise InputError(f"{name}: more than {LARGEST_FILE_BYTES >> 20} MiB, too large for an image")
+    return content
+
+
+def _list_folder(folder: Path, prefix: str, found: Listing) -> None:
+    """List a folder; of IDX files in it, those whose names begin with `prefix`."""
+    for path, parts in sorted(_walk(folder), key=lambda each: each[0]):
+        if is_image(path.name):
+            found.images.append(StoredImage(str(path), parts, functools.partial(_content, str(path))))
+        elif is_idx(path.name) and path.name.startswith(prefix):
+            _list_idx(path, parts, found)
+        else:
+            found.passed_over[_ending(path.name)] += 1
+
+
+def _walk(folder: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
+    """Yield each file below a folder, and the folders on the way to it; hidden ones are passed over."""
+    seen: set[str] = set()
+
+    def fail(error: OSError) -> None:
+        raise InputError(f"cannot read folder {error.filename}: {error.strerror}") from error
+
+    def is_new(real: str) -> bool:
+        return not (real in seen or seen.add(real))  # type: ignore[func-returns-value]
+
+    for root, folders, names in os.walk(folder, onerror=fail, followlinks=True):
+        folders[:] = sorted(each for each in folders if not each.startswith("."))
+        if not is_new(real_root := os.path.realpath(root)):
+            folders.clear()
+            continue
+        parts, links = Path(root).relative_to(folder).parts, []
+        for name in names:
+            path, real = Path(root, name), os.path.join(real_root, name)
+            if name.startswith("."):
+                continue
+            if path.is_symlink():
+                links.append(path)
+            elif is_new(real):
+                yield path, parts
+        for path in sorted(links):
+            if is_new(os.path.realpath(path)):
+                yield path, parts
+
+
+def _ending(name: str) -> str:
+    return PurePosixPath(name).suffix.lower() or "without ending"
+
+
+def _wanted(found: Listing) -> Callable[[str], bool]:
+    """Return a function that says whether a member of an archive is an image, and counts the others."""
+
+    def wanted(name: str) -> bool:
+        path = PurePosixPath(name)
+        # Archives of macOS keep their hidden files in this folder.
+        if name.endswith("/") or any(part.startswith(".") or part == "__MACOSX" for part in path.parts):
+            return False
+        if not is_image(name):
+            found.passed_over[_ending(name)] += 1
+        return is_image(name)
+
+    return wanted
+
+
+def _zip(path: Path, found: Listing) -> Iterator[tuple[str, bytes]]:
+    with opened(path) as file:
+        for name, size, content in zip_members(file, str(path), _wanted(found), LARGEST_FILE_BYTES):
+            yield name, content.read(size)
+
+
+def _tar(path: Path, found: Listing) -> Iterator[tuple[str, bytes]]:
+    yield from tar_members(path, _wanted(found), LARGEST_FILE_BYTES, limit_bytes=LARGEST_TAR_BYTES)
+
+
+def _list_members(members: Iterator[tuple[str, bytes]], path: str, found: Listing) -> None:
+    for name, content in sorted(members, key=lambda each: PurePosixPath(each[0])):
+        within = PurePosixPath(name).parts[:-1]
+        found.images.append(StoredImage(f"{path}/{name}", within, functools.partial(bytes, content)))
+
+
+def _list_arrays(arrays: dict[str, np.ndarray], path: str, found: Listing) -> None:
+    for key, array in arrays.items():
+        name = f"{path}{ARRAY_MARK}{key}" if key else path
+        _list_array(images_of(array, name), name, _words(key), found)
+
+
+def _list_idx(path: Path, within: tuple[str, ...], found: Listing) -> None:
+    images = images_of(read_idx(path), str(path))
+    transposed = "emnist" in path.name.lower()
+    if transposed:
+        images = images.transpose(0, 1, 3, 2)
+    _list_array(images, str(path), (*within, *_words(path.name)), found, transposed=transposed)
+
+
+def _list_array(
+    images: np.ndarray, name: str, within: tuple[str, ...], found: Listing, *, transposed: bool = False
+) -> None:
+    """List images `(N, C, H, W)`."""
+    for index, image in enumerate(images):
+        content = functools.partial(np.ascontiguousarray, image)
+        found.images.append(StoredImage(f"{name}: image {index}", within, content, name, transposed))
+
+
+def _words(name: str) -> tuple[str, ...]:
+    return tuple(re.split(r"[^0-9A-Za-z]+", name))

@@ -1,0 +1,78 @@
+"""Preparation of a user's images for a model, and the rule that splits them. No numpy here."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from famecli.errors import UsageError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Crop = Literal["center", "none"]
+# PIXELS: by a hash of the pixels, so that new files move no old ones. TENTH: by position, in older runs.
+SplitRule = Literal["pixels", "tenth"]
+PIXELS: SplitRule = "pixels"
+TENTH: SplitRule = "tenth"
+LARGEST_RESIZE = 4096
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """Preparation of a user's images.
+
+    Args:
+        resize: Side of the square images in pixels; None to keep the size of the files.
+        crop: `center` to cut off what exceeds a square, `none` to keep the whole image; None for `center`, or
+            for `none` where images are padded.
+        pad: Whether the whole image keeps its aspect and gets black borders.
+        convert: Whether to convert what would be lost: 16 bits to 8, colours to greys for a grey model, CMYK
+            to RGB, transparency to white, several frames to the first.
+        rule: Rule that splits images that no folder or array splits.
+
+    Raises:
+        UsageError: The values do not go together.
+    """
+
+    resize: int | None = None
+    crop: Crop | None = None
+    pad: bool = False
+    convert: bool = False
+    rule: SplitRule = PIXELS
+
+    def __post_init__(self) -> None:
+        if self.resize is None and (self.crop is not None or self.pad):
+            name = "crop" if self.crop is not None else "pad"
+            raise UsageError(f"`{name}` is for resized images", "for example `resize=32`")
+        if self.resize is not None and not 1 <= self.resize <= LARGEST_RESIZE:
+            raise UsageError(f"`resize={self.resize}` is not a side from 1 to {LARGEST_RESIZE} pixels")
+        if self.pad and self.crop == "center":
+            raise UsageError("`pad` keeps the whole image, `crop=center` does not", "leave one of them out")
+
+    def __str__(self) -> str:
+        """Return the preparation in words; empty if the images stay as they are."""
+        words = ["converted"] if self.convert else []
+        if self.resize is not None:
+            how = "padded" if self.pad else "stretched" if self.crop == "none" else "cropped"
+            words.append(f"{how} and resized to {self.resize}x{self.resize}")
+        return ", ".join(words)
+
+    def resized(self, image: "Image") -> "Image":
+        """Return an image of 8 bits at the size of the preparation, by the Lanczos filter of Pillow."""
+        from PIL import Image
+
+        if self.resize is None:
+            return image
+        (width, height), side = image.size, self.resize
+        if self.pad:
+            scale = side / max(width, height)
+            size = max(1, round(width * scale)), max(1, round(height * scale))
+            canvas = Image.new(image.mode, (side, side))
+            canvas.paste(
+                image.resize(size, Image.Resampling.LANCZOS), ((side - size[0]) // 2, (side - size[1]) // 2)
+            )
+            return canvas
+        if self.crop != "none":
+            least = min(width, height)
+            left, top = (width - least) // 2, (height - least) // 2
+            image = image.crop((left, top, left + least, top + least))
+        return image.resize((side, side), Image.Resampling.LANCZOS)

@@ -1,0 +1,106 @@
+"""Arrays of the user's own: npy, npz and IDX files, their names and the hints for other kinds of numbers."""
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.data import idx_bytes
+from support.user_images import COLOURS, GREYS, hint_of
+
+from famecli.data.dataset import describe, load_split
+from famecli.errors import FameError
+
+GREY, RGB = (1, 8, 8), (3, 8, 8)
+
+
+def test_one_photo_as_an_array_is_not_taken_for_greys(tmp_path: Path) -> None:
+    np.save(tmp_path / "one-photo.npy", np.zeros((40, 32, 3), np.uint8))
+    text = hint_of(lambda: describe("folder", tmp_path / "one-photo.npy"))
+    assert "one-photo.npy has shape (40, 32, 3): that would be 40 grey images of 3x32" in text
+    assert "(1, 40, 32, 3)" in text
+    np.save(tmp_path / "fine.npy", np.zeros((40, 8, 8), np.uint8))
+    assert describe("folder", tmp_path / "fine.npy").shape == GREY
+
+
+ARRAYS = {
+    "floats to 1": (GREYS / np.float32(255)).astype(np.float32),
+    "doubles to 1": GREYS / 255,
+    "floats from -1": (GREYS / 127.5 - 1).astype(np.float32),
+    "floats to 255": GREYS.astype(np.float32),
+    "int64": GREYS.astype(np.int64),
+    "16 bits": GREYS.astype(np.uint16) * 257,
+}
+
+
+@pytest.mark.parametrize("kind", ARRAYS)
+def test_the_hint_for_an_array_gives_the_right_bytes(tmp_path: Path, kind: str) -> None:
+    a = ARRAYS[kind]
+    np.save(tmp_path / "a.npy", a)
+    np.savez(tmp_path / "a.npz", images=a)
+    for name in ("a.npy", "a.npz"):
+        text = hint_of(lambda name=name: describe("folder", tmp_path / name))  # type: ignore[misc]
+        assert str(tmp_path / name) in text
+        made = text.partition("numpy.save(NEW, ")[2].removesuffix(", if white is 65,535").removesuffix(")")
+        np.testing.assert_array_equal(eval(made, {"numpy": np, "a": a}), GREYS)
+
+
+def test_no_hint_destroys_an_array_of_an_unknown_range(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", GREYS * 100.0)
+    assert "astype" not in hint_of(lambda: describe("folder", tmp_path / "a.npy"))
+    np.save(tmp_path / "a.npy", GREYS * np.nan)
+    assert "not all finite" in hint_of(lambda: describe("folder", tmp_path / "a.npy"))
+
+
+def test_arrays_named_like_splits_are_splits(tmp_path: Path) -> None:
+    path = tmp_path / "several.npz"
+    labels = np.zeros(200, np.uint8)
+    for names in (("train_images", "val_images", "test_images"), ("x_train", "X_Valid", "x_test")):
+        parts = dict(zip(names, (GREYS[:200], GREYS[200:300], GREYS[300:]), strict=True))
+        np.savez(path, **parts, train_labels=labels)
+        assert dict(describe("folder", path).splits) == {"train": 200, "valid": 100, "test": 100}
+        np.testing.assert_array_equal(load_split("folder", "valid", data=path).pixels[:, 0], GREYS[200:300])
+        one = Path(f"{path}::{names[2]}")
+        np.testing.assert_array_equal(load_split("folder", "test", data=one).pixels[:, 0], GREYS[300:])
+
+
+def test_one_of_several_arrays_can_be_named(tmp_path: Path) -> None:
+    path = tmp_path / "two.npz"
+    np.savez(path, a=GREYS[:60], b=COLOURS)
+    text = hint_of(lambda: describe("folder", path))
+    assert f"{path}::a" in text
+    assert "FILE.npz::NAME" in text
+    assert sum(describe("folder", Path(f"{path}::a")).splits.values()) == 60
+    assert describe("folder", Path(f"{path}::b")).shape == RGB
+    assert "no array 'c'" in hint_of(lambda: describe("folder", Path(f"{path}::c")))
+    np.savez(path, train_images=GREYS[:9], train_more=GREYS[:9])
+    assert "both train" in hint_of(lambda: describe("folder", path))
+
+
+def write_idx(folder: Path, prefix: str = "", parts: tuple[str, str] = ("train", "t10k")) -> None:
+    for part, images in zip(parts, (GREYS[:100], GREYS[100:120]), strict=True):
+        content = idx_bytes(images)
+        (folder / f"{prefix}{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(content))
+        (folder / f"{prefix}{part}-labels-idx1-ubyte.gz").write_bytes(b"")
+
+
+def test_other_data_sets_in_the_format_of_mnist_are_read(tmp_path: Path) -> None:
+    write_idx(tmp_path)
+    info = describe("folder", tmp_path)
+    assert (info.splits["test"], info.splits["train"] + info.splits["valid"]) == (20, 100)
+    np.testing.assert_array_equal(load_split("folder", "test", data=tmp_path).pixels[:, 0], GREYS[100:120])
+    text = hint_of(lambda: load_split("mnist", "test", data=tmp_path), FameError)
+    assert str(tmp_path) in text
+    assert "`dataset=folder`" in text
+    assert "delete" not in text
+
+
+def test_emnist_is_turned_upright(tmp_path: Path) -> None:
+    write_idx(tmp_path, "emnist-letters-", ("train", "test"))
+    found = load_split("folder", "test", data=tmp_path)
+    np.testing.assert_array_equal(found.pixels[:, 0], GREYS[100:120].transpose(0, 2, 1))
+    assert any("transposed" in line for line in found.info.told)
+    write_idx(tmp_path, "emnist-digits-", ("train", "test"))
+    assert "both" in hint_of(lambda: describe("folder", tmp_path))
+    one = Path(f"{tmp_path}::emnist-letters")
+    np.testing.assert_array_equal(load_split("folder", "test", data=one).pixels, found.pixels)

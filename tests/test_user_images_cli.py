@@ -1,0 +1,160 @@
+"""Commands on images of the user's own: every command reads them alike."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from support.commands import error_of, fame, result_of, save_model
+from support.user_images import COLOURS, GREYS, mixed, save, save_all
+
+SMALL = [
+    "--steps",
+    "1",
+    "--batch-size",
+    "2",
+    "--set",
+    "decoder.layers=1",
+    "--eval-every",
+    "2",
+    "--threads",
+    "1",
+]
+FOLDER = ["--dataset", "folder", "--data"]
+FACTS = {"provenance": {"dataset": "folder"}}
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FAME_DATA", raising=False)
+    return save_model(tmp_path / "m.safetensors", "pixelcnn", (1, 8, 8), 256, facts=FACTS)
+
+
+def commands(model: Path, images: str, one: str) -> list[list[str | Path]]:
+    return [
+        ["evaluate-nll", model, *FOLDER, images],
+        ["evaluate-nll", model, images],
+        ["train", "pixelcnn", *FOLDER, images, "-o", "run", *SMALL],
+        ["reconstruct", model, *FOLDER, images, "-o", "r.png"],
+        ["reconstruct", model, images, "-o", "r.png"],
+        ["sample", model, "--complete", one, "--rows", "4", "-n", "1", "-o", "s.png"],
+        ["sample", model, "--complete", "fine.png", "--mask", one, "-n", "1", "-o", "s.png"],
+        ["compress", model, images, "-o", "x.fame"],
+    ]
+
+
+@pytest.mark.parametrize("number", range(8))
+@pytest.mark.parametrize("kind", ["16 bits", "alpha", "CMYK"])
+def test_every_command_refuses_what_would_be_lost_and_names_it(model: Path, kind: str, number: int) -> None:
+    save(Path("fine.png"), GREYS[0])
+    for index, grey in enumerate(GREYS[:20]):
+        if kind == "16 bits":
+            image = Image.fromarray(grey.astype(np.uint16) * 257)
+        elif kind == "alpha":
+            image = Image.fromarray(np.stack([0 * grey, grey], -1), "LA")
+        else:
+            image = Image.fromarray(COLOURS[index]).convert("CMYK")
+        save(Path(f"in/{index:02}.{'jpg' if kind == 'CMYK' else 'png'}"), image)
+    name = sorted(Path("in").iterdir())[0]
+    words = commands(model, "in", str(name))[number]
+    told = error_of(3, *words)
+    assert "in/" in told
+    assert {"16 bits": "16 bits", "alpha": "transparent", "CMYK": "CMYK"}[kind] in told
+    assert ("--convert" in told) == (words[0] != "compress")
+    assert not any(Path(each).exists() for each in ("r.png", "s.png", "x.fame"))
+
+
+def test_every_command_lists_alike(model: Path) -> None:
+    mixed(Path("mixed"))
+    assert result_of("compress", model, "mixed", "-o", "x.fame")["images"] == 40
+    assert result_of("evaluate-nll", model, "mixed")["data"]["images"] == 40
+    latent = save_model(Path("v.safetensors"), "vae", (1, 8, 8), 256, facts=FACTS)
+    made = result_of("reconstruct", latent, "mixed", "-o", "r.png")
+    assert len(made["images"]) == 40
+    done = fame("evaluate-nll", model, "--data", "mixed")
+    # This model does not record how its images were split, so every tenth one is test.
+    assert "mixed: 40 images of 8x8, grey: 32 train, 4 valid, 4 test" in done.err
+    assert "passed over: 2 .txt, 1 without ending, 1 .mp4" in done.err
+
+
+def test_the_model_decides_the_channels(model: Path) -> None:
+    save_all(Path("in"), np.repeat(GREYS[:20, :, :, None], 3, axis=3))
+    np.save("in.npy", GREYS[:20])
+    for files in (["in"], ["--data", "in"]):
+        scored = result_of("evaluate-nll", model, *files)
+        plain = result_of("evaluate-nll", model, *(word.replace("in", "in.npy") for word in files))
+        assert scored["nats_per_image"] == plain["nats_per_image"]
+    latent = save_model(Path("v.safetensors"), "vae", (1, 8, 8), 256, facts=FACTS)
+    assert fame("reconstruct", latent, "in", "-o", "r.png").code == 0
+    made = fame("train", "pixelcnn", *FOLDER, "in", *SMALL, "--set", "channels=1", "-o", "run")
+    assert made.code == 0, made.err
+    assert "channels = 1" in Path("run/config.toml").read_text()
+
+
+def test_a_training_records_the_preparation_and_later_commands_follow_it(model: Path) -> None:
+    rng = np.random.default_rng(3)
+    for index in range(60):
+        save(Path(f"in/{index:02}.png"), rng.integers(0, 256, (12 + index % 3, 14), np.uint8))
+    assert "--resize 32" in error_of(3, "train", "pixelcnn", *FOLDER, "in", "-o", "run", *SMALL)
+    words = ["train", "pixelcnn", *FOLDER, "in", "--resize", "8", "-o", "run", *SMALL]
+    done = fame(*words)
+    assert done.code == 0, done.err
+    assert "60 images of 8x8" in done.err
+    assert "by a hash of the pixels" in done.err
+    recorded = result_of("info", "run")["provenance"]["preparation"]
+    assert recorded == {"resize": 8, "crop": None, "pad": False, "convert": False, "rule": "pixels"}
+    followed = result_of("evaluate-nll", "run", "--data", "in")
+    typed = result_of("evaluate-nll", "run", "--data", "in", "--resize", "8", "--crop", "center")
+    other = result_of("evaluate-nll", "run", "--data", "in", "--resize", "8", "--crop", "none")
+    assert (
+        followed["data"]["pixels_sha256"] == typed["data"]["pixels_sha256"] != other["data"]["pixels_sha256"]
+    )
+    assert fame("sample", "run", "--complete", "in/00.png", "--rows", "2", "-n", "1", "-o", "s.png").code == 0
+    again = fame(*words)
+    assert again.code == 0, again.err
+
+
+def test_runs_made_before_keep_their_splits(model: Path) -> None:
+    np.save("in.npy", GREYS[:40])
+    words = ["train", "pixelcnn", *FOLDER, "in.npy", "-o", "run", *SMALL]
+    assert fame(*words).code == 0
+    from famecli.checkpoints.checkpoint import load_tensors, save_tensors
+
+    tensors, header, _ = load_tensors(Path("run/state.safetensors"), "famecli/state/1")
+    told = json.loads(json.dumps(header.metadata))
+    for key in ("rule", "data"):
+        del told["progress"][key]
+    save_tensors(Path("run/state.safetensors"), tensors, told)
+    done = fame(*words)
+    assert done.code == 0, done.err
+    assert "32 train, 4 valid, 4 test (of ten images in order the last is test" in done.err
+    assert result_of("info", "run/last.safetensors")["provenance"]["preparation"]["rule"] == "tenth"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["evaluate-nll", "m.safetensors", "--data", "-", "--resize", "8"], "leave --resize out"),
+        (["compress", "m.safetensors", "a.png", "--convert", "-o", "x.fame"], "leave --convert out"),
+        (["evaluate-nll", "m.safetensors", "--dataset", "mnist", "--resize", "8"], "--dataset folder"),
+        (["train", "pixelcnn", "--dataset", "mnist", "--pad", "--resize", "8"], "--dataset folder"),
+        (["train", "pixelcnn", *FOLDER, "a.png", "--pad"], "--resize 32"),
+    ],
+)
+def test_preparations_are_for_images_of_ones_own(model: Path, words: list[str], told: str) -> None:
+    save(Path("a.png"), GREYS[0])
+    assert told in error_of(2, *words)
+
+
+def test_a_checkpoint_among_images_and_other_words_get_hints(model: Path) -> None:
+    save(Path("a.png"), GREYS[0])
+    assert "name the checkpoint first" in error_of(3, "reconstruct", model, "a.png", model, "-o", "r.png")
+    save_all(Path("many"), GREYS[:3])
+    assert "many has 3 images, expected one" in error_of(
+        3, "sample", model, "--complete", "many", "--rows", "2", "-o", "s.png"
+    )
+    told = error_of(4, "train", "pixelcnn", "--dataset", "mnist", "--data", "many")
+    assert "no files of mnist in many" in told
+    assert "--dataset folder" in told
