@@ -21,7 +21,7 @@ PAYLOAD = (
     f"\x1b[2J\x07\n| a | `b` |\r\n- <script>c()</script> [d](javascript:e) ![f](g) \u202e\x9b31m {URL} ```"
 )
 # Values that must be right, or the file is refused.
-CHECKED = {"schema", "likelihood", "bound", "ema", "raw", "sha256", "start", "optimizer"}
+CHECKED = {"schema", "part", "likelihood", "bound", "ema", "raw", "sha256", "start", "optimizer"}
 FACTS = {
     "provenance": PROVENANCE
     | {
