@@ -5,7 +5,6 @@ Images here are uint8 `(N, H, W, C)`, as in image files; models take `(N, C, H, 
 
 import io
 import json
-import math
 import os
 import sys
 import zipfile
@@ -21,6 +20,7 @@ import numpy as np
 
 from famecli.errors import InputError, UsageError
 from famecli.files import partial_file, unwritable
+from famecli.grids import Layout, with_three_channels
 
 Format = Literal["auto", "grid", "png", "npz", "npy", "zip"]
 Metadata = Mapping[str, str | int | float]
@@ -66,26 +66,6 @@ def bits_to_uint8(bits: np.ndarray) -> np.ndarray:
     return mean_to_uint8(bits[:, None] / 8)
 
 
-def grid(images: np.ndarray, columns: int | None = None, padding: int = 2) -> np.ndarray:
-    """Return the images side by side, row by row, on black.
-
-    Args:
-        images: `(N, H, W, C)`.
-        columns: Images in a row; None for a nearly square grid.
-        padding: Pixels between images and around the grid.
-    """
-    count, height, width, channels = images.shape
-    columns = columns or max(1, math.ceil(math.sqrt(count)))
-    rows = math.ceil(count / columns)
-    shape = (rows * (height + padding) + padding, columns * (width + padding) + padding, channels)
-    canvas = np.zeros(shape, np.uint8)
-    for index, image in enumerate(images):
-        top = padding + index // columns * (height + padding)
-        left = padding + index % columns * (width + padding)
-        canvas[top : top + height, left : left + width] = image
-    return canvas
-
-
 def write_png(path: Path, image: np.ndarray, text: Metadata, *, sync: bool = True) -> None:
     """Write one image `(H, W, C)` as a PNG with `text` in its text chunks.
 
@@ -105,11 +85,11 @@ class ImageWriter(ABC):
         target: Path, or `-` for stdout.
         count: Total number of images.
         rgb: Whether grey images are written with three channels.
-        columns: Images in a row of a grid; None for the default of `grid`.
+        layout: Layout of a grid; other formats have none.
     """
 
-    def __init__(self, target: str, count: int, rgb: bool, columns: int | None = None) -> None:
-        self.target, self.count, self.rgb, self.columns = target, count, rgb, columns
+    def __init__(self, target: str, count: int, rgb: bool, layout: Layout | None = None) -> None:
+        self.target, self.count, self.rgb, self.layout = target, count, rgb, layout or Layout()
         self.written = 0
         with _write_errors(target), ExitStack() as self.resources:
             self._open()
@@ -123,7 +103,7 @@ class ImageWriter(ABC):
         """
         assert len(images) == len(metadata)
         with _write_errors(self.target):
-            self._add(np.repeat(images, 3, axis=3) if self.rgb and images.shape[3] == 1 else images, metadata)
+            self._add(with_three_channels(images) if self.rgb else images, metadata)
         self.written += len(images)
 
     def close(self) -> None:
@@ -245,7 +225,7 @@ class GridWriter(ImageWriter):
 
     def _finish(self) -> None:
         super()._finish()
-        self.sink.write(png_bytes(grid(np.stack(self.images), self.columns), self.common or {}))
+        self.sink.write(png_bytes(self.layout.picture(np.stack(self.images)), self.common or {}))
 
 
 WRITERS: Mapping[str, type[ImageWriter]] = {
@@ -305,17 +285,17 @@ class ImageTarget:
             _check_target(Path(target), format, force)
         return cls(name, format, rgb)
 
-    def open(self, count: int, columns: int | None = None) -> ImageWriter:
+    def open(self, count: int, layout: Layout | None = None) -> ImageWriter:
         """Return a writer.
 
         Args:
             count: Total number of images.
-            columns: Images in a row of a grid; None for a nearly square grid.
+            layout: Layout of a grid; other formats have none.
 
         Raises:
             InputError: The output cannot be made.
         """
-        return WRITERS[self.format](self.name, count, self.rgb, columns)
+        return WRITERS[self.format](self.name, count, self.rgb, layout)
 
 
 def open_writer(
@@ -325,10 +305,9 @@ def open_writer(
     format: Format = "auto",
     rgb: bool = False,
     force: bool = False,
-    columns: int | None = None,
 ) -> ImageWriter:
     """Return a writer of `count` images; arguments and errors are those of `ImageTarget`."""
-    return ImageTarget.of(target, format, rgb=rgb, force=force).open(count, columns)
+    return ImageTarget.of(target, format, rgb=rgb, force=force).open(count)
 
 
 def write_images(

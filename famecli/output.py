@@ -127,7 +127,7 @@ def terminal_picture(images: "np.ndarray", width_chars: int) -> str:
     """
     import numpy as np
 
-    from famecli.images import grid
+    from famecli.grids import grid
 
     columns = max(1, min(len(images), (width_chars - 1) // (images.shape[2] + 1)))
     canvas = grid(images, columns, padding=1)

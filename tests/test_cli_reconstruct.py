@@ -17,7 +17,8 @@ from support.commands import use_small_mnist as small
 from famecli.checkpoints.checkpoint import load_checkpoint, load_tensors, save_checkpoint
 from famecli.checkpoints.header import parse_header
 from famecli.data.dataset import fixed_levels, load_split
-from famecli.images import MANIFEST, grid, to_uint8
+from famecli.grids import enlarged, grid
+from famecli.images import MANIFEST, to_uint8
 from famecli.rng import ImageNoise
 from famecli.sampling.reconstruction import Settings
 from famecli.sampling.reconstruction import reconstruct as rebuild
@@ -70,8 +71,9 @@ def test_pairs_stand_side_by_side(model: Path, number: int, samples: int, column
     after = rebuilt(model, "-n", str(number), "--samples", str(samples)).reshape(number, samples, 28, 28, 1)
     cells = np.concatenate([before[:, None], after], axis=1).reshape(-1, 28, 28, 1)
     rows = math.ceil(len(cells) / columns)
-    assert picture("pairs.png").shape == (rows * 30 + 2, columns * 30 + 2, 1)
-    np.testing.assert_array_equal(picture("pairs.png"), grid(cells, columns))
+    assert len(picture("pairs.png")) == 2 * (rows * 30 + 2)
+    expected = grid(cells, columns, group=samples + 1)
+    np.testing.assert_array_equal(picture("pairs.png"), enlarged(expected, 2))
 
 
 def test_other_formats_hold_reconstructions_alone(model: Path, tmp_path: Path) -> None:
@@ -81,7 +83,7 @@ def test_other_formats_hold_reconstructions_alone(model: Path, tmp_path: Path) -
     np.testing.assert_array_equal(images, to_uint8(expected.reshape(6, 1, 28, 28).astype(np.uint8), 2))
     words = ("reconstruct", model, "-n", "3", "--samples", "2")
     assert fame(*words, "--format", "grid", "-o", "grid.png").code == 0
-    np.testing.assert_array_equal(picture("grid.png"), grid(images))
+    np.testing.assert_array_equal(picture("grid.png"), enlarged(grid(images), 2))
     assert fame(*words, "--format", "png", "-o", "folder").code == 0
     lines = [json.loads(line) for line in (tmp_path / "folder" / MANIFEST).read_text().splitlines()]
     assert len(lines) == 6
@@ -274,7 +276,8 @@ def test_interpolations_show_both_ends_beside_the_steps(model: Path) -> None:
     assert [row["source"] for row in rows] == ["mnist/test/2", "mnist/test/0"]
     shown, levels = picture("way.png"), to_uint8(scored_levels(), 2)
     side = levels.shape[1] + 2
-    assert shown.shape == (2 * side + 2, 7 * side + 2, 1)
+    assert shown.shape == (2 * (2 * side + 2), 2 * (7 * side + 2), 1)
+    shown = shown[::2, ::2]
     np.testing.assert_array_equal(shown[2:side, 2:side], levels[2])
     np.testing.assert_array_equal(shown[2:side, 2 + 6 * side : 7 * side], levels[0])
 

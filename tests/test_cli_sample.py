@@ -18,7 +18,8 @@ from support.commands import ENVIRONMENT, error_of, fame, process, result_of, sa
 
 from famecli import __version__
 from famecli.checkpoints.checkpoint import load_checkpoint
-from famecli.images import MANIFEST, grid, to_uint8
+from famecli.grids import Layout
+from famecli.images import MANIFEST, to_uint8
 from famecli.sampling.generate import generate
 
 SHAPE = (1, 8, 8)
@@ -58,7 +59,7 @@ def test_every_kind_of_output_holds_the_same_images(model: Path, tmp_path: Path)
         done = fame("sample", model, "-n", "6", "-o", name)
         assert (done.code, done.text) == (0, f"{name}\n")
     with Image.open("grid.png") as picture:
-        np.testing.assert_array_equal(np.asarray(picture)[:, :, None], grid(images))
+        np.testing.assert_array_equal(np.asarray(picture)[:, :, None], Layout().picture(images))
     with np.load("a.npz", allow_pickle=False) as archive:
         assert archive.files == ["arr_0"]
         assert archive["arr_0"].shape == (6, 8, 8, 1)

@@ -16,7 +16,7 @@ from support.trainers import metrics
 
 from famecli.checkpoints.checkpoint import load_checkpoint
 from famecli.checkpoints.provenance import FirstWeights
-from famecli.images import grid
+from famecli.grids import enlarged, grid
 from famecli.output import Output, terminal_picture
 from famecli.sampling.generate import generate
 from famecli.training.trainer import StepRecord, Trainer
@@ -77,7 +77,7 @@ def test_samples_are_drawn_as_often_as_asked_from_the_averages(train: Command) -
     model = load_checkpoint(Path("run/last.safetensors"), "ema").model
     drawn = generate(model, range(64)).transpose(0, 2, 3, 1) * 255
     found = np.asarray(Image.open("run/samples/000000000024.png"))
-    np.testing.assert_array_equal(found, grid(drawn, 8)[..., 0])
+    np.testing.assert_array_equal(found, enlarged(grid(drawn, 8), 2)[..., 0])
 
 
 def test_drawing_samples_changes_nothing_of_the_training(train: Command) -> None:

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from support.commands import ROOT, real_mnist, save_model
+from support.commands import ROOT, fame, real_mnist, save_model
 
 from famecli.checkpoints.index import weights_folder
 from famecli.data.dataset import load_split
 
 # tests/test_api_docs.py runs the notebook.
-SCRIPTS = sorted(path for path in (ROOT / "examples").iterdir() if path.suffix != ".ipynb")
+SCRIPTS = sorted(path for path in (ROOT / "examples").iterdir() if path.suffix not in (".ipynb", ".sbatch"))
 NUMBER = r"\d+\.\d+"
 # What each prints, from the first character to the last.
 PRINTED = {
@@ -85,3 +85,27 @@ def test_the_gate_closes(tmp_path: Path) -> None:
     done = run(ROOT / "examples" / "train-then-gate.sh", LIMIT="0.1", REPORT=report)
     assert (done.returncode, done.stdout) == (7, "")
     assert "bits_per_dim" in report.read_text()
+
+
+@pytest.mark.parametrize(("code", "requeued"), [(0, False), (75, True), (3, False), (6, False)])
+def test_a_job_goes_back_in_the_queue_if_it_was_stopped_in_time(
+    tmp_path: Path, code: int, requeued: bool
+) -> None:
+    scripts = {"srun": f'printf "%s\\n" "$@" > srun.txt; exit {code}', "scontrol": 'echo "$@" > queue.txt'}
+    for name, script in scripts.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    done = subprocess.run(
+        [ROOT / "examples" / "train.sbatch"],
+        env={"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "SLURM_JOB_ID": "17", "RUN": "here"},
+        cwd=tmp_path,
+        check=False,
+    )
+    assert done.returncode == (0 if requeued else code)
+    queue = tmp_path / "queue.txt"
+    assert (queue.read_text() if queue.exists() else "") == ("requeue 17\n" if requeued else "")
+    words = (tmp_path / "srun.txt").read_text().split("\n")[:-1]
+    assert words[:2] == ["fame", "train"]
+    # Every word is one that the command takes.
+    printed = fame(*words[1:], "--print-config")
+    assert (printed.code, printed.text[:7]) == (0, "[model]"), printed.err

@@ -18,12 +18,12 @@ from support.data import image_bytes, png_claiming, random_pixels
 from famecli.data.image_files import LARGEST_SIDE, read_images
 from famecli.errors import FameError, InputError, UsageError
 from famecli.evaluation.fidelity import psnr
+from famecli.grids import enlarged, grid, visible_scale
 from famecli.images import (
     MANIFEST,
     WRITERS,
     Format,
     Metadata,
-    grid,
     mean_to_uint8,
     open_writer,
     to_uint8,
@@ -67,8 +67,8 @@ def test_every_format_gives_back_its_images(tmp_path: Path, channels: int) -> No
     np.testing.assert_array_equal(np.stack([image for _, image in read]), images.transpose(0, 3, 1, 2))
     with zipfile.ZipFile(tmp_path / "a.zip") as zipped:
         assert {name: zipped.read(name) for name in zipped.namelist()} == stored_bytes(tmp_path / "a")
-    [(_, whole)] = read_images([tmp_path / "a.png"], (channels, 2 * 8 + 2, 3 * 8 + 2))
-    np.testing.assert_array_equal(whole.transpose(1, 2, 0), grid(images))
+    [(_, whole)] = read_images([tmp_path / "a.png"], (channels, 10 * (2 * 8 + 2), 10 * (3 * 8 + 2)))
+    np.testing.assert_array_equal(whole.transpose(1, 2, 0), enlarged(grid(images), visible_scale(6)))
 
 
 @pytest.mark.parametrize("name", NAMES.values())

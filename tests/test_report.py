@@ -18,7 +18,8 @@ from famecli.checkpoints.index import weights_folder
 from famecli.config.schema import TrainConfig, to_dict
 from famecli.data.dataset import fixed_levels, load_split
 from famecli.escape import fenced, markdown
-from famecli.images import grid, levels_to_bytes
+from famecli.grids import grid
+from famecli.images import levels_to_bytes
 from famecli.model.fame import Fame
 from famecli.nll.evaluate import pixel_bits
 from famecli.report.pictures import coloured, shown_bits

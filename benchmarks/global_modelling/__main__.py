@@ -26,7 +26,8 @@ from benchmarks.tables import Table, publish
 from famecli.data.dataset import ImageSplit, Split, fixed_levels
 from famecli.data.registry import dataset_info
 from famecli.errors import UsageError
-from famecli.images import grid, levels_to_bytes, write_png
+from famecli.grids import grid
+from famecli.images import levels_to_bytes, write_png
 from famecli.nll.record import BITS_SEED
 
 SCHEMA = "famecli/global-modelling/1"

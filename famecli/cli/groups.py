@@ -29,6 +29,7 @@ from famecli.output import Output
 if TYPE_CHECKING:
     import torch
 
+    from famecli.grids import Layout
     from famecli.images import Format, ImageTarget
     from famecli.runtime.distributed import Group
 
@@ -245,6 +246,39 @@ class PictureOutput(ImageOutput):
 
     rgb: Annotated[bool, typer.Option("--rgb", help="Write grey images with three channels.")] = False
     preview: Annotated[bool, typer.Option("--preview", help="Show the first images in the terminal.")] = False
+    columns: Annotated[
+        int | None, typer.Option("--columns", min=1, metavar="IMAGES", help="Images in a row of a grid.")
+    ] = None
+    scale: Annotated[
+        int | None,
+        typer.Option(
+            "--scale",
+            min=1,
+            max=64,
+            metavar="PIXELS",
+            help="Side of a pixel in a grid (default: large enough to see).",
+        ),
+    ] = None
+
+    def target(
+        self, stem: str, format: "Format", *, rgb: bool = False, suffix: str = ".png"
+    ) -> "ImageTarget":
+        """Return the output; see `ImageOutput.target`, also for errors.
+
+        Raises:
+            UsageError: The output is no grid, and a layout of a grid was given.
+        """
+        target = super().target(stem, format, rgb=rgb, suffix=suffix)
+        if target.format != "grid" and (self.columns or self.scale):
+            raise UsageError("--columns and --scale are for a grid", "name a .png, or leave them out")
+        return target
+
+    def layout(self, planned: "Layout") -> "Layout":
+        """Return a planned layout with the given columns, in whole groups, and the given scale."""
+        group, columns = planned.group, planned.columns
+        if self.columns is not None:
+            columns = max(group, self.columns // group * group)
+        return dataclasses.replace(planned, columns=columns, scale=self.scale)
 
 
 def join(output: Output) -> "Group":

@@ -25,9 +25,12 @@ if TYPE_CHECKING:
     import numpy as np
 
     from famecli.checkpoints.checkpoint import Checkpoint
+    from famecli.model.fame import Fame
 
 SCHEMA = "famecli/reconstruct/1"
 LATENTS_SCHEMA = "famecli/latents/1"
+# Fraction of the NLL below which latents say nearly nothing of an image, and the images that decide on it.
+LEAST_PART, FEW = 0.01, 32
 
 Files = Annotated[
     list[str] | None,
@@ -129,9 +132,10 @@ def reconstruct(
     flat = levels_to_bytes(found.reshape(-1, *found.shape[2:]), num_levels)
     results = flat.reshape(*found.shape[:2], *flat.shape[1:])
     before = levels_to_bytes(originals.levels, num_levels) if format == "pairs" else None
-    pixels, columns = library.arranged(results, before, interpolated=interpolate is not None)
+    pixels, planned = library.arranged(results, before, interpolated=interpolate is not None)
+    _note_idle_latents(loaded.model, originals.levels, seed, output)
     made: dict[str, str | int | float] = {"weights_sha256": loaded.weights_sha256}
-    with target.open(len(pixels), columns) as writer:
+    with target.open(len(pixels), images.layout(planned)) as writer:
         writer.add(pixels, [made | {"index": index} for index in range(len(pixels))])
     if images.preview:
         output.preview(pixels)
@@ -150,6 +154,19 @@ def reconstruct(
         document["images"] = fidelity(loaded.model, originals.levels, one, originals.sources, seed)
     if target.name != "-":
         output.result(document, target.name)
+
+
+def _note_idle_latents(model: "Fame", levels: "np.ndarray", seed: int, output: Output) -> None:
+    """Say so where the latents carry so little that reconstructions are little more than samples."""
+    from famecli.nll.evaluate import evaluate
+
+    nlls = evaluate(model, levels[:FEW], seed=seed)
+    part = nlls.rate.sum() / nlls.nats.sum()
+    if part < LEAST_PART:
+        output.warn(
+            f"the latents carry {100 * part:.2g} % of the NLL of these images: "
+            "reconstructions are little more than samples"
+        )
 
 
 def _check_ends(ends: tuple[str, str] | None, files: list[str]) -> None:

@@ -188,6 +188,7 @@ def sample(
 
       fame sample --dataset mnist -n 256 -o - > samples.npy
     """
+    from famecli.grids import Layout
     from famecli.images import levels_to_bytes
     from famecli.runtime.distributed import explain_lost_processes
 
@@ -211,7 +212,11 @@ def sample(
         made = {"weights_sha256": loaded.weights_sha256, "famecli": __version__, **drawing.settings}
         made |= {} if known is None else {"completes": known.source}
         started_s = time.monotonic()
-        with target.open(number) as writer, output.progress("sampling", number) as advance:
+        layout = Layout(above=None if known is None else known.shown(model.config.levels))
+        with (
+            target.open(number, images.layout(layout)) as writer,
+            output.progress("sampling", number) as advance,
+        ):
             for found in batches:
                 pixels = levels_to_bytes(found, model.config.levels)
                 writer.add(pixels, [made | {"seed": first + place} for place in range(len(pixels))])

@@ -15,6 +15,7 @@ from famecli.data.fetch import say_nothing
 from famecli.data.listing import READABLE, WHAT_IS_READ, list_images
 from famecli.data.preparation import Preparation
 from famecli.errors import InputError, truncate
+from famecli.images import to_uint8
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -24,6 +25,8 @@ MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
 GREY_MODES = ("1", "L", "LA", "La", "F")
 LARGEST_SIDE = 1 << 14
 LARGEST_PIXELS = 1 << 26
+# Grey of unknown pixels.
+UNKNOWN = np.uint8(112)
 # Least byte of a mask's image that counts as white.
 WHITE = 128
 WHITE_PIXEL = (255, 255, 255, 255)
@@ -44,6 +47,11 @@ class KnownPixels:
     source: str
     levels: np.ndarray
     mask: np.ndarray
+
+    def shown(self, num_levels: int) -> np.ndarray:
+        """Return the image, and its known part on grey, as bytes `(2, H, W, C)`."""
+        whole = to_uint8(self.levels[None], num_levels)[0]
+        return np.stack([whole, np.where(self.mask[:, :, None], whole, UNKNOWN)])
 
 
 def read_images(

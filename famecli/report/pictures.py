@@ -8,7 +8,8 @@ import numpy as np
 
 from famecli.data.dataset import FixedLevels
 from famecli.errors import NumericsError
-from famecli.images import grid, levels_to_bytes, png_bytes
+from famecli.grids import enlarged, grid, visible_scale, with_three_channels
+from famecli.images import levels_to_bytes, png_bytes
 from famecli.model.fame import Fame
 from famecli.nll.evaluate import pixel_bits
 from famecli.report.charts import VIRIDIS
@@ -16,8 +17,6 @@ from famecli.sampling.generate import generate_batches
 from famecli.sampling.reconstruction import Settings, reconstruct
 
 COLUMNS = 8
-# Least width of an image on the screen.
-LEAST_PX = 64
 # Fraction of pixels within the colour scale; the others have its last colour.
 SHOWN_PART = 0.995
 
@@ -45,7 +44,7 @@ class Picture:
 
     def enlarged(self) -> bytes:
         """Return a PNG with the size it has on the screen: viewers of Markdown would blur a small one."""
-        return png_bytes(self.pixels.repeat(self.scale, 0).repeat(self.scale, 1), {})
+        return png_bytes(enlarged(self.pixels, self.scale), {})
 
 
 @dataclass(frozen=True)
@@ -91,15 +90,15 @@ def reconstruct_and_score(model: Fame, scored: FixedLevels, seed: int) -> TestIm
 
 def sheet(name: str, images: np.ndarray, title: str) -> Picture:
     """Return a nearly square grid of images, row by row."""
-    return Picture(name, title, grid(images), _scale(images))
+    return Picture(name, title, grid(images), visible_scale(images.shape[2]))
 
 
 def pairs(name: str, above: np.ndarray, below: np.ndarray, title: str) -> Iterator[Picture]:
     """Yield pictures of at most `COLUMNS` pairs of images in a row, one above the other."""
     for number, start in enumerate(range(0, len(above), COLUMNS), 1):
-        parts = [_rgb(each[start : start + COLUMNS]) for each in (above, below)]
+        parts = [with_three_channels(each[start : start + COLUMNS]) for each in (above, below)]
         pixels = grid(np.concatenate(parts), columns=len(parts[0]))
-        yield Picture(f"{name}-{number}", title, pixels, _scale(above))
+        yield Picture(f"{name}-{number}", title, pixels, visible_scale(above.shape[2]))
 
 
 def shown_bits(maps: Sequence[np.ndarray]) -> float:
@@ -115,11 +114,3 @@ def coloured(bits: np.ndarray, high: float) -> np.ndarray:
     places = np.clip(bits / high, 0, 1) * (len(table) - 1)
     channels = [np.interp(places, np.arange(len(table)), channel) for channel in table.T]
     return np.asarray(np.rint(np.stack(channels, axis=3)).astype(np.uint8))
-
-
-def _rgb(images: np.ndarray) -> np.ndarray:
-    return np.repeat(images, 3, axis=3) if images.shape[3] == 1 else images
-
-
-def _scale(images: np.ndarray) -> int:
-    return int(max(1, LEAST_PX // images.shape[2]))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from famecli.errors import UsageError
+from famecli.grids import Layout
 from famecli.model.fame import Draw, Fame
 from famecli.rng import ImageNoise, Noise, image_uniforms
 from famecli.sampling.generate import DecoderOutput, ImageDecoder, pad
@@ -155,15 +156,15 @@ def posteriors(model: Fame, x: np.ndarray, seed: int = 0) -> dict[str, Tensor]:
 
 def arranged(
     results: np.ndarray, originals: np.ndarray | None, *, interpolated: bool
-) -> tuple[np.ndarray, int | None]:
-    """Return images in grid order, `(M, H, W, C)`, and the number of images per row; None for a square grid.
+) -> tuple[np.ndarray, Layout]:
+    """Return images in grid order, `(M, H, W, C)`, and the layout of the grid.
 
     Args:
         results: Reconstructions `(N, samples, H, W, C)`, or steps `(samples, steps, H, W, C)`.
         originals: Images `(N, H, W, C)` to show first, or the two ends of an interpolation; None for none.
         interpolated: Whether `results` are steps of an interpolation.
     """
-    rows, columns = results, None
+    rows, columns, group = results, None, 1
     if interpolated:
         if originals is not None:
             ends = np.broadcast_to(originals, (len(results), *originals.shape))
@@ -171,8 +172,9 @@ def arranged(
         columns = rows.shape[1]
     elif originals is not None:
         rows = np.concatenate([originals[:, None], results], axis=1)
-        columns = rows.shape[1] * max(1, round(math.sqrt(len(rows) / rows.shape[1])))
-    return rows.reshape(-1, *rows.shape[2:]), columns
+        group = rows.shape[1]
+        columns = group * max(1, round(math.sqrt(len(rows) / group)))
+    return rows.reshape(-1, *rows.shape[2:]), Layout(columns, group=group)
 
 
 def _moments(draws: list[Draw]) -> Iterator[tuple[str, Tensor]]:
