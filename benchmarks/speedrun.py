@@ -15,7 +15,6 @@ import famecli
 from benchmarks.estimates import mean_of
 from benchmarks.tables import Cell, Table, publish
 from famecli.config.presets import PRESETS
-from famecli.files import write_atomic
 from famecli.runtime.processor import processor
 
 SCHEMA = "famecli/speedrun/1"
