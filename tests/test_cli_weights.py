@@ -358,6 +358,10 @@ def test_claims_about_other_weights_go(claiming: Path) -> None:
     fewer = claim_of(claiming) | {"importance_samples": 9}
     fewer["data"] = fewer["data"] | {"images": 3}
     assert with_claim(metadata, fewer) == {"claim": claim_of(claiming), "further_claims": [fewer]}
+    more = claim_of(claiming) | {"bound": "iwae", "importance_samples": 9}
+    for first, second in ((claim_of(claiming), more), (more, claim_of(claiming))):
+        found = with_claim({"claim": first}, second)
+        assert found == {"claim": claim_of(claiming), "further_claims": [more]}
     both = {"claim": fewer, "further_claims": []}
     assert with_claim(both, claim_of(claiming))["claim"] == claim_of(claiming)
     with pytest.raises(InputError, match="claim"):

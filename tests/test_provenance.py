@@ -2,7 +2,14 @@ from typing import Any
 
 import pytest
 
-from famecli.checkpoints.provenance import FirstWeights, PastTraining, Provenance, in_words, parse_provenance
+from famecli.checkpoints.provenance import (
+    FirstWeights,
+    PastTraining,
+    Provenance,
+    in_words,
+    parse_provenance,
+    time_in_words,
+)
 from famecli.errors import ConfigError
 
 PAST = {"dataset": "mnist", "images_seen": 1280, "seconds": 1800, "threads": 2, "processes": 4, "seed": 3}
@@ -21,8 +28,19 @@ def test_all_trainings_are_told_the_first_one_first() -> None:
     assert (found.total_images, found.seeds) == (1920, (3, 5))
     assert found.total_thread_hours == 0.5 * 2 * 4 + 2
     assert in_words(found.trainings) == (
-        "1,280 of mnist (4.00 hours, seed 3), then 640 of mnist-fixed (2.00 hours, seed 5)"
+        "1,280 of mnist (4.00 hours of one thread, seed 3), "
+        "then 640 of mnist-fixed (2.00 hours of one thread, seed 5)"
     )
+
+
+def test_time_on_gpus_is_told_apart() -> None:
+    trainings = [
+        PastTraining(seconds=7200, threads=4, processes=2, device="cuda"),
+        PastTraining(seconds=1800, threads=2, device="cpu"),
+        PastTraining(seconds=1800, threads=2),
+    ]
+    assert time_in_words(trainings) == "4.00 hours of one GPU and 2.00 hours of one thread"
+    assert time_in_words(()) == "unknown"
 
 
 def test_a_checkpoint_without_provenance_tells_of_none() -> None:
@@ -30,7 +48,7 @@ def test_a_checkpoint_without_provenance_tells_of_none() -> None:
     assert parse_provenance({}).trainings == ()
     found = parse_provenance({"provenance": {"images_seen": 5}})
     assert found.trainings == (PastTraining(images_seen=5, seed=None),)
-    assert in_words(found.trainings) == "5 of unknown images (0.00 hours, seed None)"
+    assert in_words(found.trainings) == "5 of unknown images (0.00 hours of one thread, seed None)"
     old = parse_provenance({"provenance": {"init": {"source": "older than this"}}})
     assert (old.init, old.past) == (FirstWeights("older than this"), ())
 

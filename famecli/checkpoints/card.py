@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Iterable
 
 from famecli.checkpoints.description import Description
-from famecli.checkpoints.provenance import in_words
+from famecli.checkpoints.provenance import in_words, time_in_words
 from famecli.config.presets import PRESETS
 from famecli.escape import code, fenced, markdown, yaml
 from famecli.nll.record import NllRecord
@@ -96,7 +96,7 @@ def _training(described: Description) -> str:
     cpu_hours = found.total_cpu_hours
     rows = [
         ("images seen", f"{found.total_images:,}"),
-        ("time", f"{found.total_thread_hours:.2f} hours of one thread, {found.device}"),
+        ("time", time_in_words(found.trainings)),
         *(() if cpu_hours is None else (("CPU time", f"{cpu_hours:.2f} hours"),)),
         ("seeds", ", ".join(map(str, found.seeds))),
         *(() if found.data is None else (("training data", str(found.data)),)),

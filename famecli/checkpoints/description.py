@@ -147,7 +147,7 @@ def with_claim(metadata: Mapping[str, Any], claim: dict[str, Any]) -> dict[str, 
     """Return the keys `claim` and `further_claims` of metadata with one more claim.
 
     Claims about other weights are dropped, and so is an earlier one of the same data set, split and
-    estimator. The claim about most images comes first; among equals, the earliest.
+    estimator. The claim about most images comes first; among equals, the one with the fewest draws.
 
     Raises:
         ConfigError: An earlier claim is malformed.
@@ -158,5 +158,7 @@ def with_claim(metadata: Mapping[str, Any], claim: dict[str, Any]) -> dict[str, 
         earlier = parse_nll(each, "claim")
         if earlier.weights_sha256 == own.weights_sha256 and not earlier.same_kind(own):
             found.append(each)
-    first, *others = sorted([*found, claim], key=lambda each: -each["data"]["images"])
+    first, *others = sorted(
+        [*found, claim], key=lambda each: (-each["data"]["images"], each.get("importance_samples", 1))
+    )
     return {"claim": first} | ({FURTHER: others} if others else {})

@@ -24,6 +24,7 @@ class PastTraining:
         processes: Processes that shared the training.
         seed: Seed of the training; None where it is not recorded.
         cpu_seconds: CPU time of all processes; None where it is not recorded.
+        device: Kind of device; None where it is not recorded.
 
     Raises:
         ConfigError: A value is outside its range.
@@ -36,6 +37,7 @@ class PastTraining:
     processes: int = ranged(1, MOST, "processes", 1)
     seed: int | None = None
     cpu_seconds: float | None = None
+    device: str | None = None
 
     def __post_init__(self) -> None:
         problems = check_ranges(self, "")
@@ -54,9 +56,19 @@ def in_words(trainings: Sequence[PastTraining]) -> str:
     """Return data, images, time and seed of each training, in words."""
     return ", then ".join(
         f"{each.images_seen:,} of {each.dataset or 'unknown images'} "
-        f"({each.thread_hours:.2f} hours, seed {each.seed})"
+        f"({time_in_words([each])}, seed {each.seed})"
         for each in trainings
     )
+
+
+def time_in_words(trainings: Sequence[PastTraining]) -> str:
+    """Return the hours of trainings on threads of CPUs and on GPUs, such as `1.60 hours of one thread`."""
+    hours: dict[str, float] = {}
+    for each in trainings:
+        unit = "one GPU" if each.device == "cuda" else "one thread"
+        own = each.seconds / 3600 * each.processes if each.device == "cuda" else each.thread_hours
+        hours[unit] = hours.get(unit, 0.0) + own
+    return " and ".join(f"{own:.2f} hours of {unit}" for unit, own in hours.items()) or "unknown"
 
 
 @dataclass(frozen=True)
@@ -108,7 +120,6 @@ class Provenance(PastTraining):
     Args:
         steps: Steps of the optimizer.
         skipped_steps: Steps left out because a gradient was not finite.
-        device: Kind of device.
         precision: Precision of the arithmetic, `fp32` or `bf16`.
         versions: Packages with their versions.
         init: Initial weights; None for random ones.
@@ -118,7 +129,6 @@ class Provenance(PastTraining):
 
     steps: int | None = None
     skipped_steps: int | None = None
-    device: str | None = None
     precision: str | None = None
     versions: tuple[str, ...] = ()
     init: FirstWeights | None = None

@@ -89,10 +89,8 @@ Data = Annotated[
         help="Folder with the data set's files (or set FAME_DATA), or with --dataset folder your images.",
     ),
 ]
-Seed = Annotated[
-    int,
-    typer.Option("--seed", min=0, max=LARGEST_SEED, help="Seed of everything random.", envvar="FAME_SEED"),
-]
+_SEED = "Seed of everything random."
+Seed = Annotated[int, typer.Option("--seed", min=0, max=LARGEST_SEED, help=_SEED, envvar="FAME_SEED")]
 Limit = Annotated[
     int | None,
     typer.Option("--limit", min=1, metavar="N", help="Use only N images, spread evenly over the split."),

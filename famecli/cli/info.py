@@ -98,7 +98,7 @@ def _rows(described: Description) -> list[tuple[str, str]]:
         *((("before that", in_words(past.past)),) if past.past else ()),
         (
             "training time",
-            f"{past.seconds / 60:,.1f} minutes{cpu_time} ({past.device}, {past.threads} threads)",
+            f"{past.seconds / 60:,.1f} minutes{cpu_time} ({past.device}, {past.threads} CPU threads)",
         ),
         ("claims", "nothing yet: fame evaluate-nll --record" if first is None else _claim(first)),
         *(("claims, too", _claim(claim)) for claim in further if claim is not None),
