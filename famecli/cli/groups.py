@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from famecli.runtime.distributed import Group
 
 COMMON = "Common"
+# Panel of the help for options that few need, below the usual ones.
+FURTHER = "Further options"
 # Flag of each parameter of a command with groups.
 FLAGS: dict[str, str] = {}
 # Suffixes of default names; the format png is a folder.
@@ -200,7 +202,10 @@ class ImageOutput:
     """File or folder of images."""
 
     out: Annotated[
-        str | None, typer.Option("-o", "--out", metavar="PATH|-", help="Output (default: a free name).")
+        str | None,
+        typer.Option(
+            "-o", "--out", metavar="PATH|-", help="Output path (default: a name, numbered if taken)."
+        ),
     ] = None
     force: Force = False
     common: Common
