@@ -22,6 +22,7 @@ from famecli.grids import grid
 from famecli.images import levels_to_bytes
 from famecli.model.fame import Fame
 from famecli.nll.evaluate import pixel_bits
+from famecli.report.page import _time as training_time
 from famecli.report.pictures import coloured, shown_bits
 from famecli.report.render import MARKDOWN
 from famecli.sampling.generate import generate
@@ -70,7 +71,7 @@ def test_the_page_has_all_parts(run: Path) -> None:
     titles = {title for title in page.words if title.startswith(("NLL over", "KL divergence of"))}
     assert titles == {
         "NLL over images seen: run",
-        "NLL over hours of training: run",
+        "NLL over minutes of training: run",
         "KL divergence of each stochastic layer: run",
     }
     rows = re.findall(r"layer \d.*?</tr>", page.source)
@@ -340,3 +341,8 @@ def test_named_weights_claim_and_measure_the_same(tmp_path: Path, monkeypatch: p
     assert claim["data"]["images"] == 10_000
     assert claim["nats_per_image"] == header["nats_per_image"]
     assert {each["importance_samples"] for each in further} == {1000}
+
+
+@pytest.mark.parametrize(("hours", "shown"), [(0.05, "3.0 min"), (1.99, "119.4 min"), (2.0, "2.00 h")])
+def test_short_trainings_are_told_in_minutes(hours: float, shown: str) -> None:
+    assert training_time(hours) == shown

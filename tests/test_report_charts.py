@@ -1,5 +1,6 @@
 """Charts of `fame report`: axes, what is drawn where, colours."""
 
+import dataclasses
 import itertools
 import re
 from xml.etree import ElementTree
@@ -142,12 +143,12 @@ def test_thinning_keeps_both_ends() -> None:
 
 
 def test_points_are_drawn_where_the_ticks_say() -> None:
-    data = [(10_000.0, 83.0), (20_000.0, 84.0), (40_000.0, 82.0)]
+    data = [(10_000.0, 83.0), (20_000.0, 84.0), (30_000.0, 82.0)]
     root = drawn(chart(Curve("a", data, True)))
     lines = [(each.attrib["class"], each) for each in root.iter(f"{SVG}line")]
     texts = {each.text: each for each in root.iter(f"{SVG}text")}
     places = {}
-    for text, value in (("20k", 20_000), ("40k", 40_000)):
+    for text, value in (("20k", 20_000), ("30k", 30_000)):
         places[value] = float(texts[text].attrib["x"])
     heights = {
         float(texts[f"{value}"].text or ""): float(texts[f"{value}"].attrib["y"]) - 4.5
@@ -157,10 +158,21 @@ def test_points_are_drawn_where_the_ticks_say() -> None:
         each for each in root.iter(f"{SVG}path") if " " in each.attrib["d"] and len(path_points(each)) == 3
     ]
     points = path_points(path)
-    assert points[1:, 0] == pytest.approx([places[20_000], places[40_000]], abs=0.11)
+    assert points[1:, 0] == pytest.approx([places[20_000], places[30_000]], abs=0.11)
     assert points[:, 1] == pytest.approx([heights[83], heights[84], heights[82]], abs=0.11)
     assert any(kind == "grid" for kind, _ in lines)
     assert len(list(root.iter(f"{SVG}circle"))) == 3 + 1
+
+
+def test_a_ring_marks_the_lowest_validation_with_its_value() -> None:
+    points = [(1.0, 90.0), (2.0, 81.25), (3.0, 83.0)]
+    figure = chart(Curve("a", points, True), Curve("a", [(1.0, 70.0), (3.0, 71.0)], False))
+    assert not [each for each in drawn(figure).iter() if each.attrib.get("class") == "ring"]
+    root = drawn(dataclasses.replace(figure, rings=True))
+    (ring,) = [each for each in root.iter(f"{SVG}circle") if each.attrib["class"] == "ring"]
+    marks = [(each.attrib["cx"], each.attrib["cy"]) for each in root.iter(f"{SVG}circle")]
+    assert marks.count((ring.attrib["cx"], ring.attrib["cy"])) == 2
+    assert "81.25" in [each.text for each in root.iter(f"{SVG}text")]
 
 
 def test_a_chart_says_what_it_shows() -> None:

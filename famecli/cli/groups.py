@@ -34,13 +34,10 @@ if TYPE_CHECKING:
     from famecli.runtime.distributed import Group
 
 COMMON = "Common"
-# Largest value of whole numbers without a limit of their own, and of seeds.
-LARGEST_COUNT = 10**12
-# Most images that an option asks to have in memory at once.
-MOST_IMAGES = 100_000
-LARGEST_SEED = 2**63 - 1
-# More threads than this end the process where the system allows fewer.
-MOST_THREADS = 256
+# Largest counts, seeds, images in memory at once, and threads: more would crash where the system has fewer.
+LARGEST_COUNT, LARGEST_SEED, MOST_IMAGES, MOST_THREADS = 10**12, 2**63 - 1, 100_000, 256
+# Panel of the help for options that few need, below the usual ones.
+FURTHER = "Further options"
 # Flag of each parameter of a command with groups.
 FLAGS: dict[str, str] = {}
 # Suffixes of default names; the format png is a folder.
@@ -209,7 +206,10 @@ class ImageOutput:
     """File or folder of images."""
 
     out: Annotated[
-        str | None, typer.Option("-o", "--out", metavar="PATH|-", help="Output (default: a free name).")
+        str | None,
+        typer.Option(
+            "-o", "--out", metavar="PATH|-", help="Output path (default: a name, numbered if taken)."
+        ),
     ] = None
     force: Force = False
     common: Common

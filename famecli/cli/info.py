@@ -36,7 +36,7 @@ def info(
     machine: Processor = False,
     common: Common,
 ) -> None:
-    """Show a checkpoint's metadata: model, training, claimed NLL. Weights are hashed, not loaded.
+    """Show a checkpoint's model, training and NLL. Weights are hashed, not loaded.
 
     Without a checkpoint, shows versions and folders, for bug reports; with --machine, the processor. -q
     prints the sha256 of the file, the version, or the default precision of trainings on the processor.

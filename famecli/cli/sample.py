@@ -9,6 +9,7 @@ import typer
 
 from famecli import __version__
 from famecli.cli.groups import (
+    FURTHER,
     BatchSize,
     DecoderOutput,
     ImageFormat,
@@ -35,7 +36,14 @@ SCHEMA = "famecli/sample/1"
 
 Number = Annotated[int, typer.Option("-n", "--num", min=1, metavar="IMAGES", help="Number of images.")]
 StartIndex = Annotated[
-    int, typer.Option("--start-index", min=0, metavar="K", help="Image k comes from --seed + K + k.")
+    int,
+    typer.Option(
+        "--start-index",
+        min=0,
+        metavar="K",
+        rich_help_panel=FURTHER,
+        help="Image k comes from --seed + K + k.",
+    ),
 ]
 
 
@@ -93,19 +101,27 @@ class Drawing:
             "--latent-temperature",
             min=0.0,
             max=100.0,
+            rich_help_panel=FURTHER,
             help="Factor on the standard deviations of the priors.",
         ),
     ] = 1.0
     decoder: DecoderOutput = "sample"
     no_cache: Annotated[
         bool,
-        typer.Option("--no-cache", help="Slow reference: one forward pass per pixel, same images."),
+        typer.Option(
+            "--no-cache",
+            rich_help_panel=FURTHER,
+            help="Slow reference: one forward pass per pixel, same images.",
+        ),
     ] = False
     batch_size: BatchSize = None
     precision: Annotated[
         Literal["fp32", "bf16", "fp64"],
         typer.Option(
-            "--precision", metavar="fp32|bf16|fp64", help="Precision of the decoder (bf16), or of all (fp64)."
+            "--precision",
+            metavar="fp32|bf16|fp64",
+            rich_help_panel=FURTHER,
+            help="Precision of the decoder (bf16), or of all (fp64).",
         ),
     ] = "fp32"
 

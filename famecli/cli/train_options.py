@@ -109,7 +109,7 @@ FLAGS = {
     ),
     "out": typer.Option("--out", "-o", metavar="FOLDER", help="Folder of the run.", rich_help_panel=RUN),
     "resume": typer.Option(
-        "--resume", metavar="auto|never|FILE", help="Resume from a saved state.", rich_help_panel=RUN
+        "--resume", metavar="auto|never|FILE", help="Resume from saved state.", rich_help_panel=RUN
     ),
     "init": typer.Option(
         "--init",

@@ -9,8 +9,8 @@ from famecli.report.render import HTML
 WIDTH, HEIGHT = 480, 340
 LEFT, BOTTOM, LINE_PX, LETTER_PX = 52, 44, 17, 8.0
 MOST_POINTS, MOST_LETTERS = 300, 16
-# Initial part of a curve that does not set the range: training starts far above its end.
-STEEP_PART = 0.25
+# Initial part of a curve that does not set the range: the last half is what can be compared.
+STEEP_PART = 0.5
 MARGIN = 0.06
 # Hues of Okabe and Ito, adjusted for contrast and for colour-blind readers; tests measure both.
 LIGHT = ("#0146b3", "#c44e00", "#008652", "#a85190", "#7c2e00", "#4d4d4d")
@@ -60,6 +60,11 @@ class Curve:
     points: Points
     sparse: bool
 
+    @property
+    def lowest(self) -> tuple[float, float]:
+        """The first of the lowest points."""
+        return min(self.points, key=lambda point: point[1])
+
     def on(self, x: Axis, y: Axis) -> list[tuple[float, float]]:
         """Return the pixel positions of the points, at most about `MOST_POINTS`."""
         return [(x.at(each), y.at(height)) for each, height in thinned(self.points, MOST_POINTS)]
@@ -77,6 +82,7 @@ class LineChart:
         curves: Curves with at least one point each.
         styles: Meaning of thin and of marked lines.
         floor: Value that the vertical axis must reach down to.
+        rings: Whether the lowest point of each marked line has a ring and its value.
     """
 
     name: str
@@ -86,6 +92,7 @@ class LineChart:
     curves: Sequence[Curve]
     styles: tuple[str, str] = ("training", "validation")
     floor: float | None = None
+    rings: bool = False
 
     @property
     def labels(self) -> list[str]:

@@ -45,6 +45,11 @@ class Record:
         return self.elapsed_s / 3600
 
     @property
+    def minutes(self) -> float:
+        """Minutes of training so far."""
+        return self.elapsed_s / 60
+
+    @property
     def kl_nats(self) -> list[float | None]:
         """KL divergence per stochastic layer, nats per image."""
         return [None if bits is None else bits * NATS_PER_BIT for bits in self.kl_bits]

@@ -30,6 +30,8 @@ from famecli.report.runs import RunFacts, differences
 HTML_SUFFIXES, MARKDOWN_SUFFIXES = (".html", ".htm"), (".md", ".markdown")
 SCHEMA = "famecli/report/1"
 HASH_LETTERS = 16
+# Trainings shorter than this are told in minutes.
+SHORT_HOURS = 2.0
 UNKNOWN = "not recorded"
 
 
@@ -207,10 +209,15 @@ def _run_row(facts: RunFacts) -> tuple[str, ...]:
         facts.dataset or UNKNOWN,
         UNKNOWN if facts.parameters is None else f"{facts.parameters:,}",
         UNKNOWN if facts.images_seen is None else f"{facts.images_seen:,}",
-        UNKNOWN if facts.hours is None else f"{facts.hours:.2f}",
+        UNKNOWN if facts.hours is None else _time(facts.hours),
         facts.provenance.device or UNKNOWN,
         ", ".join(facts.provenance.versions) or UNKNOWN,
     )
+
+
+def _time(hours: float) -> str:
+    """Return a length of training in minutes if it is short, else in hours."""
+    return f"{hours:.2f} h" if hours >= SHORT_HOURS else f"{60 * hours:.1f} min"
 
 
 def _hash_rows(run: RunReport) -> Iterator[tuple[str, str, str]]:
@@ -243,10 +250,12 @@ def _short(sha256: str | None) -> str:
 
 
 def _learning_curves(runs: Sequence[RunReport]) -> Iterator[tuple[str, list[LineChart]]]:
-    """Yield data set and NLLs over images and over hours of each group of comparable runs."""
+    """Yield data set and NLLs over images and over time of each group of comparable runs."""
     drawn = [run for run in runs if _nll_curves(run.facts, "images")]
     for number, group in enumerate(comparable(drawn), 1):
         facts = [run.facts for run in group]
+        longest = max(each.hours or 0.0 for each in facts)
+        unit = "hours" if longest >= SHORT_HOURS else "minutes"
         charts = [
             LineChart(
                 f"nll-{number}-{name}",
@@ -254,8 +263,9 @@ def _learning_curves(runs: Sequence[RunReport]) -> Iterator[tuple[str, list[Line
                 label,
                 f"NLL, {facts[0].unit}",
                 [curve for each in facts for curve in _nll_curves(each, name)],
+                rings=True,
             )
-            for name, label in (("images", "images seen"), ("hours", "hours of training"))
+            for name, label in (("images", "images seen"), (unit, f"{unit} of training"))
         ]
         yield facts[0].dataset or "data set not recorded", charts
 
@@ -281,7 +291,7 @@ def _curves(facts: RunFacts, label: str, over: str, height: Callable[[Record], f
     Args:
         facts: The run.
         label: Label of both curves.
-        over: `images` or `hours`.
+        over: `images`, `hours` or `minutes`.
         height: Function that returns the height of a record's point; None for no point.
     """
     found = []
