@@ -19,8 +19,8 @@ from famecli.config.presets import model_config
 from famecli.config.resolve import Setting
 from famecli.config.schema import TrainConfig
 from famecli.errors import OutOfMemoryError
-from famecli.memory import AdaptiveBatches
 from famecli.runtime.distributed import ALONE, Group
+from famecli.runtime.memory import AdaptiveBatches
 from famecli.training import capacity, setup
 from famecli.training.capacity import USED, explain_failed_steps, largest_batch, peak_on_gpu
 from famecli.training.options import TrainOptions

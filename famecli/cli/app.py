@@ -22,8 +22,8 @@ from famecli.cli.train import train
 from famecli.cli.verify import verify
 from famecli.cli.weights import app as weights
 from famecli.errors import ExitCode, FameError
-from famecli.memory import is_out_of_memory
 from famecli.output import Output, give_up_stdout, prepare_streams
+from famecli.runtime.memory import is_out_of_memory
 
 app = typer.Typer(
     name="fame",

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from famecli.memory import AdaptiveBatches
 from famecli.model.fame import Fame
 from famecli.nll.evaluate import ImageNlls, check_nats, evaluate, map_rows
 from famecli.nll.hmc import ChainNoise, Chains, LatentSpace, find_steps
@@ -24,6 +23,7 @@ from famecli.nll.importance import log_mean, weigh
 from famecli.nll.record import Annealing
 from famecli.rng import ImageNoise, image_uniforms
 from famecli.runtime.distributed import ALONE, Group
+from famecli.runtime.memory import AdaptiveBatches
 from famecli.sampling.generate import ImageDecoder
 
 BATCH = 64

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from famecli.errors import NumericsError
-from famecli.memory import AdaptiveBatches
 from famecli.model.fame import Fame
 from famecli.nll.importance import Importance, block_sizes, log_mean, weigh
 from famecli.nll.record import Bound
 from famecli.nll.units import NATS_PER_BIT
 from famecli.rng import ImageNoise, StreamName
 from famecli.runtime.distributed import ALONE, Group
+from famecli.runtime.memory import AdaptiveBatches
 from famecli.sampling.execution import FEW_IMAGES, ONE_THREAD, THREADED_WORK, threads_for
 
 # Lower limits: NLL of an image, below 0 only by rounding, and sum of estimates over images.

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from famecli.memory import AdaptiveBatches
 from famecli.model.fame import Fame
 from famecli.rng import ImageNoise, image_uniforms
 from famecli.runtime.distributed import ALONE, Group
+from famecli.runtime.memory import AdaptiveBatches
 from famecli.sampling.execution import FEW_IMAGES, ONE_THREAD, THREADED_WORK, threads_for
 from famecli.sampling.plan import wavefront_plan
 from famecli.sampling.sampler import CHUNK, LANES, Sampler, chunk_on, padded_batch, sample_naive

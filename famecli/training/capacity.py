@@ -9,8 +9,8 @@ import torch
 from famecli.config.schema import ModelConfig, Precision, TrainConfig
 from famecli.data.dataset import ImageSplit
 from famecli.errors import OutOfMemoryError, UnavailableError, truncate
-from famecli.memory import is_out_of_memory, release
 from famecli.runtime.distributed import Group
+from famecli.runtime.memory import is_out_of_memory, release
 from famecli.training.clock import Clock
 from famecli.training.trainer import Trainer
 
