@@ -13,7 +13,7 @@ from famecli.checkpoints.store import RUN_FILES, Store, checkpoint_file
 from famecli.cli.groups import Data, Dataset, Network, SplitName
 from famecli.cli.preparing import Preparing
 from famecli.config.presets import PRESETS
-from famecli.data.registry import FOLDER, dataset_info
+from famecli.data.registry import FOLDER, dataset_info, shared_images
 from famecli.errors import UsageError
 from famecli.files import STDIN
 from famecli.output import Output
@@ -199,6 +199,9 @@ class DataSource:
         from famecli.data.dataset import load_split
 
         network, used = self.network, checkpoint.provenance.preparation_used
+        for each in checkpoint.provenance.trainings:
+            if warning := shared_images(each.dataset, dataset, split):
+                output.warn(warning)
         return load_split(
             dataset,
             split,

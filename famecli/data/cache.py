@@ -1,11 +1,13 @@
 """Locations of the files of data sets on this machine, and checks that they are the official ones."""
 
+import hashlib
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from famecli.data.archive import opened, unzipped
 from famecli.data.fetch import fetch_file, file_sha256, git_blob, is_offline, say_nothing
 from famecli.data.registry import FOLDER, DataFile, DatasetInfo
 from famecli.errors import InputError, IntegrityError, UnavailableError
@@ -22,7 +24,8 @@ def find_file(folder: Path, name: str) -> Path | None:
         name: Name of the file at its source, found with or without `.gz`; or name in its archive, found with
             or without its folder.
     """
-    candidates = (folder / name, folder / name.removesuffix(".gz"), folder / os.path.basename(name))
+    zipped = [folder / f"{name}.gz"] if name.endswith(".amat") else []
+    candidates = (folder / name, folder / name.removesuffix(".gz"), folder / os.path.basename(name), *zipped)
     # Unlike Path's methods, os.path treats a folder without access as empty.
     return next((path for path in candidates if os.path.exists(path)), None)
 
@@ -63,11 +66,14 @@ def official_file(info: DatasetInfo, folder: Path, name: str) -> Path:
 
 
 def content_sha256(path: Path) -> str:
-    """Return the SHA-256 of what a file holds, however it is packed: a ZIP of drawings, or an IDX array."""
+    """Return the SHA-256 of what a file holds, however it is packed: drawings, a text, or an IDX array."""
     # Deferred: `fame info` can do without numpy.
     from famecli.data.arrays import idx_sha256, read_idx
     from famecli.data.drawings import drawings_sha256
 
+    if ".amat" in path.suffixes:
+        with opened(path) as file:
+            return hashlib.file_digest(unzipped(file), "sha256").hexdigest()  # type: ignore[arg-type]
     return drawings_sha256(path) if path.suffix == ".zip" else idx_sha256(read_idx(path))
 
 

@@ -64,13 +64,22 @@ MNIST_FILES = {
 # Source: github.com/tensorflow/datasets, url_checksums/binarized_mnist.txt.
 AMAT_FILES = {
     "binarized_mnist_train.amat": DataFile(
-        "ad693b29f94c14277b095f5238ddefbbdaaae0939789dd2f4f0205278cee3e4d", 78_400_000, splits=("train",)
+        "ad693b29f94c14277b095f5238ddefbbdaaae0939789dd2f4f0205278cee3e4d",
+        78_400_000,
+        "ad693b29f94c14277b095f5238ddefbbdaaae0939789dd2f4f0205278cee3e4d",
+        splits=("train",),
     ),
     "binarized_mnist_valid.amat": DataFile(
-        "1de3d397c40fe8eeb33dafd4099a1f665ec01e96d9be234aaeeac8a34930e2e2", 15_680_000, splits=("valid",)
+        "1de3d397c40fe8eeb33dafd4099a1f665ec01e96d9be234aaeeac8a34930e2e2",
+        15_680_000,
+        "1de3d397c40fe8eeb33dafd4099a1f665ec01e96d9be234aaeeac8a34930e2e2",
+        splits=("valid",),
     ),
     "binarized_mnist_test.amat": DataFile(
-        "e6687bfea3f820c174f33b7865140b2a2dd2930ef786f35d45795fc193b5ab2c", 15_680_000, splits=("test",)
+        "e6687bfea3f820c174f33b7865140b2a2dd2930ef786f35d45795fc193b5ab2c",
+        15_680_000,
+        "e6687bfea3f820c174f33b7865140b2a2dd2930ef786f35d45795fc193b5ab2c",
+        splits=("test",),
     ),
 }
 

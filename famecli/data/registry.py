@@ -270,6 +270,17 @@ DATASETS = {
 }
 
 
+def shared_images(trained_on: str | None, name: str, split: str) -> str:
+    """Return a warning that a split holds training images of another data set; empty if it does not."""
+    families = {DATASETS[each].family for each in (trained_on, name) if each in DATASETS}
+    if split != "valid" or families != {"mnist", "mnist-static"}:
+        return ""
+    return (
+        f"validation images of {name} are training images of {trained_on}, on which the model was trained: "
+        "their NLL is too low; the test images are the same in both"
+    )
+
+
 def dataset_info(name: str) -> DatasetInfo:
     """Return the data set called `name`; `folder` has no shape yet: see `famecli.data.folder.describe`.
 
