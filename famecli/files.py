@@ -96,6 +96,34 @@ def write_atomic(path: Path, content: bytes) -> None:
         raise unwritable(path, error) from error
 
 
+def check_writable(path: Path, *, folder: bool = False) -> None:
+    """Check, before any work is done, that an output can be written.
+
+    Args:
+        path: Output; a device or a pipe will do.
+        folder: Whether the output is a folder, which is made with its parents.
+
+    Raises:
+        InputError: There is no such folder, or no permission, or a folder in place of a file.
+    """
+    target = Path(os.path.realpath(path))
+    place = target if target.exists() and (folder or not target.is_file()) else target.parent
+    while folder and not place.exists():
+        place = place.parent
+    fault = None
+    if not place.exists():
+        fault = errno.ENOENT
+    elif target.is_dir() and not folder:
+        fault = errno.EISDIR
+    elif place != target and not place.is_dir():
+        fault = errno.ENOTDIR
+    elif not os.access(place, os.W_OK):
+        fault = errno.EACCES
+    if fault is not None:
+        # Of the class that belongs to the number.
+        raise unwritable(path, OSError(fault, os.strerror(fault)))
+
+
 def unwritable(path: Path | str, error: OSError) -> InputError:
     """Return the error that says why `path` cannot be written."""
     hint = "free space or choose another place"

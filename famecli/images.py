@@ -19,7 +19,7 @@ from typing import IO, Literal, Self
 import numpy as np
 
 from famecli.errors import InputError, UsageError
-from famecli.files import partial_file, unwritable
+from famecli.files import check_writable, partial_file, unwritable
 from famecli.grids import Layout, with_three_channels
 
 Format = Literal["auto", "grid", "png", "npz", "npy", "zip"]
@@ -335,11 +335,12 @@ def _check_stdout(format: str) -> None:
 
 def _check_target(path: Path, format: str, force: bool) -> None:
     """Check that nothing is overwritten without `force`, and that no file replaces a folder."""
-    if not os.path.exists(path):
-        return
-    if os.path.isdir(path) != (format == "png"):
+    if os.path.exists(path) and os.path.isdir(path) != (format == "png"):
         kind = "a folder" if os.path.isdir(path) else "a file"
         raise InputError(f"{path} is {kind}", "choose another name")
+    check_writable(path, folder=format == "png")
+    if not os.path.exists(path):
+        return
     with _write_errors(str(path)):
         fresh = format == "png" and not any(path.iterdir())
     if not force and not fresh:

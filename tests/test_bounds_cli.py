@@ -48,19 +48,20 @@ def words_of(model: Path, *words: str | Path) -> tuple[str | Path, ...]:
     return ("evaluate-nll", model, *data, "--limit", "3", *words)
 
 
-def levels_of(model: Path) -> np.ndarray:
-    """Return the images that `words_of` scores: the first three that are not held out."""
+def scored_by(model: Path) -> tuple[np.ndarray, list[int]]:
+    """Return the images that `words_of` scores, and their numbers in the split."""
     done = fame(*words_of(model, "--per-image", "-"))
     assert done.code == 0, done.err
-    wanted = [row["sha8"] for row in csv.DictReader(io.StringIO(done.text))]
+    rows = list(csv.DictReader(io.StringIO(done.text)))
     images = np.load(model.with_name("images.npy"))[:, None]
     by_hash = {hashlib.sha256(image.tobytes()).hexdigest()[:8]: image for image in images}
-    return np.stack([by_hash[each] for each in wanted])
+    return np.stack([by_hash[row["sha8"]] for row in rows]), [int(row["index"]) for row in rows]
 
 
 def test_the_curve_is_in_the_document_and_the_table(model: Path) -> None:
     found = result_of(*words_of(model, "-k", "7"))
-    nlls = evaluate(load_checkpoint(model).model, levels_of(model), importance_samples=7)
+    levels, numbers = scored_by(model)
+    nlls = evaluate(load_checkpoint(model).model, levels, importance_samples=7, numbers=numbers)
     assert nlls.importance is not None
     assert [point["importance_samples"] for point in found["curve"]] == [1, 2, 5, 7]
     for point, nats, stderr in zip(
@@ -95,7 +96,8 @@ def test_annealing_is_in_the_document(model: Path) -> None:
     words = words_of(model, "--ais", "3", "--chains", "2", "--leapfrog", "1", "--ais-from", "prior")
     found = result_of(*words, "--seed", "5", "--with-images")
     settings = Annealing(3, 2, 1, "prior")
-    nlls = evaluate_ais(load_checkpoint(model).model, levels_of(model), settings, seed=5)
+    levels, numbers = scored_by(model)
+    nlls = evaluate_ais(load_checkpoint(model).model, levels, settings, seed=5, numbers=numbers)
     assert (found["bound"], found["importance_samples"], found["precision"]) == ("ais", 2, "float64")
     assert found["image_nats"] == pytest.approx(nlls.nats.tolist(), abs=1e-8)
     annealing = found["annealing"]

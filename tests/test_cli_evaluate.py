@@ -48,6 +48,7 @@ KEYS = {
     "claimed_bits_per_dim": set(),
     "claims": set(),
     "seed": set(),
+    "trained_on_images": set(),
     "device": set(),
     "precision": set(),
     "seconds": set(),

@@ -67,9 +67,9 @@ def test_evaluate_nll_prints_the_code_beside_the_bound(
 ) -> None:
     use_small_mnist(tmp_path / "data", monkeypatch)
     model = save_model(tmp_path / "model.safetensors")
-    told = result_of("evaluate-nll", model, "--limit", "4", "--coded")
-    assert told["coded"]["images"] == 4
-    written = result_of("compress", model, "--limit", "4", "-o", tmp_path / "x.fame")
+    told = result_of("evaluate-nll", model, "--coded")
+    assert told["coded"]["images"] == 7
+    written = result_of("compress", model, "-o", tmp_path / "x.fame")
     assert told["coded"]["bits_per_dim"] == written["bits_per_dim"]
     assert told["coded"]["png_bits_per_dim"] > 0
     assert "coded" not in result_of("evaluate-nll", model, "--limit", "4")

@@ -102,7 +102,7 @@ def evaluate(
     Args:
         model: Model, or its source for `load`.
         dataset: Name of a data set, or your own images: levels `(N, C, H, W)`.
-        split: Split of a named data set: `train`, `valid` or `test`.
+        split: Split of a named data set: `train`, `valid`, `test`, or `all`.
         limit: Number of images, spread evenly over the split: `floor(i * N / limit)` of N; None for all.
         importance_samples: Draws of the latents per image; see `Model.nll`.
         annealing: Settings of annealed importance sampling; see `Model.nll`.

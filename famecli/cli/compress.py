@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from famecli.cli.groups import Common, Force, Network, SplitName, check_absent, grouped
+from famecli.cli.groups import Common, Force, Network, SplitName, check_files, grouped
 from famecli.cli.sources import DataSource, ModelSource
 from famecli.errors import InputError, UsageError
 from famecli.files import free_name, write_atomic
@@ -24,7 +24,7 @@ Files = Annotated[
 ]
 Part = Annotated[
     SplitName | None,
-    typer.Option("--split", metavar="train|valid|test", help="Without IMAGES: part of the data set [test]."),
+    typer.Option("--split", metavar="train|valid|test|all", help="Without IMAGES: part of the data set."),
 ]
 Out = Annotated[
     str | None, typer.Option("-o", "--out", metavar="FILE|-", help="Output (default: a free name).")
@@ -146,7 +146,7 @@ def _check_target(target: str, force: bool, json: bool) -> None:
     if target != "-":
         if Path(target).is_dir():
             raise InputError(f"{target} is a folder", f"name a file in it: {target}/images{SUFFIX}")
-        check_absent(force, Path(target))
+        check_files(force, Path(target))
     elif json:
         raise UsageError("--json and -o - both want stdout", "name an output file")
     elif sys.stdout.isatty():

@@ -20,12 +20,13 @@ from famecli.cli.groups import (
     Seed,
     Split,
     check_absent,
+    check_files,
     grouped,
     join,
 )
 from famecli.cli.sources import DataSource, ModelSource
 from famecli.errors import GateError, UsageError, truncate
-from famecli.files import STDIN, write_atomic
+from famecli.files import STDIN, check_writable, write_atomic
 from famecli.nll.record import STARTS, Annealing, Start
 from famecli.output import FittedTable, Output, say
 
@@ -162,7 +163,10 @@ class Results:
             raise UsageError("--json and --per-image - both want stdout", "write --per-image to a file")
         if self.with_images and not self.common.json:
             raise UsageError("--with-images is for --json", "add --json, or write --per-image FILE")
-        check_absent(self.force, *(path for path in paths if path != STDIN))
+        check_absent(self.force, self.heatmap)
+        if self.heatmap is not None:
+            check_writable(self.heatmap, folder=True)
+        check_files(self.force, self.record, None if self.per_image == STDIN else self.per_image)
         if self.fail_above is not None and not math.isfinite(self.fail_above):
             raise UsageError(f"--fail-above {self.fail_above} is no limit", "give a number")
 
@@ -275,8 +279,8 @@ def evaluate_nll(
         if bound.simulated is None:
             if names:
                 how = data.preparing.preparation(loaded.provenance.preparation_used)
-                _, levels = read_exact(config, names, how, output.note)
-                images = own_images(levels, config.levels, "files", "Image files")
+                paths, levels = read_exact(config, names, how, output.note)
+                images = own_images(levels, config.levels, "files", "Image files", paths)
             else:
                 images = data.images(source, loaded, split, output)
     if bound.simulated is None:
@@ -357,7 +361,7 @@ def _rows(report: "NllReport") -> list[Row]:
 
     def row(label: str, nats: float, stderr: float | None = None) -> Row:
         bits = report.per_dim(nats)
-        if stderr is None:
+        if stderr is None or math.isnan(stderr):
             return label, f"{nats:.3f}", "", f"{bits:.5f}", ""
         return label, f"{nats:.3f}", f"{stderr:.3f}", f"{bits:.5f}", f"{report.per_dim(stderr):.5f}"
 

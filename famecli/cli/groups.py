@@ -23,7 +23,7 @@ import typer
 
 from famecli.checkpoints.store import Store
 from famecli.errors import InputError, UsageError, truncate
-from famecli.files import free_name
+from famecli.files import check_writable, free_name
 from famecli.output import Output
 
 if TYPE_CHECKING:
@@ -64,9 +64,9 @@ def complete_dataset(incomplete: str) -> list[str]:
     return [name for name in DATASETS if name.startswith(incomplete)]
 
 
-SplitName = Literal["train", "valid", "test"]
+SplitName = Literal["train", "valid", "test", "all"]
 Split = Annotated[
-    SplitName, typer.Option("--split", metavar="train|valid|test", help="Part of the data set.")
+    SplitName, typer.Option("--split", metavar="train|valid|test|all", help="Part of the data set.")
 ]
 Dataset = Annotated[
     str | None,
@@ -301,6 +301,18 @@ def check_absent(force: bool, *paths: Path | None) -> None:
         fresh = path is None or not os.path.lexists(path) or (path.is_dir() and not any(path.iterdir()))
         if not fresh and not force:
             raise InputError(f"{path} exists", "add --force to overwrite it, or choose another name")
+
+
+def check_files(force: bool, *paths: Path | None) -> None:
+    """Check that files can be written, before any work is done.
+
+    Raises:
+        InputError: A file exists, and `force` is not set; or it cannot be written.
+    """
+    check_absent(force, *paths)
+    for path in paths:
+        if path is not None:
+            check_writable(path)
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:

@@ -14,7 +14,7 @@ from famecli.cli.groups import (
     Seed,
     Split,
     SplitName,
-    check_absent,
+    check_files,
     grouped,
 )
 from famecli.cli.sources import DataSource, ModelSource
@@ -117,7 +117,7 @@ def reconstruct(
     output = images.common.output()
     target = images.target("reconstructions", "grid" if format == "pairs" else format, rgb=images.rgb)
     source, names = source.with_images(files)
-    check_absent(images.force, latents)
+    check_files(images.force, latents)
     _check_ends(interpolate, names)
     data.check_stdin(source, split)
     loaded = source.load(output, machine.torch_device())

@@ -19,7 +19,7 @@ from famecli.cli.groups import (
 )
 from famecli.cli.sources import complete_weights
 from famecli.errors import UsageError
-from famecli.files import STDIN, free_name
+from famecli.files import STDIN, check_writable, free_name
 
 Runs = Annotated[
     list[str],
@@ -89,6 +89,7 @@ def report(
 
     output, path = common.output(), out or Path(free_name("report", ".html"))
     check_absent(force, *page_paths(path))
+    check_writable(path)
     wanted = ReportOptions(samples, images, evaluate, limit, seed, data)
     document = write_report(runs, path, wanted, network.store(output), machine.torch_device(), output)
     output.result(document, str(path))

@@ -186,7 +186,7 @@ class DataSource:
         if source.checkpoint == str(STDIN):
             raise UsageError("checkpoint and images cannot both come through stdin", "name the checkpoint")
         # `test` is the default of --split.
-        if split not in (None, "test"):
+        if split not in (None, "test", "all"):
             raise UsageError(f"images on stdin have no split {split}", "leave --split out")
         if sys.stdin is not None and sys.stdin.isatty():
             raise UsageError(

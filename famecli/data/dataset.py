@@ -5,15 +5,15 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from famecli.data.arrays import image_shape_of, images_of, read_stream
 from famecli.data.cache import locate
 from famecli.data.fetch import say_nothing
+from famecli.data.folder import SPLITS, read_folder, seen_with
 from famecli.data.folder import describe as describe
-from famecli.data.folder import read_folder, seen_with
 from famecli.data.handwritten import read_amat, read_chardata, read_drawings, read_mnist
 from famecli.data.image_files import exact_levels
 from famecli.data.photographs import read_batches, read_cifar10, read_pngs
@@ -23,7 +23,7 @@ from famecli.errors import InputError, UsageError
 from famecli.files import STDIN, open_input
 from famecli.rng import stream
 
-Split = Literal["train", "valid", "test"]
+Split = Literal["train", "valid", "test", "all"]
 Reader = Callable[[DatasetInfo, Path, str], tuple[np.ndarray, np.ndarray | None]]
 
 READERS: Mapping[str, Reader] = {
@@ -54,12 +54,14 @@ class ImageSplit:
         pixels: `(N, C, H, W)`, uint8: greys or colours of 0 to 255, or bits where the files hold bits; or
             float32 in 0 to 1, where the files hold probabilities of bits.
         labels: `(N,)`, uint8, or None if there are none or they are not needed.
+        files: Name of each image's file; None if images are not files.
     """
 
     info: DatasetInfo
     split: str
     pixels: np.ndarray
     labels: np.ndarray | None = None
+    files: Sequence[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def load_split(
 
     Args:
         name: Name of the data set.
-        split: Name of the split.
+        split: Name of the split, or `all` for all of them, one after the other.
         data: Folder with the files; for `folder`, the images themselves.
         cache_dir: See `famecli.files.cache_root`.
         offline: Whether downloads are forbidden.
@@ -111,11 +113,19 @@ def load_split(
     info = describe(name, data, levels, channels, preparation)
     for line in info.told:
         report(line)
+
+    def read(part: str) -> ImageSplit:
+        if info.family == FOLDER and data is not None:
+            return read_split(info, data, part)
+        return read_split(info, locate(info, data, cache_dir, offline, report, part), part)
+
+    if split == ALL:
+        parts = [read(each) for each in get_args(Split) if info.splits.get(each)]
+        files = [file for part in parts for file in part.files or ()]
+        return ImageSplit(info, ALL, np.concatenate([part.pixels for part in parts]), files=files or None)
     if split not in info.splits:
         raise UsageError(f"{name} has no split {split!r}", f"splits: {', '.join(info.splits)}")
-    if info.family == FOLDER and data is not None:
-        return read_split(info, data, split)
-    return read_split(info, locate(info, data, cache_dir, offline, report, split), split)
+    return read(split)
 
 
 def read_split(info: DatasetInfo, folder: Path, split: str) -> ImageSplit:
@@ -123,7 +133,7 @@ def read_split(info: DatasetInfo, folder: Path, split: str) -> ImageSplit:
     pixels, labels = READERS[info.family](info, folder, split)
     if info.bits_of is not None:
         pixels = _bits(pixels, info.bits_of, split, PUBLISHED_SEED)
-    return ImageSplit(info, split, pixels, labels)
+    return ImageSplit(info, split, pixels, labels, info.names.get(split))
 
 
 def even_part(images: int, limit: int | None = None) -> Sequence[int]:
@@ -155,11 +165,20 @@ def fixed_levels(split: ImageSplit, seed: int = 0, numbers: Sequence[int] | None
     # Random bits depend on all earlier images of the split.
     levels = split.pixels[: numbers[-1] + 1] if len(numbers) else split.pixels[:0]
     if split.info.binarization == "dynamic":
-        levels = _bits(levels, split.info.name, split.split, seed)
+        levels = _bits_of_parts(split, levels, seed)
     if len(numbers) < len(levels):
         levels = levels[list(numbers)]
     levels = np.ascontiguousarray(levels)
     return FixedLevels(levels, numbers, hashlib.sha256(levels.data).hexdigest())
+
+
+def _bits_of_parts(split: ImageSplit, pixels: np.ndarray, seed: int) -> np.ndarray:
+    """Return the bits of the first images of a split; those of `all` are the bits of each split."""
+    if split.split != ALL:
+        return _bits(pixels, split.info.name, split.split, seed)
+    ends = np.cumsum([split.info.splits.get(name, 0) for name in SPLITS])
+    parts = zip(SPLITS, np.split(pixels, ends[:-1]), strict=True)
+    return np.concatenate([_bits(part, split.info.name, name, seed) for name, part in parts if len(part)])
 
 
 def _bits(pixels: np.ndarray, name: str, split: str, seed: int) -> np.ndarray:
@@ -218,7 +237,9 @@ def read_stdin(shape: tuple[int, int, int], levels: int) -> ImageSplit:
     return own_images(found, levels, STDIN_NAME, "Images on stdin")
 
 
-def own_images(pixels: np.ndarray, levels: int, name: str, title: str) -> ImageSplit:
+def own_images(
+    pixels: np.ndarray, levels: int, name: str, title: str, files: Sequence[str] | None = None
+) -> ImageSplit:
     """Return a user's images as the only split of a data set.
 
     Args:
@@ -226,6 +247,7 @@ def own_images(pixels: np.ndarray, levels: int, name: str, title: str) -> ImageS
         levels: Number of values of a pixel.
         name: Name of the data set, and of its family.
         title: Title of the data set.
+        files: Name of each image's file; None if images are not files.
     """
     info = dataclasses.replace(
         seen_with(dataset_info(FOLDER), levels),
@@ -236,4 +258,4 @@ def own_images(pixels: np.ndarray, levels: int, name: str, title: str) -> ImageS
         splits={ALL: len(pixels)},
         rule="all of them",
     )
-    return ImageSplit(info, ALL, pixels)
+    return ImageSplit(info, ALL, pixels, files=files)

@@ -1,7 +1,9 @@
 """An evaluation: NLLs of images with the record of their mean. The schema `famecli/nll/1`."""
 
+import csv
 import dataclasses
 import hashlib
+import io
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -205,7 +207,8 @@ class NllReport:
         nlls, data = self.nlls, self.nll.data
         caption = f"{self.checkpoint.source}: {data.dataset_id}, {data.split}, {len(nlls.nats):,} images"
         figures = (nlls.mean, nlls.stderr, self.bits_per_dim, self.per_dim(nlls.stderr))
-        row = (f"NLL ({self.nll.estimator})", *(f"{figure:.5g}" for figure in figures))
+        shown = ("" if math.isnan(figure) else f"{figure:.5g}" for figure in figures)
+        row = (f"NLL ({self.nll.estimator})", *shown)
         return html_table(caption, ["", "nats/image", "±", "bits/dim", "±"], [row])
 
     def _importance(self) -> dict[str, Any]:
@@ -290,16 +293,17 @@ class NllReport:
             "iwae": f"nats/image = mean of -log(1/{nlls.importance_samples} sum of p(x,z)/q(z|x))",
             "ais": f"nats/image = mean of -log(1/{nlls.importance_samples} sum of annealed weights)",
         }
+        error = f"standard error = sd over images / sqrt({len(nlls.nats)}) = {nlls.stderr:.4f} nats"
         return "\n".join(
             (
                 f"{lines[nlls.bound]} = {nlls.mean:.4f}",
-                f"standard error = sd over images / sqrt({len(nlls.nats)}) = {nlls.stderr:.4f} nats",
+                "one image has no standard error" if math.isnan(nlls.stderr) else error,
                 f"bits/dim = nats / (ln 2 * {channels} * {height} * {width}) = {self.bits_per_dim:.5f}",
             )
         )
 
     def per_image(self) -> Iterator[dict[str, Any]]:
-        """Yield a row per image: its number in the split, the start of its hash, its NLL with all terms."""
+        """Yield a row per image: its number in the split, file, start of its hash, NLL with all terms."""
         nlls, annealed = self.nlls, self._annealed
         columns: dict[str, np.ndarray] = {
             "bits_per_dim": np.array([self.per_dim(nats) for nats in nlls.nats.tolist()]),
@@ -316,11 +320,9 @@ class NllReport:
         for index, levels in enumerate(self.scored.levels):
             sha8 = hashlib.sha256(levels.tobytes()).hexdigest()[:8]
             number = self.scored.numbers[index]
-            yield {
-                "index": number,
-                "sha8": sha8,
-                **{key: float(each[index]) for key, each in columns.items()},
-            }
+            file = {} if self.split.files is None else {"file": self.split.files[number]}
+            figures = {key: float(each[index]) for key, each in columns.items()}
+            yield {"index": number, **file, "sha8": sha8, **figures}
 
 
 def part_numbers(part: Part | None, images: int, total: int) -> Sequence[int]:
@@ -356,5 +358,8 @@ def per_image_text(report: NllReport, *, lines: bool) -> str:
     rows = list(report.per_image())
     if lines:
         return "".join(json.dumps(row) + "\n" for row in rows)
-    head = ",".join(rows[0]) + "\n"
-    return head + "".join(",".join(str(value) for value in row.values()) + "\n" for row in rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
