@@ -27,9 +27,9 @@ from benchmarks.checkpoints import (
 from benchmarks.estimates import mean_of
 from benchmarks.tables import Cell, Table, publish
 from famecli.data.dataset import even_part, fixed_levels
+from famecli.data.image_writers import levels_to_bytes, write_png
 from famecli.data.registry import dataset_info
 from famecli.grids import grid
-from famecli.images import levels_to_bytes, write_png
 from famecli.nll.evaluate import ImageNlls, evaluate
 from famecli.output import Output
 from famecli.sampling.generate import generate

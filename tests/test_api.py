@@ -17,8 +17,8 @@ from PIL import Image
 from support.commands import ROOT, fame, result_of, save_model, use_small_mnist
 
 import famecli
+from famecli.data.image_writers import to_uint8
 from famecli.errors import ArgumentError, ArgumentTypeError, FameError
-from famecli.images import to_uint8
 from famecli.nll.record import Annealing
 
 SHAPE = (1, 6, 5)

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 PICTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 MODULES = sorted((ROOT / "famecli").rglob("*.py"))
 TOOLS = "tools"
-MOST_LOOSE_MODULES = 9
+MOST_LOOSE_MODULES = 8
 
 
 def room_of(module: str) -> str:

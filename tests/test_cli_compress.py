@@ -18,8 +18,8 @@ from famecli.checkpoints.checkpoint import save_tensors
 from famecli.checkpoints.index import default_weights, weights_folder
 from famecli.checkpoints.store import Store, weights_with_hash
 from famecli.data.dataset import fixed_levels, load_split
+from famecli.data.image_writers import to_uint8
 from famecli.errors import UnavailableError
-from famecli.images import to_uint8
 
 ODD_NAMES = ("0.png", "a b.png", "é 数字.png", "b.c.png", "#'%&;.png")
 

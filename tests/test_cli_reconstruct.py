@@ -17,8 +17,8 @@ from support.commands import use_small_mnist as small
 from famecli.checkpoints.checkpoint import load_checkpoint, load_tensors, save_checkpoint
 from famecli.checkpoints.header import parse_header
 from famecli.data.dataset import fixed_levels, load_split
+from famecli.data.image_writers import MANIFEST, to_uint8
 from famecli.grids import enlarged, grid
-from famecli.images import MANIFEST, to_uint8
 from famecli.rng import ImageNoise
 from famecli.sampling.reconstruction import Settings
 from famecli.sampling.reconstruction import reconstruct as rebuild

@@ -18,8 +18,8 @@ from support.commands import ENVIRONMENT, error_of, fame, process, result_of, sa
 
 from famecli import __version__
 from famecli.checkpoints.checkpoint import load_checkpoint
+from famecli.data.image_writers import MANIFEST, to_uint8
 from famecli.grids import Layout
-from famecli.images import MANIFEST, to_uint8
 from famecli.sampling.generate import generate
 
 SHAPE = (1, 8, 8)

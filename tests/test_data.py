@@ -272,7 +272,9 @@ def test_an_epoch_visits_each_image_once_in_an_order_of_its_own() -> None:
 
 
 def test_finding_and_reading_files_needs_no_torch() -> None:
-    modules = "famecli.data.registry, famecli.data.cache, famecli.data.handwritten, famecli.images"
+    modules = (
+        "famecli.data.registry, famecli.data.cache, famecli.data.handwritten, famecli.data.image_writers"
+    )
     code = f"import sys, {modules}; print(*({{'torch', 'PIL', 'requests'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "\n"
 

@@ -16,10 +16,7 @@ from PIL import Image
 from support.data import image_bytes, png_claiming, random_pixels
 
 from famecli.data.image_files import LARGEST_SIDE, read_images
-from famecli.errors import FameError, InputError, UsageError
-from famecli.evaluation.fidelity import psnr
-from famecli.grids import enlarged, grid, visible_scale
-from famecli.images import (
+from famecli.data.image_writers import (
     MANIFEST,
     WRITERS,
     Format,
@@ -30,6 +27,9 @@ from famecli.images import (
     write_images,
     write_png,
 )
+from famecli.errors import FameError, InputError, UsageError
+from famecli.evaluation.fidelity import psnr
+from famecli.grids import enlarged, grid, visible_scale
 from famecli.output import terminal_picture
 
 NAMES: dict[Format, str] = {"grid": "a.png", "png": "a", "npz": "a.npz", "npy": "a.npy", "zip": "a.zip"}
@@ -160,7 +160,7 @@ def test_grey_images_can_be_written_as_rgb(tmp_path: Path) -> None:
 @pytest.mark.parametrize("format", ["npy", "npz", "zip", "grid"])
 def test_stdout_takes_what_a_file_would(tmp_path: Path, format: Format) -> None:
     code = (
-        "import numpy as np, sys; from famecli.images import open_writer\n"
+        "import numpy as np, sys; from famecli.data.image_writers import open_writer\n"
         f"with open_writer('-', 2, format={format!r}) as writer:\n"
         "    for seed in (0, 1): writer.add(np.full((1, 3, 3, 1), seed, np.uint8), [{'seed': seed}])"
     )

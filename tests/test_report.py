@@ -17,9 +17,9 @@ from famecli.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from famecli.checkpoints.index import weights_folder
 from famecli.config.schema import TrainConfig, to_dict
 from famecli.data.dataset import fixed_levels, load_split
+from famecli.data.image_writers import levels_to_bytes
 from famecli.escape import fenced, markdown
 from famecli.grids import grid
-from famecli.images import levels_to_bytes
 from famecli.model.fame import Fame
 from famecli.nll.evaluate import pixel_bits
 from famecli.report.page import _time as training_time

@@ -16,8 +16,8 @@ from support.commands import use_small_mnist as small
 from famecli.checkpoints.checkpoint import load_checkpoint
 from famecli.data.arrays import image_shape_of, images_of, read_stream
 from famecli.data.image_files import exact_levels
+from famecli.data.image_writers import to_uint8
 from famecli.errors import InputError
-from famecli.images import to_uint8
 from famecli.nll.evaluate import evaluate
 
 BITS, GREYS = (1, 6, 5), (3, 4, 4)

@@ -62,7 +62,7 @@ def test_archives_are_folders(tmp_path: Path, name: str) -> None:
 
 
 def test_archives_of_samples_are_read(tmp_path: Path) -> None:
-    from famecli.images import write_images
+    from famecli.data.image_writers import write_images
 
     write_images(GREYS[:12, :, :, None], [{"seed": n} for n in range(12)], tmp_path / "x.zip")
     found = read_images([tmp_path / "x.zip"], GREY)

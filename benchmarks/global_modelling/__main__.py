@@ -24,10 +24,10 @@ from benchmarks.checkpoints import (
 from benchmarks.global_modelling import completions, halves, maps, probe
 from benchmarks.tables import Table, publish
 from famecli.data.dataset import ImageSplit, Split, fixed_levels
+from famecli.data.image_writers import levels_to_bytes, write_png
 from famecli.data.registry import dataset_info
 from famecli.errors import UsageError
 from famecli.grids import grid
-from famecli.images import levels_to_bytes, write_png
 from famecli.nll.record import BITS_SEED
 
 SCHEMA = "famecli/global-modelling/1"

@@ -10,8 +10,8 @@ import numpy as np
 from benchmarks.checkpoints import NamedModel, reference_of
 from benchmarks.estimates import mean_of, ratio_of
 from benchmarks.tables import Cell, Table
+from famecli.data.image_writers import mean_to_uint8, write_png
 from famecli.grids import grid
-from famecli.images import mean_to_uint8, write_png
 from famecli.nll.evaluate import evaluate, pixel_bits
 from famecli.nll.units import NATS_PER_BIT
 from famecli.output import Output

@@ -369,8 +369,8 @@ class Model:
         """
         from PIL import Image
 
+        from famecli.data.image_writers import levels_to_bytes
         from famecli.grids import grid
-        from famecli.images import levels_to_bytes
 
         array = x.detach().cpu().numpy() if isinstance(x, Tensor) else x
         if array.dtype.kind != "f":

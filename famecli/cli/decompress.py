@@ -45,7 +45,7 @@ def decompress(
     """
     from famecli.coding.compress import check_model, decode_images, write_named
     from famecli.coding.container import read_file
-    from famecli.images import to_uint8
+    from famecli.data.image_writers import to_uint8
 
     output = images.common.output()
     target = images.target("images", format, suffix="")

@@ -29,8 +29,8 @@ from famecli.output import Output
 if TYPE_CHECKING:
     import torch
 
+    from famecli.data.image_writers import Format, ImageTarget
     from famecli.grids import Layout
-    from famecli.images import Format, ImageTarget
     from famecli.runtime.distributed import Group
 
 COMMON = "Common"
@@ -229,7 +229,7 @@ class ImageOutput:
             UsageError: Images and a JSON document both go to stdout, or the output cannot take the format.
             InputError: The output exists.
         """
-        from famecli.images import ImageTarget
+        from famecli.data.image_writers import ImageTarget
 
         if self.out == "-" and self.common.json:
             raise UsageError("--json and -o - both want stdout", "name a file for the images")

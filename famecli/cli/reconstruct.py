@@ -110,8 +110,8 @@ def reconstruct(
       fame reconstruct run/ digits/ --json | jq -r '.images[] | [.source, .psnr] | @tsv'
     """
     from famecli.checkpoints.checkpoint import save_tensors
+    from famecli.data.image_writers import levels_to_bytes
     from famecli.evaluation.fidelity import fidelity
-    from famecli.images import levels_to_bytes
     from famecli.sampling import reconstruction as library
 
     output = images.common.output()

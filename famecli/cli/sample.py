@@ -204,8 +204,8 @@ def sample(
 
       fame sample --dataset mnist -n 256 -o - > samples.npy
     """
+    from famecli.data.image_writers import levels_to_bytes
     from famecli.grids import Layout
-    from famecli.images import levels_to_bytes
     from famecli.runtime.distributed import explain_lost_processes
 
     output = images.common.output()

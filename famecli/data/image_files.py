@@ -12,10 +12,10 @@ import numpy as np
 
 from famecli.config.schema import ModelConfig
 from famecli.data.fetch import say_nothing
+from famecli.data.image_writers import to_uint8
 from famecli.data.listing import READABLE, WHAT_IS_READ, list_images
 from famecli.data.preparation import Preparation
 from famecli.errors import InputError, truncate
-from famecli.images import to_uint8
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -366,7 +366,7 @@ def nearest_levels(levels: int) -> np.ndarray:
 
 
 def exact_levels(pixels: np.ndarray, levels: int, name_of: Callable[[int], str]) -> np.ndarray:
-    """Return the levels that `famecli.images.to_uint8` turns into these bytes.
+    """Return the levels that `famecli.data.image_writers.to_uint8` turns into these bytes.
 
     Args:
         pixels: Bytes, `(N, C, H, W)`.

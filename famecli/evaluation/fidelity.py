@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from famecli.images import levels_to_bytes
+from famecli.data.image_writers import levels_to_bytes
 from famecli.model.fame import Fame
 from famecli.nll.evaluate import evaluate
 from famecli.nll.units import NATS_PER_BIT, bits_per_dim

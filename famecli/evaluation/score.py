@@ -15,11 +15,11 @@ from famecli.checkpoints.description import with_claim
 from famecli.config.costs import images_at_once
 from famecli.data.dataset import FixedLevels, ImageSplit, Split, fixed_levels
 from famecli.data.folder import seen_with
+from famecli.data.image_writers import bits_to_uint8, open_writer
 from famecli.data.registry import FOLDER, dataset_info
 from famecli.data.seen import count_seen
 from famecli.errors import ArgumentError, InputError
 from famecli.evaluation.report import NllReport, part_numbers
-from famecli.images import bits_to_uint8, open_writer
 from famecli.model.fame import Fame
 from famecli.nll.ais import Simulated, double, evaluate_ais, simulate
 from famecli.nll.evaluate import ImageNlls, evaluate, pixel_bits

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from famecli.data.dataset import FixedLevels
+from famecli.data.image_writers import levels_to_bytes, png_bytes
 from famecli.errors import NumericsError
 from famecli.grids import enlarged, grid, visible_scale, with_three_channels
-from famecli.images import levels_to_bytes, png_bytes
 from famecli.model.fame import Fame
 from famecli.nll.evaluate import pixel_bits
 from famecli.report.charts import VIRIDIS

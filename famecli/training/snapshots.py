@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from famecli import __version__
-from famecli.images import levels_to_bytes, write_images
+from famecli.data.image_writers import levels_to_bytes, write_images
 from famecli.sampling.generate import generate_batches
 from famecli.training.trainer import Trainer
 
