@@ -156,7 +156,7 @@ def compare(decoder: str, options: argparse.Namespace, run: Runner = fame) -> li
     for seed in options.seeds:
         for rival in rivals:
             runs[rival.name].append(train(training_of(rival, seed, options), options.out, run))
-    drawing = chart(decoder, rivals, runs).svg(alone=True)
+    drawing = chart(decoder, rivals, runs).svg("file")
     write_atomic(options.out / f"curves-{decoder}.svg", drawing.encode())
     return [_results(decoder, rivals, runs), _curves(decoder, rivals, runs)]
 

@@ -49,7 +49,7 @@ def chart(*curves: Curve, floor: float | None = None) -> LineChart:
 
 
 def drawn(figure: LineChart | ColourBar) -> ElementTree.Element:
-    return ElementTree.fromstring(figure.svg(alone=True))
+    return ElementTree.fromstring(figure.svg("file"))
 
 
 def path_points(element: ElementTree.Element) -> np.ndarray:
@@ -218,7 +218,7 @@ def test_text_in_a_drawing_is_text() -> None:
 def test_drawings_fetch_nothing() -> None:
     bar = ColourBar("b", "t", "bits per pixel", 4.0)
     for figure in (chart(Curve("a", [(0.0, 1.0)], True)), bar):
-        text = figure.svg(alone=True).replace('xmlns="http://www.w3.org/2000/svg"', "")
+        text = figure.svg("file").replace('xmlns="http://www.w3.org/2000/svg"', "")
         assert "http" not in text
         assert set(re.findall(r"url\((.)", text)) <= {"#"}
 

@@ -35,6 +35,12 @@ Out = Annotated[
         "-o", "--out", metavar="FILE", help="Page: .html, or .md with its images in a folder beside it."
     ),
 ]
+Figures = Annotated[
+    Path | None,
+    typer.Option(
+        "--figures", metavar="FOLDER", help="Also write each chart and grid as SVG and PDF, for papers."
+    ),
+]
 Samples = Annotated[
     int, typer.Option("--samples", min=0, max=MOST_IMAGES, metavar="IMAGES", help="Samples of each run.")
 ]
@@ -55,6 +61,7 @@ Evaluate = Annotated[bool, typer.Option("--evaluate", help="Measure the NLL of t
 def report(
     runs: Runs,
     out: Out = None,
+    figures: Figures = None,
     samples: Samples = 64,
     images: Images = 8,
     evaluate: Evaluate = False,
@@ -79,6 +86,8 @@ def report(
       fame report runs/*/ --evaluate --limit 1000 -o report.html
 
       fame report fame-mnist --samples 100 -o report.md
+
+      fame report runs/*/ --figures figures/
     """
     if limit is not None and not evaluate:
         raise UsageError("--limit is for --evaluate", "add --evaluate, or leave --limit out")
@@ -88,8 +97,12 @@ def report(
     from famecli.report.page import page_paths, write_report
 
     output, path = common.output(), out or Path(free_name("report", ".html"))
-    check_absent(force, *page_paths(path))
+    check_absent(force, *page_paths(path), figures)
     check_writable(path)
+    if figures is not None:
+        check_writable(figures, folder=True)
     wanted = ReportOptions(samples, images, evaluate, limit, seed, data)
-    document = write_report(runs, path, wanted, network.store(output), machine.torch_device(), output)
+    document = write_report(
+        runs, path, wanted, network.store(output), machine.torch_device(), output, figures
+    )
     output.result(document, str(path))

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from famecli.report.render import HTML
 
@@ -23,6 +24,8 @@ VIRIDIS = ("#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5
 DASHES = ("", "7 4", "2 4")
 
 Points = Sequence[tuple[float, float]]
+# Part of a page; a file with the colours of the screen, light or dark; a file with fixed colours for print.
+Style = Literal["page", "file", "print"]
 
 
 @dataclass(frozen=True)
@@ -118,8 +121,8 @@ class LineChart:
             return ""
         return f"The first values, up to {highest:.4g}, lie above the frame."
 
-    def svg(self, *, alone: bool = False) -> str:
-        """Return the drawing as SVG; with `alone`, as a file with its own style and background."""
+    def svg(self, style: Style = "page") -> str:
+        """Return the drawing as SVG."""
         legend = list(self._legend())
         curves, ends = [curve.points for curve in self.curves], self._ends()
         low, high = reach(curves, self.floor)
@@ -129,7 +132,7 @@ class LineChart:
         heights = [min(max(y.at(point[1]), y.end_px), y.start_px) for _, point, _ in ends]
         placed = zip(ends, apart(heights, 14, y.end_px, y.start_px), strict=True)
         template = HTML.get_template("line_chart.jinja")
-        return template.render(chart=self, x=x, y=y, legend=legend, ends=placed, alone=alone)
+        return template.render(chart=self, x=x, y=y, legend=legend, ends=placed, style=style)
 
     def _ends(self) -> list[tuple[str, tuple[float, float], int]]:
         """Return text, point and place of the labels at the ends of curves, one for each label."""
@@ -167,10 +170,10 @@ class ColourBar:
         """The content of the bar in words."""
         return f"{self.label}: dark purple is 0, yellow {tick_text(self.high)} or more."
 
-    def svg(self, *, alone: bool = False) -> str:
-        """Return the drawing as SVG; with `alone`, as a file with its own style and background."""
+    def svg(self, style: Style = "page") -> str:
+        """Return the drawing as SVG."""
         axis = Axis(0.0, self.high, 12, WIDTH - 40)
-        return HTML.get_template("colour_bar.jinja").render(chart=self, axis=axis, alone=alone)
+        return HTML.get_template("colour_bar.jinja").render(chart=self, axis=axis, style=style)
 
 
 def round_step(least: float) -> float:
@@ -236,5 +239,10 @@ def _short(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - most // 2 - 1]}…{text[-(most // 2) :]}"
 
 
-HTML.globals |= {"WIDTH": WIDTH, "HEIGHT": HEIGHT, "LIGHT": LIGHT, "DARK": DARK, "PAPER": PAPER, "INK": INK}
-HTML.globals |= {"FAINT": FAINT, "VIRIDIS": VIRIDIS, "DASHES": DASHES, "tick_text": tick_text}
+# Colours by name, on a light and on a dark background.
+COLOURS = [
+    {f"hue{place}": hue for place, hue in enumerate(hues)} | {"paper": paper, "ink": ink, "faint": faint}
+    for hues, paper, ink, faint in zip((LIGHT, DARK), PAPER, INK, FAINT, strict=True)
+]
+HTML.globals |= {"WIDTH": WIDTH, "HEIGHT": HEIGHT, "LIGHT": LIGHT, "COLOURS": COLOURS}
+HTML.globals |= {"VIRIDIS": VIRIDIS, "DASHES": DASHES, "tick_text": tick_text}

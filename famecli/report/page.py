@@ -22,6 +22,7 @@ from famecli.nll.units import NATS_PER_BIT
 from famecli.output import Output
 from famecli.report.charts import ColourBar, Curve, LineChart
 from famecli.report.collect import Collector, ReportOptions, RunReport, comparable, grouped_by
+from famecli.report.figures import Figure, write_figures
 from famecli.report.metrics import METRICS, Record
 from famecli.report.pictures import Picture, coloured, pairs, sheet, shown_bits
 from famecli.report.render import HTML, MARKDOWN
@@ -59,7 +60,13 @@ def page_paths(out: Path) -> tuple[Path, Path | None]:
 
 
 def write_report(
-    runs: Sequence[str], out: Path, options: ReportOptions, store: Store, device: torch.device, output: Output
+    runs: Sequence[str],
+    out: Path,
+    options: ReportOptions,
+    store: Store,
+    device: torch.device,
+    output: Output,
+    figures: Path | None = None,
 ) -> dict[str, Any]:
     """Write one page about runs and return its figures: the schema `famecli/report/1`.
 
@@ -70,6 +77,7 @@ def write_report(
         store: Named weights, and the cache that also has the data sets.
         device: Device to compute on.
         output: Streams for notes, warnings and progress.
+        figures: Folder for the charts and grids of the page as SVG and PDF; None for no such files.
 
     Raises:
         UsageError: A run is named twice, or `out` is not a name of a page.
@@ -82,19 +90,18 @@ def write_report(
     (path, folder), made = page_paths(out), _made()
     found = Collector(options, store, device, output).collect(runs)
     content = page_content(found, options) | {"subtitle": f"{made}, seed {options.seed}"}
-    files: dict[str, bytes] = {}
-    if folder is None:
-        text = to_html(content)
-    else:
-        text, files = to_markdown(content, folder.name)
+    markdown, shown = to_markdown(content, "" if folder is None else folder.name)
+    if folder is not None:
         folder.mkdir(exist_ok=True)
-        for name, image in files.items():
-            write_atomic(folder / name, image)
-    write_atomic(path, text.encode())
+        for figure in shown:
+            write_atomic(folder / _file_name(figure), _file_content(figure))
+    write_atomic(path, (to_html(content) if folder is None else markdown).encode())
+    drawn = [] if figures is None else write_figures(shown, figures, output.note)
     return {
         "schema": SCHEMA,
         "out": str(path),
-        "files": [str(folder / name) for name in files] if folder else [],
+        "files": [str(folder / _file_name(figure)) for figure in shown] if folder else [],
+        "figures": [str(figure) for figure in drawn],
         "seed": options.seed,
         "runs": [run.summary() for run in found],
         "differences": dict(differences([run.facts for run in found])),
@@ -106,20 +113,24 @@ def to_html(content: dict[str, Any]) -> str:
     return HTML.get_template("report.jinja").render(content, format="html.jinja")
 
 
-def to_markdown(content: dict[str, Any], folder: str) -> tuple[str, dict[str, bytes]]:
-    """Return the page in GitHub's Markdown, and the content of the files in `folder`, by their names."""
-    files: dict[str, bytes] = {}
+def to_markdown(content: dict[str, Any], folder: str) -> tuple[str, list[Figure]]:
+    """Return the page in GitHub's Markdown, and its figures, which it expects as files in `folder`."""
+    shown: list[Figure] = []
 
-    def saved(figure: Picture | LineChart | ColourBar) -> Markup:
-        if isinstance(figure, Picture):
-            name, data = f"{figure.name}.png", figure.enlarged()
-        else:
-            name, data = f"{figure.name}.svg", figure.svg(alone=True).encode()
-        files[name] = data
-        return Markup(f"{quote(os.fsencode(folder))}/{name}")
+    def saved(figure: Figure) -> Markup:
+        shown.append(figure)
+        return Markup(f"{quote(os.fsencode(folder))}/{_file_name(figure)}")
 
     template = MARKDOWN.get_template("report.jinja")
-    return template.render(content, format="markdown.jinja", saved=saved), files
+    return template.render(content, format="markdown.jinja", saved=saved), shown
+
+
+def _file_name(figure: Figure) -> str:
+    return f"{figure.name}.{'png' if isinstance(figure, Picture) else 'svg'}"
+
+
+def _file_content(figure: Figure) -> bytes:
+    return figure.enlarged() if isinstance(figure, Picture) else figure.svg("file").encode()
 
 
 def page_content(runs: Sequence[RunReport], options: ReportOptions) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from famecli.grids import enlarged, grid, visible_scale, with_three_channels
 from famecli.model.fame import Fame
 from famecli.nll.evaluate import pixel_bits
 from famecli.report.charts import VIRIDIS
+from famecli.report.render import HTML
 from famecli.sampling.generate import generate_batches
 from famecli.sampling.reconstruction import Settings, reconstruct
 
@@ -40,11 +41,15 @@ class Picture:
     @property
     def url(self) -> str:
         """The picture as a data URL of a PNG."""
-        return f"data:image/png;base64,{base64.b64encode(png_bytes(self.pixels, {})).decode()}"
+        return _data_url(png_bytes(self.pixels, {}))
 
     def enlarged(self) -> bytes:
         """Return a PNG with the size it has on the screen: viewers of Markdown would blur a small one."""
         return png_bytes(enlarged(self.pixels, self.scale), {})
+
+    def svg(self) -> str:
+        """Return the picture as an SVG file with the enlarged PNG inside."""
+        return HTML.get_template("picture.jinja").render(picture=self, url=_data_url(self.enlarged()))
 
 
 @dataclass(frozen=True)
@@ -114,3 +119,7 @@ def coloured(bits: np.ndarray, high: float) -> np.ndarray:
     places = np.clip(bits / high, 0, 1) * (len(table) - 1)
     channels = [np.interp(places, np.arange(len(table)), channel) for channel in table.T]
     return np.asarray(np.rint(np.stack(channels, axis=3)).astype(np.uint8))
+
+
+def _data_url(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
