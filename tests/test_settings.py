@@ -7,7 +7,7 @@ from pathlib import Path
 
 from support.outcomes import Command
 
-from famecli.cli.groups import flags_for_parameters
+from famecli.cli.grouping import flags_for_parameters
 from famecli.cli.train_options import FLAGS
 from famecli.config.presets import model_config
 from famecli.config.resolve import keys, keys_as_markdown, resolve, to_toml

@@ -15,7 +15,7 @@ from famecli.cli.compress import compress
 from famecli.cli.datasets import app as datasets
 from famecli.cli.decompress import decompress
 from famecli.cli.evaluate_nll import evaluate_nll
-from famecli.cli.groups import flags_for_parameters
+from famecli.cli.grouping import flags_for_parameters
 from famecli.cli.info import info
 from famecli.cli.reconstruct import reconstruct
 from famecli.cli.report import report

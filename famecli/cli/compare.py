@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 from rich.console import Console
 
-from famecli.cli.groups import Common, grouped
+from famecli.cli.grouping import grouped
+from famecli.cli.groups import Common
 from famecli.errors import UsageError
 from famecli.files import STDIN
 from famecli.output import FittedTable, say

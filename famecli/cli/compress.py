@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from famecli.cli.groups import Common, Force, Network, SplitName, check_files, grouped
+from famecli.cli.grouping import grouped
+from famecli.cli.groups import Common, Force, Network, SplitName, check_files
 from famecli.cli.sources import DataSource, ModelSource
 from famecli.errors import InputError, UsageError
 from famecli.files import free_name, write_atomic

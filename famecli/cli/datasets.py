@@ -5,7 +5,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from famecli.cli.groups import Common, Network, ShortDryRun, complete_dataset, grouped
+from famecli.cli.grouping import grouped
+from famecli.cli.groups import Common, Network, ShortDryRun, complete_dataset
 from famecli.cli.sources import DataSource
 from famecli.data.cache import locate
 from famecli.data.registry import DATASETS, FOLDER, DatasetInfo, dataset_info

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from famecli.checkpoints.store import weights_with_hash
-from famecli.cli.groups import ImageFormat, ImageOutput, Network, grouped
+from famecli.cli.grouping import grouped
+from famecli.cli.groups import ImageFormat, ImageOutput, Network
 from famecli.cli.sources import ModelSource
 
 SCHEMA = "famecli/decompress/1"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from famecli.cli.grouping import grouped
 from famecli.cli.groups import (
     MOST_IMAGES,
     BatchSize,
@@ -21,7 +22,6 @@ from famecli.cli.groups import (
     Split,
     check_absent,
     check_files,
-    grouped,
     join,
 )
 from famecli.cli.sources import DataSource, ModelSource

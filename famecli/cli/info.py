@@ -10,7 +10,8 @@ from famecli.checkpoints.card import model_card
 from famecli.checkpoints.description import Description, describe
 from famecli.checkpoints.index import index
 from famecli.checkpoints.provenance import in_words
-from famecli.cli.groups import Common, grouped
+from famecli.cli.grouping import grouped
+from famecli.cli.groups import Common
 from famecli.cli.sources import CheckpointSource
 from famecli.config.schema import StageConfig, to_dict
 from famecli.errors import UsageError

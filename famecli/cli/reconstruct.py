@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from famecli.cli.grouping import grouped
 from famecli.cli.groups import (
     MOST_IMAGES,
     DecoderOutput,
@@ -15,7 +16,6 @@ from famecli.cli.groups import (
     Split,
     SplitName,
     check_files,
-    grouped,
 )
 from famecli.cli.sources import DataSource, ModelSource
 from famecli.errors import UsageError

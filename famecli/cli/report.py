@@ -5,18 +5,8 @@ from typing import Annotated
 
 import typer
 
-from famecli.cli.groups import (
-    MOST_IMAGES,
-    Common,
-    Data,
-    Force,
-    Limit,
-    Machine,
-    Network,
-    Seed,
-    check_absent,
-    grouped,
-)
+from famecli.cli.grouping import grouped
+from famecli.cli.groups import MOST_IMAGES, Common, Data, Force, Limit, Machine, Network, Seed, check_absent
 from famecli.cli.sources import complete_weights
 from famecli.errors import UsageError
 from famecli.files import STDIN, check_writable, free_name

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from famecli import __version__
+from famecli.cli.grouping import grouped
 from famecli.cli.groups import (
     FURTHER,
     BatchSize,
@@ -16,7 +17,6 @@ from famecli.cli.groups import (
     Machine,
     PictureOutput,
     Seed,
-    grouped,
     join,
 )
 from famecli.cli.preparing import Preparing

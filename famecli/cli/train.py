@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.console import Console
 
-from famecli.cli.groups import Common, Machine, Network, grouped, join
+from famecli.cli.grouping import grouped
+from famecli.cli.groups import Common, Machine, Network, join
 from famecli.cli.train_options import Display, TypedOptions, check_options
 from famecli.config.resolve import keys, to_toml
 from famecli.errors import ExitCode

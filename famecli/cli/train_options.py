@@ -6,12 +6,7 @@ from typing import Annotated, Literal, get_args
 
 import typer
 
-from famecli.cli.groups import (
-    Data,
-    Dataset,
-    ShortDryRun,
-    images_or_auto,
-)
+from famecli.cli.groups import Data, Dataset, ShortDryRun, images_or_auto
 from famecli.cli.preparing import Convert, CropTo, Pad, Resize
 from famecli.cli.sources import complete_model, complete_weights
 from famecli.config.presets import DEFAULT_SIZE, PRESETS

@@ -7,7 +7,8 @@ import typer
 from rich.console import Console
 
 from famecli import __version__
-from famecli.cli.groups import MOST_IMAGES, Common, Machine, Seed, SplitName, grouped
+from famecli.cli.grouping import grouped
+from famecli.cli.groups import MOST_IMAGES, Common, Machine, Seed, SplitName
 from famecli.cli.sources import DataSource, ModelSource
 from famecli.errors import GateError, UnavailableError, UsageError, did_you_mean
 from famecli.files import STDIN

@@ -11,7 +11,8 @@ from rich.console import Console
 from famecli.checkpoints.index import KEYS, WeightsEntry, entry_of, index, unknown_checkpoint, weights_folder
 from famecli.checkpoints.store import WORST_FIRST, Named, Store, Verified, verify_weights
 from famecli.checkpoints.urls import addresses
-from famecli.cli.groups import BatchSize, Common, Machine, Network, ShortDryRun, grouped
+from famecli.cli.grouping import grouped
+from famecli.cli.groups import BatchSize, Common, Machine, Network, ShortDryRun
 from famecli.cli.sources import DataSource, complete_weights
 from famecli.data.registry import DATASETS
 from famecli.errors import FameError, UnavailableError, UsageError
