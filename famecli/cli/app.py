@@ -15,7 +15,7 @@ from famecli.cli.compress import compress
 from famecli.cli.datasets import app as datasets
 from famecli.cli.decompress import decompress
 from famecli.cli.evaluate_nll import evaluate_nll
-from famecli.cli.grouping import flags_for_parameters
+from famecli.cli.grouping import flags_for_parameters, with_usual_first
 from famecli.cli.info import info
 from famecli.cli.reconstruct import reconstruct
 from famecli.cli.report import report
@@ -34,21 +34,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-# In the order of fame --help.
-COMMANDS: tuple[Callable[..., None], ...] = (
-    train,
-    evaluate_nll,
-    compare,
-    verify,
-    sample,
-    reconstruct,
-    compress,
-    decompress,
-    report,
-    info,
-)
-for command in COMMANDS:
-    app.command()(command)
+# Commands in the order of `fame --help`, each with the parameters of its usual options, in order.
+COMMANDS: dict[Callable[..., None], str] = {
+    train: "dataset data size images budget_s batch_size lr out init resume seed device",
+    evaluate_nll: "dataset model data split limit importance_samples per_image coded batch_size seed device",
+    compare: "",
+    verify: "dataset model data checks samples images limit seed device",
+    sample: "dataset model number out force temperature complete rows mask batch_size seed device",
+    reconstruct: "dataset model data split number out force samples interpolate steps seed device",
+    compress: "dataset model data split start limit out force",
+    decompress: "",
+    report: "out figures samples images evaluate limit data seed force device",
+    info: "",
+}
+for command, usual in COMMANDS.items():
+    app.command()(with_usual_first(command, usual.split()) if usual else command)
 app.add_typer(datasets, name="datasets")
 app.add_typer(weights, name="weights", help="List, fetch, check and import named weights.")
 

@@ -25,7 +25,11 @@ Files = Annotated[
 ]
 Part = Annotated[
     SplitName | None,
-    typer.Option("--split", metavar="train|valid|test|all", help="Without IMAGES: part of the data set."),
+    typer.Option(
+        "--split",
+        metavar="train|valid|test|all",
+        help="Without IMAGES: part of the data set (default: test).",
+    ),
 ]
 Out = Annotated[
     str | None, typer.Option("-o", "--out", metavar="FILE|-", help="Output (default: a free name).")
@@ -38,13 +42,15 @@ Group = Annotated[
 ]
 Start = Annotated[
     int | None,
-    typer.Option("--start", min=0, metavar="INDEX", help="Without IMAGES: first image of the part [0]."),
+    typer.Option(
+        "--start", min=0, metavar="INDEX", help="Without IMAGES: first image of the part (default: 0)."
+    ),
 ]
 
 
 Number = Annotated[
     int | None,
-    typer.Option("--limit", min=1, metavar="N", help="Without IMAGES: number of images, from --start on."),
+    typer.Option("--limit", min=1, metavar="N", help="Without IMAGES: use only N images, from --start on."),
 ]
 
 

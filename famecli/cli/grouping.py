@@ -7,15 +7,22 @@
 declare the options of the remaining fields.
 """
 
+import copy
 import dataclasses
 import functools
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
+from famecli.errors import UsageError, truncate
+
 # Largest value of whole numbers without one of their own.
-LARGEST_COUNT = 10**12
+LARGEST_COUNT, LARGEST_SEED = 10**12, 2**63 - 1
+# Panel of the options that all commands have.
+COMMON = "Common"
+# Panel of the help for options that few need, below the usual ones.
+MORE = "More options"
 # Flag of each parameter of a command with groups.
 FLAGS: dict[str, str] = {}
 
@@ -39,12 +46,11 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
             kind = inspect.Parameter.KEYWORD_ONLY
             parameters[name] = parameter.replace(annotation=hints[name], kind=kind)
 
-    for each in parameters.values():
-        _limit(each.annotation)
     FLAGS.update({name: flag for name, each in parameters.items() if (flag := _flag(each.annotation))})
 
     @functools.wraps(command)
     def run(**values: object) -> None:
+        _check_counts(values)
         # Exclude groups: a field of a group may have the group's name.
         own = {name: value for name, value in values.items() if name in hints.keys() - groups.keys()}
         command(**own, **{name: _filled(_bare(group), values) for name, group in groups.items()})
@@ -54,6 +60,33 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     run.__annotations__ = {name: parameter.annotation for name, parameter in parameters.items()}
     run.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
     return run
+
+
+def with_usual_first(command: Callable[..., None], usual: Sequence[str]) -> Callable[..., None]:
+    """Return a command whose help shows the usual options first, and the others in panels below.
+
+    Args:
+        command: Command that `grouped` returned.
+        usual: Parameters of the usual options, in the order of the help.
+
+    Raises:
+        KeyError: The command has no such parameter.
+    """
+    declared = inspect.signature(command).parameters
+
+    def moved(parameter: inspect.Parameter) -> inspect.Parameter:
+        if not _flag(parameter.annotation):
+            return parameter
+        # A copy: other commands declare the same option.
+        option = copy.copy(parameter.annotation.__metadata__[0])
+        option.rich_help_panel = None if parameter.name in usual else option.rich_help_panel or MORE
+        return parameter.replace(annotation=Annotated[_bare(parameter.annotation), option])
+
+    others = [moved(each) for name, each in declared.items() if name not in usual]
+    parameters = [*(moved(declared[name]) for name in usual), *sorted(others, key=_place)]
+    command.__annotations__ = {each.name: each.annotation for each in parameters}
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return command
 
 
 def flags_for_parameters(text: str) -> str:
@@ -69,6 +102,13 @@ def flags_for_parameters(text: str) -> str:
     return re.sub(r"`([a-z_]+)(?:=([^`]*))?`", flag, text)
 
 
+def _place(parameter: inspect.Parameter) -> int:
+    """Return the place of a panel: arguments and more options, then topics, then the common options."""
+    declared = getattr(parameter.annotation, "__metadata__", (None,))[0]
+    panel = getattr(declared, "rich_help_panel", None)
+    return 2 if panel == COMMON else int(panel not in (None, MORE))
+
+
 def _flag(annotation: object) -> str:
     """Return the first long flag of an option; empty for an argument."""
     options = getattr(annotation, "__metadata__", ())
@@ -76,11 +116,16 @@ def _flag(annotation: object) -> str:
     return next((str(flag).partition("/")[0] for flag in flags if str(flag).startswith("--")), "")
 
 
-def _limit(annotation: Any) -> None:  # noqa: ANN401
-    """Give an option of whole numbers a largest value, if it has none."""
-    for option in getattr(annotation, "__metadata__", ()):
-        if option.min is not None and option.max is None and float not in get_args(_bare(annotation)):
-            option.max = LARGEST_COUNT
+def _check_counts(values: Mapping[str, object]) -> None:
+    """Refuse absurd whole numbers; as ranges of the options they would fill the help.
+
+    Raises:
+        UsageError: A number is too large.
+    """
+    for name, value in values.items():
+        most = LARGEST_SEED if name == "seed" else LARGEST_COUNT
+        if type(value) is int and value > most:
+            raise UsageError(f"{FLAGS[name]} {truncate(value, 40)} is above {most}")
 
 
 def _bare(hint: Any) -> Any:  # noqa: ANN401

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from famecli.checkpoints.store import Store
+from famecli.cli.grouping import COMMON
 from famecli.errors import InputError, UsageError, truncate
 from famecli.files import check_writable, free_name
 from famecli.output import Output
@@ -20,11 +21,8 @@ if TYPE_CHECKING:
     from famecli.grids import Layout
     from famecli.runtime.distributed import Group
 
-COMMON = "Common"
-# Largest seeds, images in memory at once, and threads: more would crash where the system has fewer.
-LARGEST_SEED, MOST_IMAGES, MOST_THREADS = 2**63 - 1, 100_000, 256
-# Panel of the help for options that few need, below the usual ones.
-FURTHER = "Further options"
+# Largest number of images in memory at once, and threads: more would crash where the system has fewer.
+MOST_IMAGES, MOST_THREADS = 100_000, 256
 # Suffixes of default names; the format png is a folder.
 SUFFIXES = {"grid": ".png", "png": ""}
 
@@ -71,8 +69,7 @@ Data = Annotated[
         help="Folder with the data set's files (or set FAME_DATA), or with --dataset folder your images.",
     ),
 ]
-_SEED = "Seed of everything random."
-Seed = Annotated[int, typer.Option("--seed", min=0, max=LARGEST_SEED, help=_SEED, envvar="FAME_SEED")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.", envvar="FAME_SEED")]
 Limit = Annotated[
     int | None,
     typer.Option("--limit", min=1, metavar="N", help="Use only N images, spread evenly over the split."),

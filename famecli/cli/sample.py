@@ -10,7 +10,6 @@ import typer
 from famecli import __version__
 from famecli.cli.grouping import grouped
 from famecli.cli.groups import (
-    FURTHER,
     BatchSize,
     DecoderOutput,
     ImageFormat,
@@ -41,7 +40,6 @@ StartIndex = Annotated[
         "--start-index",
         min=0,
         metavar="K",
-        rich_help_panel=FURTHER,
         help="Image k comes from --seed + K + k.",
     ),
 ]
@@ -101,7 +99,6 @@ class Drawing:
             "--latent-temperature",
             min=0.0,
             max=100.0,
-            rich_help_panel=FURTHER,
             help="Factor on the standard deviations of the priors.",
         ),
     ] = 1.0
@@ -110,7 +107,6 @@ class Drawing:
         bool,
         typer.Option(
             "--no-cache",
-            rich_help_panel=FURTHER,
             help="Slow reference: one forward pass per pixel, same images.",
         ),
     ] = False
@@ -120,7 +116,6 @@ class Drawing:
         typer.Option(
             "--precision",
             metavar="fp32|bf16|fp64",
-            rich_help_panel=FURTHER,
             help="Precision of the decoder (bf16), or of all (fp64).",
         ),
     ] = "fp32"

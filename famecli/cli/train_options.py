@@ -6,7 +6,7 @@ from typing import Annotated, Literal, get_args
 
 import typer
 
-from famecli.cli.groups import Data, Dataset, ShortDryRun, images_or_auto
+from famecli.cli.groups import Data, Dataset, Seed, ShortDryRun, images_or_auto
 from famecli.cli.preparing import Convert, CropTo, Pad, Resize
 from famecli.cli.sources import complete_model, complete_weights
 from famecli.config.presets import DEFAULT_SIZE, PRESETS
@@ -159,7 +159,7 @@ FLAGS = {
         help="Save and stop with code 75 after this time.",
         rich_help_panel=RUN,
     ),
-    "seed": typer.Option("--seed", min=0, help="Seed of everything random.", envvar="FAME_SEED"),
+    "seed": get_args(Seed)[1],
 }
 TypedOptions = Annotated[TrainOptions, FLAGS]
 

@@ -63,7 +63,7 @@ def verify(
     machine: Machine,
     common: Common,
 ) -> None:
-    """Prove that a model's likelihood is valid: causal, the same in any batch, normalised, sampled and coded.
+    """Check that the likelihood is valid: causal, the same in any batch, normalised, sampled and coded.
 
     Exit code 7 if a check fails. -q prints pass or fail, or skip if nothing could be checked.
 
