@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.commands import fame
 
 # The command, whose saves after a signal take long.
 SLOW = """
@@ -84,3 +85,14 @@ def test_a_second_signal_ends_at_once_with_the_code_of_the_first(
         process.send_signal(second)
         assert process.communicate(timeout=10) == ("", "")
         assert process.returncode == code
+
+
+@pytest.mark.parametrize("before", [signal.SIG_DFL, signal.SIG_IGN])
+def test_a_command_leaves_the_handler_of_sigterm_as_it_was(before: signal.Handlers) -> None:
+    found = signal.signal(signal.SIGTERM, before)
+    try:
+        assert fame("--version").code == 0
+        assert fame("info", "absent.safetensors").code == 3
+        assert signal.getsignal(signal.SIGTERM) is before
+    finally:
+        signal.signal(signal.SIGTERM, found)

@@ -18,7 +18,7 @@ from famecli.coding.container import from_bytes, to_bytes
 from famecli.config.schema import ModelConfig
 from famecli.errors import ArgumentError, ArgumentTypeError, did_you_mean
 from famecli.evaluation.score import EstimatorSettings
-from famecli.nll.evaluate import ImageNlls
+from famecli.nll.evaluate import ImageNlls, checked_draws
 from famecli.nll.record import Annealing, NllRecord
 from famecli.runtime.devices import undisturbed
 from famecli.sampling.generate import SWEEPS, DecoderOutput, complete_batches, generate_batches
@@ -118,6 +118,7 @@ class Model:
 
         Raises:
             ArgumentError: A number is out of range.
+            NumericsError: The NLL of an image is not finite.
         """
         first = whole("seed", seed, 0, LARGEST_SEED)
         seeds = range(first, first + whole("n", n, 0))
@@ -131,7 +132,7 @@ class Model:
             temperature=pixels,
             latent_temperature=latents,
         )
-        return self._gathered(batches, counted(progress, n))
+        return self._gathered(checked_draws(self.checkpoint.model, batches, seeds), counted(progress, n))
 
     def _gathered(
         self, batches: Iterator[npt.NDArray[Any]], advance: Callable[[int], None]
@@ -272,6 +273,7 @@ class Model:
         Raises:
             ArgumentError: `mask` has another shape; see `nll` for other errors.
             ArgumentTypeError: `mask` is no array or tensor of booleans; see `nll` for other errors.
+            NumericsError: The NLL of a completion is not finite.
 
         Source: the chain: arXiv:1401.4082, section 6.4 and appendix F.
         """
@@ -288,7 +290,8 @@ class Model:
             sweeps=steps,
             temperature=spread,
         )
-        found = self._gathered(batches, counted(progress, total))
+        drawn = checked_draws(self.checkpoint.model, batches, range(first, first + total))
+        found = self._gathered(drawn, counted(progress, total))
         return like(found if n is None else found.reshape(len(levels), count, *found.shape[1:]), x)
 
     def compress(self, x: Array | Tensor, *, progress: Progress | None = None) -> bytes:

@@ -3,7 +3,8 @@
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Annotated
 
@@ -73,11 +74,23 @@ def _end(number: int, frame: FrameType | None) -> None:
     sys.exit(ExitCode.TERMINATED)
 
 
+@contextmanager
+def _ended_by_exception() -> Iterator[None]:
+    """Turn SIGTERM into an exit, unless it has a handler or is ignored; afterwards it kills again."""
+    ours = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if ours:
+        signal.signal(signal.SIGTERM, _end)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@_ended_by_exception()
 def main() -> None:
     """Run the command line; end the process with one of `ExitCode`."""
     prepare_streams()
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, _end)
     if sys.stdout is None:
         Output().fail("stdout is closed, and the result would go there", "redirect it: > /dev/null")
         sys.exit(ExitCode.BAD_INPUT)

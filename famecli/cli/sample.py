@@ -147,24 +147,31 @@ class Drawing:
     def batches(
         self, model: "Fame", seeds: range, known: "KnownPixels | None", group: "Group", output: Output
     ) -> Iterator["np.ndarray"]:
-        """Yield images as levels or expected levels, `(n, C, H, W)`; note when memory runs out."""
+        """Yield images as levels or expected levels, `(n, C, H, W)`; note when memory runs out.
+
+        Raises:
+            NumericsError: The NLL of an image is not finite.
+        """
+        from famecli.nll.evaluate import checked_draws
         from famecli.sampling.generate import complete_batches, generate_batches
 
         cached = not self.no_cache
         if known is not None:
             levels, mask, temperature = known.levels, known.mask, self.temperature
-            return complete_batches(
+            batches = complete_batches(
                 model, levels, mask, seeds, temperature=temperature, cached=cached, group=group
             )
-        return generate_batches(
-            model,
-            seeds,
-            batch_size=self.batch_size,
-            cached=cached,
-            group=group,
-            report=output.note,
-            **self.settings,
-        )
+        else:
+            batches = generate_batches(
+                model,
+                seeds,
+                batch_size=self.batch_size,
+                cached=cached,
+                group=group,
+                report=output.note,
+                **self.settings,
+            )
+        return checked_draws(model, batches, seeds)
 
 
 @grouped

@@ -1,5 +1,6 @@
 """The negative log-likelihood of images: exact, by the ELBO, or importance-weighted."""
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -172,6 +173,26 @@ def check_nats(nats: np.ndarray, bound: Bound | None, numbers: Sequence[int] | N
             f"the NLLs of {len(nats)} images sum to {nats.sum():.1f} nats: a probability above one"
         )
     return nats
+
+
+def checked_draws(model: Fame, batches: Iterator[np.ndarray], seeds: Sequence[int]) -> Iterator[np.ndarray]:
+    """Yield batches of drawn images unchanged, after a look at the NLL of the first image of each.
+
+    Args:
+        model: Model that they are drawn from.
+        batches: Images, levels or expected levels, `(n, C, H, W)`.
+        seeds: Seeds of all images, for errors.
+
+    Raises:
+        NumericsError: An NLL is not finite or implies a probability above one.
+    """
+    # A decoder in bfloat16 takes no features of stages in float32.
+    mixed = next(model.parameters()).dtype != model.dtype
+    scored, done = copy.deepcopy(model).float() if mixed else model, 0
+    for images in batches:
+        evaluate(scored, images[:1], numbers=seeds[done : done + 1])
+        done += len(images)
+        yield images
 
 
 def _evaluate_batch(

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from famecli.errors import NumericsError
 from famecli.model.fame import Fame
 from famecli.rng import ImageNoise, image_uniforms
 from famecli.runtime.distributed import ALONE, Group
@@ -132,6 +133,9 @@ def generate_batches(
         cached: See `ImageDecoder`.
         group: Processes that share the batches; each gets all images.
         report: Called with one line of text when memory runs out.
+
+    Raises:
+        NumericsError: An image is not finite.
     """
     chunk = padded_batch(batch_size or chunk_on(model.device))
     pieces = AdaptiveBatches(chunk, LANES, report)
@@ -169,6 +173,8 @@ def _draw(decoder: ImageDecoder, seeds: Sequence[int], latent_temperature: float
     with threads_for(ONE_THREAD if batch <= FEW_IMAGES else THREADED_WORK):
         condition = model.prior_condition(batch, noise, latent_temperature)
     images = decoder(condition, image_uniforms(names[: len(seeds)], model.uniforms_shape))
+    if not bool(torch.isfinite(images).all()):
+        raise NumericsError("images of the model are not finite: its weights are too large")
     return images.float().cpu().numpy().astype(np.uint8 if decoder.decoder_output == "sample" else np.float32)
 
 
