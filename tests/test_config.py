@@ -247,7 +247,7 @@ def test_assignments_outrank_the_file_and_later_ones_earlier_ones(tmp_path: Path
     file = tmp_path / "config.toml"
     file.write_text("[train]\nlr = 0.5\nbatch_size = 3\nseed = 4\n[model.decoder]\nlayers = 9\n")
     texts = ("lr=0.25", "train.seed=5", "train.seed=6", "decoder.kernel=5")
-    model, train, _ = resolve(fame(), TrainConfig(), file, settings(*texts))
+    model, train, *_ = resolve(fame(), TrainConfig(), file, settings(*texts))
     assert (train.lr, train.batch_size, train.seed) == (0.25, 3, 6)
     assert train == dataclasses.replace(TrainConfig(), lr=0.25, batch_size=3, seed=6)
     decoder = dataclasses.replace(fame().decoder, layers=9, kernel=5)
@@ -257,7 +257,7 @@ def test_assignments_outrank_the_file_and_later_ones_earlier_ones(tmp_path: Path
 def test_nested_keys_reach_into_stages() -> None:
     whole = "stages.0={width=5,blocks=2,stride=2}"
     found = settings("stages.1.latents=7", "model.stages.2.width=40")
-    model, train, _ = resolve(fame(), TrainConfig(), None, found)
+    model, train, *_ = resolve(fame(), TrainConfig(), None, found)
     assert [stage.latents for stage in model.stages] == [0, 7, 4]
     assert [stage.width for stage in model.stages] == [16, 24, 40]
     assert train == TrainConfig()
