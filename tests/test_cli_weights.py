@@ -255,6 +255,24 @@ def test_a_claim_is_measured_anew(claiming: Path) -> None:
     assert "no NLL of its first 5" in fame("weights", "verify", "mine", "--claims", "--limit", "5").err
 
 
+@pytest.mark.parametrize(("dataset", "levels"), [("mnist", 2), ("mnist-grey", 256)])
+def test_a_verified_claim_is_shown_in_the_unit_of_the_images(
+    dataset: str, levels: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small(tmp_path / "data", monkeypatch)
+    monkeypatch.setenv("COLUMNS", "80")
+    model, claiming = (
+        save_model(tmp_path / "model.safetensors", "vae", levels=levels),
+        tmp_path / "c.safetensors",
+    )
+    nll = result_of("evaluate-nll", model, "--dataset", dataset, "--record", claiming)
+    fame("weights", "pull", claiming, "--name", "mine")
+    shown = f"{nll['nats_per_image']:.4f} nats" if levels == 2 else f"{nll['bits_per_dim']:.5f} bits/dim"
+    text = fame("weights", "verify", "mine", "--claims").text
+    assert text.count(shown) == 2, (shown, text)
+    assert "right" in text
+
+
 @pytest.mark.parametrize(
     ("change", "code"),
     [

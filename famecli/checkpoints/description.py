@@ -55,6 +55,16 @@ class Description:
         found = hashes.get("ema") if isinstance(hashes, dict) else None
         return found if isinstance(found, str) else None
 
+    def claimed(self) -> tuple[NllRecord, ...]:
+        """Return the claims, at least one.
+
+        Raises:
+            InputError: The checkpoint claims no NLL.
+        """
+        if not self.claims:
+            raise InputError(f"{self.path} claims no NLL", f"fame evaluate-nll {self.path} --record FILE")
+        return self.claims
+
     def document(self, *, tensors: bool = False) -> dict[str, Any]:
         """Return the document `famecli/info/1`.
 
@@ -102,17 +112,6 @@ def describe(path: Path) -> Description:
         parse_provenance(metadata, f"{path}: provenance"),
         tuple(parse_nll(each, f"{path}: claim") for each in claims_in(metadata)),
     )
-
-
-def claims_of(path: Path) -> tuple[NllRecord, ...]:
-    """Return the claims of a checkpoint, at least one, the one on the most images first.
-
-    Raises:
-        InputError: The checkpoint claims no NLL; other errors are those of `describe`.
-    """
-    if not (claims := describe(path).claims):
-        raise InputError(f"{path} claims no NLL", f"fame evaluate-nll {path} --record FILE")
-    return claims
 
 
 def model_in(metadata: Mapping[str, Any], source: str) -> ModelConfig:

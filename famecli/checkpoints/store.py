@@ -10,10 +10,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from famecli.checkpoints.description import claims_of
+from famecli.checkpoints.description import describe
 from famecli.checkpoints.header import read_checkpoint, read_header
 from famecli.checkpoints.index import WeightsEntry, index, named_weights, unknown_checkpoint, weights_folder
 from famecli.checkpoints.urls import SHA256, addresses, parse_url
+from famecli.config.schema import ModelConfig
 from famecli.data.fetch import fetch_file, is_offline, say_nothing
 from famecli.errors import ExitCode, FameError, InputError, IntegrityError, UnavailableError, UsageError
 from famecli.files import CHUNK_BYTES, STDIN, cache_root, open_input, unwritable, write_atomic
@@ -302,11 +303,13 @@ class Verified:
 
     Args:
         weights: Named weights.
+        model: Configuration of the model; None if no claim was measured.
         claims: Pairs of a claim and its new measurement.
         problem: First error; None if all checks passed.
     """
 
     weights: Named
+    model: ModelConfig | None = None
     claims: list[tuple[NllRecord, NllRecord]] = field(default_factory=list)
     problem: FameError | None = None
 
@@ -358,7 +361,8 @@ def verify_weights(
     try:
         check_hash(weights.path, weights.sha256)
         if measure is not None:
-            claims = claims_of(weights.path)
+            described = describe(weights.path)
+            found.model, claims = described.model, described.claimed()
             for claim in claims if further else claims[:1]:
                 found.claims.append((claim, measure(claim)))
                 claim.check(weights.name, found.claims[-1][1])

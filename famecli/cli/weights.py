@@ -14,6 +14,7 @@ from famecli.checkpoints.urls import addresses
 from famecli.cli.grouping import grouped
 from famecli.cli.groups import BatchSize, Common, Machine, Network, ShortDryRun
 from famecli.cli.sources import DataSource, complete_weights
+from famecli.config.schema import ModelConfig
 from famecli.data.registry import DATASETS
 from famecli.errors import FameError, UnavailableError, UsageError
 from famecli.escape import redacted
@@ -302,15 +303,21 @@ def _nll(dataset: str | None, nats: float, stderr: float) -> str:
 
 
 def _show_verified(found: list[Verified], console: Console) -> None:
-    columns = ("name", "sha256", "images", "K", "claimed", "measured", "state")
+    columns = ("name", "state", "claimed", "measured", "images", "K", "sha256")
     rows: list[tuple[str, ...]] = []
     for each in found:
         for figures in (*each.figures,) or (None,):
             cells: tuple[str, ...] = ("",) * 4
             if figures is not None:
-                nats = (
-                    f"{figures[key]:.4f}" for key in ("claimed_nats_per_image", "measured_nats_per_image")
-                )
-                cells = (str(figures["images"]), str(figures["importance_samples"]), *nats)
-            rows.append((each.weights.name, each.weights.sha256[:16], *cells, each.state))
+                nats = (figures["claimed_nats_per_image"], figures["measured_nats_per_image"])
+                counts = (str(figures["images"]), str(figures["importance_samples"]))
+                cells = (*(_in_unit(value, each.model) for value in nats), *counts)
+            rows.append((each.weights.name, each.state, *cells, each.weights.sha256[:16]))
     console.print(FittedTable("", columns, rows))
+
+
+def _in_unit(nats: float, model: ModelConfig | None) -> str:
+    """Return an NLL in the unit of a model's images."""
+    if model is None or unit_of(model.levels) == "nats/image":
+        return f"{nats:.4f} nats"
+    return f"{bits_per_dim(nats, model.image_shape):.5f} bits/dim"
