@@ -142,6 +142,34 @@ def test_maps_have_one_scale_where_patches_are_equal(
         assert titles == {"Colours of the maps"}
 
 
+def test_a_run_shows_the_whole_chain_of_its_trainings(run: Path) -> None:
+    assert "initial weights" not in page_of(run).text
+    past = [
+        {"dataset": "mnist", "images_seen": 5_000, "seconds": 7200.0, "threads": 2, "seed": 3},
+        {"dataset": "omniglot", "images_seen": 90_000, "seconds": 1800.0, "device": "cuda", "seed": 4},
+    ]
+    init = {"weights_sha256": "ab" * 32, "past": past}
+    change_metadata(run / "best.safetensors", provenance=PROVENANCE | {"seconds": 3600.0, "init": init})
+    page = page_of(run)
+    assert (
+        f"run: initial weights {'ab' * 8}; 5,000 of mnist (4.00 hours of one thread, seed 3), "
+        "then 90,000 of omniglot (0.50 hours of one GPU, seed 4), "
+        "then 640 of mnist (1.00 hours of one thread, seed 0): "
+        "5.00 hours of one thread and 0.50 hours of one GPU in all."
+    ) in page.text
+
+
+def test_runs_stand_side_by_side_in_blocks_of_their_own(run: Path) -> None:
+    page = page_of(run, make_run(Path("other")))
+    sections = page.source.split("<section>")[1:]
+    for title in ("KL divergence", "Samples", "Reconstructions", "Bits per pixel"):
+        (section,) = [each for each in sections if f"<h2>{title}</h2>" in each]
+        blocks = re.findall(r"<article>\s*<h3>(.*?)</h3>.*?<figure>.*?</article>", section, re.DOTALL)
+        assert blocks == ["run", "other"], title
+    # A single run needs no heading.
+    assert "<h3>" not in page_of(run).source
+
+
 def test_equal_seeds_make_equal_pages(run: Path) -> None:
     first = page_of(run)
     assert page_of(run, "--threads", "1").source == first.source

@@ -175,6 +175,18 @@ def test_a_ring_marks_the_lowest_validation_with_its_value() -> None:
     assert "81.25" in [each.text for each in root.iter(f"{SVG}text")]
 
 
+@pytest.mark.parametrize("lowest", [79.0, 85.0])
+def test_the_value_of_a_ring_is_within_the_frame(lowest: float) -> None:
+    points = [(1.0, 90.0), (2.0, lowest), (3.0, 86.0)]
+    figure = chart(Curve("a", points, True), Curve("a", [(1.0, 79.0), (3.0, 88.0)], False))
+    root = drawn(dataclasses.replace(figure, rings=True))
+    (frame,) = root.findall(f".//{SVG}clipPath/{SVG}rect")
+    (value,) = root.findall(f".//{SVG}g/{SVG}text")
+    assert value.text == f"{lowest:.5g}"
+    top, height = float(frame.attrib["y"]), float(frame.attrib["height"])
+    assert top + 10 < float(value.attrib["y"]) < top + height - 3
+
+
 def test_a_chart_says_what_it_shows() -> None:
     figure = chart(Curve("a", [(0.0, 90.0), (1e4, 80.0)], True), Curve("b", [(0.0, 70.0)], False))
     root = drawn(figure)

@@ -12,7 +12,7 @@ import torch
 from markupsafe import Markup
 
 from famecli import __version__
-from famecli.checkpoints.provenance import in_words
+from famecli.checkpoints.provenance import in_words, time_in_words
 from famecli.checkpoints.store import Store
 from famecli.config.schema import LARGEST_NUMBER
 from famecli.errors import InputError, UsageError
@@ -148,7 +148,8 @@ def page_content(runs: Sequence[RunReport], options: ReportOptions) -> dict[str,
         "nll_rows": [_nll_row(run, nll) for run in runs for nll in run.nlls],
         "run_rows": [_run_row(run.facts) for run in runs],
         "hash_rows": [row for run in runs for row in _hash_rows(run)],
-        "began_with": _began_with,
+        "trainings": _trainings,
+        "heading": lambda run: run.name if len(runs) > 1 else "",
         "learning_curves": list(_learning_curves(runs)),
         "no_curve": _no_curve,
         "kl_divergences": [
@@ -240,12 +241,13 @@ def _hash_rows(run: RunReport) -> Iterator[tuple[str, str, str]]:
             yield run.name, f"pixels, {_source_of(run, nll)}", nll.data.pixels_sha256
 
 
-def _began_with(run: RunReport) -> str:
-    """Return the initial weights of a run, and their training; empty for random ones."""
-    first = run.facts.provenance.init
-    if first is None:
+def _trainings(run: RunReport) -> str:
+    """Return the initial weights of a run and the chain of its trainings; empty if it began at random."""
+    past = run.facts.provenance
+    if past.init is None:
         return ""
-    return _short(first.weights_sha256) + (f", trained on {in_words(first.past)}" if first.past else "")
+    chain = f"; {in_words(past.trainings)}: {time_in_words(past.trainings)} in all" if past.past else ""
+    return f"initial weights {_short(past.init.weights_sha256)}{chain}"
 
 
 def _with_error(value: float | None, stderr: float | None, digits: int) -> str:

@@ -20,7 +20,22 @@ from support.forgeries import with_metadata
 FEW = ("--samples", "4", "--images", "3")
 HOSTILE = "<script>alert('1')</script><img src=x onerror=alert(2)> | `x` **y** [z](http://z) \"&amp;"
 TAGS = {
-    *("html", "head", "meta", "title", "style", "body", "header", "main", "section", "h1", "h2", "h3", "p"),
+    *(
+        "html",
+        "head",
+        "meta",
+        "title",
+        "style",
+        "body",
+        "header",
+        "main",
+        "section",
+        "article",
+        "h1",
+        "h2",
+        "h3",
+        "p",
+    ),
     *("table", "thead", "tbody", "tr", "th", "td", "figure", "figcaption", "div", "img", "details"),
     *("summary", "pre", "svg", "desc", "rect", "text", "path", "line", "circle", "polygon", "clippath", "g"),
     *("defs", "lineargradient", "stop"),
