@@ -91,7 +91,15 @@ def test_the_nll_of_256_levels_is_in_bits_per_dimension(run: Run) -> None:
         f"best {best:.4f} bits/dim at 100, 30 s left"
     )
     assert "validation not finite" in remarks.of(record(250, None))
-    assert remarks.of(record(250) | {"split": "train"}) == ""
+
+
+def test_the_first_line_of_a_longer_training_tells_its_time(run: Run) -> None:
+    first = record(250) | {"split": "train", "images_per_s": 5.0}
+    remarks = Remarks(run)
+    assert remarks.of(first) == "250 of 1,000 images: 5 images/s, 2 min 30 s left"
+    assert remarks.of(first) == ""
+    assert Remarks(run).of(first | {"images_per_s": 13.0}) == ""
+    assert Remarks(run).of(first | {"images_per_s": 0.0}).startswith("250 of 1,000 images: 0 images/s")
 
 
 def test_idle_latents_are_warned_of_once_and_not_before_half_of_the_training(run: Run) -> None:

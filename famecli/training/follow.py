@@ -18,6 +18,8 @@ TENSORBOARD = "tensorboard"
 # Entries of a record that are not metrics.
 PLACES = ("step", "images", "split")
 SMALLEST_RATE_BITS = 0.15
+# The time of a shorter training is not told in advance.
+SHORT_S = 60.0
 
 
 def check_tracker(options: TrainOptions) -> None:
@@ -61,7 +63,7 @@ def follow(
 
 
 class Remarks:
-    """Lines about a training for people: one for each validation, and one at the end.
+    """Lines about a training for people: its time, each validation, and the end.
 
     Args:
         run: Run that was begun or resumed.
@@ -72,13 +74,22 @@ class Remarks:
         self.run, self.clock_s = run, clock_s
         self.began_s, self.began_images = clock_s(), run.trainer.images
         self.warned: set[str] = set()
+        self.timed = False
 
     def of(self, record: dict[str, Any]) -> str:
-        """Return images, NLL and time left for a validation; empty for other lines of metrics.jsonl."""
-        if record["split"] != "valid":
-            return ""
+        """Return images, NLL and time left for a validation; empty for other lines of metrics.jsonl.
+
+        The first line of a longer training has its speed and time.
+        """
         trainer, best, images = self.run.trainer, self.run.best(), record["images"]
         total = trainer.config.total_images
+        if record["split"] != "valid":
+            first, self.timed = not self.timed, True
+            left_s = (total - images) / max(record["images_per_s"], 1e-9)
+            if not first or left_s < SHORT_S:
+                return ""
+            speed = f"{record['images_per_s']:,.3g} images/s"
+            return f"{images:,} of {total:,} images: {speed}, {in_time(left_s)} left"
         nll, stderr = record["nats_per_image"], record["stderr_nats"]
         if nll is None:
             told = "not finite"
