@@ -281,6 +281,12 @@ def main() -> None:
                 failures.append(f"file {number}")
                 where = traceback.extract_tb(error.__traceback__)[-1]
                 print(f"file {number}: {error!r:.300} in {where.filename}:{where.lineno}", flush=True)
+            done = number + 1 - given.first
+            if done % 50 == 0:
+                print(
+                    f"{done:,} files, {len(failures):,} failed, {time.monotonic() - started_s:.0f} s",
+                    flush=True,
+                )
     for (command, code), count in sorted(found.items()):
         print(f"{command:14} code {code}: {count:,}")
     print(
