@@ -96,7 +96,7 @@ def test_the_nll_of_256_levels_is_in_bits_per_dimension(run: Run) -> None:
 def test_the_first_line_of_a_longer_training_tells_its_time(run: Run) -> None:
     first = record(250) | {"split": "train", "images_per_s": 5.0}
     remarks = Remarks(run)
-    assert remarks.of(first) == "250 of 1,000 images: 5 images/s, 2 min 30 s left"
+    assert remarks.of(first) == "250 of 1,000 images: 5 images/s, 2 min left"
     assert remarks.of(first) == ""
     assert Remarks(run).of(first | {"images_per_s": 13.0}) == ""
     assert Remarks(run).of(first | {"images_per_s": 0.0}).startswith("250 of 1,000 images: 0 images/s")

@@ -5,7 +5,7 @@ import fcntl
 import os
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from famecli.data.fetch import say_nothing
@@ -71,6 +71,13 @@ class FolderLock:
             raise UnavailableError(f"another training began in {self.folder}", IN_USE)
         return self.folder
 
+    def release(self) -> None:
+        """Release the lock, and remove the folder if nothing else is in it."""
+        with self.file, suppress(OSError):
+            if list(self.folder.iterdir()) == [self.folder / LOCK]:
+                (self.folder / LOCK).unlink()
+                self.folder.rmdir()
+
     def _moved_to(self) -> Path | None:
         """Return the place to which the folder was moved, where the system tells it."""
         try:
@@ -108,4 +115,4 @@ def locked(
         yield lock
     finally:
         if lock is not None:
-            lock.file.close()
+            lock.release()
