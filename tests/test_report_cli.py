@@ -3,8 +3,10 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
-from support.commands import error_of, fame
+from PIL import Image
+from support.commands import error_of, fame, save_model
 from support.reports import FEW, Page, change_metadata, make_place, make_run, page_of
 
 from famecli.data.dataset import load_split
@@ -139,3 +141,32 @@ def test_words_that_do_not_fit(run: Path, words: tuple[str, ...], message: str) 
 def test_a_date_that_is_none_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "today")
     assert "SOURCE_DATE_EPOCH=today" in error_of(2, "report", run, *FEW, "-o", "a.html")
+
+
+def test_runs_on_photos_of_two_sizes_each_see_their_own(tmp_path: Path) -> None:
+    photos = tmp_path / "photos" / "test"
+    photos.mkdir(parents=True)
+    for number in range(4):
+        pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), np.uint8)
+        Image.fromarray(pixels).save(photos / f"{number}.png")
+    paths = []
+    for side in (8, 4):
+        preparation = {"resize": None if side == 8 else side}
+        facts = {"provenance": {"dataset": "folder", "images_seen": 8, "preparation": preparation}}
+        paths.append(
+            save_model(tmp_path / f"{side}.safetensors", "pixelcnn", (3, side, side), 256, facts=facts)
+        )
+    words = (
+        "--data",
+        photos.parent,
+        "--evaluate",
+        "--samples",
+        "0",
+        "--images",
+        "0",
+        "-o",
+        tmp_path / "a.html",
+    )
+    done = fame("report", *paths, *words)
+    assert done.code == 0
+    assert "no test images" not in done.err

@@ -15,6 +15,7 @@ from famecli.config.presets import model_config
 from famecli.config.resolve import resolve
 from famecli.config.schema import TrainConfig
 from famecli.data.dataset import ImageSplit, even_part, load_split
+from famecli.data.preparation import Preparation
 from famecli.errors import UnavailableError, UsageError
 from famecli.evaluation.score import EstimatorSettings, check_fits, score, scored_levels
 from famecli.nll.record import NllRecord
@@ -154,14 +155,14 @@ class Collector:
         store: Named weights, and the cache that also has the data sets.
         device: Device to compute on.
         output: Streams for notes, warnings and progress.
-        splits: Test images that were read already, by data set and levels of the model.
+        splits: Test images that were read already, by data set, levels, channels and preparation.
     """
 
     options: ReportOptions
     store: Store
     device: torch.device
     output: Output
-    splits: dict[tuple[str, int], ImageSplit] = field(default_factory=dict)
+    splits: dict[tuple[str, int, int, Preparation], ImageSplit] = field(default_factory=dict)
 
     def collect(self, runs: Sequence[str]) -> list[RunReport]:
         """Return the facts of runs and what their models do; all files are read before anything is drawn.
@@ -212,23 +213,24 @@ class Collector:
 
     def _test_split(self, loaded: Checkpoint, dataset: str | None) -> tuple[ImageSplit | None, str]:
         """Return the test images, or None and the reason why there are none."""
-        levels, store = loaded.model.config.levels, self.store
+        config, used, store = loaded.model.config, loaded.provenance.preparation_used, self.store
         try:
             if dataset is None:
                 raise UsageError(f"{loaded.source} does not say what it was trained on")
-            if (dataset, levels) not in self.splits:
-                self.splits[dataset, levels] = load_split(
+            key = (dataset, config.levels, config.channels, used)
+            if key not in self.splits:
+                self.splits[key] = load_split(
                     dataset,
                     "test",
                     data=self.options.data,
                     cache_dir=store.cache_dir,
                     offline=store.offline,
                     report=store.report,
-                    levels=levels,
-                    channels=loaded.model.config.channels,
-                    preparation=loaded.provenance.preparation_used,
+                    levels=config.levels,
+                    channels=config.channels,
+                    preparation=used,
                 )
-            split = self.splits[dataset, levels]
+            split = self.splits[key]
             check_fits(loaded, split.info.shape, split.info.levels, dataset)
         except (UnavailableError, UsageError) as error:
             self.output.warn(f"no test images for {loaded.source}: {error}")
