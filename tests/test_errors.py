@@ -1,6 +1,7 @@
 """What errors say."""
 
 import pytest
+from support.commands import error_of
 
 from famecli.config.presets import preset_named
 from famecli.data.registry import dataset_info
@@ -34,3 +35,8 @@ def test_unknown_models_and_data_sets_are_hinted_alike() -> None:
     with pytest.raises(UsageError) as caught:
         dataset_info("zzzzzz")
     assert caught.value.hint.startswith("data sets: mnist, ")
+
+
+def test_a_wrong_choice_is_told_without_the_parsers_own_words() -> None:
+    said = error_of(2, "evaluate-nll", "--split", "bad")
+    assert said.startswith("error: Invalid value for '--split': 'bad' is not one of 'train', ")

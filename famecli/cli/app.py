@@ -127,7 +127,8 @@ def main() -> None:
 
 def _explain(error: typer.TyperException) -> None:
     """Print a usage error in one line, and where to look."""
-    message = truncate(error.format_message(), 300) or "no command"
+    # The option parser quotes the kind of its own errors.
+    message = truncate(error.format_message().replace("Value error, ", ""), 300) or "no command"
     Output().fail(message, "fame --help lists the commands, fame COMMAND --help the options of one")
 
 
