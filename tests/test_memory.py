@@ -232,7 +232,7 @@ def limited(mib: int, *words: str | Path) -> subprocess.CompletedProcess[str]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With images that take half a GiB and more if all are worked on at once, and a model for them."""
     path: Path = tmp_path_factory.mktemp("memory")
-    images = np.random.default_rng(0).integers(0, 256, (640, 32, 32), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (720, 32, 32), np.uint8)
     np.save(path / "images.npy", images)
     save_model(path / "model.safetensors", "pixelcnn", (1, 32, 32), 256)
     return path
