@@ -56,10 +56,11 @@ def verify(
         if images is not None:
             try:
                 split = images(None, "test")
-                scored = scored_levels(checkpoint, split, even_part(len(split.pixels), limit))
-                return check_code(subject.model, scored.levels, "test images")
             except (UnavailableError, UsageError) as error:
                 report(f"no test images, coding samples of the model instead: {error}")
+            else:
+                scored = scored_levels(checkpoint, split, even_part(len(split.pixels), limit))
+                return check_code(subject.model, scored.levels, "test images")
         return check_code(subject.model, subject.drawn[:limit], "samples of the model")
 
     every = MODEL_CHECKS | {"code": code, "claims": lambda subject: check_claim(checkpoint, images)}
