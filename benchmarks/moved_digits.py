@@ -86,11 +86,15 @@ def moved(images: np.ndarray, most: int) -> np.ndarray:
 
 
 def digits(most: int, options: argparse.Namespace) -> Path:
-    """Write the moved digits as black and white images, `(N, H, W)`, and return their file."""
-    path: Path = options.out / f"moved-{most}.npy"
+    """Write the moved digits as black and white images, `(N, H, W)` for each split, and return their file.
+
+    Of ten images the ninth is for validation and the tenth for testing, whatever the move.
+    """
+    path: Path = options.out / f"moved-{most}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
     bits = read_split(options.dataset, "train", options.data and Path(options.data)).pixels
-    np.save(path, moved(bits, most)[:, 0] * np.uint8(255))
+    images, place = moved(bits, most)[:, 0] * np.uint8(255), np.arange(len(bits)) % 10
+    np.savez(path, train=images[place < 8], valid=images[place == 8], test=images[place == 9])
     return path
 
 

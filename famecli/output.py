@@ -245,6 +245,10 @@ class FittedTable:
         # Two columns are a label and a value, which always belong together.
         while shown > 2 and sum(self._least(widths)[:shown]) + 2 * (shown - 1) > options.max_width:
             shown -= 1
+        least = self._least(widths)[:shown]
+        if shown == 2:
+            # Rich would cut off what exceeds the console.
+            least[1] = max(1, min(least[1], options.max_width - least[0] - 2))
         result = Table(
             title=self.title or None,
             title_justify="left",
@@ -253,13 +257,12 @@ class FittedTable:
             show_header=any(self.columns),
         )
         for index, column in enumerate(self.columns[:shown]):
-            number, least = self.right and index > 0, self._least(widths)[index]
             result.add_column(
                 column,
-                justify="right" if number else "left",
+                justify="right" if self.right and index > 0 else "left",
                 overflow="fold",
-                no_wrap=least == widths[index],
-                min_width=least,
+                no_wrap=least[index] == widths[index],
+                min_width=least[index],
             )
         for row in rows:
             result.add_row(*map(Text, row[:shown]))

@@ -90,8 +90,9 @@ def test_words_for_train_make_any_of_the_models() -> None:
     pairs = ((dense, fitted(dense, 60_000, "latents")), (maps, mixed), (mixed, maps), (maps, coarser(maps)))
     for before, after in pairs:
         changes = [word for change in assignments(before, after) for word in ("--set", change)]
-        first = [word for change in assignments(maps, before) for word in ("--set", change)]
-        printed = fame_here("train", "fame", "--size", "tiny", *first, *changes, "--print-config")
+        preset = model_config(before.preset, "tiny", SHAPE, 2)
+        first = [word for change in assignments(preset, before) for word in ("--set", change)]
+        printed = fame_here("train", before.preset, "--size", "tiny", *first, *changes, "--print-config")
         found = ModelConfig.from_dict(tomllib.loads(printed.text)["model"])
         assert found.stages == after.stages
 
@@ -275,8 +276,10 @@ def test_moved_digits_compares_within_each_range_of_moves(
     table = moved_digits.compare(options, fake_run(calls))
     assert [row[:2] for row in table.rows] == [(3, "fame"), (3, "vae"), (0, "fame"), (0, "vae")]
     for most, row in zip((3, 0), (1, 3), strict=True):
-        file = tmp_path / f"moved-{most}.npy"
-        assert set(np.unique(np.load(file))) == {0, 255}
+        file = tmp_path / f"moved-{most}.npz"
+        with np.load(file) as parts:
+            assert {name: len(parts[name]) for name in parts} == {"train": 16, "valid": 1, "test": 1}
+            assert set(np.unique(parts["train"])) == {0, 255}
         folders = [moved_digits.training_of(name, most, file, 0, options).name for name in ("fame", "vae")]
         done = [json.loads((tmp_path / each / "experiment.json").read_text()) for each in folders]
         nlls = [each["nll"]["nats_per_image"] for each in done]
