@@ -178,7 +178,7 @@ class Display:
         bool,
         typer.Option(
             "--dry-run",
-            help="Measure steps on blank images, predict memory and time, read and write nothing.",
+            help="Measure steps on blank images, predict memory and time, write nothing.",
         ),
     ] = False
     short_dry_run: ShortDryRun = False
