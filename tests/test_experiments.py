@@ -13,7 +13,7 @@ import pytest
 from support.commands import fame as fame_here
 from support.commands import result_of, save_model, use_small_mnist
 
-from benchmarks import equal_sizes, maps_against_dense, moved_digits, recipe
+from benchmarks import equal_sizes, maps_against_dense, moved_digits, recipe, speedrun
 from benchmarks.checkpoints import load_models, reference_of
 from benchmarks.estimates import Estimate, area_of, difference_of, mean_of, over_repeats, ratio_of, share_of
 from benchmarks.matching import assignments, coarser, fitted, flops_per_image, scaled
@@ -286,6 +286,26 @@ def test_moved_digits_compares_within_each_range_of_moves(
         difference = table.rows[row][table.columns.index("less fame, nats")]
         assert isinstance(difference, Estimate)
         assert difference.value == pytest.approx(nlls[1] - nlls[0], abs=1e-6)
+
+
+def test_a_speedrun_has_a_row_for_each_budget_model_and_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use_small_mnist(tmp_path / "data", monkeypatch)
+    words = ["speedrun", "--size", "tiny", "--minutes", "0.001", "--seeds", "0", "1", "-o", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", [*words, "--csv", str(tmp_path / "rows.csv")])
+    speedrun.main()
+    assert len(capsys.readouterr().out.splitlines()) == 4 + 4 + 2
+    with (tmp_path / "rows.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["model"], row["seed"]) for row in rows] == [
+        ("fame", "0"), ("fame", "1"), ("pixelcnn", "0"), ("pixelcnn", "1"),
+    ]  # fmt: skip
+    for row in rows:
+        run = tmp_path / f"mnist-{row['model']}-tiny-0.001min-seed{row['seed']}"
+        again = result_of("evaluate-nll", run, "--dataset", "mnist")
+        assert float(row["test NLL, bits/dim"]) == pytest.approx(again["bits_per_dim"])
+        assert int(row["images"]) > 0
 
 
 def test_tables_are_markdown_or_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

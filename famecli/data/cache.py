@@ -1,5 +1,6 @@
 """Locations of the files of data sets on this machine, and checks that they are the official ones."""
 
+import functools
 import hashlib
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -57,7 +58,7 @@ def official_file(info: DatasetInfo, folder: Path, name: str) -> Path:
     if os.path.isfile(path):
         sha256 = file_sha256(path)
         if file.content_sha256 is not None and sha256 != file.sha256:
-            check_hash(info, path, content_sha256(path), file.content_sha256, "sha256 of its content")
+            check_hash(info, path, content_sha256(path, sha256), file.content_sha256, "sha256 of its content")
         else:
             check_hash(info, path, sha256, file.sha256)
         if file.git_blob is not None:
@@ -65,8 +66,14 @@ def official_file(info: DatasetInfo, folder: Path, name: str) -> Path:
     return path
 
 
-def content_sha256(path: Path) -> str:
-    """Return the SHA-256 of what a file holds, however it is packed: drawings, a text, or an IDX array."""
+@functools.lru_cache
+def content_sha256(path: Path, sha256: str) -> str:
+    """Return the SHA-256 of what a file holds, however it is packed: drawings, a text, or an IDX array.
+
+    Args:
+        path: Path of the file.
+        sha256: SHA-256 of the file, for which the result is kept: each split of a data set asks again.
+    """
     # Deferred: `fame info` can do without numpy.
     from famecli.data.arrays import idx_sha256, read_idx
     from famecli.data.drawings import drawings_sha256
@@ -259,7 +266,7 @@ def _state(name: str, path: Path, file: DataFile, otherwise: State) -> FileState
     """Return the state of a file that is there; `otherwise` if it has no official hash."""
     actual, official = file_sha256(path), False
     if file.content_sha256 is not None and actual != file.sha256:
-        official, otherwise = content_sha256(path) == file.content_sha256, "differs"
+        official, otherwise = content_sha256(path, actual) == file.content_sha256, "differs"
     elif file.git_blob is not None:
         official = git_blob(path) == file.git_blob
     return FileState(name, path, actual, "official" if official or actual == file.sha256 else otherwise)

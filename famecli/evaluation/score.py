@@ -23,12 +23,12 @@ from famecli.evaluation.report import NllReport, part_numbers
 from famecli.model.fame import Fame
 from famecli.nll.ais import Simulated, double, evaluate_ais, simulate
 from famecli.nll.evaluate import ImageNlls, evaluate, pixel_bits
-from famecli.nll.record import AUTOMATIC_BATCH, BITS_SEED, FIRST_IMAGES, Annealing, NllRecord
+from famecli.nll.record import BITS_SEED, FIRST_IMAGES, Annealing, NllRecord
 from famecli.runtime.distributed import ALONE, Group
 
 # Name of a data set of simulated images, and of its only split.
 SIMULATED, ALL = "simulated", "all"
-GPU_BATCH = 2048
+AUTOMATIC_BATCH, GPU_BATCH = 128, 2048
 # Chains keep gradients, which take more memory.
 AUTOMATIC_CHAINS = 32
 

@@ -11,7 +11,6 @@ SCHEMA = "famecli/nll/1"
 # The bits of binarized test sets are part of the protocol: they do not follow the seed of the latents.
 BITS_SEED = 0
 FIRST_IMAGES = 256
-AUTOMATIC_BATCH = 128
 TOLERANCE_NATS = 1e-3
 # Version 2 computes the densities of latents from their noise. Version 1 divided float32 latents by their
 # scale again, which moved a weight by up to 7e-3 nats.
