@@ -131,7 +131,7 @@ def costly(side: int, **changes: Any) -> ModelConfig:
 
 COSTLY = {
     "MiB of memory": costly(64, width=16, attention=(1,), heads=16),
-    "steps to be drawn": costly(64, lag=1024),
+    "steps to be drawn": costly(256, lag=256),
     "GFLOP": costly(128, width=512, layers=2, kernel=15),
 }
 

@@ -2,7 +2,9 @@ import subprocess
 import sys
 
 import pytest
+from support.models import config_of
 
+from famecli.config import costs
 from famecli.model.layers import CausalConv2d
 from famecli.sampling.plan import parallel_plan, wavefront_plan
 
@@ -16,10 +18,12 @@ SIZES = [*SIDES, (28, 28), (32, 32), (64, 48)]
 def test_every_pixel_is_sampled_once_at_its_own_time(height: int, width: int, lag: int, patch: int) -> None:
     plan = wavefront_plan(height, width, lag, patch)
     rows, columns = -(-height // patch), -(-width // patch)
+    lag = min(lag, columns)
     assert [wave.t for wave in plan.waves] == list(range(columns + lag * (rows - 1)))
     assert sorted(plan.order) == list(range(height * width))
     assert [step.index for step in plan.steps] == list(range(len(plan.steps)))
     for step in plan.steps:
+        assert step.count
         first, end = step.wave.row, step.wave.row + step.wave.count
         patches = [(row, step.wave.t - lag * row) for row in range(first, end)]
         assert list(plan.patches[step.wave.offset : step.wave.offset + step.wave.count]) == patches
@@ -63,6 +67,13 @@ def test_every_kept_tap_is_earlier_or_if_allowed_equal(kernel: int, lag: int, se
 
 def test_a_lag_of_the_width_is_raster_order() -> None:
     assert wavefront_plan(4, 7, 7).order == tuple(range(28))
+
+
+@pytest.mark.parametrize("lag", [6, 7, 8, 1024])
+def test_a_larger_lag_costs_nothing(lag: int) -> None:
+    plan, config = wavefront_plan(5, 6, lag), config_of((1, 5, 6), lag=lag)
+    assert plan == wavefront_plan(5, 6, 6)
+    assert len(plan.steps) == costs.sampling_steps(config) == 30
 
 
 def test_a_large_lag_keeps_every_tap_of_raster_order() -> None:

@@ -38,7 +38,7 @@ def sampling_steps(config: ModelConfig) -> int:
     if not config.decoder.autoregressive:
         return 1
     rows, columns = config.grid
-    return config.decoder.patch**2 * (columns + config.decoder.lag * (rows - 1))
+    return config.decoder.patch**2 * (columns + min(config.decoder.lag, columns) * (rows - 1))
 
 
 def image_flop(config: ModelConfig, parameters: int) -> float:

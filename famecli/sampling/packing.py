@@ -106,6 +106,8 @@ class PackedDecoder:
         self.lag = config.lag if lag is None else lag
         if self.lag < config.lag:
             raise ValueError(f"this decoder needs a lag of at least {config.lag}, got {lag}")
+        # As in the plan: a larger lag gives raster order, too, and the taps that it adds see no pixel.
+        self.lag = min(self.lag, decoder.grid[1])
         self.channels, self.pixels, self.width = decoder.channels, decoder.pixels, config.width
         self.normalised, self.seen_lag = decoder.normalised, config.lag
         self.first_reach, self.reach = first.reach, config.kernel // 2

@@ -70,16 +70,15 @@ class Plan:
 
     @cached_property
     def steps(self) -> tuple[Step, ...]:
-        """Steps in order; a wave without patches is one step without pixels."""
+        """Steps in order, each with one pixel at least."""
         found: list[Step] = []
         offset = 0
         for wave in self.waves:
             for pixel in range(self.pixels):
                 start = self.first_cell(wave, pixel)
                 inside = [k for k in range(wave.count) if self.cells[start + k] >= 0]
-                if inside or pixel == 0:
-                    first = inside[0] if inside else 0
-                    found.append(Step(len(found), wave, pixel, first, len(inside), offset))
+                if inside:
+                    found.append(Step(len(found), wave, pixel, inside[0], len(inside), offset))
                     offset += len(inside)
         return tuple(found)
 
@@ -137,8 +136,8 @@ def wavefront_plan(height: int, width: int, lag: int = 2, patch: int = 1) -> Pla
     Args:
         height: Pixel rows, at least 1.
         width: Pixel columns, at least 1.
-        lag: Waves by which a row of patches trails the row above it, at least 1; the number of columns or
-            more gives raster order.
+        lag: Waves by which a row of patches trails the row above it, at least 1. The number of columns gives
+            raster order, and so does a larger one: waves without patches are left out.
         patch: Side of a patch in pixels.
 
     Raises:
@@ -149,6 +148,7 @@ def wavefront_plan(height: int, width: int, lag: int = 2, patch: int = 1) -> Pla
     if height < 1 or width < 1:
         raise ValueError(f"height and width must be at least 1, got {height} and {width}")
     rows, columns = -(-height // patch), -(-width // patch)
+    lag = min(lag, columns)
     waves: list[Wave] = []
     patches: list[tuple[int, int]] = []
     cells: list[int] = []

@@ -106,8 +106,6 @@ class AttentionMemory:
     def attend(self, views: WaveViews) -> None:
         """Store the keys and values of a wave's patches, and add attention's output to their features."""
         block, wave, batch = self.block, views.wave, self.batch
-        if not wave.count:
-            return
         patches = slice(wave.offset, wave.offset + views.h.shape[1] // batch)
         views.activations.unflatten(1, (-1, batch)).add_(self.position[:, patches])
         # With features last, (patches * batch, 3 * inner), each head is copied in one piece.
