@@ -3,6 +3,7 @@
 The public names are loaded when they are first used: importing the package costs no torch and no numpy.
 """
 
+from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -13,27 +14,24 @@ if TYPE_CHECKING:
     from famecli.api.verbs import load as load
     from famecli.api.verbs import train as train
     from famecli.config.presets import presets as presets
+    from famecli.data.preparation import Preparation as Preparation
     from famecli.errors import FameError as FameError
 
 __version__ = version("famecli")
-__all__ = ["FameError", "Model", "compare", "evaluate", "load", "presets", "train"]
+__all__ = ["FameError", "Model", "Preparation", "compare", "evaluate", "load", "presets", "train"]
+# Modules of the public names that need no torch.
+PLACES = {
+    "FameError": "famecli.errors",
+    "Preparation": "famecli.data.preparation",
+    "presets": "famecli.config.presets",
+}
 
 
 def __getattr__(name: str) -> object:
     # No module of the package is called like a public name: its import would take the name's place.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name == "FameError":
-        from famecli.errors import FameError
-
-        return FameError
-    if name == "presets":
-        from famecli.config.presets import presets
-
-        return presets
-    from famecli.api import verbs
-
-    return getattr(verbs, name)
+    return getattr(import_module(PLACES.get(name, "famecli.api.verbs")), name)
 
 
 def __dir__() -> list[str]:

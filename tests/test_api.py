@@ -23,7 +23,7 @@ from famecli.nll.record import Annealing
 
 SHAPE = (1, 6, 5)
 GREYS = (3, 4, 4)
-PUBLIC = ["FameError", "Model", "compare", "evaluate", "load", "presets", "train"]
+PUBLIC = ["FameError", "Model", "Preparation", "compare", "evaluate", "load", "presets", "train"]
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,17 @@ from famecli.nll.evaluate import evaluate
 KEYS = {
     "schema": set(),
     "checkpoint": {"name", "sha256", "weights", "weights_sha256", "step", "images_seen"},
-    "data": {"dataset_id", "split", "images", "pixels_sha256", "shape", "levels", "binarization", "part"},
+    "data": {
+        "dataset_id",
+        "split",
+        "images",
+        "pixels_sha256",
+        "shape",
+        "levels",
+        "binarization",
+        "part",
+        "preparation",
+    },
     "bound": set(),
     "importance_samples": set(),
     "nats_per_image": set(),
@@ -100,6 +110,7 @@ def test_json_is_one_document_with_every_key(model: Path) -> None:
         "levels": 2,
         "binarization": "dynamic, bits of seed 0",
         "part": "all",
+        "preparation": None,
     }
     assert (found["bound"], found["importance_samples"], found["seed"]) == ("elbo", 1, 0)
     assert (found["claimed_nats_per_image"], found["claimed_bits_per_dim"], found["claims"]) == (

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from support.data import image_bytes, png_claiming, random_pixels
 
-from famecli.data.image_files import LARGEST_SIDE, read_images
+from famecli.data.image_files import LARGEST_SIDE
 from famecli.data.image_writers import (
     MANIFEST,
     WRITERS,
@@ -27,6 +27,7 @@ from famecli.data.image_writers import (
     write_images,
     write_png,
 )
+from famecli.data.reading import read_images
 from famecli.errors import FameError, InputError, UsageError
 from famecli.evaluation.fidelity import psnr
 from famecli.grids import enlarged, grid, visible_scale

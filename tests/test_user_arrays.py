@@ -1,6 +1,8 @@
 """Arrays of the user's own: npy, npz and IDX files, their names and the hints for other kinds of numbers."""
 
 import gzip
+import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -104,3 +106,37 @@ def test_emnist_is_turned_upright(tmp_path: Path) -> None:
     assert "both" in hint_of(lambda: describe("folder", tmp_path))
     one = Path(f"{tmp_path}::emnist-letters")
     np.testing.assert_array_equal(load_split("folder", "test", data=one).pixels, found.pixels)
+
+
+@pytest.mark.parametrize("suffix", ["zip", "tar", "gztar"])
+def test_archives_of_idx_files_are_folders_of_them(tmp_path: Path, suffix: str) -> None:
+    folder = tmp_path / "raw" / "data"
+    folder.mkdir(parents=True)
+    write_idx(folder, "emnist-letters-", ("train", "test"))
+    plain = (folder / "emnist-letters-test-images-idx3-ubyte.gz").read_bytes()
+    (folder / "emnist-letters-test-images-idx3-ubyte.gz").unlink()
+    (folder / "emnist-letters-test-images-idx3-ubyte").write_bytes(gzip.decompress(plain))
+    (folder / "notes.txt").write_text("notes")
+    archive = Path(shutil.make_archive(str(tmp_path / "packed"), suffix, tmp_path / "raw"))
+    info = describe("folder", archive)
+    assert any("transposed" in line for line in info.told)
+    assert any("1 .txt" in line for line in info.told)
+    for split in ("train", "valid", "test"):
+        whole = load_split("folder", split, data=tmp_path / "raw")
+        found = load_split("folder", split, data=archive)
+        np.testing.assert_array_equal(found.pixels, whole.pixels)
+        assert found.files is not None
+        assert found.files[0].startswith(f"{archive}/")
+    write_idx(folder, "emnist-digits-", ("train", "test"))
+    shutil.make_archive(str(tmp_path / "packed"), suffix, tmp_path / "raw")
+    assert "both" in hint_of(lambda: describe("folder", archive))
+    one = Path(f"{archive}::emnist-letters")
+    np.testing.assert_array_equal(load_split("folder", "test", data=one).pixels, found.pixels)
+
+
+def test_a_damaged_idx_file_in_an_archive_is_named(tmp_path: Path) -> None:
+    content = idx_bytes(GREYS[:20])
+    for bad in (content[:-1], gzip.compress(content)[:-9], b"\x00" * 20):
+        with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+            archive.writestr("in/train-images-idx3-ubyte", bad)
+        assert "x.zip/in/train-images-idx3-ubyte" in hint_of(lambda: describe("folder", tmp_path / "x.zip"))

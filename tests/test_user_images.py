@@ -12,9 +12,9 @@ from support.data import image_bytes, split_by_pixels
 from support.user_images import COLOURS, GREYS, hint_of, mixed, save, save_all
 
 from famecli.data.dataset import describe, load_split
-from famecli.data.image_files import read_images
 from famecli.data.listing import list_images
 from famecli.data.preparation import Preparation
+from famecli.data.reading import read_images
 from famecli.errors import InputError, UnavailableError, UsageError
 
 GREY, RGB = (1, 8, 8), (3, 8, 8)

@@ -136,8 +136,11 @@ def test_runs_made_before_keep_their_splits(model: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["evaluate-nll", "m.safetensors", "--data", "-", "--resize", "8"], "leave --resize out"),
-        (["compress", "m.safetensors", "a.png", "--convert", "-o", "x.fame"], "leave --convert out"),
+        (
+            ["evaluate-nll", "m.safetensors", "--data", "-", "--resize", "8"],
+            "--resize and --convert out",
+        ),
+        (["compress", "m.safetensors", "a.png", "--convert", "-o", "x.fame"], "No such option: --convert"),
         (["evaluate-nll", "m.safetensors", "--dataset", "mnist", "--resize", "8"], "--dataset folder"),
         (["train", "pixelcnn", "--dataset", "mnist", "--pad", "--resize", "8"], "--dataset folder"),
         (["train", "pixelcnn", *FOLDER, "a.png", "--pad"], "--resize 32"),

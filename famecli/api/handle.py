@@ -5,6 +5,7 @@ the same kind comes out. Nothing is printed, and the settings of torch stay as t
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from os import PathLike
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -16,6 +17,8 @@ from famecli.checkpoints.checkpoint import Checkpoint
 from famecli.coding.compress import check_model, decode_images, encode_images
 from famecli.coding.container import from_bytes, to_bytes
 from famecli.config.schema import ModelConfig
+from famecli.data.preparation import AS_THEY_ARE, Preparation
+from famecli.data.reading import read_exact
 from famecli.errors import ArgumentError, ArgumentTypeError, did_you_mean
 from famecli.evaluation.score import EstimatorSettings
 from famecli.nll.evaluate import ImageNlls, checked_draws
@@ -95,6 +98,19 @@ class Model:
     def claims(self) -> list[NllRecord]:
         """NLLs that the checkpoint records, the one on most images first."""
         return self.checkpoint.claims
+
+    def read(self, *paths: str | PathLike[str], preparation: Preparation | None = None) -> Array:
+        """Return your own images as levels `(N, C, H, W)`, uint8.
+
+        Args:
+            paths: Image files, folders of them, archives and arrays.
+            preparation: Preparation of the images; None for that of the model's training images.
+
+        Raises:
+            InputError: An image has another size, is damaged, or would lose something; or there is none.
+        """
+        how = self.checkpoint.provenance.prepared(preparation or AS_THEY_ARE)
+        return read_exact(self.config, list(map(str, paths)), how)[1]
 
     def sample(
         self,

@@ -19,6 +19,7 @@ from famecli.checkpoints.store import Store, checkpoint_file
 from famecli.config.presets import SIZES, Size
 from famecli.config.resolve import Setting
 from famecli.data.dataset import Split, even_part, load_split, own_images
+from famecli.data.preparation import AS_THEY_ARE, Preparation
 from famecli.errors import ArgumentError, ArgumentTypeError
 from famecli.evaluation import comparison
 from famecli.evaluation.comparison import WAIVERS, Comparison, Waiver
@@ -91,6 +92,7 @@ def evaluate(
     seed: int = 0,
     batch_size: int | None = None,
     data: AnyPath | None = None,
+    preparation: Preparation | None = None,
     offline: bool = False,
     cache_dir: AnyPath | None = None,
     progress: Progress | None = None,
@@ -101,14 +103,15 @@ def evaluate(
 
     Args:
         model: Model, or its source for `load`.
-        dataset: Name of a data set, or your own images: levels `(N, C, H, W)`.
+        dataset: Name of a data set, `folder` for the images in `data`, or levels `(N, C, H, W)`.
         split: Split of a named data set: `train`, `valid`, `test`, or `all`.
         limit: Number of images, spread evenly over the split: `floor(i * N / limit)` of N; None for all.
         importance_samples: Draws of the latents per image; see `Model.nll`.
         annealing: Settings of annealed importance sampling; see `Model.nll`.
         seed: Seed of the latents.
         batch_size: Images times samples, or chains, in one forward pass; None for a default.
-        data: Folder with the data set's files; None for `FAME_DATA` or the cache.
+        data: Folder of the data set, None for `FAME_DATA` or the cache; for `folder` your own images.
+        preparation: Preparation of your own images; None for that of the model's training images.
         offline: Whether downloads are forbidden.
         cache_dir: Folder of downloaded files; None for the user's cache.
         progress: Called with the images done and their total.
@@ -130,7 +133,7 @@ def evaluate(
             offline=offline,
             levels=handle.config.levels,
             channels=handle.config.channels,
-            preparation=handle.checkpoint.provenance.preparation_used,
+            preparation=handle.checkpoint.provenance.prepared(preparation or AS_THEY_ARE, dataset),
         )
     else:
         own = levels_of(dataset, handle.config)
@@ -170,6 +173,7 @@ def train(
     precision: AnyPrecision = "auto",
     compile: bool = False,
     data: AnyPath | None = None,
+    preparation: Preparation | None = None,
     offline: bool = False,
     cache_dir: AnyPath | None = None,
     progress: Callable[[dict[str, Any]], None] | None = None,
@@ -181,7 +185,7 @@ def train(
 
     Args:
         preset: Name of the model; see `famecli.presets`.
-        dataset: Name of the data set.
+        dataset: Name of the data set; `folder` for the images in `data`.
         out: Folder of the run.
         size: `tiny`, `small` or `paper`.
         images: Number of images to see; only one of `images`, `epochs`, `steps` and `budget_s` may be given.
@@ -206,7 +210,8 @@ def train(
         threads: Number of CPU threads; None for torch's own.
         precision: `fp32`, `bf16`, or `auto` for bf16 where the hardware multiplies it.
         compile: Whether to compile the steps with `torch.compile`: faster, after minutes of compilation.
-        data: Folder with the data set's files; None for `FAME_DATA` or the cache.
+        data: Folder of the data set, None for `FAME_DATA` or the cache; for `folder` your own images.
+        preparation: Preparation of your own images; None to take them as they are.
         offline: Whether downloads are forbidden.
         cache_dir: Folder of downloaded files; None for the user's cache.
         progress: Called with each line of metrics.jsonl, a dictionary with `images` and `nats_per_image`.
@@ -225,6 +230,7 @@ def train(
         preset=preset,
         dataset=dataset,
         data=_path(data),
+        preparing=preparation or AS_THEY_ARE,
         size=size,
         settings=[Setting(*each) for each in (settings or {}).items()],
         images=images,

@@ -53,7 +53,7 @@ def _likelihood(claim: NllRecord | None = None, *further: NllRecord) -> str:
     rows = [
         ("NLL", _nats(claim) + bits),
         ("estimator", _estimator(claim)),
-        ("data", f"{data.dataset_id}, {data.split}, {data.images or 0:,} images"),
+        ("data", f"{data.dataset_id}, {data.split}, {data.images or 0:,} images{data.prepared}"),
         ("binarization", str(data.binarization)),
     ]
     hashes = [

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from famecli.config.schema import build_known, check_ranges, known_keys, ranged
-from famecli.data.preparation import TENTH, Preparation
+from famecli.data.preparation import PIXELS, TENTH, Preparation
 from famecli.data.registry import FOLDER
 from famecli.errors import ConfigError, UsageError
 
@@ -135,12 +135,19 @@ class Provenance(PastTraining):
     data: TrainingData | None = None
     preparation: Preparation | None = None
 
-    @property
-    def preparation_used(self) -> Preparation:
-        """Preparation of the user's images; older trainings on them record none and split by position."""
-        if self.dataset == FOLDER and self.preparation is None:
-            return Preparation(rule=TENTH)
-        return self.preparation or Preparation()
+    def prepared(self, asked: Preparation, dataset: str = FOLDER) -> Preparation:
+        """Return the preparation of images for the model: as asked, what that leaves open as in training.
+
+        Older trainings on the user's images record none and split by position.
+
+        Args:
+            asked: Preparation that the user asks for.
+            dataset: Data set of the images; only those of `folder` are prepared as in training.
+        """
+        if dataset != FOLDER:
+            return asked
+        older = self.dataset == FOLDER and self.preparation is None
+        return asked.following(self.preparation or Preparation(rule=TENTH if older else PIXELS))
 
     @property
     def past(self) -> tuple[PastTraining, ...]:

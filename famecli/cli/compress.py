@@ -3,7 +3,7 @@
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -12,9 +12,6 @@ from famecli.cli.groups import Common, Force, Network, SplitName, check_files
 from famecli.cli.sources import DataSource, ModelSource
 from famecli.errors import InputError, UsageError
 from famecli.files import free_name, write_atomic
-
-if TYPE_CHECKING:
-    pass
 
 SCHEMA = "famecli/compress/1"
 SUFFIX = ".fame"
@@ -93,8 +90,6 @@ def compress(
         raise UsageError(
             "--split, --start, --limit and --data are for images of a data set", "leave the files out"
         )
-    if names:
-        data.preparing.refuse("images to restore are")
     data.check_stdin(source, split)
     _check_target(target, force, common.json)
     loaded = source.load(output)

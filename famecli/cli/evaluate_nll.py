@@ -24,6 +24,7 @@ from famecli.cli.groups import (
     check_files,
     join,
 )
+from famecli.cli.preparing import Preparing
 from famecli.cli.sources import DataSource, ModelSource
 from famecli.errors import GateError, UsageError, truncate
 from famecli.files import STDIN, check_writable, write_atomic
@@ -225,6 +226,7 @@ def evaluate_nll(
     source: ModelSource,
     files: Files = None,
     data: DataSource,
+    preparing: Preparing,
     split: Split = "test",
     bound: Bound,
     limit: Limit = None,
@@ -260,8 +262,7 @@ def evaluate_nll(
       fame sample --dataset mnist -n 256 -o - | fame evaluate-nll run/ --data - -q
     """
     from famecli.coding.compress import measure_code
-    from famecli.data.dataset import even_part, own_images
-    from famecli.data.image_files import read_exact
+    from famecli.data.dataset import even_part
     from famecli.evaluation.score import score, scored_levels, simulated
     from famecli.runtime.distributed import explain_lost_processes
 
@@ -277,12 +278,7 @@ def evaluate_nll(
         loaded = source.load(output, machine.torch_device(group), half=half)
         config = loaded.model.config
         if bound.simulated is None:
-            if names:
-                how = data.preparing.preparation(loaded.provenance.preparation_used)
-                paths, levels = read_exact(config, names, how, output.note)
-                images = own_images(levels, config.levels, "files", "Image files", paths)
-            else:
-                images = data.images(source, loaded, split, output)
+            images = data.images(source, loaded, split, output, preparing, names)
     if bound.simulated is None:
         scored = scored_levels(loaded, images, even_part(len(images.pixels), limit))
     else:

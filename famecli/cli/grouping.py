@@ -4,7 +4,7 @@
     def info(*, source: CheckpointSource, common: Common, tensors: Tensors = False) -> None: ...
 
 `Annotated[DATACLASS, {FIELD: OPTION}]` makes a group of a library dataclass. Other groups of the command
-declare the options of the remaining fields.
+declare the options of the remaining fields, or these keep their defaults.
 """
 
 import copy
@@ -140,7 +140,7 @@ def _options(group: Any) -> Iterator[inspect.Parameter]:  # noqa: ANN401
         (flags,) = group.__metadata__
         hints = {name: Annotated[hints[name], option] for name, option in flags.items()}
     for field in dataclasses.fields(bare):
-        if dataclasses.is_dataclass(hints.get(field.name)):
+        if dataclasses.is_dataclass(_bare(hints.get(field.name))):
             yield from _options(hints[field.name])
         elif field.name in hints:
             default = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
@@ -158,5 +158,6 @@ def _filled(group: Any, values: dict[str, Any]) -> Any:  # noqa: ANN401
             if dataclasses.is_dataclass(hints[field.name])
             else values[field.name]
             for field in dataclasses.fields(group)
+            if field.name in values or dataclasses.is_dataclass(hints[field.name])
         }
     )

@@ -17,7 +17,9 @@ from famecli.cli.groups import (
     SplitName,
     check_files,
 )
+from famecli.cli.preparing import Preparing
 from famecli.cli.sources import DataSource, ModelSource
+from famecli.data.preparation import Preparation
 from famecli.errors import UsageError
 from famecli.output import Output
 
@@ -81,6 +83,7 @@ def reconstruct(
     source: ModelSource,
     files: Files = None,
     data: DataSource,
+    preparing: Preparing,
     split: Split = "test",
     number: Number = 32,
     images: PictureOutput,
@@ -121,7 +124,7 @@ def reconstruct(
     _check_ends(interpolate, names)
     data.check_stdin(source, split)
     loaded = source.load(output, machine.torch_device())
-    originals = _originals(loaded, source, data, names, interpolate, split, number, output)
+    originals = _originals(loaded, source, data, preparing, names, interpolate, split, number, output)
     settings = library.Settings(seed, keep_layers, samples, decoder)
     with output.progress("reconstructing", len(originals.levels)) as advance:
         if interpolate is None:
@@ -191,6 +194,7 @@ def _originals(
     checkpoint: "Checkpoint",
     source: ModelSource,
     data: DataSource,
+    preparing: Preparation,
     files: list[str],
     ends: tuple[str, str] | None,
     split: SplitName,
@@ -203,15 +207,15 @@ def _originals(
         UsageError: The model is for other images, or a place is not in the split.
         InputError: A file is not an image of the model's size.
     """
-    from famecli.data.image_files import read_levels
+    from famecli.data.reading import read_levels
     from famecli.evaluation.score import scored_levels
 
     places = [int(end) for end in ends] if ends and all(end.isdecimal() for end in ends) else None
     if files or (ends and places is None):
         config = checkpoint.model.config
-        how = data.preparing.preparation(checkpoint.provenance.preparation_used)
+        how = checkpoint.provenance.prepared(preparing)
         return Originals(*read_levels(config, files or list(ends or ()), how, output.note))
-    found = data.images(source, checkpoint, split, output)
+    found = data.images(source, checkpoint, split, output, preparing)
     name = f"{found.info.name}/{found.split}"
     count = number if places is None else max(places) + 1
     levels = scored_levels(checkpoint, found, range(min(count, len(found.pixels)))).levels

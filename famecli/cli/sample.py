@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from famecli.checkpoints.checkpoint import Checkpoint
-    from famecli.data.image_files import KnownPixels
+    from famecli.data.reading import KnownPixels
     from famecli.model.fame import Fame
     from famecli.runtime.distributed import Group
 
@@ -71,7 +71,7 @@ class Part:
             UsageError: The options do not go together.
             InputError: A file is not an image of the model's size.
         """
-        from famecli.data.image_files import read_known
+        from famecli.data.reading import read_known
 
         if self.complete is None:
             if self.rows is not None or self.mask is not None:
@@ -79,7 +79,7 @@ class Part:
             return None
         if (self.rows is None) == (self.mask is None):
             raise UsageError("--complete needs to know what to keep", "add one of --rows R and --mask IMAGE")
-        how = self.preparing.preparation(checkpoint.provenance.preparation_used)
+        how = checkpoint.provenance.prepared(self.preparing)
         return read_known(checkpoint.model.config, self.complete, self.rows, self.mask, how)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
@@ -11,9 +12,9 @@ import typer
 from famecli.checkpoints.index import default_weights, index
 from famecli.checkpoints.store import RUN_FILES, Store, checkpoint_file
 from famecli.cli.groups import Data, Dataset, Network, SplitName
-from famecli.cli.preparing import Preparing
 from famecli.config.presets import PRESETS
-from famecli.data.registry import FOLDER, dataset_info, shared_images
+from famecli.data.preparation import AS_THEY_ARE, Preparation
+from famecli.data.registry import dataset_info, shared_images
 from famecli.errors import UsageError
 from famecli.files import STDIN
 from famecli.output import Output
@@ -172,7 +173,6 @@ class DataSource:
     """Folder of data sets, or the user's images."""
 
     data: Data = None
-    preparing: Preparing
     network: Network
 
     def check_stdin(self, source: CheckpointSource, split: str | None) -> None:
@@ -194,11 +194,18 @@ class DataSource:
                 "for example fame sample -n 64 -o - | fame evaluate-nll --data -",
             )
 
-    def split(self, dataset: str, split: SplitName, checkpoint: "Checkpoint", output: Output) -> "ImageSplit":
+    def split(
+        self,
+        dataset: str,
+        split: SplitName,
+        checkpoint: "Checkpoint",
+        output: Output,
+        asked: Preparation = AS_THEY_ARE,
+    ) -> "ImageSplit":
         """Return a split of a data set for a model; see `load_split` for errors."""
         from famecli.data.dataset import load_split
 
-        network, used = self.network, checkpoint.provenance.preparation_used
+        network = self.network
         for each in checkpoint.provenance.trainings:
             if warning := shared_images(each.dataset, dataset, split):
                 output.warn(warning)
@@ -211,21 +218,34 @@ class DataSource:
             report=output.note,
             levels=checkpoint.model.config.levels,
             channels=checkpoint.model.config.channels,
-            preparation=self.preparing.preparation(used if dataset == FOLDER else None),
+            preparation=checkpoint.provenance.prepared(asked, dataset),
         )
 
     def images(
-        self, source: ModelSource, checkpoint: "Checkpoint", split: SplitName, output: Output
+        self,
+        source: ModelSource,
+        checkpoint: "Checkpoint",
+        split: SplitName,
+        output: Output,
+        asked: Preparation = AS_THEY_ARE,
+        files: Sequence[str] = (),
     ) -> "ImageSplit":
-        """Return the images for a model: those on stdin with `--data -`, else a split of its data set.
+        """Return the images for a model: those in files, on stdin with `--data -`, or of a data set's split.
 
         Raises:
-            FameError: Any error of `read_stdin`, `ModelSource.dataset_of` and `load_split`.
+            FameError: Any error of `read_exact`, `read_stdin`, `ModelSource.dataset_of` and `load_split`.
         """
-        from famecli.data.dataset import read_stdin
+        from famecli.data.dataset import own_images, read_stdin
+        from famecli.data.reading import read_exact
 
         config = checkpoint.model.config
+        if files:
+            how = checkpoint.provenance.prepared(asked)
+            names, levels = read_exact(config, files, how, output.note)
+            return own_images(levels, config.levels, "files", "Image files", names, how)
         if self.data == STDIN:
-            self.preparing.refuse("images on stdin are")
+            if str(asked):
+                hint = "leave --resize and --convert out"
+                raise UsageError("images on stdin are taken as they are", hint)
             return read_stdin(config.image_shape, config.levels)
-        return self.split(source.dataset_of(checkpoint), split, checkpoint, output)
+        return self.split(source.dataset_of(checkpoint), split, checkpoint, output, asked)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, get_args
 import typer
 
 from famecli.cli.groups import Data, Dataset, Seed, ShortDryRun, images_or_auto
-from famecli.cli.preparing import Convert, CropTo, Pad, Resize
+from famecli.cli.preparing import Preparing
 from famecli.cli.sources import complete_model, complete_weights
 from famecli.config.presets import DEFAULT_SIZE, PRESETS
 from famecli.config.resolve import Setting
@@ -46,10 +46,7 @@ FLAGS = {
     ),
     "dataset": get_args(Dataset)[1],
     "data": get_args(Data)[1],
-    "resize": get_args(Resize)[1],
-    "crop": get_args(CropTo)[1],
-    "pad": get_args(Pad)[1],
-    "convert": get_args(Convert)[1],
+    "preparing": get_args(Preparing)[1],
     "size": typer.Option("--size", "--preset", show_default=DEFAULT_SIZE, help="Size of the model."),
     "config": typer.Option("--config", metavar="FILE", help="TOML file, as --print-config prints it."),
     "settings": typer.Option(

@@ -9,6 +9,7 @@ from rich.console import Console
 from famecli import __version__
 from famecli.cli.grouping import grouped
 from famecli.cli.groups import MOST_IMAGES, Common, Machine, Seed, SplitName
+from famecli.cli.preparing import Preparing
 from famecli.cli.sources import DataSource, ModelSource
 from famecli.errors import GateError, UnavailableError, UsageError, did_you_mean
 from famecli.files import STDIN
@@ -55,6 +56,7 @@ def verify(
     *,
     source: ModelSource,
     data: DataSource,
+    preparing: Preparing,
     checks: Checks = ALL,
     samples: Samples = None,
     images: Images = None,
@@ -92,7 +94,7 @@ def verify(
         if dataset is None and source.dataset is None and loaded.provenance.dataset is None:
             raise UnavailableError(f"{loaded.source} does not say what it was trained on")
         name = dataset or source.dataset_of(loaded)
-        return data.split(name, split, loaded, output)
+        return data.split(name, split, loaded, output, preparing)
 
     with output.progress("verifying", len(names)) as advance:
         results = runner.verify(

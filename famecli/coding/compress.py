@@ -27,9 +27,9 @@ from famecli.coding.container import (
 )
 from famecli.config.schema import ModelConfig
 from famecli.data.fetch import say_nothing
-from famecli.data.image_files import read_exact
 from famecli.data.image_writers import to_uint8, write_png
 from famecli.data.listing import is_array
+from famecli.data.reading import read_exact
 from famecli.errors import InputError, IntegrityError, UsageError
 from famecli.model.fame import Fame
 from famecli.nll.units import NATS_PER_BIT

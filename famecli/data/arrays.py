@@ -238,12 +238,19 @@ def images_of(array: np.ndarray, name: str) -> np.ndarray:
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """Return the array in the IDX file `path`, plain or gzipped, whatever its name.
+    """Return the array in the IDX file `path`; see `read_idx_from`."""
+    with opened(path) as file:
+        return read_idx_from(file, str(path))
+
+
+def read_idx_from(file: BinaryIO, name: str) -> np.ndarray:
+    """Return the array in an open IDX file, plain or gzipped, whatever its name.
 
     Memory is allocated for bytes that are there, never for those that the header claims.
 
     Args:
-        path: File of unsigned bytes with one to four dimensions.
+        file: File of unsigned bytes with one to four dimensions.
+        name: Name of the file, for errors.
 
     Shape:
         As in the header, uint8.
@@ -254,17 +261,16 @@ def read_idx(path: Path) -> np.ndarray:
     Source:
         The format: http://yann.lecun.com/exdb/mnist/, "File formats for the MNIST database".
     """
-    with opened(path) as file:
-        content = unzipped(file)
-        magic = read_up_to(content, 4)
-        if magic[:3] != bytes([0, 0, UNSIGNED_BYTE]) or not 1 <= magic[-1] <= MOST_IDX_DIMENSIONS:
-            found = magic.hex(" ") or "nothing"
-            expected = "expected 00 00 08 01..04"
-            raise InputError(f"{path}: not an IDX file of unsigned bytes (starts with {found}, {expected})")
-        sizes = read_up_to(content, 4 * magic[3])
-        if len(sizes) < 4 * magic[3]:
-            raise InputError(f"{path}: ends inside its header, expected {magic[3]} dimensions", AGAIN)
-        return _read_bytes(content, struct.unpack(f">{magic[3]}I", sizes), LARGEST_IDX_BYTES, str(path))
+    content = unzipped(file)
+    magic = read_up_to(content, 4)
+    if magic[:3] != bytes([0, 0, UNSIGNED_BYTE]) or not 1 <= magic[-1] <= MOST_IDX_DIMENSIONS:
+        found = magic.hex(" ") or "nothing"
+        expected = "expected 00 00 08 01..04"
+        raise InputError(f"{name}: not an IDX file of unsigned bytes (starts with {found}, {expected})")
+    sizes = read_up_to(content, 4 * magic[3])
+    if len(sizes) < 4 * magic[3]:
+        raise InputError(f"{name}: ends inside its header, expected {magic[3]} dimensions", AGAIN)
+    return _read_bytes(content, struct.unpack(f">{magic[3]}I", sizes), LARGEST_IDX_BYTES, name)
 
 
 def idx_header(shape: Shape) -> bytes:

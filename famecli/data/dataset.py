@@ -35,7 +35,6 @@ READERS: Mapping[str, Reader] = {
     "cifar10": read_cifar10,
     "imagenet32": read_batches,
     "imagenet32-old": read_pngs,
-    FOLDER: read_folder,
 }
 CHUNK_IMAGES = 1000
 # Seed of data sets whose bits are drawn once.
@@ -116,7 +115,7 @@ def load_split(
 
     def read(part: str) -> ImageSplit:
         if info.family == FOLDER and data is not None:
-            return read_split(info, data, part)
+            return read_split(info, data, part, report)
         return read_split(info, locate(info, data, cache_dir, offline, report, part), part)
 
     if split == ALL:
@@ -128,9 +127,14 @@ def load_split(
     return read(split)
 
 
-def read_split(info: DatasetInfo, folder: Path, split: str) -> ImageSplit:
-    """Return a split from the files in `folder`; errors are those of `load_split`."""
-    pixels, labels = READERS[info.family](info, folder, split)
+def read_split(
+    info: DatasetInfo, folder: Path, split: str, report: Callable[[str], None] = say_nothing
+) -> ImageSplit:
+    """Return a split from the files in `folder`; `report` and errors are those of `load_split`."""
+    if info.family == FOLDER:
+        pixels, labels = read_folder(info, folder, split, report)
+    else:
+        pixels, labels = READERS[info.family](info, folder, split)
     if info.bits_of is not None:
         pixels = _bits(pixels, info.bits_of, split, PUBLISHED_SEED)
     return ImageSplit(info, split, pixels, labels, info.names.get(split))
@@ -238,7 +242,12 @@ def read_stdin(shape: tuple[int, int, int], levels: int) -> ImageSplit:
 
 
 def own_images(
-    pixels: np.ndarray, levels: int, name: str, title: str, files: Sequence[str] | None = None
+    pixels: np.ndarray,
+    levels: int,
+    name: str,
+    title: str,
+    files: Sequence[str] | None = None,
+    preparation: Preparation | None = None,
 ) -> ImageSplit:
     """Return a user's images as the only split of a data set.
 
@@ -248,6 +257,7 @@ def own_images(
         name: Name of the data set, and of its family.
         title: Title of the data set.
         files: Name of each image's file; None if images are not files.
+        preparation: Preparation of the images; None where they are as they were given.
     """
     info = dataclasses.replace(
         seen_with(dataset_info(FOLDER), levels),
@@ -257,5 +267,6 @@ def own_images(
         shape=pixels.shape[1:],
         splits={ALL: len(pixels)},
         rule="all of them",
+        preparation=preparation,
     )
     return ImageSplit(info, ALL, pixels, files=files)

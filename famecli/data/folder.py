@@ -3,14 +3,16 @@
 import dataclasses
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from famecli.data.image_files import decode, exact_levels, image_header, is_grey, whole
+from famecli.data.fetch import say_nothing
+from famecli.data.image_files import exact_levels, image_header, is_grey, whole
 from famecli.data.listing import WHAT_IS_READ, Listing, StoredImage, list_images
 from famecli.data.preparation import PIXELS, TENTH, Preparation
+from famecli.data.reading import Findings
 from famecli.data.registry import FOLDER, DatasetInfo, dataset_info
 from famecli.errors import InputError, UnavailableError, UsageError
 from famecli.files import STDIN
@@ -79,9 +81,11 @@ def describe(
     how, listing = preparation or Preparation(), _listed(data)
     if not listing.images:
         raise InputError(f"no images in {data}{listing.passed_over_words()}", WHAT_IS_READ)
-    shape, turned = _common_shape(listing.images, how)
+    findings = Findings()
+    shape, turned = _common_shape(listing.images, how, findings)
     shape = (channels or shape[0], *shape[1:])
-    parts, rule = _parts(listing.images, str(data), how)
+    parts, rule = _parts(listing.images, str(data), how, findings)
+    findings.check()
     sizes = {split: len(parts.get(split, ())) for split in SPLITS}
     if len(listing.images) * np.prod(shape, dtype=float) > LARGEST_BYTES:
         raise InputError(
@@ -114,13 +118,16 @@ def seen_with(info: DatasetInfo, levels: int) -> DatasetInfo:
     return dataclasses.replace(info, levels=levels)
 
 
-def read_folder(info: DatasetInfo, path: Path, split: str) -> tuple[np.ndarray, np.ndarray | None]:
+def read_folder(
+    info: DatasetInfo, path: Path, split: str, report: Callable[[str], None] = say_nothing
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Return the images of a split, by their names or in the order of the arrays; no labels.
 
     Args:
         info: Data set, from `describe`.
         path: Images, as for `describe`.
         split: `train`, `valid` or `test`.
+        report: Called with one line about converted images.
 
     Shape:
         `(N, C, H, W)`, uint8, levels of `info`.
@@ -137,11 +144,15 @@ def read_folder(info: DatasetInfo, path: Path, split: str) -> tuple[np.ndarray, 
         )
     by_name = {each.name: each for each in _listed(path).images}
     pixels = np.empty((info.splits[split], *info.shape), np.uint8)
-    names = info.names[split]
+    names, findings = info.names[split], Findings()
     for index, name in enumerate(names):
         if name not in by_name:
             raise InputError(f"{name} was removed while {path} was read")
-        pixels[index] = decode(name, by_name[name].content(), info.shape, info.preparation)
+        with findings.of(name):
+            pixels[index] = findings.decode(name, by_name[name].content(), info.shape, info.preparation)
+    findings.check()
+    if told := findings.converted_words():
+        report(f"{split}: {told}")
     return exact_levels(pixels, info.levels, lambda index: names[index]), None
 
 
@@ -154,13 +165,15 @@ def _listed(path: Path) -> Listing:
         raise
 
 
-def _parts(images: Images, path: str, how: Preparation) -> tuple[dict[str, list[StoredImage]], str]:
+def _parts(
+    images: Images, path: str, how: Preparation, findings: Findings
+) -> tuple[dict[str, list[StoredImage]], str]:
     """Return the images of each split, and in words the rule that made them."""
     named = _named_splits(images, path)
     if not named:
-        return _by_rule(images, how), RULES[how.rule]
+        return _by_rule(images, how, findings), RULES[how.rule]
     if "valid" not in named and "train" in named:
-        cut = _by_rule(named["train"], how)
+        cut = _by_rule(named["train"], how, findings)
         named |= {"train": [*cut["train"], *cut["test"]], "valid": cut["valid"]}
         return named, f"as named, valid cut off train {RULES[how.rule].partition(',')[0]}"
     return named, "as named"
@@ -198,15 +211,13 @@ def _named_splits(images: Images, path: str) -> dict[str, list[StoredImage]]:
     return found
 
 
-def _by_rule(images: Images, how: Preparation) -> dict[str, list[StoredImage]]:
+def _by_rule(images: Images, how: Preparation, findings: Findings) -> dict[str, list[StoredImage]]:
     """Return the images of each split by a rule."""
-    remainders: Iterable[int] = range(len(images))
-    if how.rule == PIXELS:
-        remainders = (_pixel_hash(each, how) for each in images)
     parts: dict[str, list[StoredImage]] = {split: [] for split in SPLITS}
-    for image, number in zip(images, remainders, strict=True):
-        remainder = number % PERIOD
-        parts[next(split for split, chosen in REMAINDERS.items() if remainder in chosen)].append(image)
+    for index, image in enumerate(images):
+        with findings.of(image.name):
+            remainder = (_pixel_hash(image, how) if how.rule == PIXELS else index) % PERIOD
+            parts[next(split for split, chosen in REMAINDERS.items() if remainder in chosen)].append(image)
     return parts
 
 
@@ -224,19 +235,21 @@ def _pixel_hash(image: StoredImage, how: Preparation) -> int:
     return int.from_bytes(digest.digest()[:8], "big")
 
 
-def _common_shape(images: Images, how: Preparation) -> tuple[tuple[int, int, int], int]:
+def _common_shape(images: Images, how: Preparation, findings: Findings) -> tuple[tuple[int, int, int], int]:
     """Return the shape `(C, H, W)` of images after their preparation, and how many of them are turned."""
-    first, channels, turned = (0, 0), Counter[int](), 0
+    first, named, channels, turned = (0, 0), "", Counter[int](), 0
     for image in images:
-        header = image_header(image.name, image.content())
-        stored, *size = header.shape
-        channels[stored] += 1
-        turned += header.turned
-        first = first if any(first) else (size[0], size[1])
-        if how.resize is None and tuple(size) != first:
-            raise InputError(
-                f"{image.name}: {size[1]}x{size[0]} pixels, {images[0].name} has {first[1]}x{first[0]}",
-                "make all the same size, for example with `resize=32`",
-            )
+        with findings.of(image.name):
+            header = image_header(image.name, image.content())
+            stored, *size = header.shape
+            channels[stored] += 1
+            turned += header.turned
+            if not named:
+                first, named = (size[0], size[1]), image.name
+            if how.resize is None and tuple(size) != first:
+                raise InputError(
+                    f"{image.name}: {size[1]}x{size[0]} pixels, {named} has {first[1]}x{first[0]}",
+                    "make all the same size, for example with `resize=32`",
+                )
     height, width = first if how.resize is None else (how.resize, how.resize)
-    return (max(channels), height, width), turned
+    return (max(channels, default=1), height, width), turned

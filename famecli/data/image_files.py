@@ -2,18 +2,14 @@
 
 import io
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from famecli.config.schema import ModelConfig
-from famecli.data.fetch import say_nothing
-from famecli.data.image_writers import to_uint8
-from famecli.data.listing import READABLE, WHAT_IS_READ, list_images
+from famecli.data.listing import READABLE
 from famecli.data.preparation import Preparation
 from famecli.errors import InputError, truncate
 
@@ -25,138 +21,9 @@ MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
 GREY_MODES = ("1", "L", "LA", "La", "F")
 LARGEST_SIDE = 1 << 14
 LARGEST_PIXELS = 1 << 26
-# Grey of unknown pixels.
-UNKNOWN = np.uint8(112)
-# Least byte of a mask's image that counts as white.
-WHITE = 128
 WHITE_PIXEL = (255, 255, 255, 255)
 # Tag of the orientation in EXIF data: above 4 the image lies on its side.
 ORIENTATION = 0x0112
-
-
-@dataclass(frozen=True)
-class KnownPixels:
-    """Known part of an image.
-
-    Args:
-        source: Name of the image's file.
-        levels: Levels of the whole image, `(C, H, W)`.
-        mask: True where a pixel is known, `(H, W)`.
-    """
-
-    source: str
-    levels: np.ndarray
-    mask: np.ndarray
-
-    def shown(self, num_levels: int) -> np.ndarray:
-        """Return the image, and its known part on grey, as bytes `(2, H, W, C)`."""
-        whole = to_uint8(self.levels[None], num_levels)[0]
-        return np.stack([whole, np.where(self.mask[:, :, None], whole, UNKNOWN)])
-
-
-def read_images(
-    paths: Sequence[Path | str],
-    shape: tuple[int, int, int],
-    preparation: Preparation | None = None,
-    report: Callable[[str], None] = say_nothing,
-) -> list[tuple[str, np.ndarray]]:
-    """Return names and pixels of the images in `paths`; greys become RGB for a model of three channels.
-
-    Args:
-        paths: Images, folders, archives and arrays; see `famecli.data.listing.list_images`.
-        shape: `(C, H, W)` of the model.
-        preparation: Preparation of the images; None where they must stay as they are.
-        report: Called with one line about the images.
-
-    Shape:
-        Each `(C, H, W)`, uint8, 0 to 255.
-
-    Raises:
-        InputError: A file is not an image of that height and width, or is damaged, or would lose something;
-            or there is none.
-    """
-    found = list_images(paths)
-    if not found.images:
-        raise InputError(
-            f"no images in {', '.join(map(str, paths))}{found.passed_over_words()}", WHAT_IS_READ
-        )
-    images, turned = [], 0
-    for each in found.images:
-        content = each.content()
-        images.append((each.name, decode(each.name, content, shape, preparation)))
-        turned += image_header(each.name, content).turned
-    words = f"; {turned:,} turned as their EXIF data say" if turned else ""
-    if len(images) > 1 or found.passed_over or turned:
-        report(f"{len(images):,} images of {shape[2]}x{shape[1]}{words}{found.passed_over_words()}")
-    return images
-
-
-def read_levels(
-    config: ModelConfig,
-    files: Sequence[str],
-    preparation: Preparation | None = None,
-    report: Callable[[str], None] = say_nothing,
-) -> tuple[list[str], np.ndarray]:
-    """Return the names of images, and the nearest levels of their bytes, `(N, C, H, W)`, uint8.
-
-    Args:
-        config: Configuration of the model that takes the images.
-        files: Image files, folders of them, archives or arrays; or `-` for one image on stdin.
-        preparation: See `read_images`, also for errors.
-        report: Called with one line about the images.
-    """
-    names, pixels = zip(*read_images(files, config.image_shape, preparation, report), strict=True)
-    return list(names), nearest_levels(config.levels)[np.stack(pixels)]
-
-
-def read_exact(
-    config: ModelConfig,
-    files: Sequence[str],
-    preparation: Preparation | None = None,
-    report: Callable[[str], None] = say_nothing,
-) -> tuple[list[str], np.ndarray]:
-    """Return the names of images, and their exact levels `(N, C, H, W)`, uint8.
-
-    Arguments and errors are those of `read_levels` and `exact_levels`.
-    """
-    names, pixels = zip(*read_images(files, config.image_shape, preparation, report), strict=True)
-    return list(names), exact_levels(np.stack(pixels), config.levels, lambda index: names[index])
-
-
-def read_known(
-    config: ModelConfig,
-    image: str,
-    rows: int | None,
-    mask: str | None,
-    preparation: Preparation | None = None,
-) -> KnownPixels:
-    """Return the known pixels of an image: its first rows, or those where a mask is white.
-
-    Args:
-        config: Configuration of the model that takes the image.
-        image: File of the image, `-` for stdin.
-        rows: Number of known rows from the top, used without a mask.
-        mask: File of the mask; None for `rows`.
-        preparation: Preparation of image and mask; see `read_images`, also for errors.
-
-    Raises:
-        InputError: There is not one image.
-    """
-
-    def one(path: str, channels: int) -> tuple[str, np.ndarray]:
-        found = read_images([path], (channels, config.height, config.width), preparation)
-        if len(found) > 1:
-            raise InputError(f"{path} has {len(found):,} images, expected one", "name one of its files")
-        return found[0]
-
-    name, pixels = one(image, config.channels)
-    levels = nearest_levels(config.levels)[pixels]
-    keep = np.zeros((config.height, config.width), bool)
-    if mask is None:
-        keep[:rows] = True
-    else:
-        keep = one(mask, 1)[1][0] >= WHITE
-    return KnownPixels(name, levels, keep)
 
 
 @dataclass(frozen=True)

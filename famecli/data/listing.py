@@ -1,17 +1,19 @@
 """Images in files, folders, archives and arrays: one way to list them, for every command."""
 
 import functools
+import io
 import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 import numpy as np
 
-from famecli.data.archive import opened, tar_members, zip_members
-from famecli.data.arrays import images_of, read_arrays, read_idx
+from famecli.data.archive import opened, reading, tar_members, zip_members
+from famecli.data.arrays import images_of, read_arrays, read_idx_from
 from famecli.errors import InputError
 from famecli.files import STDIN, open_input, read_up_to
 
@@ -138,11 +140,11 @@ def _list(path: str, found: Listing) -> None:
     elif name.endswith(ARRAY_SUFFIXES):
         _list_arrays(read_arrays(Path(file), array), file, found)
     elif is_idx(name):
-        _list_idx(Path(file), (), found)
+        _list_idx_file(Path(file), (), found)
     elif name.endswith(ZIP_SUFFIXES):
-        _list_members(_zip(Path(file), found), file, found)
+        _list_members(_zip(Path(file), array, found), file, found)
     elif name.endswith(TAR_SUFFIXES):
-        _list_members(_tar(Path(file), found), file, found)
+        _list_members(_tar(Path(file), array, found), file, found)
     else:
         found.images.append(StoredImage(file, (), functools.partial(_content, file)))
 
@@ -161,7 +163,7 @@ def _list_folder(folder: Path, prefix: str, found: Listing) -> None:
         if is_image(path.name):
             found.images.append(StoredImage(str(path), parts, functools.partial(_content, str(path))))
         elif is_idx(path.name) and path.name.startswith(prefix):
-            _list_idx(path, parts, found)
+            _list_idx_file(path, parts, found)
         else:
             found.passed_over[_ending(path.name)] += 1
 
@@ -199,35 +201,44 @@ def _ending(name: str) -> str:
     return PurePosixPath(name).suffix.lower() or "without ending"
 
 
-def _wanted(found: Listing) -> Callable[[str], bool]:
-    """Return a function that says whether a member of an archive is an image, and counts the others."""
+def _wanted(prefix: str, found: Listing) -> Callable[[str], bool]:
+    """Return a function that says whether a member of an archive has images, and counts the others.
+
+    Names of IDX files must begin with `prefix`.
+    """
 
     def wanted(name: str) -> bool:
         path = PurePosixPath(name)
         # Archives of macOS keep their hidden files in this folder.
         if name.endswith("/") or any(part.startswith(".") or part == "__MACOSX" for part in path.parts):
             return False
-        if not is_image(name):
+        taken = is_image(name) or (is_idx(name) and path.name.startswith(prefix))
+        if not taken:
             found.passed_over[_ending(name)] += 1
-        return is_image(name)
+        return taken
 
     return wanted
 
 
-def _zip(path: Path, found: Listing) -> Iterator[tuple[str, bytes]]:
+def _zip(path: Path, prefix: str, found: Listing) -> Iterator[tuple[str, bytes]]:
     with opened(path) as file:
-        for name, size, content in zip_members(file, str(path), _wanted(found), LARGEST_FILE_BYTES):
+        for name, size, content in zip_members(file, str(path), _wanted(prefix, found), LARGEST_FILE_BYTES):
             yield name, content.read(size)
 
 
-def _tar(path: Path, found: Listing) -> Iterator[tuple[str, bytes]]:
-    yield from tar_members(path, _wanted(found), LARGEST_FILE_BYTES, limit_bytes=LARGEST_TAR_BYTES)
+def _tar(path: Path, prefix: str, found: Listing) -> Iterator[tuple[str, bytes]]:
+    wanted = _wanted(prefix, found)
+    yield from tar_members(path, wanted, LARGEST_FILE_BYTES, limit_bytes=LARGEST_TAR_BYTES)
 
 
 def _list_members(members: Iterator[tuple[str, bytes]], path: str, found: Listing) -> None:
     for name, content in sorted(members, key=lambda each: PurePosixPath(each[0])):
-        within = PurePosixPath(name).parts[:-1]
-        found.images.append(StoredImage(f"{path}/{name}", within, functools.partial(bytes, content)))
+        within, full = PurePosixPath(name).parts[:-1], f"{path}/{name}"
+        if is_idx(name):
+            with reading(full):
+                _list_idx(io.BytesIO(content), full, within, found)
+        else:
+            found.images.append(StoredImage(full, within, functools.partial(bytes, content)))
 
 
 def _list_arrays(arrays: dict[str, np.ndarray], path: str, found: Listing) -> None:
@@ -236,12 +247,17 @@ def _list_arrays(arrays: dict[str, np.ndarray], path: str, found: Listing) -> No
         _list_array(images_of(array, name), name, _words(key), found)
 
 
-def _list_idx(path: Path, within: tuple[str, ...], found: Listing) -> None:
-    images = images_of(read_idx(path), str(path))
-    transposed = "emnist" in path.name.lower()
+def _list_idx_file(path: Path, within: tuple[str, ...], found: Listing) -> None:
+    with opened(path) as file:
+        _list_idx(file, str(path), within, found)
+
+
+def _list_idx(file: BinaryIO, name: str, within: tuple[str, ...], found: Listing) -> None:
+    images, last = images_of(read_idx_from(file, name), name), PurePosixPath(name).name
+    transposed = "emnist" in last.lower()
     if transposed:
         images = images.transpose(0, 1, 3, 2)
-    _list_array(images, str(path), (*within, *_words(path.name)), found, transposed=transposed)
+    _list_array(images, name, (*within, *_words(last)), found, transposed=transposed)
 
 
 def _list_array(

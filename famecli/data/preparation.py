@@ -56,6 +56,15 @@ class Preparation:
             words.append(f"{how} and resized to {self.resize}x{self.resize}")
         return ", ".join(words)
 
+    def following(self, recorded: "Preparation") -> "Preparation":
+        """Return this preparation with what it leaves open as `recorded` for a model's training images.
+
+        Images are converted if either says so, and split by the recorded rule.
+        """
+        size = recorded if self.resize is None else self
+        convert = self.convert or recorded.convert
+        return Preparation(size.resize, size.crop, size.pad, convert, recorded.rule)
+
     def resized(self, image: "Image") -> "Image":
         """Return an image of 8 bits at the size of the preparation, by the Lanczos filter of Pillow."""
         from PIL import Image
@@ -76,3 +85,6 @@ class Preparation:
             left, top = (width - least) // 2, (height - least) // 2
             image = image.crop((left, top, left + least, top + least))
         return image.resize((side, side), Image.Resampling.LANCZOS)
+
+
+AS_THEY_ARE = Preparation()

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from famecli.config.schema import LARGEST_NUMBER
+from famecli.data.preparation import AS_THEY_ARE
 from famecli.errors import InputError, UsageError, truncate
 from famecli.evaluation.notebook import html_table
 from famecli.files import read_bytes
@@ -176,8 +177,9 @@ def check_scores(nll: NllRecord, source: str) -> None:
         InputError: A key is missing, numbers contradict each other, or there is only one image.
     """
     nats, data = np.array(nll.image_nats), nll.data
-    # Older files do not record the part of the split; equal pixels say enough.
-    needed = (nll.seed, nll.weights_sha256, *dataclasses.astuple(dataclasses.replace(data, part="all")))
+    # Older files record neither part nor preparation; equal pixels say enough.
+    full = dataclasses.replace(data, part="all", preparation=AS_THEY_ARE)
+    needed = (nll.seed, nll.weights_sha256, *dataclasses.astuple(full))
     if None in needed or not data.shape:
         raise InputError(f"{source} does not record seed, weights and images in full")
     if len(nats) != data.images:

@@ -87,6 +87,7 @@ class NllReport:
                 levels=info.levels,
                 binarization=protocol.binarization_words(info.binarization),
                 part=part_name(self.scored.numbers, len(self.split.pixels)),
+                preparation=info.preparation,
             ),
             bound=nlls.bound,
             importance_samples=nlls.importance_samples,
@@ -139,11 +140,12 @@ class NllReport:
 
     def _claimed(self, claim: NllRecord) -> dict[str, Any]:
         """Return a claim with its protocol, and whether it can be compared with this evaluation."""
-        scored = ("dataset_id", "split", "images", "pixels_sha256", "binarization", "part")
+        scored = ("dataset_id", "split", "images", "pixels_sha256", "binarization", "part", "preparation")
+        data = to_dict(claim.data)
         return {
             "nats_per_image": claim.nats_per_image,
             "bits_per_dim": self.per_dim(claim.nats_per_image),
-            "data": {key: getattr(claim.data, key) for key in scored},
+            "data": {key: data[key] for key in scored},
             "bound": claim.bound,
             "importance_samples": claim.importance_samples,
             "seed": claim.seed,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args
 
 from famecli.config.schema import LARGEST_NUMBER, build_known, known_keys
+from famecli.data.preparation import Preparation
 from famecli.errors import ConfigError, GateError, IntegrityError, UnavailableError, UsageError
 
 SCHEMA = "famecli/nll/1"
@@ -94,6 +95,7 @@ class ScoredImages:
         binarization: Kind of binarization, in words.
         part: Part of the split: `all`, the `first` images, or an `even` part, see
             `famecli.data.dataset.even_part`. None in older records; older claims are about the first images.
+        preparation: Preparation of a user's images; None for other data sets, and in older records.
     """
 
     dataset_id: str | None
@@ -104,11 +106,18 @@ class ScoredImages:
     levels: int | None = None
     binarization: str | None = None
     part: Part | None = None
+    preparation: Preparation | None = None
+
+    @property
+    def prepared(self) -> str:
+        """Preparation in words that follow others; empty for images as they are."""
+        words = str(self.preparation or "")
+        return words and f", {words}"
 
     def __str__(self) -> str:
         """Return data set, split, number and bits of the images, for people."""
         count = "" if self.images is None else f", {self.images:,} images{PARTS.get(self.part, '')}"
-        return f"{self.dataset_id}, {self.split}{count}, binarization: {self.binarization}"
+        return f"{self.dataset_id}, {self.split}{count}{self.prepared}, binarization: {self.binarization}"
 
 
 @dataclass(frozen=True)
@@ -259,14 +268,19 @@ def parse_nll(table: object, where: str, origin: Origin = "claim") -> NllRecord:
     """
     if not isinstance(table, dict):
         raise ConfigError(f"{where}: expected a table of keys, got {type(table).__name__}")
-    curve = table.get("curve", [])
+    curve, data = table.get("curve", []), known_keys(ScoredImages, table.get("data"))
+    if isinstance(data, dict) and "preparation" in data:
+        data["preparation"] = known_keys(Preparation, data["preparation"])
     known: dict[str, Any] = {
-        "data": known_keys(ScoredImages, table.get("data")),
+        "data": data,
         "annealing": known_keys(Annealing, table.get("annealing")),
         "curve": [known_keys(Point, point) for point in curve] if isinstance(curve, list) else curve,
         "origin": origin,
     }
-    found = build_known(NllRecord, table | known, where)
+    try:
+        found = build_known(NllRecord, table | known, where)
+    except UsageError as error:
+        raise ConfigError(f"{where}: {error}") from error
     counts = (found.importance_samples, 1 if found.data.images is None else found.data.images)
     if min(counts) < 1 or (found.seed or 0) < 0:
         raise ConfigError(f"{where}: a count is out of range")

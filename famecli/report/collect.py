@@ -15,7 +15,7 @@ from famecli.config.presets import model_config
 from famecli.config.resolve import resolve
 from famecli.config.schema import TrainConfig
 from famecli.data.dataset import ImageSplit, even_part, load_split
-from famecli.data.preparation import Preparation
+from famecli.data.preparation import AS_THEY_ARE, Preparation
 from famecli.errors import UnavailableError, UsageError
 from famecli.evaluation.score import EstimatorSettings, check_fits, score, scored_levels
 from famecli.nll.record import NllRecord
@@ -31,7 +31,7 @@ NLL_KEYS = (
     "bound", "importance_samples", "nats_per_image", "bits_per_dim", "stderr_nats_per_image",
     "stderr_bits_per_dim", "seed", "weights_sha256", "precision", "terms_nats_per_image", "curve", "origin",
 )  # fmt: skip
-SCORED_KEYS = ("dataset_id", "split", "images", "binarization", "pixels_sha256", "part")
+SCORED_KEYS = ("dataset_id", "split", "images", "binarization", "pixels_sha256", "part", "preparation")
 
 
 @dataclass(frozen=True)
@@ -213,10 +213,11 @@ class Collector:
 
     def _test_split(self, loaded: Checkpoint, dataset: str | None) -> tuple[ImageSplit | None, str]:
         """Return the test images, or None and the reason why there are none."""
-        config, used, store = loaded.model.config, loaded.provenance.preparation_used, self.store
+        config, store = loaded.model.config, self.store
         try:
             if dataset is None:
                 raise UsageError(f"{loaded.source} does not say what it was trained on")
+            used = loaded.provenance.prepared(AS_THEY_ARE, dataset)
             key = (dataset, config.levels, config.channels, used)
             if key not in self.splits:
                 self.splits[key] = load_split(

@@ -203,7 +203,7 @@ def _nll_row(run: RunReport, nll: NllRecord) -> tuple[str, ...]:
 def _images_of(nll: NllRecord) -> str:
     """Return data set, split and number of the images of an NLL."""
     count = "" if nll.data.images is None else f", {nll.data.images:,} images"
-    return f"{nll.data.dataset_id or UNKNOWN} {nll.data.split}{count}"
+    return f"{nll.data.dataset_id or UNKNOWN} {nll.data.split}{count}{nll.data.prepared}"
 
 
 def _source_of(run: RunReport, nll: NllRecord) -> str:

@@ -7,7 +7,7 @@ from typing import Literal
 from famecli.config.presets import Size
 from famecli.config.resolve import Setting
 from famecli.config.schema import Precision
-from famecli.data.preparation import Crop, Preparation, SplitRule
+from famecli.data.preparation import AS_THEY_ARE, Preparation
 
 AnyPrecision = Literal[Precision, "auto"]
 Tracker = Literal["tensorboard"]
@@ -24,11 +24,7 @@ class TrainOptions:
         preset: Name of the preset; default `fame`.
         dataset: Name of the data set; default `mnist`.
         data: Folder with the data set's files, see `famecli.data.cache.locate`; or the user's own images.
-        resize: Side of the square to which the user's own images are resized; see
-            `famecli.data.preparation.Preparation`.
-        crop: `center` or `none`, for resized images.
-        pad: Whether resized images are padded.
-        convert: Whether the user's own images are converted where something would be lost.
+        preparing: Preparation of the user's own images; the rule of their splits is that of the run.
         size: Size of the preset; default `small`.
         config: TOML file with values for keys.
         settings: Values for keys; they override the file.
@@ -62,10 +58,7 @@ class TrainOptions:
     preset: str | None = None
     dataset: str | None = None
     data: Path | None = None
-    resize: int | None = None
-    crop: Crop | None = None
-    pad: bool = False
-    convert: bool = False
+    preparing: Preparation = AS_THEY_ARE
     size: Size | None = None
     config: Path | None = None
     settings: list[Setting] | None = None
@@ -94,11 +87,3 @@ class TrainOptions:
     threads: int | None = None
     offline: bool = False
     cache_dir: Path | None = None
-
-    def preparation(self, rule: SplitRule) -> Preparation:
-        """Return the preparation of the user's own images, which are split by `rule`.
-
-        Raises:
-            UsageError: The values do not go together.
-        """
-        return Preparation(self.resize, self.crop, self.pad, self.convert, rule)

@@ -147,7 +147,7 @@ def _continued(plan: Plan, begun: Begun, settings: list[Setting]) -> Plan:
 
 def _described(options: TrainOptions, rule: SplitRule) -> DatasetInfo:
     name = options.dataset or DEFAULT_DATASET
-    return describe(name, options.data, preparation=options.preparation(rule))
+    return describe(name, options.data, preparation=dataclasses.replace(options.preparing, rule=rule))
 
 
 def _seen_by(info: DatasetInfo, model: ModelConfig) -> DatasetInfo:

@@ -161,7 +161,7 @@ def _split(plan: Plan, name: Split, note: Note) -> ImageSplit:
     if info.family == FOLDER and options.data is not None:
         for line in info.told if name == "train" else ():
             note(line)
-        return read_split(info, options.data, name)
+        return read_split(info, options.data, name, note)
     return load_split(
         info.name,
         name,

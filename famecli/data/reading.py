@@ -1,0 +1,221 @@
+"""Images that a command reads: all of them decoded, with one error or one line about many."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from famecli.config.schema import ModelConfig
+from famecli.data.fetch import say_nothing
+from famecli.data.image_files import decode, exact_levels, image_header, nearest_levels
+from famecli.data.image_writers import to_uint8
+from famecli.data.listing import WHAT_IS_READ, list_images
+from famecli.data.preparation import Preparation
+from famecli.errors import InputError
+
+# Grey of unknown pixels.
+UNKNOWN = np.uint8(112)
+# Least byte of a mask's image that counts as white.
+WHITE = 128
+# Largest number of images that a line names.
+MOST_NAMED = 5
+
+
+@dataclass(frozen=True)
+class KnownPixels:
+    """Known part of an image.
+
+    Args:
+        source: Name of the image's file.
+        levels: Levels of the whole image, `(C, H, W)`.
+        mask: True where a pixel is known, `(H, W)`.
+    """
+
+    source: str
+    levels: np.ndarray
+    mask: np.ndarray
+
+    def shown(self, num_levels: int) -> np.ndarray:
+        """Return the image, and its known part on grey, as bytes `(2, H, W, C)`."""
+        whole = to_uint8(self.levels[None], num_levels)[0]
+        return np.stack([whole, np.where(self.mask[:, :, None], whole, UNKNOWN)])
+
+
+@dataclass
+class Findings:
+    """Images that cannot be taken, or were converted, so that one line names them all.
+
+    Args:
+        refused: Error of each image that cannot be taken, by name.
+        converted: Names of converted images.
+    """
+
+    refused: dict[str, InputError] = field(default_factory=dict)
+    converted: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def of(self, name: str) -> "Iterator[None]":
+        """Keep the error of an image for `check`; only the first one counts."""
+        try:
+            yield
+        except InputError as error:
+            self.refused.setdefault(name, error)
+
+    def decode(
+        self,
+        name: str,
+        content: bytes | np.ndarray,
+        shape: tuple[int, int, int],
+        preparation: Preparation | None,
+    ) -> np.ndarray:
+        """Return the pixels of an image; see `decode`. Remember whether it had to be converted."""
+        if preparation is None or not preparation.convert:
+            return decode(name, content, shape, preparation)
+        try:
+            return decode(name, content, shape, dataclasses.replace(preparation, convert=False))
+        except InputError:
+            pixels = decode(name, content, shape, preparation)
+            self.converted.append(name)
+            return pixels
+
+    def check(self) -> None:
+        """Raise one error for all images that cannot be taken.
+
+        Raises:
+            InputError: There are some; the message names up to five.
+        """
+        errors = list(self.refused.values())
+        if len(errors) > 1:
+            hints = dict.fromkeys(each.hint for each in errors[:MOST_NAMED])
+            raise InputError(listed(list(map(str, errors)), "; "), "; ".join(filter(None, hints)))
+        if errors:
+            raise errors[0]
+
+    def converted_words(self) -> str:
+        """Return which images were converted, in words; empty for none."""
+        if not self.converted:
+            return ""
+        verb = "image is" if len(self.converted) == 1 else "images are"
+        return f"{len(self.converted):,} {verb} converted: {listed(self.converted)}"
+
+
+def listed(words: Sequence[str], separator: str = ", ") -> str:
+    """Return up to five words in one line, and how many more there are.
+
+    >>> listed("abcdefg")
+    'a, b, c, d, e and 2 more'
+    """
+    more = len(words) - MOST_NAMED
+    return separator.join(words[:MOST_NAMED]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def read_images(
+    paths: Sequence[Path | str],
+    shape: tuple[int, int, int],
+    preparation: Preparation | None = None,
+    report: Callable[[str], None] = say_nothing,
+) -> list[tuple[str, np.ndarray]]:
+    """Return names and pixels of the images in `paths`; greys become RGB for a model of three channels.
+
+    Args:
+        paths: Images, folders, archives and arrays; see `famecli.data.listing.list_images`.
+        shape: `(C, H, W)` of the model.
+        preparation: Preparation of the images; None where they must stay as they are.
+        report: Called with one line about the images.
+
+    Shape:
+        Each `(C, H, W)`, uint8, 0 to 255.
+
+    Raises:
+        InputError: A file is not an image of that height and width, or is damaged, or would lose something;
+            or there is none.
+    """
+    found = list_images(paths)
+    if not found.images:
+        raise InputError(
+            f"no images in {', '.join(map(str, paths))}{found.passed_over_words()}", WHAT_IS_READ
+        )
+    images, turned, findings = [], 0, Findings()
+    for each in found.images:
+        with findings.of(each.name):
+            content = each.content()
+            images.append((each.name, findings.decode(each.name, content, shape, preparation)))
+            turned += image_header(each.name, content).turned
+    findings.check()
+    words = f"; {turned:,} turned as their EXIF data say" if turned else ""
+    if len(images) > 1 or found.passed_over or turned:
+        report(f"{len(images):,} images of {shape[2]}x{shape[1]}{words}{found.passed_over_words()}")
+    if told := findings.converted_words():
+        report(told)
+    return images
+
+
+def read_levels(
+    config: ModelConfig,
+    files: Sequence[str],
+    preparation: Preparation | None = None,
+    report: Callable[[str], None] = say_nothing,
+) -> tuple[list[str], np.ndarray]:
+    """Return the names of images, and the nearest levels of their bytes, `(N, C, H, W)`, uint8.
+
+    Args:
+        config: Configuration of the model that takes the images.
+        files: Image files, folders of them, archives or arrays; or `-` for one image on stdin.
+        preparation: See `read_images`, also for errors.
+        report: Called with one line about the images.
+    """
+    names, pixels = zip(*read_images(files, config.image_shape, preparation, report), strict=True)
+    return list(names), nearest_levels(config.levels)[np.stack(pixels)]
+
+
+def read_exact(
+    config: ModelConfig,
+    files: Sequence[str],
+    preparation: Preparation | None = None,
+    report: Callable[[str], None] = say_nothing,
+) -> tuple[list[str], np.ndarray]:
+    """Return the names of images, and their exact levels `(N, C, H, W)`, uint8.
+
+    Arguments and errors are those of `read_levels` and `exact_levels`.
+    """
+    names, pixels = zip(*read_images(files, config.image_shape, preparation, report), strict=True)
+    return list(names), exact_levels(np.stack(pixels), config.levels, lambda index: names[index])
+
+
+def read_known(
+    config: ModelConfig,
+    image: str,
+    rows: int | None,
+    mask: str | None,
+    preparation: Preparation | None = None,
+) -> KnownPixels:
+    """Return the known pixels of an image: its first rows, or those where a mask is white.
+
+    Args:
+        config: Configuration of the model that takes the image.
+        image: File of the image, `-` for stdin.
+        rows: Number of known rows from the top, used without a mask.
+        mask: File of the mask; None for `rows`.
+        preparation: Preparation of image and mask; see `read_images`, also for errors.
+
+    Raises:
+        InputError: There is not one image.
+    """
+
+    def one(path: str, channels: int) -> tuple[str, np.ndarray]:
+        found = read_images([path], (channels, config.height, config.width), preparation)
+        if len(found) > 1:
+            raise InputError(f"{path} has {len(found):,} images, expected one", "name one of its files")
+        return found[0]
+
+    name, pixels = one(image, config.channels)
+    levels = nearest_levels(config.levels)[pixels]
+    keep = np.zeros((config.height, config.width), bool)
+    if mask is None:
+        keep[:rows] = True
+    else:
+        keep = one(mask, 1)[1][0] >= WHITE
+    return KnownPixels(name, levels, keep)
