@@ -73,5 +73,5 @@ def fenced(text: str, language: str) -> str:
 
 
 def yaml(text: str) -> str:
-    """Return text as a quoted string of YAML."""
-    return json.dumps(printable(text))
+    """Return text as a quoted string of YAML, which takes no halves of a character as JSON does."""
+    return json.dumps(printable(text), ensure_ascii=False)

@@ -27,6 +27,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # Else processors that multiply bfloat16 would round to 8 bits by default, here and in processes started here.
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_VNNI")
 
+# As `famecli` sets it; here before anything imports the library.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
 no_pickle.watch()
 
 

@@ -8,6 +8,10 @@ from famecli.checkpoints.provenance import in_words, time_in_words
 from famecli.config.presets import PRESETS
 from famecli.escape import code, fenced, markdown, yaml
 from famecli.nll.record import NllRecord
+from famecli.nll.units import unit_of
+
+# The hub's name of what these models are for.
+TASK = "unconditional-image-generation"
 
 # Keys of a schedule, in the order of a card.
 SCHEDULE = (
@@ -16,16 +20,21 @@ SCHEDULE = (
 )  # fmt: skip
 
 
-def model_card(described: Description) -> str:
+def model_card(described: Description, repository: str = "", licence: str | None = "mit") -> str:
     """Return the card of a checkpoint.
+
+    Args:
+        described: Description of the checkpoint.
+        repository: `ORG/REPO` of the hub, if the card is for that page.
+        licence: Identifier of the licence of the weights; None to name no licence.
 
     Source: the sections: arXiv:1810.03993; the table on top: the hub's model cards.
     """
-    model, name = described.model, described.name
+    model, name = described.model, repository.rpartition("/")[2] or described.name
     preset, typed = PRESETS.get(model.preset), shlex.quote(name)
-    dataset = yaml(str(described.provenance.dataset))
+    pulled = f"pip install 'famecli[hub]'\nfame weights pull hf://{repository}\n" if repository else ""
     parts = [
-        f"---\nlicense: mit\nlibrary_name: famecli\ndatasets: [{dataset}]\n---",
+        f"---\n{_metadata(described, name, licence)}\n---",
         f"# {markdown(name)}",
         f"{code(model.preset)}, {preset.title if preset else 'a model of its own'}: "
         f"{described.header.parameters:,} parameters, for images "
@@ -36,13 +45,52 @@ def model_card(described: Description) -> str:
         _training(described),
         "## Use",
         fenced(
-            f"fame sample {typed} -n 64 -o grid.png\nfame evaluate-nll {typed}\nfame verify {typed}", "sh"
+            f"{pulled}fame sample {typed} -n 64 -o grid.png\nfame evaluate-nll {typed}\nfame verify {typed}",
+            "sh",
         ),
         "It describes images like those it was trained on, and nothing else. Its samples and its likelihoods "
         "are not made for decisions about people.",
         f"sha256 of the file: `{described.sha256}`.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _metadata(described: Description, name: str, licence: str | None) -> str:
+    """Return the table on top of a card: lines of YAML, with a result of the hub's index for each claim."""
+    lines = [
+        *(() if licence is None else (f"license: {yaml(licence)}",)),
+        "library_name: famecli",
+        f"pipeline_tag: {TASK}",
+        f"datasets: [{yaml(str(described.provenance.dataset))}]",
+    ]
+    if described.claims:
+        results = "".join(_result(claim, described.model.levels) for claim in described.claims)
+        lines.append(f"model-index:\n- name: {yaml(name)}\n  results:{results}")
+    return "\n".join(lines)
+
+
+def _result(claim: NllRecord, levels: int) -> str:
+    """Return a claim as a result of the hub's index; names hold the protocol, since the page shows names."""
+    data, bits = claim.data, claim.bits_per_dim
+    in_bits = unit_of(levels) == "bits/dim" and bits is not None
+    value, stderr = (
+        (bits, claim.stderr_bits_per_dim) if in_bits else (claim.nats_per_image, claim.stderr_nats_per_image)
+    )
+    spread = "" if stderr is None else f", +- {stderr:.4f}"
+    metric = f"NLL, {'bits/dim' if in_bits else 'nats/image'} ({_estimator(claim)}{spread})"
+    return f"""
+  - task:
+      type: {TASK}
+      name: Density estimation
+    dataset:
+      type: {yaml(str(data.dataset_id))}
+      name: {yaml(str(data))}
+      split: {yaml(data.split)}
+      args: {{pixels_sha256: {yaml(str(data.pixels_sha256))}}}
+    metrics:
+    - type: nll
+      name: {yaml(metric)}
+      value: {value:.4f}"""
 
 
 def _likelihood(claim: NllRecord | None = None, *further: NllRecord) -> str:

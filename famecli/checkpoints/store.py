@@ -3,29 +3,24 @@
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, urldefrag, urlsplit
 
-from famecli.checkpoints.description import describe
+from famecli.checkpoints import hub
 from famecli.checkpoints.header import read_checkpoint, read_header
 from famecli.checkpoints.index import WeightsEntry, index, named_weights, unknown_checkpoint, weights_folder
-from famecli.checkpoints.urls import SHA256, addresses, parse_url
-from famecli.config.schema import ModelConfig
+from famecli.checkpoints.urls import SHA256, HubFile, Located, addresses, is_hub, parse_url
 from famecli.data.fetch import fetch_file, is_offline, say_nothing
-from famecli.errors import ExitCode, FameError, InputError, IntegrityError, UnavailableError, UsageError
+from famecli.errors import FameError, InputError, IntegrityError, UnavailableError, UsageError
 from famecli.files import CHUNK_BYTES, STDIN, cache_root, open_input, unwritable, write_atomic
-from famecli.nll.record import NllRecord
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 SUFFIX = ".safetensors"
 # Checkpoints of a run's folder, in the order in which they are looked for.
 RUN_FILES = ("best.safetensors", "last.safetensors")
-# Exit codes of failed verification, worst first: a wrong hash, then a wrong claim.
-WORST_FIRST = (ExitCode.INTEGRITY, ExitCode.GATE)
 
 
 @dataclass(frozen=True)
@@ -97,31 +92,80 @@ class Store:
             FameError: `fetch` fails.
         """
         if "://" in word:
-            return self._fetch_url(word)
+            return self.fetch_located(self.locate(word))
         if (entry := named_weights(word)) is not None:
             return self.fetch(entry)
         return next((each.path for each in self.imported() if each.name == word), None)
 
-    def _fetch_url(self, text: str) -> Path:
-        """Return the file at a URL with `#sha256=HEX`, or with the file name of an entry of the index."""
+    def locate(self, text: str) -> Located:
+        """Return the file at a URL with its hash: the typed one, that of the index, or that of the hub.
+
+        Raises:
+            UsageError: A URL has an unknown scheme, or no hash.
+            UnavailableError: The hub is not asked, or does not answer.
+        """
         url, sha256 = parse_url(text)
         file = PurePosixPath(unquote(urlsplit(url).path)).name
         entry = next((each for each in index().values() if each.file == file), None)
         size_bytes = None
         if entry is not None and sha256 in ("", entry.sha256):
             sha256, size_bytes = entry.sha256, entry.size_bytes
+        address = urldefrag(text).url
+        place = HubFile.parse(address) if is_hub(text) else None
+        if place is not None and not sha256:
+            if is_offline(self.offline):
+                hint = f"name a file on this machine, or the hash: {place}#sha256=HEX"
+                raise UnavailableError(f"the hub is not asked for {place}: downloads are off", hint)
+            return hub.locate(place)
         if not sha256:
             hint = f"add #sha256=HEX, the file's hash: {url}#sha256=..."
             raise UsageError("a URL without a hash is not fetched", hint)
-        name = re.sub(r"[^A-Za-z0-9._-]", "_", file.removesuffix(SUFFIX)).lstrip(".")[:100] or "checkpoint"
-        return self._fetch(url, [url], self.cached(name, sha256), sha256, size_bytes)
+        return Located(address, file if place is None else place.name, sha256, size_bytes)
 
-    def _fetch(self, what: str, urls: list[str], target: Path, sha256: str, size_bytes: int | None) -> Path:
+    def fetch_located(self, located: Located) -> Path:
+        """Return a file that `locate` found, fetched if no imported one is it; errors as for `fetch`."""
+        for each in self.imported():
+            if each.sha256 == located.sha256:
+                check_hash(each.path, each.sha256)
+                return each.path
+        name = re.sub(r"[^A-Za-z0-9._-]", "_", located.name.removesuffix(SUFFIX)).lstrip(".")[:100]
+        target = self.cached(name or "checkpoint", located.sha256)
+        headers = hub.headers() if is_hub(located.address) else {}
+        return self._fetch(
+            located.address, [located.url], target, located.sha256, located.size_bytes, headers
+        )
+
+    def pull(self, located: Located, name: str | None = None, *, force: bool = False) -> Named:
+        """Fetch and check a file that `locate` found, and keep it under a name; errors as for `keep`."""
+        path = self.fetch_located(located)
+        kept = None
+        try:
+            kept = self.keep(path, name or located.name.removesuffix(SUFFIX), force=force)
+        finally:
+            if path.parent == self.folder and (kept is None or kept.path != path):
+                path.unlink(missing_ok=True)
+        return kept
+
+    def _fetch(
+        self,
+        what: str,
+        urls: list[str],
+        target: Path,
+        sha256: str,
+        size_bytes: int | None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Path:
         if is_offline(self.offline) and not os.path.isfile(target):
             hint = "run without --offline, or bring the file here: fame weights pull FILE"
             raise UnavailableError(f"{what} is not on this machine, and downloads are off", hint)
         return fetch_file(
-            urls, sha256, target, size_bytes=size_bytes, offline=self.offline, report=self.report
+            urls,
+            sha256,
+            target,
+            size_bytes=size_bytes,
+            headers=headers,
+            offline=self.offline,
+            report=self.report,
         )
 
     def keep(self, path: Path, name: str | None = None, *, force: bool = False) -> Named:
@@ -295,77 +339,3 @@ def _sha256(path: Path) -> str:
         while chunk := file.read(CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-@dataclass
-class Verified:
-    """Named weights, and the outcome of their verification.
-
-    Args:
-        weights: Named weights.
-        model: Configuration of the model; None if no claim was measured.
-        claims: Pairs of a claim and its new measurement.
-        problem: First error; None if all checks passed.
-    """
-
-    weights: Named
-    model: ModelConfig | None = None
-    claims: list[tuple[NllRecord, NllRecord]] = field(default_factory=list)
-    problem: FameError | None = None
-
-    @property
-    def state(self) -> str:
-        """`right`, `wrong`, or `not measured`."""
-        if self.problem is None:
-            return "right"
-        return "wrong" if self.problem.exit_code in WORST_FIRST else "not measured"
-
-    @property
-    def figures(self) -> list[dict[str, Any]]:
-        """Claimed and measured mean of each claim that was measured, with its estimator."""
-        return [
-            {
-                "bound": claim.bound,
-                "importance_samples": claim.importance_samples,
-                "images": found.data.images,
-                "claimed_nats_per_image": claim.expected(self.weights.name, found.data.images or 0)[1],
-                "measured_nats_per_image": found.nats_per_image,
-            }
-            for claim, found in self.claims
-        ]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the row of `fame weights verify --json`."""
-        return {
-            "name": self.weights.name,
-            "path": str(self.weights.path),
-            "sha256": self.weights.sha256,
-            "state": self.state,
-            "problem": None if self.problem is None else str(self.problem),
-            "claim": self.figures[0] if self.figures else None,
-            "further": self.figures[1:],
-        }
-
-
-def verify_weights(
-    weights: Named, measure: Callable[[NllRecord], NllRecord] | None = None, *, further: bool = False
-) -> Verified:
-    """Check a file against its recorded hash, and its claims against new measurements.
-
-    Args:
-        weights: Named weights.
-        measure: Returns the measurement of a claim; None to check the hash alone.
-        further: Whether the claims by other estimators are measured, too.
-    """
-    found = Verified(weights)
-    try:
-        check_hash(weights.path, weights.sha256)
-        if measure is not None:
-            described = describe(weights.path)
-            found.model, claims = described.model, described.claimed()
-            for claim in claims if further else claims[:1]:
-                found.claims.append((claim, measure(claim)))
-                claim.check(weights.name, found.claims[-1][1])
-    except FameError as error:
-        found.problem = error
-    return found

@@ -2,6 +2,7 @@
 
 import os
 import re
+from dataclasses import dataclass
 from urllib.parse import quote, urldefrag, urlsplit
 
 from famecli.checkpoints.index import WeightsEntry
@@ -10,6 +11,93 @@ from famecli.errors import UsageError
 URL = re.compile(r"(https?|file|hf)://.", re.IGNORECASE)
 HUB = "https://huggingface.co"
 SHA256 = re.compile(r"[0-9a-f]{64}")
+# Name of a model's file by the hub's convention.
+MODEL_FILE = "model.safetensors"
+PART = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """File of a repository of the hub.
+
+    Args:
+        repository: `ORG/REPO`.
+        file: Path of the file in the repository.
+        revision: Branch, tag or commit.
+    """
+
+    repository: str
+    file: str = MODEL_FILE
+    revision: str = "main"
+
+    @classmethod
+    def parse(cls, text: str) -> "HubFile":
+        """Return the file of `ORG/REPO/FILE@REVISION`, with or without hf:// before it.
+
+        Raises:
+            UsageError: The text is something else.
+        """
+        path, _, revision = (text[len("hf://") :] if is_hub(text) else text).partition("@")
+        organisation, _, rest = path.partition("/")
+        repository, _, file = rest.partition("/")
+        names = re.fullmatch(PART, organisation) and re.fullmatch(PART, repository)
+        if not names or ".." in file.split("/"):
+            raise UsageError(
+                f"{text!r} names no repository", "write ORG/REPO, or hf://ORG/REPO/FILE@REVISION"
+            )
+        return cls(f"{organisation}/{repository}", file.strip("/") or MODEL_FILE, revision or "main")
+
+    @property
+    def url(self) -> str:
+        """Address of the file."""
+        # A revision such as refs/pr/1 is one part of the path.
+        return f"{hub_address()}/{self.repository}/resolve/{quote(self.revision, safe='')}/{quote(self.file)}"
+
+    @property
+    def name(self) -> str:
+        """Name for the file on this machine: that of the repository for its only model."""
+        return (self.repository if self.file == MODEL_FILE else self.file).rpartition("/")[2]
+
+    def __str__(self) -> str:
+        """Return the address that `parse` reads."""
+        return f"hf://{self.repository}/{self.file}@{self.revision}"
+
+
+@dataclass(frozen=True)
+class Located:
+    """File at an address, with its hash.
+
+    Args:
+        address: URL, or `hf://ORG/REPO/FILE@REVISION`.
+        name: Name for the file on this machine.
+        sha256: SHA-256 of the file.
+        size_bytes: Size of the file; None where it is not known.
+    """
+
+    address: str
+    name: str
+    sha256: str
+    size_bytes: int | None = None
+
+    @property
+    def url(self) -> str:
+        """URL of the file."""
+        return parse_url(self.address)[0]
+
+    @property
+    def pinned(self) -> str:
+        """Address with the hash, which never stands for another file."""
+        return f"{self.address}#sha256={self.sha256}"
+
+
+def hub_address() -> str:
+    """Return the address of the hub."""
+    return os.environ.get("HF_ENDPOINT", HUB).rstrip("/")
+
+
+def is_hub(text: str) -> bool:
+    """Return whether a word is an address of the hub."""
+    return text.lower().startswith("hf://")
 
 
 def addresses(entry: WeightsEntry) -> list[str]:
@@ -24,7 +112,7 @@ def addresses(entry: WeightsEntry) -> list[str]:
 
 def _under(base: str, file: str) -> str:
     """Return the URL of a file under `base`; in hf://, the revision stays last."""
-    path, at, revision = base.partition("@") if base.lower().startswith("hf:") else (base, "", "")
+    path, at, revision = base.partition("@") if is_hub(base) else (base, "", "")
     return f"{path.rstrip('/')}/{quote(file)}{at}{revision}"
 
 
@@ -32,7 +120,7 @@ def parse_url(text: str) -> tuple[str, str]:
     """Return the address of a file, and the hash in `#sha256=HEX` or "".
 
     `hf://ORG/REPO/FILE@REVISION` is an address of huggingface.co, or of the server in HF_ENDPOINT; the
-    default revision is `main`.
+    default file is `MODEL_FILE`, the default revision `main`.
 
     Raises:
         UsageError: The text is not a supported URL.
@@ -50,16 +138,4 @@ def parse_url(text: str) -> tuple[str, str]:
     key, _, sha256 = fragment.lower().partition("=")
     if fragment and not (key == "sha256" and SHA256.fullmatch(sha256)):
         raise UsageError(f"{text!r} has no sha256 after #", "write #sha256= and 64 hexadecimal digits")
-    return _hub_url(url) if url.lower().startswith("hf:") else url, sha256
-
-
-def _hub_url(url: str) -> str:
-    path, _, revision = url[len("hf://") :].partition("@")
-    organisation, repository, *file = [part for part in path.split("/") if part] + ["", ""]
-    file = [part for part in file if part]
-    if not (organisation and repository and file) or ".." in path.split("/"):
-        raise UsageError(f"{url!r} names no file", "write hf://ORG/REPO/FILE@REVISION")
-    hub = os.environ.get("HF_ENDPOINT", HUB).rstrip("/")
-    # A revision such as refs/pr/1 is one part of the path.
-    place = quote(revision or "main", safe="")
-    return f"{hub}/{quote(organisation)}/{quote(repository)}/resolve/{place}/{quote('/'.join(file))}"
+    return HubFile.parse(url).url if is_hub(url) else url, sha256

@@ -9,10 +9,12 @@ import typer
 from rich.console import Console
 
 from famecli.checkpoints.index import KEYS, WeightsEntry, entry_of, index, unknown_checkpoint, weights_folder
-from famecli.checkpoints.store import WORST_FIRST, Named, Store, Verified, verify_weights
-from famecli.checkpoints.urls import addresses
+from famecli.checkpoints.store import Named, Store
+from famecli.checkpoints.urls import addresses, is_hub
+from famecli.checkpoints.verified import WORST_FIRST, Verified, verify_weights
 from famecli.cli.grouping import grouped
 from famecli.cli.groups import BatchSize, Common, Machine, Network, ShortDryRun
+from famecli.cli.push import push
 from famecli.cli.sources import DataSource, complete_weights
 from famecli.config.schema import ModelConfig
 from famecli.data.registry import DATASETS
@@ -41,17 +43,25 @@ Sources = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[NAME]...",
-        help="Names of weights, URLs with #sha256=HEX, or checkpoint files.",
+        help="Names of weights, hf://ORG/REPO, URLs with #sha256=HEX, or checkpoint files.",
         autocompletion=complete_weights,
     ),
 ]
 KeptName = Annotated[
     str | None,
-    typer.Option("--name", metavar="NAME", help="Name for a checkpoint file (default: the file's)."),
+    typer.Option(
+        "--name",
+        metavar="NAME",
+        help="Name to keep the file under (default: the file's, or that of the repository).",
+    ),
 ]
 Installed = Annotated[bool, typer.Option("--installed", help="Only weights on this machine.")]
 All = Annotated[bool, typer.Option("--all", help="All weights of the index.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would be fetched, and from where.")]
+Revision = Annotated[
+    str | None,
+    typer.Option("--revision", metavar="REV", help="Branch, tag or commit of a repository of the hub."),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace another checkpoint of this name.")]
 VerifiedName = Annotated[
     str | None,
@@ -102,6 +112,7 @@ def pull(
     sources: Sources = None,
     every: All = False,
     name: KeptName = None,
+    revision: Revision = None,
     force: Force = False,
     dry_run: DryRun = False,
     short_dry_run: ShortDryRun = False,
@@ -111,7 +122,8 @@ def pull(
 ) -> None:
     """Download or import weights. Prints their paths.
 
-    Names and URLs are downloaded if they are missing. A checkpoint file is checked and kept under a name.
+    Names and URLs are downloaded if they are missing. A checkpoint file, or the model of a repository of the
+    hub, is checked and kept under a name.
 
     Examples:
 
@@ -120,16 +132,22 @@ def pull(
       fame weights pull --all --dry-run
 
       fame weights pull run/best.safetensors --name my-model
+
+      fame weights pull hf://ORG/REPO --revision v1
     """
     output, dry_run = common.output(), dry_run or short_dry_run
     if bool(sources) == every:
         raise UsageError("name weights, or say --all", f"names of weights: {', '.join(index())}")
     if name is not None and len(sources or ()) != 1:
         raise UsageError("--name is for one checkpoint file", "pull the files one by one")
+    words = [_at(each, revision) for each in sources or index()]
     store = network.store(output)
-    rows = [_pulled(store, each, name, force=force, dry_run=dry_run) for each in sources or index()]
+    rows = [_pulled(store, each, name, force=force, dry_run=dry_run) for each in words]
     data = {"schema": "famecli/weights-pull/1", "dry_run": dry_run, "weights": rows}
     output.result(data, "\n".join(str(row["path"] or " ".join(row["urls"])) for row in rows))
+
+
+app.command("push")(push)
 
 
 @app.command("path")
@@ -243,11 +261,26 @@ def _installed(store: Store, name: str | None) -> list[Named]:
     return found
 
 
+def _at(word: str, revision: str | None) -> str:
+    """Return an address of the hub at a revision, or any word if there is no revision."""
+    if revision is None:
+        return word
+    if not is_hub(word) or "@" in word:
+        raise UsageError(f"--revision is for hf://ORG/REPO, not for {word}", "write hf://ORG/REPO@REV")
+    address, hashed, sha256 = word.partition("#")
+    return f"{address}@{revision}{hashed}{sha256}"
+
+
 def _pulled(store: Store, word: str, name: str | None, *, force: bool, dry_run: bool) -> dict[str, Any]:
     """Download or import weights, or with `dry_run` find their address; return their row."""
     entry, is_url, path = index().get(word), "://" in word, Path(word)
     has_name = entry is not None or is_url or any(each.name == word for each in store.imported())
-    if name is not None or not has_name:
+    if is_url and not dry_run and (name is not None or is_hub(word)):
+        located = store.locate(word)
+        kept = store.pull(located, name, force=force)
+        store.report(f"{kept.name} is {located.pinned}")
+        return {"name": kept.name, "path": str(kept.path), "fetched": True, "pinned": located.pinned}
+    if not is_url and (name is not None or not has_name):
         if not (path.exists() or path.suffix or len(path.parts) > 1):
             raise unknown_checkpoint(word)
         if dry_run:

@@ -5,15 +5,16 @@ import http.client
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from famecli.errors import FameError, IntegrityError, UnavailableError
 from famecli.files import partial_file, remove_leftovers
 
+T = TypeVar("T")
 TIMEOUT_S = 30
 TRIES = 5
 # The pause doubles after each try.
@@ -89,6 +90,7 @@ def fetch_file(
     *,
     size_bytes: int | None = None,
     blob: str | None = None,
+    headers: Mapping[str, str] | None = None,
     offline: bool = False,
     report: Callable[[str], None] = say_nothing,
 ) -> Path:
@@ -103,6 +105,7 @@ def fetch_file(
         size_bytes: Size of the file, where known; a longer download is stopped, as is one beyond
             `LARGEST_BYTES` where the size is unknown.
         blob: Git blob hash of the file, where known instead of the SHA-256.
+        headers: Headers of the requests; `Authorization` is not sent to a host that the server redirects to.
         offline: Whether downloads are forbidden.
         report: Called with one line of text, with host and size, before each download.
 
@@ -124,7 +127,7 @@ def fetch_file(
         size = "size unknown" if size_bytes is None else f"{size_bytes / 1e6:.1f} MB"
         report(f"downloading {destination.name} from {host_of(url)} ({size})")
         try:
-            _download(url, sha256, blob, destination, size_bytes)
+            _download(url, sha256, blob, destination, size_bytes, headers or {})
             return destination
         except (UnavailableError, IntegrityError) as error:
             failures.append(error)
@@ -136,14 +139,21 @@ def fetch_file(
     )
 
 
-def _download(url: str, sha256: str | None, blob: str | None, path: Path, size_bytes: int | None) -> None:
+def _download(
+    url: str,
+    sha256: str | None,
+    blob: str | None,
+    path: Path,
+    size_bytes: int | None,
+    headers: Mapping[str, str],
+) -> None:
     """Put the file at `url` in place if its hashes are right; errors are those of `fetch_file`."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(path.parent, ABANDONED_S)
         with partial_file(path) as partial:
             with partial.open("wb") as file:
-                _transfer(url, file, size_bytes)
+                _transfer(url, file, size_bytes, headers)
             if wrong := difference(partial, sha256, blob):
                 raise IntegrityError(wrong)
     except IntegrityError as error:
@@ -157,7 +167,7 @@ def host_of(url: str) -> str:
     return urlsplit(url).netloc.rpartition("@")[2] or "this machine"
 
 
-def _transfer(url: str, file: BinaryIO, size_bytes: int | None) -> None:
+def _transfer(url: str, file: BinaryIO, size_bytes: int | None, headers: Mapping[str, str]) -> None:
     """Download `url` into the empty `file`.
 
     After status 429 or 5xx, a timeout or a broken connection, missing bytes are requested again, up to
@@ -173,24 +183,30 @@ def _transfer(url: str, file: BinaryIO, size_bytes: int | None) -> None:
         _append(_read_chunks(Path(unquote(urlsplit(url).path))), file, size_bytes)
         return
     started_s, reason = time.monotonic(), ""
+
+    def late() -> str:
+        seconds = time.monotonic() - started_s
+        in_time = seconds <= PATIENCE_S + file.tell() / SLOWEST_BYTES_PER_S
+        return "" if in_time else f"{host_of(url)}: only {file.tell():,} bytes in {seconds:.0f} s"
+
     for attempt in range(TRIES):
         if attempt:
             time.sleep(FIRST_PAUSE_S * 2 ** (attempt - 1))
-        reason = _in_time(lambda: _request(url, file, size_bytes), url, file, started_s)
+        reason = unless_late(lambda: _request(url, file, size_bytes, headers), late)
         if not reason:
             return
     raise UnavailableError(f"{host_of(url)}: {reason}, {TRIES} times")
 
 
-def _in_time(request: Callable[[], str], url: str, file: BinaryIO, started_s: float) -> str:
-    """Return the result of `request`, which appends to `file`.
+def unless_late(request: Callable[[], T], late: Callable[[], str]) -> T:
+    """Return the result of `request`.
 
     It runs in a thread: limits of single reads do not end a server that sends a byte now and then.
 
     Raises:
-        UnavailableError: It took too long since `started_s`; any error of `request`.
+        UnavailableError: `late` has returned a reason to wait no longer; any error of `request`.
     """
-    found: Future[str] = Future()
+    found: Future[T] = Future()
 
     def work() -> None:
         try:
@@ -200,13 +216,12 @@ def _in_time(request: Callable[[], str], url: str, file: BinaryIO, started_s: fl
 
     threading.Thread(target=work, daemon=True).start()
     while not wait([found], timeout=PATIENCE_S / 100).done:
-        seconds = time.monotonic() - started_s
-        if seconds > PATIENCE_S + file.tell() / SLOWEST_BYTES_PER_S:
-            raise UnavailableError(f"{host_of(url)}: only {file.tell():,} bytes in {seconds:.0f} s")
+        if reason := late():
+            raise UnavailableError(reason)
     return found.result()
 
 
-def _request(url: str, file: BinaryIO, size_bytes: int | None) -> str:
+def _request(url: str, file: BinaryIO, size_bytes: int | None, more: Mapping[str, str]) -> str:
     """Request the bytes that `file` lacks; return the reason to retry, or "" if it is complete.
 
     Raises:
@@ -217,7 +232,7 @@ def _request(url: str, file: BinaryIO, size_bytes: int | None) -> str:
 
     start = file.tell()
     # A .gz file that a server declares as compressed in transit stays packed, and so do bombs.
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
+    headers = {**more, "Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
     try:
         with requests.get(url, headers=headers, timeout=TIMEOUT_S, stream=True) as response:
             part = response.headers.get("Content-Range", "")
