@@ -12,6 +12,7 @@ from support.commands import Done, error_of, fame, random_model, result_of, save
 from famecli.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from famecli.cli.verify import CHECKS
 from famecli.model.distributions import Bernoulli
+from famecli.verification import runner
 
 FEW = ("--samples", "4", "--limit", "3")
 KEYS = {"schema", "checkpoint", "passed", "checks", "seed", "device", "seconds", "version"}
@@ -46,6 +47,19 @@ def failed(done: Done, *names: str) -> dict[str, Any]:
     assert document["passed"] is False
     assert [each["name"] for each in document["checks"] if each["verdict"] == "failed"] == list(names)
     return document
+
+
+def test_long_checks_are_announced_and_endless_ones_refused(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("verify", model, *FEW, "--checks", "batch")
+    assert "TFLOP" not in fame(*words).err
+    monkeypatch.setattr(runner, "LONG_FLOP", 0.0)
+    assert fame(*words).err.count("\nthe checks take about 0 TFLOP, some 1 min of one CPU core\n") == 1
+    monkeypatch.setattr(runner, "MOST_FLOP", 0.0)
+    told = error_of(3, *words)
+    assert f"{model}: the checks take about 0 TFLOP, at most 0" in told
+    assert "choose fewer --checks, or less of --images, --samples and --limit" in told
 
 
 def test_a_sound_model_passes_everything(claiming: Path) -> None:

@@ -20,7 +20,10 @@ from famecli.data.registry import DATASETS
 from famecli.errors import InputError
 from famecli.model.fame import Fame, count_parameters
 from famecli.nll.evaluate import evaluate
+from famecli.verification import runner
+from famecli.verification.findings import CHECKS
 from famecli.verification.nll_checks import check_code
+from famecli.verification.subject import SAMPLES
 
 FEW = ("--samples", "4", "--limit", "3")
 
@@ -160,3 +163,6 @@ def test_presets_take_a_tenth_of_the_limits_at_most(preset: str, size: Size) -> 
         assert 10 * costs.image_bytes(config) <= costs.MOST_IMAGE_BYTES
         assert 10 * costs.sampling_steps(config) <= costs.MOST_STEPS
         assert 10 * costs.image_flop(config, count_parameters(config)) <= costs.MOST_FLOP
+        flop = runner.checks_flop(config, count_parameters(config), CHECKS, SAMPLES[config.likelihood], 1, 64)
+        assert 10 * flop <= runner.MOST_FLOP
+        assert (flop > runner.LONG_FLOP) == (size != "tiny")

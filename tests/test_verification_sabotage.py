@@ -29,6 +29,8 @@ CASES = [
     ("causality", "fame", BITS, leak_of(1e-9, (0, 0), CORNER, step=True), "change of a parameter by rows"),
     ("causality", "fame", COLOURS, broken.own_later_channel, "change of a parameter by pixels of the same"),
     ("causality", "lvae", BITS, leak_of(1e-300, CORNER, (0, 0)), "derivative of parameters by any pixel"),
+    ("causality", "fame", BITS, broken.mask_by_content, "change of a parameter by rows below"),
+    ("normalisation", "pixelcnn", BITS, broken.mask_by_content, "sums over all images"),
     ("causality", "fame", BITS, broken.prior_sees_image, "condition or prior by the image"),
     ("batch", "fame", BITS, broken.batch_norm, "in training mode"),
     ("batch", "fame", BITS, broken.batch_norm_in_training, "NLL in a batch"),
@@ -41,11 +43,14 @@ CASES = [
     ("normalisation", "pixelcnn", COLOURS, broken.red_given_last, "sums over levels"),
     ("normalisation", "lvae", BITS, broken.generous_bits, "sums over levels"),
     ("normalisation", "pixelcnn", BITS, broken.no_mask, "sums over all images"),
+    ("normalisation", "pixelcnn", BITS, broken.half_precision_bits, "sums over levels"),
+    ("normalisation", "fame", COLOURS, broken.smallest_mass, "sums over levels"),
     ("normalisation", "vae", BITS, broken.forgotten_border, "minus that of the pixels"),
     ("latents", "fame", BITS, broken.divergence_to_standard, "rate minus divergence"),
     ("latents", "lvae", BITS, broken.wide_prior_of_samples, "latents of samples off their prior"),
     ("latents", "vae", BITS, broken.narrow_posterior, "latents of images off their posterior"),
     ("latents", "pixelvae", BITS, broken.density_without_scale, "log-weight minus"),
+    ("latents", "vae", BITS, broken.saturated_weights, "log-weight minus"),
     ("latents", "fame", BITS, broken.same_normals, "distance of normals"),
     ("sampler", "fame", BITS, broken.shifted_bits, "float64, off their quantile"),
     ("sampler", "lvae", COLOURS, broken.cold_mixture, "float64, off their quantile"),
@@ -77,6 +82,23 @@ def test_a_broken_model_fails_the_check_that_is_for_it(
     break_it(model, monkeypatch)
     found = failures(check, model)
     assert any(what in each for each in found), found
+
+
+@pytest.mark.parametrize(
+    ("preset", "shape", "break_it"),
+    [
+        ("fame", BITS, broken.sum_of_weights),
+        ("lvae", COLOURS, broken.largest_weight),
+    ],
+)
+def test_estimates_that_are_too_good_are_seen_by_the_exact_value_alone(
+    preset: str, shape: tuple[int, int, int], break_it: Sabotage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = model_of(preset, shape)
+    break_it(model, monkeypatch)
+    (found,) = failures("latents", model)
+    assert "of a miniature better than exact" in found
+    assert failures("code", model) == failures("batch", model) == []
 
 
 @pytest.mark.parametrize(("preset", "shape"), [("fame", BITS), ("pixelcnn", COLOURS)])

@@ -368,6 +368,7 @@ class Model:
 
         Raises:
             ArgumentError: A check is unknown, or a number is out of range.
+            InputError: The checks would take days.
         """
         most, names = whole("limit", limit, 1), OWN_CHECKS if checks is None else tuple(checks)
         for name in names:

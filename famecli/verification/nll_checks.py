@@ -11,12 +11,14 @@ from torch.distributions import Normal
 
 from famecli.coding.codec import Codec
 from famecli.coding.stack import STATE_WORDS, WORD_BITS
+from famecli.config.costs import images_at_once
 from famecli.model.distributions import Gaussian
 from famecli.model.fame import Draw, Fame, NllTerms
-from famecli.nll.evaluate import evaluate
+from famecli.nll.evaluate import LOWEST_SUM_NATS, evaluate
 from famecli.nll.units import NATS_PER_BIT
 from famecli.rng import ImageNoise
 from famecli.verification.findings import Finding, Measurement
+from famecli.verification.normalisation import every_image, tiny_model
 from famecli.verification.sampling import MOST_DISTANCE, distance
 from famecli.verification.subject import Subject
 
@@ -39,7 +41,10 @@ DRAWS = 4
 WEIGHTS = 64
 WEIGHT_LIMIT = 0.01
 MOST_STANDARD_ERRORS = 5.0
-CODE_BATCH = 64
+# Images and draws per image of the estimates that are compared with exact values.
+ESTIMATED, ESTIMATE_DRAWS = 16, 16
+TINY_ESTIMATED, TINY_DRAWS = 64, 64
+BATCH, CODE_BATCH = 512, 64
 BATCHES = (
     "The NLL of an image does not depend on the other images of its batch, nor on the mode of the model."
 )
@@ -141,6 +146,7 @@ def check_latents(subject: Subject) -> Finding:
         _largest("rate minus divergence, relative", [_relative(terms.rate, rates)]),
         _largest("log-weight minus that of the densities, relative", [_relative(terms.log_weight, weight)]),
         *_weights_as_evaluated(subject, images),
+        *_estimates(subject),
         Measurement(
             f"distance of normals of {subject.samples} images from their distribution, times root of n",
             distance(_quantiles(priors, subject)),
@@ -173,6 +179,34 @@ def _weights_as_evaluated(subject: Subject, images: Tensor) -> Iterator[Measurem
         float(excess.mean().abs() / stderr.clamp(min=1e-12)),
         MOST_STANDARD_ERRORS,
     )
+
+
+def _estimates(subject: Subject) -> Iterator[Measurement]:
+    """Measure by how much estimates of several draws are better than exact values.
+
+    A decoder that is given zeros in place of the features of latents has an exact likelihood, which the
+    estimates do not know. Each is unbiased: by Markov's inequality, the sum over images of
+    `log(estimate / exact)` exceeds `log(1 / d)` with a chance of at most `d`.
+    """
+    tiny = tiny_model(subject.model, subject.seed)
+    every = every_image(tiny.config)
+    cases = (
+        ("images", subject.model, subject.images(max(ESTIMATED, subject.least_images)), ESTIMATE_DRAWS),
+        ("images of a miniature", tiny, every[:: -(-len(every) // TINY_ESTIMATED)], TINY_DRAWS),
+    )
+    for what, model, images, draws in cases:
+        blind = copy.deepcopy(model)
+        blind.decoder.register_forward_pre_hook(lambda decoder, given: (given[0], torch.zeros_like(given[1])))
+        levels = images.cpu().numpy().astype(np.uint8)
+        nlls = evaluate(
+            blind, levels, importance_samples=draws, batch_size=images_at_once(model.config, BATCH)
+        )
+        yield Measurement(
+            f"estimates of {len(images)} {what} better than exact, nats",
+            # Not Python's max, which ignores NaN.
+            float(np.maximum(0.0, (nlls.distortion - nlls.nats).sum())),
+            -LOWEST_SUM_NATS,
+        )
 
 
 def _largest(what: str, values: list[Tensor]) -> Measurement:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 import torch
 
 from famecli.checkpoints.checkpoint import Checkpoint
+from famecli.config import costs
+from famecli.config.schema import ModelConfig
 from famecli.data.dataset import ImageSplit, Split, even_part
 from famecli.errors import GateError, InputError, IntegrityError, NumericsError, UnavailableError, UsageError
 from famecli.evaluation.score import measure_again, scored_levels
@@ -20,6 +22,10 @@ from famecli.verification.subject import Subject
 Check = Callable[[Subject], Finding]
 # Function that returns a split of a data set; None for the training data set.
 Images = Callable[[str | None, Split], ImageSplit]
+# Operations of checks from which they are announced, and the most; those of presets are a tenth at most.
+LONG_FLOP, MOST_FLOP = 3e12, 2e15
+# Operations, counted as upper bounds, of one CPU core in a second; and in the time of the smallest step.
+FLOP_PER_S, STEP_FLOP = 1e11, 1e8
 # Checks that need the model alone, no data.
 MODEL_CHECKS: dict[str, Check] = {
     "causality": check_causality,
@@ -49,8 +55,21 @@ def verify(
         images: Loader of test images, for `code` and `claims`; None to code samples of the model instead.
         limit: Number of images that are coded.
         advance: See `run_checks`.
-        report: Called with one line when there are no test images.
+        report: Called with one line before long checks, and when there are no test images.
+
+    Raises:
+        InputError: The checks take more than `MOST_FLOP`.
     """
+    model = subject.model
+    flop = checks_flop(
+        model.config, model.count_parameters(), names, subject.samples, subject.least_images, limit
+    )
+    told = f"the checks take about {flop / 1e12:,.0f} TFLOP"
+    if flop > MOST_FLOP:
+        hint = "choose fewer `checks`, or less of `images`, `samples` and `limit`"
+        raise InputError(f"{checkpoint.source}: {told}, at most {MOST_FLOP / 1e12:,.0f}", hint)
+    if flop > LONG_FLOP:
+        report(f"{told}, some {max(1.0, flop / FLOP_PER_S / 60):,.0f} min of one CPU core")
 
     def code(subject: Subject) -> Finding:
         if images is not None:
@@ -65,6 +84,33 @@ def verify(
 
     every = MODEL_CHECKS | {"code": code, "claims": lambda subject: check_claim(checkpoint, images)}
     return list(run_checks(subject, {name: every[name] for name in CHECKS if name in names}, advance))
+
+
+def checks_flop(
+    config: ModelConfig, parameters: int, names: Collection[str], samples: int, images: int, limit: int
+) -> float:
+    """Return the approximate number of floating-point operations of checks, known before they begin.
+
+    Args:
+        config: Configuration of the model.
+        parameters: Number of its weights.
+        names: Names of the checks.
+        samples: Number of images that the sampler's check draws.
+        images: Least number of images of every other check.
+        limit: Number of images that are coded.
+    """
+    steps, pass_flop = costs.sampling_steps(config), costs.image_flop(config, parameters)
+    # Passes over an image, and steps of a batch of images.
+    work = {
+        "causality": (4 * max(2, images) * (steps + config.grid[0]), 0),
+        "batch": (20 * max(4, images), 0),
+        "normalisation": (10 * max(2, images), 0),
+        "latents": (200 * max(4, images), 0),
+        "sampler": (2 * samples, samples // 64 + 1),
+        "code": (10 * limit, limit // 2),
+        "claims": (256, 0),
+    }
+    return sum(work[name][0] * pass_flop + work[name][1] * steps * STEP_FLOP for name in names)
 
 
 def check_claim(checkpoint: Checkpoint, images: Images | None) -> Finding:

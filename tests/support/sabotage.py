@@ -208,6 +208,56 @@ def same_normals(model: Fame, patch: pytest.MonkeyPatch) -> None:
     wrap(patch, ImageNoise, "__init__", init)
 
 
+def sum_of_weights(model: Fame, patch: pytest.MonkeyPatch) -> None:
+    """Forget the number of draws in their mean."""
+    patch.setattr(evaluation, "log_mean", lambda log_weights: log_weights.logsumexp(-1))
+
+
+def largest_weight(model: Fame, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(evaluation, "log_mean", lambda log_weights: log_weights.amax(-1))
+
+
+def saturated_weights(model: Fame, patch: pytest.MonkeyPatch) -> None:
+    """Clamp the log-weight of each latent from below, as a guard against overflow might."""
+    wrap(patch, Gaussian, "log_ratio", lambda original, *args: original(*args).clamp(min=-1.0))
+
+
+def ratio_of_rounded_latents(model: Fame, patch: pytest.MonkeyPatch) -> None:
+    """Divide `z - mean` by the scale again: all digits cancel where means are large and scales small."""
+
+    def log_ratio(original: Callable[..., Tensor], self: Gaussian, other: Gaussian, noise: Tensor) -> Tensor:
+        z = self.sample(noise)
+        mine, others = ((z - each.mean) / each.scale for each in (self, other))
+        return 0.5 * (mine.square() - others.square()) + (self.scale / other.scale).log()
+
+    wrap(patch, Gaussian, "log_ratio", log_ratio)
+
+
+def half_precision_bits(model: Fame, patch: pytest.MonkeyPatch) -> None:
+    """Overflow: chances below 6e-8 are 0 in half precision."""
+    patch.setattr(
+        Bernoulli, "log_prob", lambda self, x, p: (p * (2.0 * x - 1.0)).half().sigmoid().to(p).log().sum(1)
+    )
+
+
+def smallest_mass(model: Fame, patch: pytest.MonkeyPatch) -> None:
+    """Raise small masses, as a guard against flushing to zero might."""
+    wrap(patch, LogisticMixture, "log_mass", lambda original, *args: original(*args).clamp(min=-9.0))
+
+
+def mask_by_content(model: Fame, patch: pytest.MonkeyPatch) -> None:
+    """Let the windows of images whose last value is large see everything."""
+
+    def forward(original: Callable[..., Tensor], self: CausalConv2d, x: Tensor) -> Tensor:
+        masked, mask = original(self, x), self.mask
+        self.mask = torch.ones_like(mask)
+        bare = original(self, x)
+        self.mask = mask
+        return torch.where(x[:, -1:, -1:, -1:] > 0.9, bare, masked)
+
+    wrap(patch, CausalConv2d, "forward", forward)
+
+
 def shifted_bits(model: Fame, patch: pytest.MonkeyPatch) -> None:
     wrap(
         patch,
