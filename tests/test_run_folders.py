@@ -25,6 +25,7 @@ from famecli.checkpoints.checkpoint import load_checkpoint, load_tensors, save_t
 from famecli.data.seen import SEEN_IMAGES, count_seen, image_hashes, write_seen
 from famecli.errors import InputError, UnavailableError
 from famecli.runtime.distributed import ALONE, Group
+from famecli.training import setup
 from famecli.training.lock import LOCK, FolderLock, locked
 from famecli.training.run import STATE_SCHEMA, Run
 
@@ -206,6 +207,55 @@ def arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
 def train_on(path: Path, *words: object) -> Any:
     command = ("train", "pixelcnn", "--size", "tiny", "--dataset", "folder", "--data", str(path))
     return fame(*command, "--batch-size", "4", "-o", "run", *map(str, words))
+
+
+def test_a_run_of_another_data_set_is_refused_by_its_name(arrays: dict[str, Path], data: Path) -> None:
+    assert train_on(arrays["a"], "--steps", 4, "--max-time", "0s").code == 75
+    np.save("large.npy", np.zeros((60, 9, 8), np.uint8))
+    np.save("wide.npy", np.zeros((60, 8, 12), np.uint8))
+    began = "error: run/state.safetensors: this run began with"
+    for words, told, hint in (
+        (["--dataset", "mnist", "-o", "run"], "dataset = folder, now it is mnist", "choose another --out"),
+        (["-o", "run"], "dataset = folder, now it is mnist", "add --dataset folder, or choose another --out"),
+    ):
+        done = fame("train", "pixelcnn", "--data", str(data), *words)
+        assert done.code == 3, done.err
+        assert f"{began} {told}\nhint: {hint}" in done.err
+    for name, told in (
+        ("large", "height 8, those of large.npy have 9"),
+        ("wide", "width 8, those of wide.npy"),
+    ):
+        done = train_on(Path(f"{name}.npy"), "--steps", 4)
+        assert done.code == 3
+        assert f"{began} images of {told}" in done.err
+    assert train_on(arrays["a"], "--steps", 4).code == 0
+
+
+def test_the_lock_comes_before_the_images(arrays: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = FolderLock(Path("run"), print)
+    told = train_on(Path("missing.npy"), "--steps", 4)
+    assert told.code == 4
+    assert "another training is running in run" in told.err
+    # Processes after the first leave the check to the first, which may hold the lock already.
+    monkeypatch.setenv("RANK", "1")
+    assert "missing.npy" in train_on(Path("missing.npy"), "--steps", 4).err
+    monkeypatch.delenv("RANK")
+    lock.release()
+    assert "missing.npy" in train_on(Path("missing.npy"), "--steps", 4).err
+    assert not Path("run").exists()
+
+
+def test_the_lock_of_a_default_folder_comes_before_the_images(
+    train: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert train("vae", "--steps", 1).code == 0
+    [folder] = Path("runs").iterdir()
+    lock = FolderLock(folder, print)
+    monkeypatch.setattr(setup, "load_split", lambda *_, **__: pytest.fail("images are read"))
+    told = train("vae", "--steps", 1)
+    assert told.code == 4
+    assert f"another training is running in {folder}" in told.err
+    lock.release()
 
 
 def test_a_run_is_not_resumed_on_other_images(arrays: dict[str, Path], tmp_path: Path) -> None:

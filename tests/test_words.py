@@ -217,3 +217,73 @@ def test_files_do_not_go_with_words_about_other_images(
     outcome = fame("evaluate-nll", "m.safetensors", *words)
     (line,) = error_lines(outcome)
     assert (outcome.code, message in line) == (code, True), outcome.err
+
+
+# Wrong commands, their exit codes, and what their errors say. None of them needs torch.
+WRONG = [
+    ("train vae --config fame.toml", 2, "fame.toml has model.preset = 'fame', not vae"),
+    ("train vae --size huge", 2, "huge"),
+    ("train vae --images 3 --epochs 2", 2, "exclude each other"),
+    ("train vae --set decoder.layers=none", 3, "decoder: layers"),
+    ("train vae --set decoder.leyers=3", 3, "leyers"),
+    ("train vae --dataset foo", 2, "foo"),
+    ("train vae --dataset folder", 2, "--data"),
+    ("train vae --resize 8", 2, "--dataset folder"),
+    ("train vae --dataset folder --data x --pad", 2, "--resize 32"),
+    ("train vae --preview", 2, "--sample-every"),
+    ("train vae --device foo", 2, "unknown device 'foo'"),
+    ("evaluate-nll foo", 2, "called foo"),
+    ("evaluate-nll foo.safetensors", 3, "no such file"),
+    ("evaluate-nll --weights foo", 2, "foo"),
+    ("evaluate-nll --dataset foo", 2, "foo"),
+    ("evaluate-nll --model foo", 2, "foo"),
+    ("evaluate-nll --chains 3", 2, "--ais"),
+    ("evaluate-nll -k 3 --ais 3", 2, "exclude each other"),
+    ("evaluate-nll --simulated 3", 2, "--ais"),
+    ("evaluate-nll --with-images", 2, "--json"),
+    ("evaluate-nll --per-image fame.toml", 3, "exists"),
+    ("evaluate-nll --batch-size 0", 2, "--batch-size"),
+    ("evaluate-nll --resize 0", 2, "--resize"),
+    ("evaluate-nll --device cuda:x", 2, "unknown device"),
+    ("sample --rows 3", 2, "--complete"),
+    ("sample --complete x.png", 2, "--rows"),
+    ("sample --complete x.png --rows 3 --decoder mean", 2, "--decoder mean"),
+    ("sample --temperature 0", 2, "--temperature"),
+    ("sample foo", 2, "called foo"),
+    ("sample -o fame.toml", 3, "fame.toml"),
+    ("reconstruct foo", 2, "called foo"),
+    ("reconstruct --interpolate 1 --x", 2, "--interpolate"),
+    ("compress foo", 2, "called foo"),
+    ("compress --resize 8", 2, "--resize"),
+    ("compress -o fame.toml", 3, "exists"),
+    ("decompress x.fame -o fame.toml", 3, "fame.toml"),
+    ("verify --checks foo", 2, "foo"),
+    ("verify foo", 2, "called foo"),
+    ("report run --limit 3", 2, "--evaluate"),
+    ("compare a.json a", 3, "a.json"),
+    ("info foo", 2, "called foo"),
+]
+
+
+def test_wrong_words_are_told_before_torch_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("fame.toml").write_text('[model]\npreset = "fame"\n')
+    commands = [words.split() for words, _, _ in WRONG]
+    program = f"""
+import contextlib, io, json, sys
+from famecli.cli.app import main
+for words in {commands}:
+    sys.argv, told, code = ["fame", *words], io.StringIO(), 0
+    with contextlib.redirect_stderr(told):
+        try: main()
+        except SystemExit as stop: code = int(stop.code or 0)
+    print(json.dumps([code, told.getvalue(), "torch" in sys.modules]))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    wrong = [
+        (words, *each)
+        for (words, code, told), each in zip(WRONG, found, strict=True)
+        if each[0] != code or told not in each[1] or each[2]
+    ]
+    assert wrong == []

@@ -27,6 +27,7 @@ from famecli.evaluation.report import NllReport
 from famecli.evaluation.score import score, scored_levels
 from famecli.nll.record import Annealing, NllRecord
 from famecli.runtime.devices import device_named, undisturbed
+from famecli.runtime.distributed import ALONE
 from famecli.training.follow import follow
 from famecli.training.lock import locked
 from famecli.training.options import AUTO, NEVER, AnyPrecision, TrainOptions
@@ -262,13 +263,13 @@ def train(
         if (value := getattr(options, name)) is not None:
             whole(name, value, least)
     plan = make_plan(options)
-    with undisturbed():
+    with undisturbed(), locked(plan.folder, ALONE) as lock:
         run = make_run(plan)
-        with locked(run.folder, run.group) as run.lock:
-            begin(run, plan, first=init.checkpoint if isinstance(init, Model) else None)
-            for record in follow(run, options):
-                if progress is not None:
-                    progress(record)
+        run.lock = lock
+        begin(run, plan, first=init.checkpoint if isinstance(init, Model) else None)
+        for record in follow(run, options):
+            if progress is not None:
+                progress(record)
     return load(run.checkpoint, device=run.trainer.device)
 
 

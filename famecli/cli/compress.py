@@ -79,10 +79,6 @@ def compress(
 
       fame compress run/ *.png -o - | ssh far 'cat > images.fame'
     """
-    from famecli.coding.compress import encode_images, read_originals
-    from famecli.coding.container import to_bytes
-    from famecli.evaluation.score import scored_levels
-
     output = common.output()
     target = free_name("images", SUFFIX) if out is None else out
     source, names = source.with_images(files)
@@ -92,6 +88,12 @@ def compress(
         )
     data.check_stdin(source, split)
     _check_target(target, force, common.json)
+    source.check(output)
+    # Deferred: torch takes seconds to load, and the checks above need none.
+    from famecli.coding.compress import encode_images, read_originals
+    from famecli.coding.container import to_bytes
+    from famecli.evaluation.score import scored_levels
+
     loaded = source.load(output)
     labels: list[str] | None = None
     first = start or 0

@@ -44,12 +44,13 @@ def decompress(
 
       fame decompress images.fame --checkpoint run/ -o images.npz
     """
+    output = images.common.output()
+    target = images.target("images", format, suffix="")
+    # Deferred: torch takes seconds to load, and the checks above need none.
     from famecli.coding.compress import check_model, decode_images, write_named
     from famecli.coding.container import read_file
     from famecli.data.image_writers import to_uint8
 
-    output = images.common.output()
-    target = images.target("images", format, suffix="")
     coded = read_file(file)
     header = coded.header
     if checkpoint is None:

@@ -33,7 +33,6 @@ from famecli.output import FittedTable, Output, say
 
 if TYPE_CHECKING:
     from famecli.evaluation.report import NllReport
-    from famecli.evaluation.score import EstimatorSettings
     from famecli.nll.record import NllRecord
 
 ANNEALING = "Annealed importance sampling"
@@ -96,25 +95,22 @@ class Bound:
     batch_size: BatchSize = None
     seed: Seed = 0
 
-    def estimator(self) -> "EstimatorSettings":
-        """Return the estimator.
+    def annealing(self) -> Annealing | None:
+        """Return the settings of annealing; None for other bounds.
 
         Raises:
             UsageError: The options do not fit together.
         """
-        from famecli.evaluation.score import EstimatorSettings
-
         given = {"chains": self.chains, "leapfrog": self.leapfrog, "start": self.ais_from}
         given = {name: value for name, value in given.items() if value is not None}
         if self.ais is None:
             if given:
                 option = {"start": "ais-from"}.get(name := next(iter(given)), name)
                 raise UsageError(f"--{option} is for --ais", "add --ais STEPS")
-            return EstimatorSettings(self.importance_samples, None, self.seed, self.batch_size)
+            return None
         if self.importance_samples != 1:
             raise UsageError("-k and --ais exclude each other", "--chains sets the number of chains")
-        annealing = Annealing(self.ais, **given)  # type: ignore[arg-type]
-        return EstimatorSettings(1, annealing, self.seed, self.batch_size)
+        return Annealing(self.ais, **given)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,18 +257,21 @@ def evaluate_nll(
 
       fame sample --dataset mnist -n 256 -o - | fame evaluate-nll run/ --data - -q
     """
-    from famecli.coding.compress import measure_code
-    from famecli.data.dataset import even_part
-    from famecli.evaluation.score import score, scored_levels, simulated
-    from famecli.runtime.distributed import explain_lost_processes
-
     output = results.common.output()
     results.check()
     source, names = source.with_images(files)
     _check_together(bound, results, data, split, limit, names)
-    estimator = bound.estimator()
+    annealing = bound.annealing()
     if bound.simulated is None:
         data.check_stdin(source, split)
+    source.check(output)
+    # Deferred: torch takes seconds to load, and the checks above need none.
+    from famecli.coding.compress import measure_code
+    from famecli.data.dataset import even_part
+    from famecli.evaluation.score import EstimatorSettings, score, scored_levels, simulated
+    from famecli.runtime.distributed import explain_lost_processes
+
+    estimator = EstimatorSettings(bound.importance_samples, annealing, bound.seed, bound.batch_size)
     group, normals = join(output), None
     with group.local_main_first():
         loaded = source.load(output, machine.torch_device(group), half=half)

@@ -13,6 +13,7 @@ from famecli.cli.grouping import COMMON
 from famecli.errors import InputError, UsageError, truncate
 from famecli.files import check_writable, free_name
 from famecli.output import Output
+from famecli.runtime.devices import check_device
 
 if TYPE_CHECKING:
     import torch
@@ -159,6 +160,7 @@ class Machine:
             "--device",
             metavar="auto|cpu|cuda[:i]|mps",
             help="Device to compute on.",
+            parser=check_device,
             envvar="FAME_DEVICE",
             rich_help_panel=COMMON,
         ),

@@ -112,17 +112,19 @@ def reconstruct(
 
       fame reconstruct run/ digits/ --json | jq -r '.images[] | [.source, .psnr] | @tsv'
     """
-    from famecli.checkpoints.checkpoint import save_tensors
-    from famecli.data.image_writers import levels_to_bytes
-    from famecli.evaluation.fidelity import fidelity
-    from famecli.sampling import reconstruction as library
-
     output = images.common.output()
     target = images.target("reconstructions", "grid" if format == "pairs" else format, rgb=images.rgb)
     source, names = source.with_images(files)
     check_files(images.force, latents)
     _check_ends(interpolate, names)
     data.check_stdin(source, split)
+    source.check(output)
+    # Deferred: torch takes seconds to load, and the checks above need none.
+    from famecli.checkpoints.checkpoint import save_tensors
+    from famecli.data.image_writers import levels_to_bytes
+    from famecli.evaluation.fidelity import fidelity
+    from famecli.sampling import reconstruction as library
+
     loaded = source.load(output, machine.torch_device())
     originals = _originals(loaded, source, data, preparing, names, interpolate, split, number, output)
     settings = library.Settings(seed, keep_layers, samples, decoder)

@@ -64,21 +64,27 @@ class Part:
 
     preparing: Preparing
 
+    def check(self) -> None:
+        """Check that the options go together.
+
+        Raises:
+            UsageError: They do not.
+        """
+        if self.complete is None and (self.rows is not None or self.mask is not None):
+            raise UsageError("--rows and --mask say what to keep of an image", "add --complete IMAGE")
+        if self.complete is not None and (self.rows is None) == (self.mask is None):
+            raise UsageError("--complete needs to know what to keep", "add one of --rows R and --mask IMAGE")
+
     def read(self, checkpoint: "Checkpoint") -> "KnownPixels | None":
         """Return the known pixels for a model; None without `--complete`.
 
         Raises:
-            UsageError: The options do not go together.
             InputError: A file is not an image of the model's size.
         """
+        if self.complete is None:
+            return None
         from famecli.data.reading import read_known
 
-        if self.complete is None:
-            if self.rows is not None or self.mask is not None:
-                raise UsageError("--rows and --mask say what to keep of an image", "add --complete IMAGE")
-            return None
-        if (self.rows is None) == (self.mask is None):
-            raise UsageError("--complete needs to know what to keep", "add one of --rows R and --mask IMAGE")
         how = checkpoint.provenance.prepared(self.preparing)
         return read_known(checkpoint.model.config, self.complete, self.rows, self.mask, how)
 
@@ -124,10 +130,8 @@ class Drawing:
         """Convert a model to the precision.
 
         Raises:
-            UsageError: Two options exclude each other.
+            UsageError: The precision is not for completions by this model.
         """
-        if known is not None and self.decoder == "mean":
-            raise UsageError("a completion is drawn: --complete does not go with --decoder mean")
         if self.precision == "bf16":
             if known is not None and model.config.stochastic_layers:
                 raise UsageError("--precision bf16 does not go with --complete where there are latents")
@@ -206,13 +210,18 @@ def sample(
 
       fame sample --dataset mnist -n 256 -o - > samples.npy
     """
+    output, source = images.common.output(), source.picked(context)
+    part.check()
+    if part.complete is not None and drawing.decoder == "mean":
+        raise UsageError("a completion is drawn: --complete does not go with --decoder mean")
+    target = images.target("samples", format, rgb=images.rgb)
+    source.check(output)
+    # Deferred: torch takes seconds to load, and the checks above need none.
     from famecli.data.image_writers import levels_to_bytes
     from famecli.grids import Layout
     from famecli.runtime.distributed import explain_lost_processes
 
-    output = images.common.output()
-    target = images.target("samples", format, rgb=images.rgb)
-    group, source = join(output), source.picked(context)
+    group = join(output)
     with group.local_main_first():
         loaded = source.load(output, machine.torch_device(group))
     source.check_trained_on(loaded.provenance.dataset)

@@ -1,6 +1,7 @@
 """Groups of options for a command's model and images."""
 
 import dataclasses
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -79,6 +80,14 @@ class CheckpointSource:
             raise UsageError("--model picks weights by name: leave it out where a checkpoint is named")
         return checkpoint_file(self.checkpoint, store)
 
+    def check(self, output: Output) -> None:
+        """Find the checkpoint before torch is loaded; processes that share the work find it in turn, later.
+
+        Errors are those of `path`.
+        """
+        if "RANK" not in os.environ:
+            self.path(output)
+
     def picked(self, context: typer.Context) -> Self:
         """Return the source for a command in which `--dataset` only picks weights.
 
@@ -145,9 +154,9 @@ class ModelSource(CheckpointSource):
         Raises:
             FameError: Any error of `path` and `famecli.checkpoints.checkpoint.load_checkpoint`.
         """
+        path = self.path(output)
         from famecli.checkpoints.checkpoint import load_checkpoint, rounded
 
-        path = self.path(output)
         loaded = load_checkpoint(path, self.weights)
         if half:
             loaded = rounded(loaded)

@@ -4,7 +4,7 @@ import json
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -56,12 +56,11 @@ def train(
     # Deferred: needs numpy, which `fame --help` does without.
     from famecli.training.plan import make_plan
 
+    check_options(options, display, json=common.json)
     plan = make_plan(options, fresh=display.print_config or dry_run)
     if display.print_config:
         _print_config(plan, output)
-        return
-    check_options(options, display, json=common.json)
-    if dry_run:
+    elif dry_run:
         _predict(plan, output)
     else:
         _train(plan, display, output)
@@ -120,10 +119,12 @@ def _train(plan: "Plan", display: Display, output: Output) -> None:
 
     check_tracker(plan.options)
     group = join(output)
-    run = make_run(plan, group, output.note, _shown(display, output, group))
-    config = run.trainer.config
-    total = config.total_steps * config.batch_size
-    with locked(run.folder, group, output.warn) as run.lock, _catch_signals() as signals:
+    with ExitStack() as stack:
+        lock = stack.enter_context(locked(plan.folder, group, output.warn))
+        run = make_run(plan, group, output.note, _shown(display, output, group))
+        run.lock, config = lock, run.trainer.config
+        total = config.total_steps * config.batch_size
+        signals = stack.enter_context(_catch_signals())
         begin(run, plan, output.note)
         seen, remarks = run.trainer.images, Remarks(run)
         with output.progress("training", total, tenths=False) as advance:

@@ -77,15 +77,17 @@ def verify(
 
       fame verify --dataset cifar10 --samples 1000 --images 8 --limit 512
     """
-    from famecli.verification import runner
-    from famecli.verification.subject import Subject
-
     output = common.output()
     if data.data == STDIN:
         raise UsageError(
             "checks are made with data sets, not with images on stdin", "name a folder with --data"
         )
     names = _names(checks)
+    source.check(output)
+    # Deferred: torch takes seconds to load, and the checks above need none.
+    from famecli.verification import runner
+    from famecli.verification.subject import Subject
+
     started_s = time.monotonic()
     loaded = source.load(output, machine.torch_device())
     subject = Subject(loaded.model, seed, samples, images)

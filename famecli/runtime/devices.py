@@ -2,13 +2,29 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-import torch
+from typing import TYPE_CHECKING
 
 from famecli.errors import UnavailableError, UsageError
 
+if TYPE_CHECKING:
+    import torch
 
-def device_named(name: str) -> torch.device:
+KINDS = ("cpu", "cuda", "mps")
+
+
+def check_device(name: str) -> str:
+    """Return the name of a device if it is one, whether or not this machine has it. No torch needed.
+
+    Raises:
+        UsageError: `name` is no kind of device.
+    """
+    kind, _, index = name.partition(":")
+    if name != "auto" and (kind not in KINDS or (index and not index.isdecimal())):
+        raise UsageError(f"unknown device {name!r}", "choose auto, cpu, cuda, cuda:0 or mps")
+    return name
+
+
+def device_named(name: str) -> "torch.device":
     """Return the device called `name`; `auto` is the fastest kind available.
 
     On CUDA devices, float32 convolutions are from then on computed in float32, not in TF32: an NLL must not
@@ -21,12 +37,13 @@ def device_named(name: str) -> torch.device:
         UsageError: `name` is no kind of device.
         UnavailableError: This machine has no such device.
     """
+    import torch
+
+    check_device(name)
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         name = next(kind for kind in ("cuda", "mps", "cpu") if available[kind])
     kind, _, index = name.partition(":")
-    if kind not in available or (index and not index.isdecimal()):
-        raise UsageError(f"unknown device {name!r}", "choose auto, cpu, cuda, cuda:0 or mps")
     if not available[kind] or (kind == "cuda" and int(index or 0) >= torch.cuda.device_count()):
         raise UnavailableError(f"device {name} is not available here", "choose auto or cpu")
     if kind == "cuda":
@@ -40,6 +57,8 @@ def undisturbed() -> Iterator[None]:
 
     Settings are the number of threads, the default dtype, gradient modes, random states and TF32.
     """
+    import torch
+
     threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
     tf32 = torch.backends.cudnn.allow_tf32
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()

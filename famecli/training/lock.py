@@ -1,4 +1,4 @@
-"""The lock of a run folder: one training at a time writes there."""
+"""The lock of a run folder: one training at a time writes there. No torch here."""
 
 import errno
 import fcntl
@@ -7,10 +7,13 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from famecli.data.fetch import say_nothing
 from famecli.errors import FameError, InputError, UnavailableError
-from famecli.runtime.distributed import Group
+
+if TYPE_CHECKING:
+    from famecli.runtime.distributed import Group
 
 LOCK = ".lock"
 # Errors of file systems without locks, such as some network file systems.
@@ -35,6 +38,7 @@ class FolderLock:
 
     def __init__(self, folder: Path, note: Callable[[str], None]) -> None:
         self.folder, self.owner = folder, secrets.token_hex(8)
+        self.made = [each for each in (folder, *folder.parents) if not each.exists()]
         try:
             folder.mkdir(parents=True, exist_ok=True)
             # Not inherited by child processes, which could outlive this one.
@@ -72,11 +76,12 @@ class FolderLock:
         return self.folder
 
     def release(self) -> None:
-        """Release the lock, and remove the folder if nothing else is in it."""
+        """Release the lock; remove it, and the folders made for it, if nothing else is in the folder."""
         with self.file, suppress(OSError):
             if list(self.folder.iterdir()) == [self.folder / LOCK]:
                 (self.folder / LOCK).unlink()
-                self.folder.rmdir()
+                for folder in self.made:
+                    folder.rmdir()
 
     def _moved_to(self) -> Path | None:
         """Return the place to which the folder was moved, where the system tells it."""
@@ -88,9 +93,26 @@ class FolderLock:
         return path.parent if same else None
 
 
+def check_unlocked(folder: Path) -> None:
+    """Check that no training holds the lock of a folder, before anything is read.
+
+    Only the first of several processes checks, since it is the one that takes the lock later.
+
+    Raises:
+        UnavailableError: Another training holds the lock.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        return
+    with suppress(OSError), (folder / LOCK).open(encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UnavailableError(f"another training is running in {folder}", IN_USE) from error
+
+
 @contextmanager
 def locked(
-    folder: Path, group: Group, note: Callable[[str], None] = say_nothing
+    folder: Path, group: "Group", note: Callable[[str], None] = say_nothing
 ) -> Iterator[FolderLock | None]:
     """Hold the lock of a folder in the first process of a group; yield it there, None in the others.
 

@@ -14,6 +14,7 @@ from famecli.data.folder import describe, seen_with
 from famecli.data.preparation import PIXELS, SplitRule
 from famecli.data.registry import FOLDER, DatasetInfo
 from famecli.errors import UsageError
+from famecli.training.lock import check_unlocked
 from famecli.training.options import NEVER, TrainOptions
 from famecli.training.resume import (
     Begun,
@@ -89,8 +90,11 @@ def make_plan(options: TrainOptions, *, fresh: bool = False) -> Plan:
         UsageError: A preset or data set is unknown, or two parameters contradict each other.
         ConfigError: A key is unknown or a value impossible.
         InputError: The existing run began with other values.
+        UnavailableError: Another training is running in the folder.
     """
     _check_length(options)
+    if options.out is not None and not fresh:
+        check_unlocked(options.out)
     info, settings = _described(options, PIXELS), _settings(options)
 
     def resolved(info: DatasetInfo) -> Resolved:

@@ -37,6 +37,7 @@ class Begun:
         budget_s: Budget in seconds that the run began with; None without one.
         valid_part: Part of the validation split, `even` or, in older runs, `first`.
         rule: Rule that splits the user's images; by position in older runs.
+        dataset: Name of the data set; None in older runs, which did not record it.
     """
 
     state: Path
@@ -46,6 +47,7 @@ class Begun:
     budget_s: float | None
     valid_part: str
     rule: SplitRule = TENTH
+    dataset: str | None = None
 
 
 def default_folder(
@@ -104,7 +106,8 @@ def begun_with(state: Path) -> Begun | None:
         raise InputError(f"{state}: {error}", error.hint) from error
     progress = told.get("progress")
     progress = progress if isinstance(progress, dict) else {}
-    size, budget_s = progress.get("size"), progress.get("budget_s")
+    size, budget_s, data = (progress.get(key) for key in ("size", "budget_s", "data"))
+    dataset = data.get("dataset") if isinstance(data, dict) else None
     return Begun(
         state,
         model,
@@ -113,11 +116,12 @@ def begun_with(state: Path) -> Begun | None:
         budget_s if isinstance(budget_s, float) else None,
         "even" if progress.get("valid_part") == "even" else "first",
         PIXELS if progress.get("rule") == PIXELS else TENTH,
+        dataset if isinstance(dataset, str) else None,
     )
 
 
 def check_kind(begun: Begun, options: TrainOptions, fresh: ModelConfig, info: DatasetInfo) -> None:
-    """Check that a run has the requested preset, size and kind of images.
+    """Check that a run has the requested preset, data set and size, and images of the same shape.
 
     Args:
         begun: Run to resume.
@@ -130,9 +134,16 @@ def check_kind(begun: Begun, options: TrainOptions, fresh: ModelConfig, info: Da
     """
     # The model chooses the levels and channels of a user's own images.
     names = ["height", "width", *(["channels", "levels"] if info.family != FOLDER else [])]
-    names = ["preset", *names] if options.preset is not None else names
+    if options.preset is not None:
+        refuse(begun.state, differences(begun.model.preset, fresh.preset, "model.preset"))
+    if begun.dataset not in (None, info.name):
+        hint = ANOTHER_RUN if options.dataset else f"add `dataset={begun.dataset}`, or {ANOTHER_RUN}"
+        refuse(begun.state, [f"dataset = {begun.dataset}, now it is {info.name}"], hint)
+    told = options.data if info.family == FOLDER else info.name
     for name in names:
-        refuse(begun.state, differences(getattr(begun.model, name), getattr(fresh, name), f"model.{name}"))
+        before, now = getattr(begun.model, name), getattr(fresh, name)
+        if before != now:
+            refuse(begun.state, [f"images of {name} {before}, those of {told} have {now}"])
     if (
         options.size is not None
         and begun.model != fresh
