@@ -1,5 +1,6 @@
 """`fame compress`."""
 
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from famecli.checkpoints.store import Store
 from famecli.cli.grouping import grouped
 from famecli.cli.groups import Common, Force, Network, SplitName, check_files
 from famecli.cli.sources import DataSource, ModelSource
@@ -137,7 +139,16 @@ def compress(
         f"{coded.initial_bits:,} initial bits: {len(content):,} bytes with header, in {seconds:.1f} s"
     )
     if target != "-":
+        output.note(f"to restore them: {_restoring(target, loaded.source, network.store(output))}")
         output.result(document, target)
+
+
+def _restoring(target: str, checkpoint: str, store: Store) -> str:
+    """Return the command that restores a file's images; it finds weights with names by itself."""
+    words = ["fame", "decompress", target]
+    if checkpoint not in [str(each.path) for each in store.installed()]:
+        words += ["--checkpoint", "CKPT" if checkpoint == "-" else checkpoint]
+    return shlex.join(words)
 
 
 def _check_target(target: str, force: bool, json: bool) -> None:

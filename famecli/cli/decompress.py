@@ -1,11 +1,13 @@
 """`fame decompress`."""
 
+import shlex
 import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from famecli.checkpoints.index import named_weights
 from famecli.checkpoints.store import weights_with_hash
 from famecli.cli.grouping import grouped
 from famecli.cli.groups import ImageFormat, ImageOutput, Network
@@ -53,11 +55,13 @@ def decompress(
 
     coded = read_file(file)
     header = coded.header
+    name = header.name if named_weights(header.name) else f"{header.name}.safetensors"
+    hint = f"name that model: --checkpoint {shlex.quote(name)}"
     if checkpoint is None:
-        store, hint = network.store(output), "name the model: --checkpoint CKPT"
+        store = network.store(output)
         checkpoint = str(weights_with_hash(header.weights, header.weights_sha256, header.name, store, hint))
     loaded = ModelSource(checkpoint=checkpoint, weights=header.weights, network=network).load(output)
-    check_model(loaded, header, str(file), "name that model: --checkpoint CKPT")
+    check_model(loaded, header, str(file), hint)
     started_s = time.monotonic()
     with output.progress("decoding", header.images) as advance:
         levels = decode_images(loaded, coded, advance)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from famecli.checkpoints.checkpoint import Checkpoint
+from famecli.checkpoints.store import RUN_FILES
 from famecli.coding.codec import Codec
 from famecli.coding.container import (
     SCHEMA,
@@ -37,6 +38,8 @@ from famecli.sampling.sampler import CHUNK
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+LONGEST_NAME = 100
 
 
 def read_originals(
@@ -92,7 +95,7 @@ def encode_images(
     config = checkpoint.model.config
     header = FileHeader(
         schema=SCHEMA,
-        name=Path(checkpoint.source).stem[:100],
+        name=_name(Path(checkpoint.source))[-LONGEST_NAME:],
         weights=checkpoint.weights,
         weights_sha256=checkpoint.weights_sha256,
         shape=config.image_shape,
@@ -106,6 +109,11 @@ def encode_images(
         machine=Machine.here(),
     )
     return CodedFile(header, coded.payload)
+
+
+def _name(path: Path) -> str:
+    """Return the name of a checkpoint, with the folder of a run, all of whose files are named alike."""
+    return f"{path.parent.name}/{path.stem}" if path.name in RUN_FILES and path.parent.name else path.stem
 
 
 def decode_images(
