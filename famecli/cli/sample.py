@@ -64,8 +64,11 @@ class Part:
 
     preparing: Preparing
 
-    def check(self) -> None:
+    def check(self, decoder: str) -> None:
         """Check that the options go together.
+
+        Args:
+            decoder: Value of `--decoder`.
 
         Raises:
             UsageError: They do not.
@@ -74,6 +77,8 @@ class Part:
             raise UsageError("--rows and --mask say what to keep of an image", "add --complete IMAGE")
         if self.complete is not None and (self.rows is None) == (self.mask is None):
             raise UsageError("--complete needs to know what to keep", "add one of --rows R and --mask IMAGE")
+        if self.complete is not None and decoder == "mean":
+            raise UsageError("a completion is drawn: --complete does not go with --decoder mean")
 
     def read(self, checkpoint: "Checkpoint") -> "KnownPixels | None":
         """Return the known pixels for a model; None without `--complete`.
@@ -211,9 +216,7 @@ def sample(
       fame sample --dataset mnist -n 256 -o - > samples.npy
     """
     output, source = images.common.output(), source.picked(context)
-    part.check()
-    if part.complete is not None and drawing.decoder == "mean":
-        raise UsageError("a completion is drawn: --complete does not go with --decoder mean")
+    part.check(drawing.decoder)
     target = images.target("samples", format, rgb=images.rgb)
     source.check(output)
     # Deferred: torch takes seconds to load, and the checks above need none.
