@@ -1,7 +1,6 @@
 """Plan of a training: data set, model and configuration, resolved from parameters. No torch here."""
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from famecli.training.resume import (
 from famecli.training.schedule import fit
 
 LENGTHS = ("images", "epochs", "steps", "budget_s")
+MOST_LENGTH = 10**12
 TOTAL_IMAGES, BATCH_SIZE = ("train", "total_images"), ("train", "batch_size")
 
 
@@ -168,7 +168,7 @@ def _check_length(options: TrainOptions) -> None:
     if options.budget_s == 0:
         raise UsageError("`budget_s=0` leaves no time for a step", "for example `budget_s=600`")
     for name, value in given.items():
-        if not 0 <= value < math.inf:
+        if not 0 < value <= MOST_LENGTH:
             raise UsageError(f"`{name}={value}` is not a valid length")
 
 

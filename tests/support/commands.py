@@ -15,6 +15,7 @@ from unittest import mock
 
 import pytest
 import torch
+import typer.main
 from typer.testing import CliRunner
 
 from famecli.checkpoints.checkpoint import save_checkpoint
@@ -25,6 +26,9 @@ from famecli.errors import UnavailableError
 from famecli.model.fame import Fame
 from support.data import small_mnist
 from support.models import preset_model, randomise
+
+# Commands hold no state: they are built once, not at each call in this process.
+typer.main.get_command = functools.cache(typer.main.get_command)
 
 ROOT = Path(__file__).parents[2]
 OWN_VARIABLES = ("DATASET", "SEED", "BATCH_SIZE", "THREADS", "OFFLINE", "DEBUG")
