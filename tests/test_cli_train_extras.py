@@ -1,11 +1,7 @@
 """What `fame train` leaves and shows beside its result: checkpoints, samples, metrics, first weights."""
 
-import importlib.util
 import json
-import sys
-import types
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 import pytest
@@ -126,77 +122,6 @@ def test_metrics_are_streamed_in_place_of_the_path(train: Command) -> None:
         outcome = train("vae", "--steps", 1, "-o", "none", *odd)
         assert (outcome.code, len(error_lines(outcome))) == (2, 1)
     assert not Path("none").exists()
-
-
-class Writer:
-    """Stands in for TensorBoard's writer, and remembers what it is told."""
-
-    told: dict[tuple[str, int], float]
-    opened: list[tuple[str, int]]
-
-    def __init__(self, folder: Path, purge_step: int) -> None:
-        self.opened.append((str(folder), purge_step))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None: ...
-
-    def add_scalar(self, name: str, value: float, step: int) -> None:
-        self.told[name, step] = value
-
-
-def expected_scalars(run: Path) -> dict[tuple[str, int], float]:
-    """Every figure in metrics.jsonl, by name and images."""
-    found = {}
-    for record in metrics(run):
-        split, images = (record.pop(name) for name in ("split", "images"))
-        record.pop("step")
-        for name, value in record.items():
-            values = value if isinstance(value, list) else [value]
-            for index, each in enumerate(values):
-                found[f"{split}/{name}{f'/{index}' if isinstance(value, list) else ''}", images] = each
-    return found
-
-
-def test_a_tracker_gets_every_figure(train: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    Writer.told, Writer.opened = {}, []
-    module = types.ModuleType("torch.utils.tensorboard")
-    module.SummaryWriter = Writer  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
-    monkeypatch.setattr("famecli.training.follow.find_spec", lambda name: name)
-    words = ("fame", "--steps", 4, "-o", "run", "--track", "tensorboard")
-    assert train(*words, "--max-time", "0s").code == 75
-    assert train(*words).code == 0
-    assert Writer.opened == [("run/tensorboard", 1), ("run/tensorboard", 7)]
-    assert Writer.told == expected_scalars(Path("run"))
-    assert ("valid/kl_bits/1", 24) in Writer.told
-
-
-@pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="tensorboard is not installed")
-@pytest.mark.filterwarnings("ignore")
-def test_tensorboard_reads_what_was_written(train: Command) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    assert train("fame", "--steps", 4, "-o", "run", "--track", "tensorboard").code == 0
-    events = EventAccumulator("run/tensorboard").Reload()
-    found = {
-        (name, event.step): event.value for name in events.Tags()["scalars"] for event in events.Scalars(name)
-    }
-    assert found == pytest.approx(expected_scalars(Path("run")), rel=1e-6)
-
-
-def test_without_its_package_a_tracker_is_unavailable(
-    train: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("famecli.training.follow.find_spec", lambda name: None)
-    outcome = train("vae", "--steps", 1, "-o", "run", "--track", "tensorboard")
-    assert (outcome.code, error_lines(outcome)) == (4, ["error: tensorboard is not installed"])
-    assert outcome.err.splitlines()[-1] == "hint: pip install 'famecli[tensorboard]'"
-    outcome = train("vae", "--steps", 1, "-o", "run", "--track", "wandb")
-    (line,) = error_lines(outcome)
-    assert (outcome.code, "'wandb'" in line) == (2, True)
-    assert not Path("run").exists()
 
 
 def test_checkpoints_tell_their_first_weights_also_after_a_stop(train: Command, fame: Command) -> None:

@@ -147,6 +147,7 @@ def complete(line: str) -> list[str]:
         ("fame train fame --size ", list(SIZES)),
         ("fame train --dataset mnist", [name for name in DATASETS if name.startswith("mnist")]),
         ("fame datasets pull cifar", ["cifar10"]),
+        ("fame train --track ", ["tensorboard", "wandb", "mlflow"]),
         ("fame sample --model lv", ["lvae"]),
         *((f"fame {command} pixelcnn-", None) for command in ("sample", "info", "report", "weights pull")),
         ("fame train --init pixelcnn-", None),

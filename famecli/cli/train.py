@@ -113,11 +113,12 @@ def _predict(plan: "Plan", output: Output) -> None:
 def _train(plan: "Plan", display: Display, output: Output) -> None:
     """Train with progress on stderr, then print the result and exit."""
     from famecli.runtime.distributed import explain_lost_processes
-    from famecli.training.follow import Remarks, check_tracker, follow, result
+    from famecli.training.follow import Remarks, follow, result
     from famecli.training.lock import locked
     from famecli.training.setup import begin, make_run
+    from famecli.training.trackers import check_tracker
 
-    check_tracker(plan.options)
+    check_tracker(plan.options.track)
     group = join(output)
     with ExitStack() as stack:
         lock = stack.enter_context(locked(plan.folder, group, output.warn))
@@ -129,7 +130,7 @@ def _train(plan: "Plan", display: Display, output: Output) -> None:
         seen, remarks = run.trainer.images, Remarks(run)
         with output.progress("training", total, tenths=False) as advance:
             advance(seen, "")
-            for record in follow(run, plan.options, lambda: "signal" if signals else None):
+            for record in follow(run, plan.options, lambda: "signal" if signals else None, output.warn):
                 advance(record["images"] - seen, _describe(record))
                 seen = record["images"]
                 if line := remarks.of(record):

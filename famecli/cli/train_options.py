@@ -140,7 +140,9 @@ FLAGS = {
         rich_help_panel=RUN,
     ),
     "track": typer.Option(
-        "--track", help="Also write metrics for TensorBoard, into tensorboard/.", rich_help_panel=RUN
+        "--track",
+        help="Also tell a tracker: curves, samples, configuration and result.",
+        rich_help_panel=RUN,
     ),
     "patience": typer.Option(
         "--patience",

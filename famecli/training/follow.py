@@ -2,38 +2,28 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from importlib.util import find_spec
+from contextlib import nullcontext
 from typing import Any
 
-from famecli.errors import UnavailableError
+from famecli.data.fetch import say_nothing
 from famecli.nll.units import bits_per_dim, unit_of
 from famecli.runtime.distributed import explain_lost_processes
 from famecli.training.capacity import explain_failed_steps
 from famecli.training.options import TrainOptions
 from famecli.training.run import Run, Stopped
+from famecli.training.trackers import tracking
 
 SCHEMA = "famecli/train/1"
-TENSORBOARD = "tensorboard"
-# Entries of a record that are not metrics.
-PLACES = ("step", "images", "split")
 SMALLEST_RATE_BITS = 0.15
 # The time of a shorter training is not told in advance.
 SHORT_S = 60.0
 
 
-def check_tracker(options: TrainOptions) -> None:
-    """Check that the tracker's package is installed, before any work is done.
-
-    Raises:
-        UnavailableError: The package is missing.
-    """
-    if options.track == TENSORBOARD and find_spec(TENSORBOARD) is None:
-        raise UnavailableError("tensorboard is not installed", "pip install 'famecli[tensorboard]'")
-
-
 def follow(
-    run: Run, options: TrainOptions, interrupted: Callable[[], Stopped | None] = lambda: None
+    run: Run,
+    options: TrainOptions,
+    interrupted: Callable[[], Stopped | None] = lambda: None,
+    warn: Callable[[str], None] = say_nothing,
 ) -> Iterator[dict[str, Any]]:
     """Train to the end; yield each line of metrics.jsonl. Afterwards everything is saved.
 
@@ -41,6 +31,7 @@ def follow(
         run: Run that was begun or resumed.
         options: Parameters of the training: its tracker, and the time after which it stops.
         interrupted: Called after each step; returns a reason to stop, or None.
+        warn: Called with one line when the tracker fails, which does not end the training.
 
     Raises:
         NumericsError: The training diverged.
@@ -54,8 +45,8 @@ def follow(
         late = deadline_s is not None and time.monotonic() > deadline_s
         return interrupted() or ("max_time" if late else None)
 
-    tracked = options.track is not None and run.trainer.group.is_main
-    tracker = _tracker(run) if tracked else nullcontext(_ignore)
+    name = options.track if run.trainer.group.is_main else None
+    tracker = nullcontext(_ignore) if name is None else tracking(run, name, warn)
     with tracker as track, explain_lost_processes(), explain_failed_steps(run.trainer):
         for record in run.records(reason):
             track(record)
@@ -182,27 +173,3 @@ def result(run: Run) -> dict[str, Any]:
 
 def _ignore(record: dict[str, Any]) -> None:
     """Track nothing."""
-
-
-@contextmanager
-def _tracker(run: Run) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Yield a function that writes a record's metrics for TensorBoard, against images seen."""
-    from torch.utils.tensorboard import SummaryWriter
-
-    # Hides the points that a crashed run wrote after the state to resume from.
-    with SummaryWriter(run.folder / TENSORBOARD, purge_step=run.trainer.images + 1) as writer:
-
-        def write(record: dict[str, Any]) -> None:
-            for name, value in _figures(record):
-                writer.add_scalar(f"{record['split']}/{name}", value, record["images"])
-
-        yield write
-
-
-def _figures(record: dict[str, Any]) -> Iterator[tuple[str, float]]:
-    """Yield names and values of a record's metrics, without None, which stands for non-finite values."""
-    for name, value in record.items():
-        values = value if isinstance(value, list) else [value]
-        for index, each in enumerate(values):
-            if name not in PLACES and each is not None:
-                yield (f"{name}/{index}" if isinstance(value, list) else name), each

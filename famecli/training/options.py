@@ -10,7 +10,7 @@ from famecli.config.schema import Precision
 from famecli.data.preparation import AS_THEY_ARE, Preparation
 
 AnyPrecision = Literal[Precision, "auto"]
-Tracker = Literal["tensorboard"]
+Tracker = Literal["tensorboard", "wandb", "mlflow"]
 AUTO, NEVER = "auto", "never"
 
 
@@ -47,7 +47,7 @@ class TrainOptions:
         max_time_s: Seconds after which the training saves and stops.
         keep: Number of numbered checkpoints to keep; each validation writes one.
         sample_every: Images between two grids of samples.
-        track: Tracker that also gets the metrics.
+        track: Tracker that also gets the metrics; see `famecli.training.trackers`.
         seed: Seed of weights, order, bits and latents.
         device: Device; see `famecli.runtime.devices.device_named`.
         threads: Number of CPU threads; None for torch's own choice.

@@ -10,6 +10,14 @@ from famecli.errors import InputError
 from famecli.training.resume import ANOTHER_RUN
 
 
+@dataclass(frozen=True)
+class TrackedRun:
+    """A tracker's name of a run, by which the resumed run goes on there."""
+
+    tracker: str
+    run_id: str
+
+
 @dataclass
 class Progress:
     """Progress of a run, and some of its options; kept in the state file.
@@ -27,6 +35,7 @@ class Progress:
         valid_part: Part of the validation split; the first images in older runs, which did not record it.
         rule: Rule that splits the user's images; by position in older runs, which did not record it.
         data: Images of the training; None in older runs, which did not record them.
+        tracked: Names of the run in trackers.
     """
 
     seconds: float = 0.0
@@ -41,6 +50,7 @@ class Progress:
     valid_part: Literal["even", "first"] = "first"
     rule: SplitRule = TENTH
     data: TrainingData | None = None
+    tracked: tuple[TrackedRun, ...] = ()
 
     @classmethod
     def of(cls, told: object) -> "Progress":
