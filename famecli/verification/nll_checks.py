@@ -162,10 +162,15 @@ def _weights_as_evaluated(subject: Subject, images: Tensor) -> Iterator[Measurem
     """
     names = [("verify", subject.seed, "weights", index) for index in range(len(images))]
     found = []
+    most = max(1, images_at_once(subject.model.config, BATCH) // len(images))
     for model in (subject.model, subject.exact):
-        noise = ImageNoise(names, WEIGHTS, device=model.device)
-        terms = model(images.to(model.device, model.dtype).repeat_interleave(WEIGHTS, 0), noise)
-        found.append(((terms.log_weight + terms.distortion).cpu().double(), terms.rate.sum(1).cpu().double()))
+        noise = ImageNoise(names, device=model.device)
+        parts = []
+        for draws in torch.arange(WEIGHTS).split(most):
+            noise.samples = len(draws)
+            terms = model(images.to(model.device, model.dtype).repeat_interleave(len(draws), 0), noise)
+            parts.append(torch.stack([terms.log_weight + terms.distortion, terms.rate.sum(1)]).cpu().double())
+        found.append(torch.cat(parts, dim=1))
     (single, _), (exact, rate) = found
     excess = single + rate
     stderr = excess.std() / math.sqrt(len(excess))
