@@ -40,10 +40,10 @@ from benchmarks.trainings import (
     train,
     validations,
 )
+from famecli.config.costs import count_parameters
 from famecli.config.presets import PRESETS, Size, model_config
 from famecli.config.schema import ModelConfig
 from famecli.data.registry import DatasetInfo, dataset_info
-from famecli.model.fame import count_parameters
 
 SCHEMA = "famecli/equal-sizes/1"
 BASE = "fame"

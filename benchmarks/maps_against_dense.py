@@ -40,11 +40,11 @@ from benchmarks.trainings import (
     train,
     validations,
 )
+from famecli.config.costs import count_parameters
 from famecli.config.presets import Size, model_config
 from famecli.config.schema import ModelConfig, TrainConfig
 from famecli.data.registry import dataset_info
 from famecli.files import write_atomic
-from famecli.model.fame import count_parameters
 from famecli.report.charts import Curve, LineChart
 
 SCHEMA = "famecli/maps-against-dense/1"

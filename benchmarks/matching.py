@@ -4,9 +4,9 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any, Literal
 
+from famecli.config.costs import count_parameters
 from famecli.config.presets import DENSE, PRESETS
 from famecli.config.schema import ModelConfig, StageConfig, to_dict
-from famecli.model.fame import count_parameters
 
 Change = Literal["width", "latents", "decoder"]
 # Factors are multiples of 1/256, up to 8.

@@ -34,9 +34,9 @@ from benchmarks.trainings import (
     shared_words,
     train,
 )
+from famecli.config.costs import count_parameters
 from famecli.config.presets import PRESETS, Size
 from famecli.data.registry import FOLDER, dataset_info
-from famecli.model.fame import count_parameters
 from famecli.rng import stream
 
 SCHEMA = "famecli/moved-digits/1"

@@ -34,8 +34,8 @@ from benchmarks.trainings import (
     train,
     validations,
 )
+from famecli.config.costs import count_parameters
 from famecli.errors import UsageError, did_you_mean
-from famecli.model.fame import count_parameters
 
 SCHEMA = "famecli/recipe/1"
 BASE = "base"

@@ -39,7 +39,7 @@ def test_one_part_is_what_the_clamped_loss_says(preset: str) -> None:
     config = configured(preset, 2)
     trainer = trainer_of(preset, config)
     terms = trainer.model(
-        torch.from_numpy(trainer.next_levels()), BatchNoise(stream("latents", config.seed, 0))
+        torch.from_numpy(trainer.next_images()[0]), BatchNoise(stream("latents", config.seed, 0))
     )
     kept = (terms.rate.mean(0) >= config.free_nats).tolist()
     assert kept[0]

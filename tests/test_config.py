@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
+from famecli.config.costs import count_parameters
 from famecli.config.presets import PRESETS, SIZES, Size, model_config, preset_named
 from famecli.config.resolve import Setting, resolve, to_toml
 from famecli.config.schema import DecoderConfig, ModelConfig, StageConfig, TrainConfig, to_dict
 from famecli.errors import ConfigError, ExitCode, UsageError
-from famecli.model.fame import count_parameters
 
 MNIST = (1, 28, 28)
 COLOURS = (3, 32, 32)

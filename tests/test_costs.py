@@ -10,8 +10,9 @@ from support.outcomes import Command
 from support.trainers import PLAIN, assert_same, snapshot, trainer_of
 from torch.utils.flop_counter import FlopCounterMode
 
+from famecli.config.costs import count_parameters
 from famecli.config.presets import PRESETS, model_config
-from famecli.model.fame import Fame, count_parameters
+from famecli.model.fame import Fame
 from famecli.training import costs as counting
 from famecli.training.costs import Costs, costs
 from famecli.training.trainer import Trainer

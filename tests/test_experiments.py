@@ -19,10 +19,11 @@ from benchmarks.estimates import Estimate, area_of, difference_of, mean_of, over
 from benchmarks.matching import assignments, coarser, fitted, flops_per_image, scaled
 from benchmarks.tables import Table, publish
 from benchmarks.trainings import Trained, Training, paired_difference, train, validations
+from famecli.config.costs import count_parameters
 from famecli.config.presets import PRESETS, Size, model_config
 from famecli.config.schema import ModelConfig
 from famecli.errors import InputError, UsageError
-from famecli.model.fame import Fame, count_parameters
+from famecli.model.fame import Fame
 
 SHAPE = (1, 28, 28)
 REPEATS = 400

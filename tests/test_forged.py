@@ -14,11 +14,12 @@ from support.models import all_images
 
 from famecli.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from famecli.config import costs
+from famecli.config.costs import count_parameters
 from famecli.config.presets import PRESETS, SIZES, Size, model_config
 from famecli.config.schema import DecoderConfig, ModelConfig
 from famecli.data.registry import DATASETS
 from famecli.errors import InputError
-from famecli.model.fame import Fame, count_parameters
+from famecli.model.fame import Fame
 from famecli.nll.evaluate import evaluate
 from famecli.verification import runner
 from famecli.verification.findings import CHECKS

@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from famecli.config.costs import count_parameters
 from famecli.config.presets import PRESETS, model_config
-from famecli.model.fame import Fame, count_parameters
+from famecli.model.fame import Fame
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -10,11 +10,12 @@ from support.models import batch_noise, config_of, image_noise, preset_model, ra
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from famecli.config.costs import count_parameters
 from famecli.config.presets import PRESETS, SIZES, Size, model_config
 from famecli.config.schema import MOST_PLACES, ModelConfig, to_dict
 from famecli.errors import ConfigError
 from famecli.model.distributions import Gaussian, make_likelihood
-from famecli.model.fame import Fame, count_parameters
+from famecli.model.fame import Fame
 from famecli.model.layers import normalise
 
 NEW_KEYS = {"normalised", "bounded_latents"}

@@ -247,7 +247,7 @@ def test_an_epoch_shows_each_image_at_most_once() -> None:
         seen = []
         for index in range(3):
             trainer.step_count = 3 * epoch + index
-            seen += trainer.next_levels()[:, 0, 0, 0].tolist()
+            seen += trainer.next_images()[0][:, 0, 0, 0].tolist()
         assert len(set(seen)) == 18
         epochs.append(tuple(seen))
     assert len(set(epochs)) == 3

@@ -12,15 +12,28 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from famecli.api.pixels import LARGEST_SEED, Array, Pixels, choice, levels_of, like, mask_of, number, whole
+from famecli.api.arguments import (
+    LARGEST_SEED,
+    Array,
+    Pixels,
+    Progress,
+    choice,
+    counted,
+    estimator_of,
+    levels_of,
+    like,
+    mask_of,
+    number,
+    whole,
+)
 from famecli.checkpoints.checkpoint import Checkpoint
 from famecli.coding.compress import check_model, decode_images, encode_images
 from famecli.coding.container import from_bytes, to_bytes
 from famecli.config.schema import ModelConfig
+from famecli.data.labels import Labels, labels_of, labels_or_random
 from famecli.data.preparation import AS_THEY_ARE, Preparation
 from famecli.data.reading import read_exact
 from famecli.errors import ArgumentError, ArgumentTypeError, did_you_mean
-from famecli.evaluation.score import EstimatorSettings
 from famecli.nll.evaluate import ImageNlls, checked_draws
 from famecli.nll.record import Annealing, NllRecord
 from famecli.runtime.devices import undisturbed
@@ -33,41 +46,9 @@ from famecli.verification.subject import Subject
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# Callback that takes the number of images done and the total.
-Progress = Callable[[int, int], None]
 OUTPUTS = get_args(DecoderOutput)
 # All checks but that of claims, which needs a data set.
 OWN_CHECKS = tuple(name for name in CHECKS if name != "claims")
-
-
-def counted(progress: Progress | None, total: int) -> Callable[[int], None]:
-    """Return a callback that adds up the images just done and passes the sum to `progress`."""
-    done = 0
-
-    def advance(images: int) -> None:
-        nonlocal done
-        done += images
-        if progress is not None:
-            progress(done, total)
-
-    return advance
-
-
-def estimator_of(
-    importance_samples: int, annealing: Annealing | int | None, seed: int, batch_size: int | None
-) -> EstimatorSettings:
-    """Return the estimator that the arguments of a call describe.
-
-    Raises:
-        ArgumentError: A number is out of range, or the arguments describe two bounds.
-    """
-    draws = whole("importance_samples", importance_samples, 1)
-    if annealing is not None and draws != 1:
-        raise ArgumentError("importance_samples and annealing exclude each other", "anneal several chains")
-    if annealing is not None and not isinstance(annealing, Annealing):
-        annealing = Annealing(whole("annealing", annealing, 1))
-    batch = None if batch_size is None else whole("batch_size", batch_size, 1)
-    return EstimatorSettings(draws, annealing, whole("seed", seed, 0, LARGEST_SEED), batch)
 
 
 class Model:
@@ -116,6 +97,7 @@ class Model:
         self,
         n: int,
         *,
+        labels: Labels | None = None,
         seed: int = 0,
         temperature: float = 1.0,
         latent_temperature: float = 1.0,
@@ -126,6 +108,7 @@ class Model:
 
         Args:
             n: Number of images.
+            labels: Class of all images, or of each: a name or index in `config.classes`; None: random ones.
             seed: Seed of the first image.
             temperature: Temperature of the pixel distributions, 0.01 to 100; 1 leaves them unchanged.
             latent_temperature: Factor on the standard deviations of the priors, 0 to 100.
@@ -141,14 +124,11 @@ class Model:
         batch = None if batch_size is None else whole("batch_size", batch_size, 1)
         pixels = number("temperature", temperature, 0.01, 100.0)
         latents = number("latent_temperature", latent_temperature, 0.0, 100.0)
+        model, classes = self.checkpoint.model, labels_or_random(self.config.classes, labels, seeds)
         batches = generate_batches(
-            self.checkpoint.model,
-            seeds,
-            batch_size=batch,
-            temperature=pixels,
-            latent_temperature=latents,
+            model, seeds, classes, batch_size=batch, temperature=pixels, latent_temperature=latents
         )
-        return self._gathered(checked_draws(self.checkpoint.model, batches, seeds), counted(progress, n))
+        return self._gathered(checked_draws(model, batches, seeds, classes), counted(progress, n))
 
     def _gathered(
         self, batches: Iterator[npt.NDArray[Any]], advance: Callable[[int], None]
@@ -164,6 +144,8 @@ class Model:
         self,
         x: Array | Tensor,
         *,
+        labels: Labels | None = None,
+        marginal: bool = False,
         importance_samples: int = 1,
         annealing: Annealing | int | None = None,
         seed: int = 0,
@@ -174,14 +156,16 @@ class Model:
         """Return the NLL of each image, float64 numpy arrays, nats: exact without latents, else a bound.
 
         `nats` and `distortion` are `(N,)`, `rate` is `(N, layers)`, `bound` is `exact`, `elbo`, `iwae` or
-        `ais`.
+        `ais`. With `marginal`, `most_probable` has the index of each image's most probable class, `(N,)`.
 
         Args:
             x: Levels `(N, C, H, W)`.
+            labels: Class of all images, or of each: a name or an index in `config.classes`; None without.
+            marginal: Whether to take the mean of p(x|y) over all classes, which needs no labels.
             importance_samples: Draws of the latents per image: 1 for the ELBO, more for a tighter bound.
             annealing: Settings of annealed importance sampling, or number of steps; None for no annealing.
             seed: Seed of the latents.
-            first_index: Index of the first image; image `i` draws from stream `first_index + i` of the seed.
+            first_index: Index of the first image; image `i` draws from stream `first_index + i`.
             batch_size: Images times samples, or chains, in one forward pass; None for a default.
             progress: Called with the images done and `N`.
 
@@ -193,25 +177,30 @@ class Model:
         Source: arXiv:1509.00519 (importance weighting), arXiv:1611.04273 (annealing).
         """
         levels = levels_of(x, self.config)
-        estimator = estimator_of(importance_samples, annealing, seed, batch_size)
-        first, advance = whole("first_index", first_index, 0, LARGEST_SEED), counted(progress, len(levels))
+        estimator = estimator_of(importance_samples, annealing, seed, batch_size, marginal=marginal)
+        model, first = self.checkpoint.model, whole("first_index", first_index, 0, LARGEST_SEED)
+        advance = counted(progress, len(levels) * estimator.passes(model))
         numbers = range(first, first + len(levels))
+        classes = (
+            None if marginal and labels is None else labels_of(model.config.classes, labels, len(levels))
+        )
         with undisturbed():
-            return estimator.nlls(self.checkpoint.model, levels, numbers=numbers, advance=advance)
+            return estimator.nlls(model, levels, labels=classes, numbers=numbers, advance=advance)
 
-    def elbo(self, x: Pixels, *, seed: int = 0, first_index: int = 0) -> Pixels:
-        """Return a lower bound of log p(x), `(N,)`, float64, nats; exact without latents.
+    def elbo(self, x: Pixels, *, labels: Labels | None = None, seed: int = 0, first_index: int = 0) -> Pixels:
+        """Return a lower bound of log p(x), with classes of log p(x|y), `(N,)`, float64, nats.
 
-        One draw of the latents, and KL divergences in closed form: the negative of `nll(x).nats`. Arguments
-        and errors are those of `nll`.
+        It is exact without latents, else it has one draw of the latents, and KL divergences in closed form:
+        the negative of `nll(x).nats`. Arguments and errors are those of `nll`.
         """
-        return like(-self.nll(x, seed=seed, first_index=first_index).nats, x)
+        return like(-self.nll(x, labels=labels, seed=seed, first_index=first_index).nats, x)
 
-    def log_prob(self, x: Pixels) -> Pixels:
-        """Return log p(x), `(N,)`, float64, nats. Only for models without latents, whose likelihood is exact.
+    def log_prob(self, x: Pixels, *, labels: Labels | None = None) -> Pixels:
+        """Return log p(x), with classes log p(x|y), `(N,)`, float64, nats: exact, for models without latents.
 
         Args:
             x: Levels `(N, C, H, W)`.
+            labels: Class of all images, or of each: a name or an index in `config.classes`; None without.
 
         Raises:
             ArgumentError: The model has latents; see `nll` for other errors.
@@ -221,12 +210,13 @@ class Model:
                 f"a {self.config.preset} has latents: log p(x) is an integral that log_prob cannot compute",
                 "elbo(x) is a lower bound; nll(x, importance_samples=100) gives a tighter one",
             )
-        return like(-self.nll(x).nats, x)
+        return like(-self.nll(x, labels=labels).nats, x)
 
     def reconstruct(
         self,
         x: Pixels,
         *,
+        labels: Labels | None = None,
         keep_layers: int | None = None,
         samples: int | None = None,
         decoder_output: DecoderOutput = "sample",
@@ -237,6 +227,7 @@ class Model:
 
         Args:
             x: Levels `(N, C, H, W)`.
+            labels: Class of all images, or of each: a name or an index in `config.classes`; None without.
             keep_layers: Number of layers, from the top, drawn from the posterior; None for all.
             samples: Reconstructions per image, for a result of `(N, samples, C, H, W)`; None for one.
             decoder_output: `sample` for drawn pixels, `mean` for expected levels, float32.
@@ -253,11 +244,13 @@ class Model:
             )
         choice("decoder_output", decoder_output, OUTPUTS)
         levels = levels_of(x, self.config)
+        classes = labels_of(self.config.classes, labels, len(levels))
         kept = None if keep_layers is None else whole("keep_layers", keep_layers, 0, layers)
         count = 1 if samples is None else whole("samples", samples, 1)
         settings = Settings(whole("seed", seed, 0, LARGEST_SEED), kept, count, decoder_output)
         with undisturbed():
-            found = reconstruct(self.checkpoint.model, levels, settings, counted(progress, len(levels)))
+            advance = counted(progress, len(levels))
+            found = reconstruct(self.checkpoint.model, levels, settings, advance, classes)
         found = found.astype(np.uint8 if decoder_output == "sample" else np.float32)
         return like(found[:, 0] if samples is None else found, x)
 
@@ -266,6 +259,7 @@ class Model:
         x: Pixels,
         mask: Array | Tensor,
         *,
+        labels: Labels | None = None,
         n: int | None = None,
         seed: int = 0,
         sweeps: int = SWEEPS,
@@ -280,6 +274,7 @@ class Model:
         Args:
             x: Levels `(N, C, H, W)`; those of unknown pixels are ignored.
             mask: True where a pixel is known, `(H, W)`.
+            labels: Class of all images, or of each: a name or an index in `config.classes`; None without.
             n: Completions per image, for a result of `(N, n, C, H, W)`; None for one.
             seed: Seed of the first completion.
             sweeps: Steps of the chain.
@@ -296,34 +291,41 @@ class Model:
         levels, known = levels_of(x, self.config), mask_of(mask, self.config)
         count = 1 if n is None else whole("n", n, 1)
         first, total = whole("seed", seed, 0, LARGEST_SEED), count * len(levels)
-        steps = whole("sweeps", sweeps, 0)
-        spread = number("temperature", temperature, 0.01, 100.0)
+        steps, spread = whole("sweeps", sweeps, 0), number("temperature", temperature, 0.01, 100.0)
+        classes = labels_of(self.config.classes, labels, len(levels))
+        classes = None if classes is None else classes.repeat(count)
         batches = complete_batches(
             self.checkpoint.model,
             levels.repeat(count, axis=0),
             known,
             range(first, first + total),
+            classes,
             sweeps=steps,
             temperature=spread,
         )
-        drawn = checked_draws(self.checkpoint.model, batches, range(first, first + total))
+        drawn = checked_draws(self.checkpoint.model, batches, range(first, first + total), classes)
         found = self._gathered(drawn, counted(progress, total))
         return like(found if n is None else found.reshape(len(levels), count, *found.shape[1:]), x)
 
-    def compress(self, x: Array | Tensor, *, progress: Progress | None = None) -> bytes:
+    def compress(
+        self, x: Array | Tensor, *, labels: Labels | None = None, progress: Progress | None = None
+    ) -> bytes:
         """Compress images without loss, to the bytes of a file of `fame compress`; computed on the CPU.
 
         Args:
             x: Levels `(N, C, H, W)`.
+            labels: Class of all images, or of each, which the file holds; None without classes.
             progress: Called with the images done and `N`.
 
         Raises:
-            ArgumentError: `x` has another shape or other levels.
+            ArgumentError: `x` has another shape or other levels, or there is no such class.
             ArgumentTypeError: `x` is no array or tensor of integers.
         """
         levels = levels_of(x, self.config)
+        classes = labels_of(self.config.classes, labels, len(levels))
         with undisturbed():
-            file = encode_images(self.checkpoint, levels, advance=counted(progress, len(levels)))
+            advance = counted(progress, len(levels))
+            file = encode_images(self.checkpoint, levels, labels=classes, advance=advance)
             return to_bytes(file)
 
     def decompress(self, blob: bytes, *, progress: Progress | None = None) -> npt.NDArray[np.uint8]:
@@ -371,9 +373,10 @@ class Model:
             InputError: The checks would take days.
         """
         most, names = whole("limit", limit, 1), OWN_CHECKS if checks is None else tuple(checks)
-        for name in names:
-            if name not in OWN_CHECKS:
-                raise ArgumentError(f"unknown check {name!r}", did_you_mean(name, OWN_CHECKS, "checks"))
+        if unknown := [name for name in names if name not in OWN_CHECKS]:
+            raise ArgumentError(
+                f"unknown check {unknown[0]!r}", did_you_mean(unknown[0], OWN_CHECKS, "checks")
+            )
         drawn = None if samples is None else whole("samples", samples, 2)
         least = None if images is None else whole("images", images, 1)
         with undisturbed():

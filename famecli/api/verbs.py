@@ -11,14 +11,14 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
+from famecli.api.arguments import Array, Progress, choice, counted, estimator_of, levels_of, number, whole
 from famecli.api.handle import Model as Model
-from famecli.api.handle import Progress, counted, estimator_of
-from famecli.api.pixels import Array, choice, levels_of, number, whole
 from famecli.checkpoints.checkpoint import WeightsKind, load_checkpoint
 from famecli.checkpoints.store import Store, checkpoint_file
 from famecli.config.presets import SIZES, Size
 from famecli.config.resolve import Setting
 from famecli.data.dataset import Split, even_part, load_split, own_images
+from famecli.data.labels import Labels
 from famecli.data.preparation import AS_THEY_ARE, Preparation
 from famecli.errors import ArgumentError, ArgumentTypeError
 from famecli.evaluation import comparison
@@ -88,6 +88,8 @@ def evaluate(
     *,
     split: Split = "test",
     limit: int | None = None,
+    labels: Labels | None = None,
+    marginal: bool = False,
     importance_samples: int = 1,
     annealing: Annealing | int | None = None,
     seed: int = 0,
@@ -107,6 +109,8 @@ def evaluate(
         dataset: Name of a data set, `folder` for the images in `data`, or levels `(N, C, H, W)`.
         split: Split of a named data set: `train`, `valid`, `test`, or `all`.
         limit: Number of images, spread evenly over the split: `floor(i * N / limit)` of N; None for all.
+        labels: Class of all images, or of each; None for the labels of the data set.
+        marginal: Whether a model with classes is scored by the mean of p(x|y) over all classes.
         importance_samples: Draws of the latents per image; see `Model.nll`.
         annealing: Settings of annealed importance sampling; see `Model.nll`.
         seed: Seed of the latents.
@@ -122,7 +126,7 @@ def evaluate(
         FameError: The data set is unknown, missing or damaged; see `load` for errors of the model.
     """
     handle = _model(model, offline, cache_dir)
-    estimator = estimator_of(importance_samples, annealing, seed, batch_size)
+    estimator = estimator_of(importance_samples, annealing, seed, batch_size, marginal=marginal)
     most = None if limit is None else whole("limit", limit, 1)
     if isinstance(dataset, str):
         choice("split", split, get_args(Split))
@@ -139,8 +143,8 @@ def evaluate(
     else:
         own = levels_of(dataset, handle.config)
         images = own_images(own, handle.config.levels, OWN_IMAGES, "Images of one's own")
-    scored = scored_levels(handle.checkpoint, images, even_part(len(images.pixels), most))
-    advance = counted(progress, len(scored.levels))
+    scored = scored_levels(handle.checkpoint, images, even_part(len(images.pixels), most), labels)
+    advance = counted(progress, len(scored.levels) * estimator.passes(handle.checkpoint.model))
     with undisturbed():
         return score(handle.checkpoint, images, scored, estimator, advance=advance)
 
@@ -151,6 +155,7 @@ def train(
     *,
     out: AnyPath,
     size: Size = "tiny",
+    conditional: bool = False,
     images: int | None = None,
     epochs: float | None = None,
     steps: int | None = None,
@@ -189,6 +194,7 @@ def train(
         dataset: Name of the data set; `folder` for the images in `data`.
         out: Folder of the run.
         size: `tiny`, `small` or `paper`.
+        conditional: Whether the model is given the class of each image: p(x|y).
         images: Number of images to see; only one of `images`, `epochs`, `steps` and `budget_s` may be given.
         epochs: Length in epochs.
         steps: Length in steps.
@@ -233,6 +239,7 @@ def train(
         data=_path(data),
         preparing=preparation or AS_THEY_ARE,
         size=size,
+        conditional=conditional,
         settings=[Setting(*each) for each in (settings or {}).items()],
         images=images,
         epochs=epochs,

@@ -38,7 +38,8 @@ def model_card(described: Description, repository: str = "", licence: str | None
         f"# {markdown(name)}",
         f"{code(model.preset)}, {preset.title if preset else 'a model of its own'}: "
         f"{described.header.parameters:,} parameters, for images "
-        f"{model.channels}x{model.height}x{model.width} of {model.levels} levels.",
+        f"{model.channels}x{model.height}x{model.width} of {model.levels} levels"
+        + (f", given one of {len(model.classes)} classes." if model.classes else "."),
         "## Likelihood",
         _likelihood(*described.claims),
         "## Training",

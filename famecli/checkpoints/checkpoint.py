@@ -23,11 +23,11 @@ from famecli.checkpoints.header import (
     seal,
 )
 from famecli.checkpoints.provenance import Provenance, parse_provenance
-from famecli.config.costs import check_costs
+from famecli.config.costs import check_costs, count_parameters
 from famecli.config.schema import ModelConfig, to_dict
 from famecli.errors import InputError, IntegrityError, NumericsError, UsageError, truncate
 from famecli.files import write_atomic
-from famecli.model.fame import Fame, count_parameters
+from famecli.model.fame import Fame
 from famecli.nll.record import NllRecord
 from famecli.sampling.execution import ONE_THREAD, threads_for
 
@@ -125,7 +125,11 @@ def save_checkpoint(
     """
     tensors = dict(ema) | {RAW + name: tensor for name, tensor in (raw or {}).items()}
     hashes = {"ema": hash_weights(ema)} | ({} if raw is None else {"raw": hash_weights(raw)})
-    metadata = {"schema": CHECKPOINT_SCHEMA, "model": to_dict(config), "weights_sha256": hashes, **facts}
+    model = to_dict(config)
+    if not config.classes:
+        # Older readers do not know the key.
+        del model["classes"]
+    metadata = {"schema": CHECKPOINT_SCHEMA, "model": model, "weights_sha256": hashes, **facts}
     # During training, the first tensor already needs single precision, so the check is cheap.
     if all(torch.equal(tensor.half().float(), tensor) for tensor in tensors.values()):
         tensors = {name: tensor.half() for name, tensor in tensors.items()}

@@ -20,7 +20,7 @@ DEFAULT_MODEL = "fame"
 # Keys of an NLL in an entry.
 FIGURES = (
     "nats_per_image", "stderr_nats", "bound", "importance_samples", "split", "images", "pixels_sha256",
-    "part",
+    "part", "given",
 )  # fmt: skip
 
 
@@ -77,7 +77,11 @@ def _figures(nll: NllRecord) -> dict[str, Any]:
     data = nll.data
     estimate = (nll.nats_per_image, nll.stderr_nats_per_image, nll.bound, nll.importance_samples)
     return dict(
-        zip(FIGURES, (*estimate, data.split, data.images, data.pixels_sha256, data.part), strict=True)
+        zip(
+            FIGURES,
+            (*estimate, data.split, data.images, data.pixels_sha256, data.part, nll.given),
+            strict=True,
+        )
     )
 
 
@@ -204,7 +208,7 @@ def default_weights(dataset: str | None, model: str | None) -> WeightsEntry:
     dataset, model = dataset or DEFAULT_DATASET, model or DEFAULT_MODEL
     preset_named(model)
     for entry in index().values():
-        if (entry.dataset, entry.model) == (dataset, model):
+        if (entry.dataset, entry.model, entry.nll.given) == (dataset, model, None):
             return entry
     raise UnavailableError(
         f"there are no weights of {model} for {dataset}",

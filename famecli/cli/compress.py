@@ -10,7 +10,7 @@ import typer
 
 from famecli.checkpoints.store import Store
 from famecli.cli.grouping import grouped
-from famecli.cli.groups import Common, Force, Network, SplitName, check_files
+from famecli.cli.groups import Common, Force, Label, Network, SplitName, check_files
 from famecli.cli.sources import DataSource, ModelSource
 from famecli.errors import InputError, UsageError
 from famecli.files import free_name, write_atomic
@@ -62,6 +62,7 @@ def compress(
     split: Part = None,
     start: Start = None,
     limit: Number = None,
+    labels: Label = None,
     out: Out = None,
     group: Group = 64,
     force: Force = False,
@@ -94,23 +95,32 @@ def compress(
     # Deferred: torch takes seconds to load, and the checks above need none.
     from famecli.coding.compress import encode_images, read_originals
     from famecli.coding.container import to_bytes
+    from famecli.data.dataset import own_images
     from famecli.evaluation.score import scored_levels
 
     loaded = source.load(output)
-    labels: list[str] | None = None
-    first = start or 0
+    stored, first = None, start or 0
     if names:
-        labels, levels = read_originals(loaded.model.config, names, output.note)
+        stored, levels = read_originals(loaded.model.config, names, output.note)
+        images, numbers = own_images(levels, loaded.model.config.levels, "files", "Image files", stored), None
     else:
-        found = data.images(source, loaded, split or "test", output)
-        most = len(found.pixels)
+        images = data.images(source, loaded, split or "test", output)
+        most = len(images.pixels)
         numbers = range(first, most if limit is None else min(first + limit, most))
         if not numbers:
             raise UsageError(f"--start {first} is past the last of {most} images")
-        levels = scored_levels(loaded, found, numbers).levels
+    scored = scored_levels(loaded, images, numbers, labels)
     started_s = time.monotonic()
-    with output.progress("encoding", len(levels)) as advance:
-        file = encode_images(loaded, levels, names=labels, first=first, group=group, advance=advance)
+    with output.progress("encoding", len(scored.levels)) as advance:
+        file = encode_images(
+            loaded,
+            scored.levels,
+            labels=scored.labels,
+            names=stored,
+            first=first,
+            group=group,
+            advance=advance,
+        )
     seconds = time.monotonic() - started_s
     content, coded = to_bytes(file), file.coded()
     if target == "-":
@@ -118,24 +128,24 @@ def compress(
         sys.stdout.buffer.flush()
     else:
         write_atomic(Path(target), content)
-    images, dimensions = coded.images, loaded.model.config.dimensions
-    bits = coded.net_bits / images
+    count, dimensions = coded.images, loaded.model.config.dimensions
+    bits = coded.net_bits / count
     document = {
         "schema": SCHEMA,
         "checkpoint": {"name": loaded.source, "sha256": loaded.sha256, "weights": loaded.weights},
         "weights_sha256": loaded.weights_sha256,
         "out": target,
-        "images": images,
+        "images": count,
         "bits_per_image": bits,
         "bits_per_dim": bits / dimensions,
         "initial_bits": coded.initial_bits,
         "payload_bytes": coded.payload_bits // 8,
         "file_bytes": len(content),
         "seconds": round(seconds, 3),
-        "images_per_s": round(images / max(seconds, 1e-9), 2),
+        "images_per_s": round(count / max(seconds, 1e-9), 2),
     }
     output.note(
-        f"{images:,} images, {bits:,.1f} bits each ({bits / dimensions:.4f} bits/dim) and "
+        f"{count:,} images, {bits:,.1f} bits each ({bits / dimensions:.4f} bits/dim) and "
         f"{coded.initial_bits:,} initial bits: {len(content):,} bytes with header, in {seconds:.1f} s"
     )
     if target != "-":

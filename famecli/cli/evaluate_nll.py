@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from famecli.cli.estimators import Bound
 from famecli.cli.grouping import grouped
 from famecli.cli.groups import (
-    MOST_IMAGES,
-    BatchSize,
     Common,
     Force,
+    Label,
     Limit,
     Machine,
-    Seed,
     Split,
     check_absent,
     check_files,
@@ -28,89 +27,13 @@ from famecli.cli.preparing import Preparing
 from famecli.cli.sources import DataSource, ModelSource
 from famecli.errors import GateError, UsageError, truncate
 from famecli.files import STDIN, check_writable, write_atomic
-from famecli.nll.record import STARTS, Annealing, Start
 from famecli.output import FittedTable, Output, say
 
 if TYPE_CHECKING:
     from famecli.evaluation.report import NllReport
     from famecli.nll.record import NllRecord
 
-ANNEALING = "Annealed importance sampling"
-
 Row = tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bound:
-    """Estimator of the NLL."""
-
-    importance_samples: Annotated[
-        int,
-        typer.Option(
-            "-k",
-            "--importance-samples",
-            min=1,
-            metavar="K",
-            help="1: the ELBO; more: the tighter IWAE bound, with its curve from 1 to K.",
-        ),
-    ] = 1
-    ais: Annotated[
-        int | None,
-        typer.Option(
-            "--ais",
-            min=1,
-            metavar="STEPS",
-            help="Annealing steps of the latents: an even tighter bound.",
-            rich_help_panel=ANNEALING,
-        ),
-    ] = None
-    chains: Annotated[
-        int | None,
-        typer.Option("--chains", min=1, help="Chains per image (default: 1).", rich_help_panel=ANNEALING),
-    ] = None
-    leapfrog: Annotated[
-        int | None,
-        typer.Option("--leapfrog", min=1, help="Gradients per step (default: 5).", rich_help_panel=ANNEALING),
-    ] = None
-    ais_from: Annotated[
-        Start | None,
-        typer.Option(
-            "--ais-from",
-            metavar="|".join(STARTS),
-            help="Start of the chains (default: posterior).",
-            rich_help_panel=ANNEALING,
-        ),
-    ] = None
-    simulated: Annotated[
-        int | None,
-        typer.Option(
-            "--simulated",
-            min=1,
-            max=MOST_IMAGES,
-            metavar="IMAGES",
-            help="Score images drawn from the model, and also bound their NLL from below.",
-            rich_help_panel=ANNEALING,
-        ),
-    ] = None
-    batch_size: BatchSize = None
-    seed: Seed = 0
-
-    def annealing(self) -> Annealing | None:
-        """Return the settings of annealing; None for other bounds.
-
-        Raises:
-            UsageError: The options do not fit together.
-        """
-        given = {"chains": self.chains, "leapfrog": self.leapfrog, "start": self.ais_from}
-        given = {name: value for name, value in given.items() if value is not None}
-        if self.ais is None:
-            if given:
-                option = {"start": "ais-from"}.get(name := next(iter(given)), name)
-                raise UsageError(f"--{option} is for --ais", "add --ais STEPS")
-            return None
-        if self.importance_samples != 1:
-            raise UsageError("-k and --ais exclude each other", "--chains sets the number of chains")
-        return Annealing(self.ais, **given)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,6 +148,7 @@ def evaluate_nll(
     preparing: Preparing,
     split: Split = "test",
     bound: Bound,
+    labels: Label = None,
     limit: Limit = None,
     results: Results,
     half: Half = False,
@@ -234,7 +158,8 @@ def evaluate_nll(
     """Measure the negative log-likelihood of a data set's images, in nats and bits/dim.
 
     The NLL is exact for a model without latents, else an upper bound: -ELBO, with -k the importance-weighted
-    bound, with --ais the annealed one. -q prints only bits/dim. Images come from files, or else from the data
+    bound, with --ais the annealed one. A model with classes gives p(x|y), with --marginal p(x). -q prints
+    only bits/dim. Images come from files, or else from the data
     set; --data - scores all images on stdin, an npy or npz array of bytes.
 
     Examples:
@@ -250,6 +175,8 @@ def evaluate_nll(
       fame evaluate-nll run/ --ais 500 --simulated 16
 
       fame evaluate-nll run/ --coded --limit 1000
+
+      fame evaluate-nll run/ --marginal
 
       fame evaluate-nll run/ --json --with-images > a.json
 
@@ -271,7 +198,9 @@ def evaluate_nll(
     from famecli.evaluation.score import EstimatorSettings, score, scored_levels, simulated
     from famecli.runtime.distributed import explain_lost_processes
 
-    estimator = EstimatorSettings(bound.importance_samples, annealing, bound.seed, bound.batch_size)
+    estimator = EstimatorSettings(
+        bound.importance_samples, annealing, bound.seed, bound.batch_size, bound.marginal
+    )
     group, normals = join(output), None
     with group.local_main_first():
         loaded = source.load(output, machine.torch_device(group), half=half)
@@ -279,13 +208,14 @@ def evaluate_nll(
         if bound.simulated is None:
             images = data.images(source, loaded, split, output, preparing, names)
     if bound.simulated is None:
-        scored = scored_levels(loaded, images, even_part(len(images.pixels), limit))
+        scored = scored_levels(loaded, images, even_part(len(images.pixels), limit), labels)
     else:
         images, scored, normals = simulated(loaded, bound.simulated, bound.seed)
     if not config.stochastic_layers and (bound.ais or bound.importance_samples > 1):
         option = "-k" if bound.ais is None else "--ais"
         output.note(f"{loaded.source} has no latents: its NLL is exact, and {option} is not needed")
-    with explain_lost_processes(), output.progress("evaluating", len(scored.levels)) as advance:
+    total = estimator.passes(loaded.model) * len(scored.levels)
+    with explain_lost_processes(), output.progress("evaluating", total) as advance:
         report = score(
             loaded,
             images,
@@ -300,7 +230,7 @@ def evaluate_nll(
         return
     if coded:
         with output.progress("coding and decoding", 2 * len(scored.levels)) as advance:
-            code = measure_code(loaded.model, scored.levels, advance)
+            code = measure_code(loaded.model, scored.levels, advance, scored.labels)
         report = dataclasses.replace(report, coded=code)
     results.write(report, output)
 

@@ -75,6 +75,14 @@ Limit = Annotated[
     int | None,
     typer.Option("--limit", min=1, metavar="N", help="Use only N images, spread evenly over the split."),
 ]
+Label = Annotated[
+    str | None,
+    typer.Option(
+        "--class",
+        metavar="NAME|INDEX",
+        help="For a model with classes: class of all images (default: the images' labels or folders).",
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite an existing output.")]
 BatchSize = Annotated[
     int | None,

@@ -92,6 +92,7 @@ def _rows(described: Description) -> list[tuple[str, str]]:
             "images",
             f"{model.channels}x{model.height}x{model.width}, {model.levels} levels, {model.likelihood}",
         ),
+        *((("classes", f"{len(model.classes)}: {', '.join(model.classes)}"),) if model.classes else ()),
         ("stages", "; ".join(map(_stage, model.stages)) or "none"),
         ("decoder", ", ".join(f"{key} {value}" for key, value in to_dict(model.decoder).items())),
         ("trained on", str(past.dataset)),

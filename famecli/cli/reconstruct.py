@@ -10,6 +10,7 @@ from famecli.cli.grouping import grouped
 from famecli.cli.groups import (
     MOST_IMAGES,
     DecoderOutput,
+    Label,
     Machine,
     PictureOutput,
     Seed,
@@ -71,10 +72,11 @@ Interpolate = Annotated[
 
 @dataclass(frozen=True)
 class Originals:
-    """Images to reconstruct: names and levels `(N, C, H, W)`."""
+    """Images to reconstruct: names, levels `(N, C, H, W)`, and classes `(N,)` if the model has any."""
 
     sources: list[str]
     levels: "np.ndarray"
+    labels: "np.ndarray | None" = None
 
 
 @grouped
@@ -85,6 +87,7 @@ def reconstruct(
     data: DataSource,
     preparing: Preparing,
     split: Split = "test",
+    labels: Label = None,
     number: Number = 32,
     images: PictureOutput,
     format: PairFormat = "pairs",
@@ -126,19 +129,19 @@ def reconstruct(
     from famecli.sampling import reconstruction as library
 
     loaded = source.load(output, machine.torch_device())
-    originals = _originals(loaded, source, data, preparing, names, interpolate, split, number, output)
+    originals = _originals(loaded, source, data, preparing, names, interpolate, split, labels, number, output)
     settings = library.Settings(seed, keep_layers, samples, decoder)
     with output.progress("reconstructing", len(originals.levels)) as advance:
         if interpolate is None:
-            found = library.reconstruct(loaded.model, originals.levels, settings, advance)
+            found = library.reconstruct(loaded.model, originals.levels, settings, advance, originals.labels)
         else:
-            found = library.interpolate(loaded.model, originals.levels, steps, settings)
+            found = library.interpolate(loaded.model, originals.levels, steps, settings, originals.labels)
     num_levels = loaded.model.config.levels
     flat = levels_to_bytes(found.reshape(-1, *found.shape[2:]), num_levels)
     results = flat.reshape(*found.shape[:2], *flat.shape[1:])
     before = levels_to_bytes(originals.levels, num_levels) if format == "pairs" else None
     pixels, planned = library.arranged(results, before, interpolated=interpolate is not None)
-    _note_idle_latents(loaded.model, originals.levels, seed, output)
+    _note_idle_latents(loaded.model, originals, seed, output)
     made: dict[str, str | int | float] = {"weights_sha256": loaded.weights_sha256}
     with target.open(len(pixels), images.layout(planned)) as writer:
         writer.add(pixels, [made | {"index": index} for index in range(len(pixels))])
@@ -146,7 +149,7 @@ def reconstruct(
         output.preview(pixels)
     facts = {"weights_sha256": loaded.weights_sha256, "sources": originals.sources}
     if latents is not None:
-        moments = library.posteriors(loaded.model, originals.levels, seed)
+        moments = library.posteriors(loaded.model, originals.levels, seed, originals.labels)
         save_tensors(latents, moments, {"schema": LATENTS_SCHEMA, **facts})
     document: dict[str, Any] = {
         "schema": SCHEMA,
@@ -156,16 +159,19 @@ def reconstruct(
     }
     if output.json:
         one = results[:, 0] if interpolate is None else results[0][[0, -1]]
-        document["images"] = fidelity(loaded.model, originals.levels, one, originals.sources, seed)
+        document["images"] = fidelity(
+            loaded.model, originals.levels, one, originals.sources, seed, originals.labels
+        )
     if target.name != "-":
         output.result(document, target.name)
 
 
-def _note_idle_latents(model: "Fame", levels: "np.ndarray", seed: int, output: Output) -> None:
+def _note_idle_latents(model: "Fame", originals: Originals, seed: int, output: Output) -> None:
     """Say so where the latents carry so little that reconstructions are little more than samples."""
     from famecli.nll.evaluate import evaluate
 
-    nlls = evaluate(model, levels[:FEW], seed=seed)
+    labels = None if originals.labels is None else originals.labels[:FEW]
+    nlls = evaluate(model, originals.levels[:FEW], labels=labels, seed=seed)
     part = nlls.rate.sum() / nlls.nats.sum()
     if part < LEAST_PART:
         output.warn(
@@ -200,6 +206,7 @@ def _originals(
     files: list[str],
     ends: tuple[str, str] | None,
     split: SplitName,
+    label: str | None,
     number: int,
     output: Output,
 ) -> Originals:
@@ -209,6 +216,7 @@ def _originals(
         UsageError: The model is for other images, or a place is not in the split.
         InputError: A file is not an image of the model's size.
     """
+    from famecli.data.dataset import own_images
     from famecli.data.reading import read_levels
     from famecli.evaluation.score import scored_levels
 
@@ -216,14 +224,18 @@ def _originals(
     if files or (ends and places is None):
         config = checkpoint.model.config
         how = checkpoint.provenance.prepared(preparing)
-        return Originals(*read_levels(config, files or list(ends or ()), how, output.note))
+        names, levels = read_levels(config, files or list(ends or ()), how, output.note)
+        images = own_images(levels, config.levels, "files", "Image files", names)
+        return Originals(names, levels, scored_levels(checkpoint, images, labels=label).labels)
     found = data.images(source, checkpoint, split, output, preparing)
     name = f"{found.info.name}/{found.split}"
     count = number if places is None else max(places) + 1
-    levels = scored_levels(checkpoint, found, range(min(count, len(found.pixels)))).levels
+    scored = scored_levels(checkpoint, found, range(min(count, len(found.pixels))), label)
+    levels = scored.levels
     if places is not None and max(places) >= len(levels):
         raise UsageError(
             f"{found.info.name} has {len(found.pixels)} {found.split} images, none numbered {max(places)}"
         )
     chosen = list(range(len(levels))) if places is None else places
-    return Originals([f"{name}/{place}" for place in chosen], levels[chosen])
+    labels = None if scored.labels is None else scored.labels[chosen]
+    return Originals([f"{name}/{place}" for place in chosen], levels[chosen], labels)

@@ -1,7 +1,8 @@
 """`fame sample`."""
 
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -32,8 +33,27 @@ if TYPE_CHECKING:
     from famecli.runtime.distributed import Group
 
 SCHEMA = "famecli/sample/1"
+ALL = "all"
 
-Number = Annotated[int, typer.Option("-n", "--num", min=1, metavar="IMAGES", help="Number of images.")]
+Number = Annotated[
+    int | None,
+    typer.Option(
+        "-n",
+        "--num",
+        min=1,
+        metavar="IMAGES",
+        show_default="64; 8 with --class all",
+        help="Number of images.",
+    ),
+]
+Class = Annotated[
+    str | None,
+    typer.Option(
+        "--class",
+        metavar="NAME|INDEX|all",
+        help="For a model with classes: class of all images, or rows of -n of each class (default: random).",
+    ),
+]
 StartIndex = Annotated[
     int,
     typer.Option(
@@ -113,6 +133,7 @@ class Drawing:
             help="Factor on the standard deviations of the priors.",
         ),
     ] = 1.0
+    labels: Class = None
     decoder: DecoderOutput = "sample"
     no_cache: Annotated[
         bool,
@@ -144,6 +165,36 @@ class Drawing:
         elif self.precision == "fp64":
             model.double()
 
+    def total(self, number: int | None, names: Sequence[str]) -> int:
+        """Return the number of images, from `-n` and the names of the model's classes."""
+        if self.labels == ALL and names:
+            return (number or 8) * len(names)
+        return number or 64
+
+    def columns(self, images: int, names: Sequence[str]) -> int | None:
+        """Return the images in a row of a grid: those of a class; None for a nearly square grid."""
+        return images // len(names) if self.labels == ALL and names else None
+
+    def classes(self, names: Sequence[str], seeds: range, completed: str | None) -> "np.ndarray | None":
+        """Return the class of each image; None for a model without classes.
+
+        Args:
+            names: Names of the model's classes.
+            seeds: Seeds of the images.
+            completed: File of the image that is completed; its folder may name the class.
+
+        Raises:
+            ArgumentError: There is no such class, or the class of the completed image is not known.
+        """
+        from famecli.data.labels import labels_by_folder, labels_of, labels_or_random
+
+        if self.labels == ALL and names:
+            per_class = len(seeds) // len(names)
+            return labels_of(names, [place // per_class for place in range(len(seeds))], len(seeds))
+        if names and self.labels is None and completed is not None:
+            return labels_by_folder(names, [completed] * len(seeds))
+        return labels_or_random(names, self.labels, seeds)
+
     @property
     def settings(self) -> dict[str, Any]:
         """Settings that, with weights and seed, reproduce an image."""
@@ -154,7 +205,13 @@ class Drawing:
         }
 
     def batches(
-        self, model: "Fame", seeds: range, known: "KnownPixels | None", group: "Group", output: Output
+        self,
+        model: "Fame",
+        seeds: range,
+        labels: "np.ndarray | None",
+        known: "KnownPixels | None",
+        group: "Group",
+        output: Output,
     ) -> Iterator["np.ndarray"]:
         """Yield images as levels or expected levels, `(n, C, H, W)`; note when memory runs out.
 
@@ -168,19 +225,20 @@ class Drawing:
         if known is not None:
             levels, mask, temperature = known.levels, known.mask, self.temperature
             batches = complete_batches(
-                model, levels, mask, seeds, temperature=temperature, cached=cached, group=group
+                model, levels, mask, seeds, labels, temperature=temperature, cached=cached, group=group
             )
         else:
             batches = generate_batches(
                 model,
                 seeds,
+                labels,
                 batch_size=self.batch_size,
                 cached=cached,
                 group=group,
                 report=output.note,
                 **self.settings,
             )
-        return checked_draws(model, batches, seeds)
+        return checked_draws(model, batches, seeds, labels)
 
 
 @grouped
@@ -188,7 +246,7 @@ def sample(
     context: typer.Context,
     *,
     source: ModelSource,
-    number: Number = 64,
+    number: Number = None,
     images: PictureOutput,
     format: ImageFormat = "auto",
     seed: Seed = 0,
@@ -213,6 +271,8 @@ def sample(
 
       fame sample --dataset mnist --complete digit.png --rows 14 -n 16 -o completions.png
 
+      fame sample run/ --class all -n 8 -o classes.png
+
       fame sample --dataset mnist -n 256 -o - > samples.npy
     """
     output, source = images.common.output(), source.picked(context)
@@ -228,33 +288,39 @@ def sample(
     with group.local_main_first():
         loaded = source.load(output, machine.torch_device(group))
     source.check_trained_on(loaded.provenance.dataset)
-    model, known = loaded.model, part.read(loaded)
+    model, known, names = loaded.model, part.read(loaded), loaded.model.config.classes
     drawing.prepare(model, known)
-    first = seed + start_index
+    number, first = drawing.total(number, names), seed + start_index
     seeds = range(first, first + number)
+    classes = drawing.classes(names, seeds, part.complete)
     with explain_lost_processes():
-        batches = drawing.batches(model, seeds, known, group, output)
+        batches = drawing.batches(model, seeds, classes, known, group, output)
         if not group.is_main:
-            for _ in batches:
-                pass
+            deque(batches, maxlen=0)
             return
         exact = {} if known is None else {"exact": _is_exact(model, known, output)}
-        made = {"weights_sha256": loaded.weights_sha256, "famecli": __version__, **drawing.settings}
-        made |= {} if known is None else {"completes": known.source}
-        started_s = time.monotonic()
-        layout = Layout(above=None if known is None else known.shown(model.config.levels))
+        made: dict[str, Any] = {
+            "weights_sha256": loaded.weights_sha256,
+            "famecli": __version__,
+            **drawing.settings,
+            **({} if known is None else {"completes": known.source}),
+            **({} if classes is None else {"class": drawing.labels or "random"}),
+        }
+        columns, started_s, done = drawing.columns(number, names), time.monotonic(), 0
+        layout = Layout(columns, above=None if known is None else known.shown(model.config.levels))
         with (
             target.open(number, images.layout(layout)) as writer,
             output.progress("sampling", number) as advance,
         ):
             for found in batches:
                 pixels = levels_to_bytes(found, model.config.levels)
-                writer.add(pixels, [made | {"seed": first + place} for place in range(len(pixels))])
-                if images.preview and first == seeds[0]:
+                places = range(done, done + len(pixels))
+                writer.add(pixels, [made | _own(seeds[place], names, classes, place) for place in places])
+                if images.preview and not done:
                     output.preview(pixels)
-                first += len(pixels)
+                done += len(pixels)
                 advance(len(pixels))
-    seconds = time.monotonic() - started_s
+    seconds = max(time.monotonic() - started_s, 1e-9)
     document = {
         "schema": SCHEMA,
         "checkpoint": {"name": loaded.source, "sha256": loaded.sha256, "weights": loaded.weights},
@@ -266,11 +332,16 @@ def sample(
         **exact,
         "device": model.device.type,
         "seconds": round(seconds, 3),
-        "images_per_s": round(number / max(seconds, 1e-9), 2),
+        "images_per_s": round(number / seconds, 2),
     }
     output.note(f"{number:,} images in {seconds:.1f} s")
     if target.name != "-":
         output.result(document, target.name)
+
+
+def _own(seed: int, names: Sequence[str], classes: "np.ndarray | None", place: int) -> dict[str, str | int]:
+    """Return seed and class of an image, for its file."""
+    return {"seed": seed} if classes is None else {"seed": seed, "class": names[classes[place]]}
 
 
 def _is_exact(model: "Fame", known: "KnownPixels", output: Output) -> bool:

@@ -45,6 +45,9 @@ FLAGS = {
         autocompletion=complete_model,
     ),
     "dataset": get_args(Dataset)[1],
+    "conditional": typer.Option(
+        "--conditional/--no-conditional", help="Give the model the class of each image: p(x|y)."
+    ),
     "data": get_args(Data)[1],
     "preparing": get_args(Preparing)[1],
     "size": typer.Option("--size", "--preset", show_default=DEFAULT_SIZE, help="Size of the model."),

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from famecli.coding.stack import Decide, Split, Stack, walk
 from famecli.model.distributions import Gaussian, scale_levels
-from famecli.model.fame import Fame
+from famecli.model.fame import Fame, labels_on
 from famecli.nll.units import NATS_PER_BIT
 from famecli.rng import ImageNoise
 
@@ -160,16 +160,18 @@ class Sample:
     Args:
         model: Model with latents.
         levels: All images to be coded, `(N, C, H, W)`; a few of them are measured.
+        labels: Class of each image, `(N,)`; None for a model without classes.
     """
 
-    def __init__(self, model: Fame, levels: np.ndarray) -> None:
+    def __init__(self, model: Fame, levels: np.ndarray, labels: np.ndarray | None) -> None:
         most = min(MOST_IMAGES, max(4, MOST_VALUES // model.config.dimensions))
         places = np.unique(np.linspace(0, len(levels) - 1, most).astype(int))
         # The decoder never repeats this search: float32 suffices and is five times faster.
         self.model, self.all = copy.deepcopy(model).float(), len(levels)
         chosen = torch.from_numpy(np.ascontiguousarray(levels[places]))
         self.x = chosen.to(self.model.device, self.model.dtype)
-        self.features = self.model.bottom_up(scale_levels(self.x, model.config.levels))
+        self.labels = labels_on(self.model, None if labels is None else labels[places])
+        self.features = self.model.bottom_up(scale_levels(self.x, model.config.levels), self.labels)
         self.noise = ImageNoise([("coding", "precision", int(place)) for place in places])
         self.normals: dict[int, Tensor] = {}
 
@@ -181,7 +183,7 @@ class Sample:
             self.normals[layer] = self.noise(layer, prior.mean.shape)
             return posterior.sample(self.normals[layer].to(prior.mean))
 
-        _, draws = self.model.descend(self.features, draw, len(self.x))
+        _, draws = self.model.descend(self.features, draw, len(self.x), labels=self.labels)
         found = []
         for each in draws:
             assert each.posterior is not None
@@ -202,14 +204,14 @@ class Sample:
             bins.code(prior, posterior, meter, symbols)
             return bins.points(symbols, prior)
 
-        condition, _ = self.model.descend(self.features, draw, len(self.x))
+        condition, _ = self.model.descend(self.features, draw, len(self.x), labels=self.labels)
         distortion = float(-self.model.log_prob(self.x, condition).double().sum()) / len(self.x)
         popped = float(meter.bits.mean())
         return self.all * (distortion / NATS_PER_BIT + pushed - popped) + popped
 
 
 @torch.no_grad()
-def choose_bits(model: Fame, levels: np.ndarray) -> Bits:
+def choose_bits(model: Fame, levels: np.ndarray, labels: np.ndarray | None = None) -> Bits:
     """Return bits of each map's latents, for each layer from the image upwards.
 
     At first all maps with a rate of at least `LEAST_RATE` get equally many bits; then the maps of lowest rate
@@ -218,10 +220,11 @@ def choose_bits(model: Fame, levels: np.ndarray) -> Bits:
     Args:
         model: Model on its device.
         levels: The images to be coded, `(N, C, H, W)`.
+        labels: Class of each image, `(N,)`; None for a model without classes.
     """
     if not model.config.stochastic_layers or not len(levels):
         return tuple((0,) * stage.latents for stage in model.config.stages if stage.latents)
-    sample = Sample(model, levels)
+    sample = Sample(model, levels, labels)
     search = _Search(sample, sample.rates())
     search.climb(list(search.bits))
     search.drop()

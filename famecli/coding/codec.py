@@ -26,7 +26,7 @@ from famecli.config.costs import image_bytes
 from famecli.config.schema import ModelConfig
 from famecli.errors import IntegrityError
 from famecli.model.distributions import Bernoulli, Gaussian, Likelihood, LogisticMixture, scale_levels
-from famecli.model.fame import Fame
+from famecli.model.fame import Fame, labels_on
 from famecli.sampling.execution import ONE_THREAD, threads_for
 from famecli.sampling.sampler import CHUNK, Sampler
 
@@ -100,6 +100,7 @@ class Codec:
     def encode(
         self,
         levels: np.ndarray,
+        labels: np.ndarray | None = None,
         bits: Sequence[Sequence[int]] | None = None,
         advance: Callable[[int], None] = lambda images: None,
     ) -> Coded:
@@ -107,17 +108,22 @@ class Codec:
 
         Args:
             levels: Integer levels, uint8, `(N, C, H, W)`.
+            labels: Class of each image, `(N,)`; None for a model without classes.
             bits: Bits of each map's latents, for each stochastic layer from the image upwards; None for those
                 that make the code shortest.
             advance: Called with the number of images just done.
         """
         # The order of summation depends on the number of threads.
         with threads_for(ONE_THREAD):
-            chosen = choose_bits(self.model, levels) if bits is None else tuple(map(tuple, bits))
-            return self._encode(levels, chosen, advance)
+            chosen = choose_bits(self.model, levels, labels) if bits is None else tuple(map(tuple, bits))
+            return self._encode(levels, labels, chosen, advance)
 
     def _encode(
-        self, levels: np.ndarray, chosen: tuple[tuple[int, ...], ...], advance: Callable[[int], None]
+        self,
+        levels: np.ndarray,
+        labels: np.ndarray | None,
+        chosen: tuple[tuple[int, ...], ...],
+        advance: Callable[[int], None],
     ) -> Coded:
         layers, stack = [Bins(each) for each in chosen], Stack()
         groups: list[int] = []
@@ -126,7 +132,8 @@ class Codec:
         size = 1 if any(map(any, chosen)) else self.group
         while done < len(levels):
             part = levels[done : done + size]
-            need_bits = max(need_bits, self._push(stack, layers, part) / len(part))
+            popped = self._push(stack, layers, part, self._classes(labels, done, len(part)))
+            need_bits = max(need_bits, popped / len(part))
             groups.append(len(part))
             done += len(part)
             advance(len(part))
@@ -135,13 +142,19 @@ class Codec:
         return Coded(stack.payload(), stack.initial_bits, chosen, tuple(groups))
 
     @torch.no_grad()
-    def decode(self, coded: Coded, advance: Callable[[int], None] = lambda images: None) -> np.ndarray:
+    def decode(
+        self,
+        coded: Coded,
+        labels: np.ndarray | None = None,
+        advance: Callable[[int], None] = lambda images: None,
+    ) -> np.ndarray:
         """Return the images, `(N, C, H, W)`, uint8.
 
         If the numbers differ from the encoder's, the images are wrong or an error is raised: compare a hash.
 
         Args:
             coded: Result of `encode`; from a file, untrusted values of the right types.
+            labels: Class of each image, as for `encode`.
             advance: Called with the number of images just done.
 
         Raises:
@@ -149,10 +162,11 @@ class Codec:
         """
         self._check(coded)
         layers, stack = [Bins(each) for each in coded.bits], Stack(coded.payload)
-        parts = [np.zeros((0, *self.config.image_shape), np.uint8)]
+        parts, first = [np.zeros((0, *self.config.image_shape), np.uint8)], coded.images
         with threads_for(ONE_THREAD):
             for size in reversed(coded.groups):
-                parts.append(self._pop(stack, layers, size))
+                first -= size
+                parts.append(self._pop(stack, layers, size, self._classes(labels, first, size)))
                 advance(size)
         return np.concatenate(parts[::-1])
 
@@ -168,7 +182,10 @@ class Codec:
         if max(coded.groups, default=0) > most_at_once(self.config):
             raise IntegrityError(f"groups of {max(coded.groups)} images take too much memory")
 
-    def _push(self, stack: Stack, layers: list[Bins], images: np.ndarray) -> int:
+    def _classes(self, labels: np.ndarray | None, first: int, count: int) -> Tensor | None:
+        return labels_on(self.model, None if labels is None else labels[first : first + count])
+
+    def _push(self, stack: Stack, layers: list[Bins], images: np.ndarray, labels: Tensor | None) -> int:
         """Push a group of images; return the number of bits that their latents popped."""
         writer, popped = Writer(), 0
         symbols: list[Tensor] = []  # per layer, from the top down
@@ -183,14 +200,15 @@ class Codec:
             popped += before - stack.size_bits
             return bins.points(symbols[-1], prior)
 
-        condition, _ = self.model.descend(self._features(images), pop_latents, len(images))
+        features = self._features(images, labels)
+        condition, _ = self.model.descend(features, pop_latents, len(images), labels=labels)
         self._code(condition, len(images), writer, torch.from_numpy(images).long())
         writer.flush(stack)
         for bins, each in zip(layers, reversed(symbols), strict=True):
             bins.push(stack, each)
         return popped
 
-    def _pop(self, stack: Stack, layers: list[Bins], size: int) -> np.ndarray:
+    def _pop(self, stack: Stack, layers: list[Bins], size: int, labels: Tensor | None) -> np.ndarray:
         """Undo `_push`, step by step in reverse order, and return the images."""
         writer = Writer()
         symbols: dict[int, Tensor] = {}
@@ -205,16 +223,16 @@ class Codec:
             layers[layer].code(prior, self._rounded(posterior), writer, symbols[layer])
             return layers[layer].points(symbols[layer], prior)
 
-        condition, _ = self.model.descend(None, pop_by_prior, size)
+        condition, _ = self.model.descend(None, pop_by_prior, size, labels=labels)
         images: np.ndarray = self._code(condition, size, stack.read, None).numpy().astype(np.uint8)
-        self.model.descend(self._features(images), push_by_posterior, size)
+        self.model.descend(self._features(images, labels), push_by_posterior, size, labels=labels)
         writer.flush(stack)
         return images
 
-    def _features(self, images: np.ndarray) -> list[Tensor]:
+    def _features(self, images: np.ndarray, labels: Tensor | None) -> list[Tensor]:
         # Contiguous: strides select the algorithm, which must be the same in encoder and decoder.
         x = torch.from_numpy(np.ascontiguousarray(images)).to(self.model.device, self.model.dtype)
-        return self.model.bottom_up(scale_levels(x, self.config.levels))
+        return self.model.bottom_up(scale_levels(x, self.config.levels), labels)
 
     def _code(self, condition: Tensor | None, batch: int, decide: Decide, known: Tensor | None) -> Tensor:
         """Return the levels of a group, int64, `(B, C, H, W)`, that `decide` encodes or decodes."""

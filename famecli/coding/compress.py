@@ -76,6 +76,7 @@ def encode_images(
     checkpoint: Checkpoint,
     levels: np.ndarray,
     *,
+    labels: np.ndarray | None = None,
     names: Sequence[str] | None = None,
     first: int = 0,
     group: int = CHUNK,
@@ -86,12 +87,13 @@ def encode_images(
     Args:
         checkpoint: Checkpoint of the model, which is not changed.
         levels: Integer levels, uint8, `(N, C, H, W)`, at least one image.
+        labels: Class of each image, `(N,)`, which the file holds; None for a model without classes.
         names: Names of the images' files; None for numbered images.
         first: Number of the first image, for numbered images.
         group: Largest number of images that are coded at once.
         advance: Called with the number of images just done.
     """
-    coded = _portable_codec(checkpoint.model, group).encode(levels, advance=advance)
+    coded = _portable_codec(checkpoint.model, group).encode(levels, labels, advance=advance)
     config = checkpoint.model.config
     header = FileHeader(
         schema=SCHEMA,
@@ -107,6 +109,7 @@ def encode_images(
         bits=coded.bits,
         groups=run_lengths(coded.groups),
         machine=Machine.here(),
+        labels=None if labels is None else tuple(labels.tolist()),
     )
     return CodedFile(header, coded.payload)
 
@@ -128,10 +131,14 @@ def decode_images(
 
     Raises:
         IntegrityError: The decoded images are not the ones that were coded.
+        InputError: The file has labels that are not classes of the model.
     """
-    codec = _portable_codec(checkpoint.model)
+    codec, classes = _portable_codec(checkpoint.model), len(checkpoint.model.config.classes)
+    labels = None if file.header.labels is None else np.array(file.header.labels, np.int64)
+    if (labels is None) == bool(classes) or (labels is not None and labels.max() >= classes):
+        raise InputError("the labels of the file are not classes of the model")
     try:
-        levels = codec.decode(file.coded(), advance)
+        levels = codec.decode(file.coded(), labels, advance)
     except IntegrityError as error:
         # The checksum of the file was right, so another machine is the likely reason.
         raise IntegrityError(str(error), file.header.machine.advice()) from error
@@ -227,7 +234,10 @@ class CodeLength:
 
 
 def measure_code(
-    model: Fame, levels: np.ndarray, advance: Callable[[int], None] = lambda images: None
+    model: Fame,
+    levels: np.ndarray,
+    advance: Callable[[int], None] = lambda images: None,
+    labels: np.ndarray | None = None,
 ) -> CodeLength:
     """Encode images as `encode_images` does, decode them, and return their size.
 
@@ -235,15 +245,16 @@ def measure_code(
         model: Model on any device, which is not changed.
         levels: Integer levels, uint8, `(N, C, H, W)`, at least one image.
         advance: Called with the number of images just encoded, then just decoded: `2 * N` in total.
+        labels: Class of each image, `(N,)`; None for a model without classes.
 
     Raises:
         IntegrityError: The decoded images are not the ones that were coded.
     """
     codec = _portable_codec(model)
     started_s = time.monotonic()
-    coded = codec.encode(levels, advance=advance)
+    coded = codec.encode(levels, labels, advance=advance)
     encoded_s = time.monotonic()
-    again = codec.decode(coded, advance)
+    again = codec.decode(coded, labels, advance)
     decoded_s = time.monotonic()
     if not np.array_equal(again, levels):
         raise IntegrityError("the images that were decoded are not those that were coded")

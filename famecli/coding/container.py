@@ -27,8 +27,8 @@ from famecli.errors import InputError, IntegrityError, truncate
 from famecli.files import open_input, read_up_to
 
 MAGIC = b"\x89fame\r\n\x1a"
-# Version 2 has folders in names; files without are of version 1, which older readers take, too.
-FLAT, NESTED = 1, 2
+# Version 2 has folders in names, version 3 labels; files without are of version 1, which older readers take.
+FLAT, NESTED, LABELLED = 1, 2, 3
 SCHEMA = "famecli/coded/1"
 PREFIX_BYTES = len(MAGIC) + 8
 CHECK_BYTES = 4
@@ -108,6 +108,7 @@ class FileHeader:
         bits: See `Coded`.
         groups: Run-length encoding of `Coded.groups`: pairs of a size and a count.
         machine: Machine that computed the code.
+        labels: Class of each image, an index of the model's classes; None for a model without classes.
     """
 
     schema: str
@@ -123,6 +124,7 @@ class FileHeader:
     bits: tuple[tuple[int, ...], ...]
     groups: tuple[tuple[int, ...], ...]
     machine: Machine
+    labels: tuple[int, ...] | None = None
 
     @property
     def images(self) -> int:
@@ -179,15 +181,21 @@ def to_bytes(file: CodedFile) -> bytes:
     """Return the content of a file.
 
     Raises:
-        InputError: The names of the images are too long in total.
+        InputError: Names and labels of the images are too long in total.
     """
-    text = canonical_json(asdict(file.header)).encode()
+    table = asdict(file.header)
+    if file.header.labels is None:
+        # Older readers do not know the key.
+        del table["labels"]
+    text = canonical_json(table).encode()
     if len(text) > LARGEST_HEADER_BYTES:
         raise InputError(
-            f"the names of {file.header.images} images are too long for one file", "write several files"
+            f"names and labels of {file.header.images} images are too long for one file",
+            "write several files",
         )
     header = zlib.compress(text, 9)
-    version = NESTED if any("/" in name for name in file.header.names or ()) else FLAT
+    nested = NESTED if any("/" in name for name in file.header.names or ()) else FLAT
+    version = nested if file.header.labels is None else LABELLED
     numbers = version.to_bytes(4, "little") + len(header).to_bytes(4, "little")
     content = MAGIC + numbers + header + file.payload.astype("<u4").tobytes()
     return content + zlib.crc32(content).to_bytes(CHECK_BYTES, "little")
@@ -223,6 +231,8 @@ def from_bytes(content: bytes, source: str) -> CodedFile:
     header = _header(content[PREFIX_BYTES:start], source)
     if _version(content) == FLAT and any("/" in name for name in header.names or ()):
         raise InputError(f"{source}: version {FLAT} of the format has no folders in names")
+    if (header.labels is None) == (_version(content) == LABELLED):
+        raise InputError(f"{source}: version {LABELLED} of the format has labels, others have none")
     if (end - start) % WORD_BYTES:
         raise InputError(f"{source}: its payload is not a whole number of words")
     payload = np.frombuffer(content[start:end], "<u4").astype(np.uint32)
@@ -236,8 +246,9 @@ def _check_prefix(content: bytes, source: str) -> None:
         raise InputError(f"{source}: not a file of coded images", "fame compress writes them")
     if len(content) < PREFIX_BYTES:
         raise IntegrityError(f"{source}: cut off ({len(content)} bytes)", "copy it again")
-    if (version := _version(content)) not in (FLAT, NESTED):
-        raise InputError(f"{source}: version {version} of the format, this famecli reads {FLAT} and {NESTED}")
+    if (version := _version(content)) not in (FLAT, NESTED, LABELLED):
+        known = f"{FLAT} to {LABELLED}"
+        raise InputError(f"{source}: version {version} of the format, this famecli reads {known}")
 
 
 def _version(content: bytes) -> int:
@@ -284,6 +295,8 @@ def _invalid_reason(header: FileHeader) -> str:
         return f"images from number {header.first} on"
     if header.names is not None and len(header.names) != header.images:
         return f"{len(header.names)} names for {header.images} images"
+    if header.labels is not None and (len(header.labels) != header.images or min(header.labels) < 0):
+        return f"{len(header.labels)} labels for {header.images} images"
     return header.machine.invalid_reason() or invalid_names_reason(header.names or ())
 
 

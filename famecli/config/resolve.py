@@ -20,7 +20,14 @@ TABLES = {
     "model.stages.N": StageConfig,
     "train": TrainConfig,
 }
-TYPES = {int: "integer", float: "number", bool: "boolean", str: "text", tuple: "list of integers"}
+TYPES = {
+    int: "integer",
+    float: "number",
+    bool: "boolean",
+    str: "text",
+    tuple[int, ...]: "list of integers",
+    tuple[str, ...]: "list of texts",
+}
 
 
 class Key(NamedTuple):
@@ -97,7 +104,7 @@ def _described(table: str, item: dataclasses.Field[Any]) -> Key:
     default = "" if item.default is dataclasses.MISSING or table != "train" else str(item.default)
     return Key(
         f"{table}.{item.name}",
-        TYPES[str if words else get_origin(kind) or kind],
+        TYPES[str if words else kind],
         limits,
         default,
         told["meaning"],

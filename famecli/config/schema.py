@@ -4,7 +4,7 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, TypeVar
 
@@ -17,6 +17,7 @@ LARGEST_INTEGER = 2**1023
 T = TypeVar("T")
 # An attention mask has the square of this many entries.
 MOST_PLACES = 4096
+MOST_CLASSES, LONGEST_CLASS = 4096, 100
 # Precision of the forward pass in training; "bf16" is torch's autocast.
 Precision = Literal["fp32", "bf16"]
 
@@ -44,6 +45,16 @@ def check_ranges(config: Any, where: str) -> list[str]:  # noqa: ANN401
         for item, value, low, high in ranges
         if not low <= value <= high
     ]
+
+
+def misfit_of_classes(names: Sequence[str]) -> str:
+    """Return why `names` are not names of classes; empty if they are."""
+    if len(names) == 1 or len(names) > MOST_CLASSES:
+        return f"{len(names)} of them, expected 2 to {MOST_CLASSES:,}"
+    if len(set(names)) < len(names):
+        return "two have the same name"
+    long = [name for name in names if not 1 <= len(name) <= LONGEST_CLASS]
+    return f"{truncate(repr(long[0]))} has not 1 to {LONGEST_CLASS} characters" if long else ""
 
 
 @dataclass(frozen=True)
@@ -120,6 +131,9 @@ class ModelConfig:
         "whether features are divided by their root mean square before each ELU", False
     )
     bounded_latents: bool = described("whether means and scales of the latents are bounded", False)
+    classes: tuple[str, ...] = described(
+        "names of the classes that images are given with; none: no classes", ()
+    )
 
     def __post_init__(self) -> None:
         problems = check_ranges(self, "") + check_ranges(self.decoder, "decoder.")
@@ -145,8 +159,11 @@ class ModelConfig:
             found.append(
                 f"stages[{len(self.stages) - 1}].latents = 0, but the top stage has to be stochastic"
             )
-        if bool(self.stages) != bool(decoder.condition):
-            found.append(f"decoder.condition = {decoder.condition} with {len(self.stages)} stages")
+        conditions = f"{len(self.stages)} stages" + (f", {len(self.classes)} classes" if self.classes else "")
+        if bool(self.stages or self.classes) != bool(decoder.condition):
+            found.append(f"decoder.condition = {decoder.condition} with {conditions}")
+        if problem := misfit_of_classes(self.classes):
+            found.append(f"classes: {problem}")
         return found + decoder.misfits()
 
     @property

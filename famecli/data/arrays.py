@@ -3,6 +3,7 @@
 import hashlib
 import io
 import math
+import re
 import struct
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from famecli.errors import InputError, truncate
 from famecli.files import read_up_to
 
 LARGEST_BYTES = 16 << 30
+LARGEST_LABELS_BYTES = 1 << 28
 LARGEST_HEADER_BYTES = 1 << 16
 LARGEST_IDX_BYTES = 4 << 30
 MOST_DIMENSIONS = 8
@@ -24,6 +26,8 @@ MOST_IDX_DIMENSIONS = 4
 UNSIGNED_BYTE = 8
 CHANNELS = (1, 3)
 CHUNK_BYTES = 1 << 20
+# Words in the names of arrays of images, and of their labels.
+LABEL_WORDS = (("x", "y"), ("X", "y"), ("images", "labels"), ("image", "label"), ("data", "labels"))
 NAME_AN_ARRAY = "name one as FILE.npz::NAME, or save the images with numpy.savez(path, images)"
 UPSTREAM = "check the output of the command before the pipe"
 
@@ -47,6 +51,38 @@ def read_arrays(path: Path, key: str = "") -> dict[str, np.ndarray]:
     """
     with opened(path) as file:
         return _read_images(file, str(path), lambda shape: None, key)
+
+
+def read_labels(path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of labels in an npz file by name: whole numbers, one for each image.
+
+    Shape:
+        `(N,)`; an array of shape `(N, 1)` is flattened.
+
+    Raises:
+        InputError: The file is damaged.
+    """
+    found = {}
+    with opened(path) as file:
+        for member, _, content in zip_members(file, str(path), ends_with(".npy"), LARGEST_BYTES):
+            key = PurePosixPath(member).stem
+            shape, _, dtype = _read_header(content.read(npy.MAGIC_LEN), content, f"{path}: {key}")
+            if dtype.kind in "iu" and (len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)):
+                stored = _read_bytes(
+                    content, (shape[0], dtype.itemsize), LARGEST_LABELS_BYTES, f"{path}: {key}"
+                )
+                found[key] = stored.view(dtype)[:, 0]
+    return found
+
+
+def label_names(name: str) -> list[str]:
+    """Return the names that the labels of an array of images may have.
+
+    >>> label_names("x_train"), label_names("train_images"), label_names("images")
+    (['y_train'], ['train_labels'], ['labels'])
+    """
+    swapped = (re.sub(rf"(?<![a-z]){one}(?![a-z])", two, name) for one, two in LABEL_WORDS)
+    return [each for each in swapped if each != name]
 
 
 def read_stream(file: BinaryIO, name: str, accept: Callable[[Shape], None]) -> np.ndarray:

@@ -52,7 +52,7 @@ class ImageSplit:
         split: Name of the split.
         pixels: `(N, C, H, W)`, uint8: greys or colours of 0 to 255, or bits where the files hold bits; or
             float32 in 0 to 1, where the files hold probabilities of bits.
-        labels: `(N,)`, uint8, or None if there are none or they are not needed.
+        labels: Class of each image, an index of `info.classes`, `(N,)`; None if there are none.
         files: Name of each image's file; None if images are not files.
     """
 
@@ -71,11 +71,13 @@ class FixedLevels:
         levels: `(n, C, H, W)`, uint8, 0 to the data set's `levels - 1`.
         numbers: Number of each image in its split, from 0.
         sha256: SHA-256 of the bytes of `levels`; equal hashes mean that the same bits were scored.
+        labels: Class that each image is given with, int64, `(n,)`; None without classes.
     """
 
     levels: np.ndarray
     numbers: Sequence[int]
     sha256: str
+    labels: np.ndarray | None = None
 
 
 def load_split(
@@ -121,7 +123,10 @@ def load_split(
     if split == ALL:
         parts = [read(each) for each in get_args(Split) if info.splits.get(each)]
         files = [file for part in parts for file in part.files or ()]
-        return ImageSplit(info, ALL, np.concatenate([part.pixels for part in parts]), files=files or None)
+        labels = [part.labels for part in parts if part.labels is not None]
+        every = np.concatenate(labels) if len(labels) == len(parts) else None
+        pixels = np.concatenate([part.pixels for part in parts])
+        return ImageSplit(info, ALL, pixels, every, files=files or None)
     if split not in info.splits:
         raise UsageError(f"{name} has no split {split!r}", f"splits: {', '.join(info.splits)}")
     return read(split)

@@ -3,11 +3,12 @@
 import dataclasses
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from famecli.config.schema import misfit_of_classes
 from famecli.data.fetch import say_nothing
 from famecli.data.image_files import exact_levels, image_header, is_grey, whole
 from famecli.data.listing import WHAT_IS_READ, Listing, StoredImage, list_images
@@ -100,6 +101,8 @@ def describe(
         told.append(f"{turned:,} images are turned as their EXIF data say")
     if transposed := sum(each.transposed for each in listing.images):
         told.append(f"{transposed:,} images are transposed, since EMNIST's files hold them so")
+    words = _class_words(listing.images)
+    classes = classes_of(words.values())
     return dataclasses.replace(
         seen_with(info, levels or info.levels),
         shape=shape,
@@ -107,6 +110,12 @@ def describe(
         rule=rule,
         preparation=how,
         names={split: tuple(each.name for each in part) for split, part in parts.items()},
+        classes=classes,
+        labels={
+            split: tuple(classes.index(words[each.name]) for each in part) for split, part in parts.items()
+        }
+        if classes
+        else {},
         told=tuple(told),
     )
 
@@ -121,7 +130,7 @@ def seen_with(info: DatasetInfo, levels: int) -> DatasetInfo:
 def read_folder(
     info: DatasetInfo, path: Path, split: str, report: Callable[[str], None] = say_nothing
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return the images of a split, by their names or in the order of the arrays; no labels.
+    """Return the images of a split, by their names or in the order of the arrays, and their classes.
 
     Args:
         info: Data set, from `describe`.
@@ -130,7 +139,7 @@ def read_folder(
         report: Called with one line about converted images.
 
     Shape:
-        `(N, C, H, W)`, uint8, levels of `info`.
+        `(N, C, H, W)`, uint8, levels of `info`; and `(N,)`, int64, or no labels without classes.
 
     Raises:
         InputError: The split has no images; or an image cannot be read, would lose something, or has a pixel
@@ -153,7 +162,36 @@ def read_folder(
     findings.check()
     if told := findings.converted_words():
         report(f"{split}: {told}")
-    return exact_levels(pixels, info.levels, lambda index: names[index]), None
+    labels = np.array(info.labels[split], np.int64) if info.labels else None
+    return exact_levels(pixels, info.levels, lambda index: names[index]), labels
+
+
+def _class_words(images: Images) -> dict[str, str]:
+    """Return the name of each image's class by its name, empty for none: its label, or its outermost folder.
+
+    Folders that are named like splits are no classes, and neither are those that hold all images.
+    """
+    within = [tuple(each for each in image.within if each.lower() not in SPLIT_NAMES) for image in images]
+    differing = (index for index, parts in enumerate(zip(*within, strict=False)) if len(set(parts)) > 1)
+    shared = next(differing, min(map(len, within), default=0))
+    folders = (
+        parts[shared] if len(parts) > shared and not image.array else ""
+        for image, parts in zip(images, within, strict=True)
+    )
+    return {image.name: image.label or folder for image, folder in zip(images, folders, strict=True)}
+
+
+def classes_of(words: Iterable[str]) -> tuple[str, ...]:
+    """Return the classes of images in order, numbers by their value; none if an image has no class.
+
+    >>> classes_of(["10", "9", "10"]), classes_of(["cat", "", "dog"]), classes_of(["one", "one"])
+    (('9', '10'), (), ())
+    """
+    found = set(words)
+    if "" in found or misfit_of_classes(sorted(found)):
+        return ()
+    numbers = all(word.isdecimal() for word in found)
+    return tuple(sorted(found, key=lambda word: (int(word) if numbers else 0, word)))
 
 
 def _listed(path: Path) -> Listing:

@@ -155,7 +155,7 @@ def _upright(matrix: np.ndarray, name: str) -> np.ndarray:
 
 
 def read_drawings(info: DatasetInfo, folder: Path, split: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return the drawings of a split of OMNIGLOT, shrunk to 28x28, ink as 255, by name; no labels.
+    """Return the drawings of a split of OMNIGLOT by name, shrunk to 28x28, ink as 255, and their alphabets.
 
     A split is the work of some of the 20 drawers: 1 to 14 train, 15 valid, 16 to 20 test. A drawing that two
     archives have, as the small ones do, counts once.
@@ -166,7 +166,7 @@ def read_drawings(info: DatasetInfo, folder: Path, split: str) -> tuple[np.ndarr
         split: `train`, `valid` or `test`.
 
     Shape:
-        `(N, 1, 28, 28)`, uint8.
+        `(N, 1, 28, 28)` and `(N,)`, uint8; no labels if an alphabet is unknown.
 
     Raises:
         UnavailableError: An archive is not in the folder.
@@ -180,4 +180,7 @@ def read_drawings(info: DatasetInfo, folder: Path, split: str) -> tuple[np.ndarr
     if len(images) != info.splits[split]:
         raise InputError(f"{info.name}: {len(images):,} {split} drawings, expected {info.splits[split]:,}")
     # In the order of the archives, and by name within each.
-    return np.stack(list(images.values()))[:, None], None
+    pixels, alphabets = np.stack(list(images.values()))[:, None], [name.split("/")[0] for name in images]
+    if not set(alphabets) <= set(info.classes):
+        return pixels, None
+    return pixels, np.array([info.classes.index(each) for each in alphabets], np.uint8)

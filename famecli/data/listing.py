@@ -1,5 +1,6 @@
 """Images in files, folders, archives and arrays: one way to list them, for every command."""
 
+import contextlib
 import functools
 import io
 import os
@@ -13,7 +14,7 @@ from typing import BinaryIO
 import numpy as np
 
 from famecli.data.archive import opened, reading, tar_members, zip_members
-from famecli.data.arrays import images_of, read_arrays, read_idx_from
+from famecli.data.arrays import images_of, label_names, read_arrays, read_idx, read_idx_from, read_labels
 from famecli.errors import InputError
 from famecli.files import STDIN, open_input, read_up_to
 
@@ -52,6 +53,7 @@ class StoredImage:
         content: Function that returns the content of its file, or pixels `(C, H, W)`.
         array: Name of its array; empty for a file.
         transposed: Whether its file holds it transposed, which `content` has undone.
+        label: Class of the image in an array of labels; empty without one.
     """
 
     name: str
@@ -59,6 +61,7 @@ class StoredImage:
     content: Callable[[], bytes | np.ndarray]
     array: str = ""
     transposed: bool = False
+    label: str = ""
 
 
 @dataclass
@@ -242,31 +245,52 @@ def _list_members(members: Iterator[tuple[str, bytes]], path: str, found: Listin
 
 
 def _list_arrays(arrays: dict[str, np.ndarray], path: str, found: Listing) -> None:
+    labels = read_labels(Path(path)) if path.lower().endswith(".npz") else {}
     for key, array in arrays.items():
         name = f"{path}{ARRAY_MARK}{key}" if key else path
-        _list_array(images_of(array, name), name, _words(key), found)
+        own = next((labels[each] for each in label_names(key) if each in labels), None)
+        _list_array(images_of(array, name), name, _words(key), found, labels=own)
 
 
 def _list_idx_file(path: Path, within: tuple[str, ...], found: Listing) -> None:
+    labels, beside = None, path.with_name(path.name.replace("images-idx3", "labels-idx1"))
+    if beside != path and beside.is_file():
+        # Images are worth reading without their labels.
+        with contextlib.suppress(InputError):
+            labels = read_idx(beside)
     with opened(path) as file:
-        _list_idx(file, str(path), within, found)
+        _list_idx(file, str(path), within, found, labels)
 
 
-def _list_idx(file: BinaryIO, name: str, within: tuple[str, ...], found: Listing) -> None:
+def _list_idx(
+    file: BinaryIO,
+    name: str,
+    within: tuple[str, ...],
+    found: Listing,
+    labels: np.ndarray | None = None,
+) -> None:
     images, last = images_of(read_idx_from(file, name), name), PurePosixPath(name).name
     transposed = "emnist" in last.lower()
     if transposed:
         images = images.transpose(0, 1, 3, 2)
-    _list_array(images, name, (*within, *_words(last)), found, transposed=transposed)
+    _list_array(images, name, (*within, *_words(last)), found, labels=labels, transposed=transposed)
 
 
 def _list_array(
-    images: np.ndarray, name: str, within: tuple[str, ...], found: Listing, *, transposed: bool = False
+    images: np.ndarray,
+    name: str,
+    within: tuple[str, ...],
+    found: Listing,
+    *,
+    labels: np.ndarray | None = None,
+    transposed: bool = False,
 ) -> None:
-    """List images `(N, C, H, W)`."""
+    """List images `(N, C, H, W)` with their labels `(N,)`, if there are as many."""
+    known = labels is not None and labels.shape == (len(images),)
     for index, image in enumerate(images):
         content = functools.partial(np.ascontiguousarray, image)
-        found.images.append(StoredImage(f"{name}: image {index}", within, content, name, transposed))
+        label = str(labels[index]) if labels is not None and known else ""
+        found.images.append(StoredImage(f"{name}: image {index}", within, content, name, transposed, label))
 
 
 def _words(name: str) -> tuple[str, ...]:

@@ -3,6 +3,84 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+DIGITS = tuple("0123456789")
+# Source: batches.meta.txt in CIFAR-10's archive.
+CIFAR10_CLASSES = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
+# OMNIGLOT's alphabets, the folders of its archives; the second ones are those of the small archives.
+ALPHABETS = (
+    "Alphabet_of_the_Magi",
+    "Angelic",
+    "Anglo-Saxon_Futhorc",
+    "Arcadian",
+    "Armenian",
+    "Asomtavruli_(Georgian)",
+    "Atemayar_Qelisayer",
+    "Atlantean",
+    "Aurek-Besh",
+    "Avesta",
+    "Balinese",
+    "Bengali",
+    "Blackfoot_(Canadian_Aboriginal_Syllabics)",
+    "Braille",
+    "Burmese_(Myanmar)",
+    "Cyrillic",
+    "Early_Aramaic",
+    "Futurama",
+    "Ge_ez",
+    "Glagolitic",
+    "Grantha",
+    "Greek",
+    "Gujarati",
+    "Gurmukhi",
+    "Hebrew",
+    "Inuktitut_(Canadian_Aboriginal_Syllabics)",
+    "Japanese_(hiragana)",
+    "Japanese_(katakana)",
+    "Kannada",
+    "Keble",
+    "Korean",
+    "Latin",
+    "Malay_(Jawi_-_Arabic)",
+    "Malayalam",
+    "Manipuri",
+    "Mkhedruli_(Georgian)",
+    "Mongolian",
+    "N_Ko",
+    "Ojibwe_(Canadian_Aboriginal_Syllabics)",
+    "Old_Church_Slavonic_(Cyrillic)",
+    "Oriya",
+    "Sanskrit",
+    "Sylheti",
+    "Syriac_(Estrangelo)",
+    "Syriac_(Serto)",
+    "Tagalog",
+    "Tengwar",
+    "Tibetan",
+    "Tifinagh",
+    "ULOG",
+)
+SMALL_ALPHABETS = (
+    "Balinese",
+    "Early_Aramaic",
+    "Greek",
+    "Japanese_(katakana)",
+    "Korean",
+    "Latin",
+    "Sanskrit",
+    "Tagalog",
+)
+
 
 @dataclass(frozen=True)
 class DataFile:

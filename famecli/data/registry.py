@@ -9,13 +9,17 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from famecli.data.official import (
+    ALPHABETS,
     AMAT_FILES,
     CHARDATA_FILES,
+    CIFAR10_CLASSES,
     CIFAR10_FILES,
+    DIGITS,
     DRAWING_FILES,
     IMAGENET32_FILES,
     IMAGENET32_OLD_FILES,
     MNIST_FILES,
+    SMALL_ALPHABETS,
     SMALL_DRAWING_FILES,
 )
 from famecli.data.official import DataFile as DataFile
@@ -46,7 +50,9 @@ class DatasetInfo:
         pixels_sha256: SHA-256 of the scored levels of the test split; None if not measured on official files.
         pickles: Names of the files of a pickled version, which are refused.
         bits_of: Data set with the probabilities from which bits are drawn once, with seed 0.
+        classes: Names of the classes; empty without labels.
         preparation: For `folder`, preparation of the images.
+        labels: For `folder`, class of each image of each split, an index of `classes`.
         names: For `folder`, names of the images of each split.
         told: For `folder`, lines for the user about what was found.
     """
@@ -67,7 +73,9 @@ class DatasetInfo:
     pixels_sha256: str | None = None
     pickles: tuple[str, ...] = ()
     bits_of: str | None = None
+    classes: tuple[str, ...] = ()
     preparation: Preparation | None = None
+    labels: Mapping[str, tuple[int, ...]] = field(default_factory=dict, repr=False)
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
     told: tuple[str, ...] = ()
 
@@ -120,6 +128,7 @@ _MNIST = DatasetInfo(
     rule="the last 10,000 of the official training images are valid",
     source="torch.rb and other projects that pin the files; content: from a copy with the official mean",
     pixels_sha256="2494ce85c260a5853318399661c49294935320b4e3e676a87c16de89f441c034",
+    classes=DIGITS,
 )
 
 _DRAWINGS = DatasetInfo(
@@ -140,6 +149,7 @@ _DRAWINGS = DatasetInfo(
     rule="by drawer: 1 to 14 train, 15 valid, 16 to 20 test; 105x105 to 28x28 by exact area averages",
     source=_TFDS,
     pixels_sha256="38a6970df72710bdbbf6f6598cec5bca58f7c2d0e30e51e0118ba2d84dadb2e5",
+    classes=ALPHABETS,
 )
 
 DATASETS = {
@@ -174,6 +184,7 @@ DATASETS = {
             rule="a file for each split",
             source=_TFDS,
             pixels_sha256=None,
+            classes=(),
         ),
         DatasetInfo(
             name="omniglot",
@@ -189,6 +200,7 @@ DATASETS = {
             unit="nats",
             rule="as IWAE: shuffled by RandomState(123), then the last 1,345 training images are valid",
             source="the blob's name in github.com/yburda/iwae (SHA-1); no SHA-256 is published",
+            classes=tuple(map(str, range(50))),
         ),
         _DRAWINGS,
         dataclasses.replace(
@@ -200,6 +212,7 @@ DATASETS = {
             files=SMALL_DRAWING_FILES,
             rule=_DRAWINGS.rule + "; a drawing in both archives counts once",
             pixels_sha256="fd4097d355d62a03a96c2db9b111d9229556012937157572ac73a46859dd9547",
+            classes=SMALL_ALPHABETS,
         ),
         DatasetInfo(
             name="cifar10",
@@ -216,6 +229,7 @@ DATASETS = {
             rule="the last 5,000 of the official training images are valid",
             source=_TFDS + "; what is in the archive: torchvision-ruby",
             pixels_sha256="177777c33ba79825320efa646ad04a94bdc3c80e4ebe3bd21724f8cdfd4b9d56",
+            classes=CIFAR10_CLASSES,
             pickles=("cifar-10-python.tar.gz", "cifar-10-batches-py"),
         ),
         DatasetInfo(

@@ -24,7 +24,12 @@ def psnr(image: np.ndarray, other: np.ndarray) -> float:
 
 
 def fidelity(
-    model: Fame, levels: np.ndarray, images: np.ndarray, sources: Sequence[str], seed: int = 0
+    model: Fame,
+    levels: np.ndarray,
+    images: np.ndarray,
+    sources: Sequence[str],
+    seed: int = 0,
+    labels: np.ndarray | None = None,
 ) -> list[dict[str, Any]]:
     """Return PSNR (dB), squared error and NLL of each image, for JSON; units are in the keys.
 
@@ -34,8 +39,9 @@ def fidelity(
         images: One reconstruction per original, uint8 `(N, H, W, C)`.
         sources: Name of each original.
         seed: Seed of the latents of the NLL.
+        labels: Class of each image; None for a model without classes.
     """
-    nlls = evaluate(model, levels, seed=seed)
+    nlls = evaluate(model, levels, labels=labels, seed=seed)
     rows = []
     for index, before in enumerate(levels_to_bytes(levels, model.config.levels)):
         decibels, nats = psnr(before, images[index]), float(nlls.nats[index])

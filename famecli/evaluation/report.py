@@ -41,6 +41,8 @@ CLAIM_KEYS = (
     "precision",
     "versions",
 )
+# Keys of models with classes.
+CLASS_KEYS = ("given", "class_prior", "accuracy")
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,9 @@ class NllReport:
             stderr_bits_per_dim=None if stderr is None else self.per_dim(stderr),
             curve=tuple(Point(samples, float(nats.mean())) for samples, nats in curve),
             annealing=None if self._annealed is None else self._annealed.settings,
+            given=nlls.given,
+            class_prior=(1.0 / len(self.classes),) * len(self.classes) if nlls.given == "marginal" else (),
+            accuracy=self._accuracy,
             terms_nats_per_image=Terms(float(nlls.distortion.mean()), tuple(map(float, nlls.rate.mean(0)))),
             seed=self.seed,
             precision="float64" if double else "float32",
@@ -106,6 +111,17 @@ class NllReport:
             name=self.checkpoint.source,
             origin="measured",
         )
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the model's classes; empty without."""
+        return self.checkpoint.model.config.classes
+
+    @property
+    def _accuracy(self) -> float | None:
+        if self.nlls.most_probable is None or self.scored.labels is None:
+            return None
+        return float((self.nlls.most_probable == self.scored.labels).mean())
 
     @property
     def _annealed(self) -> AnnealedNlls | None:
@@ -170,6 +186,7 @@ class NllReport:
                 "images_seen": past.images_seen or None,
             },
             **{key: nll[key] for key in CLAIM_KEYS[:7]},
+            **({key: nll[key] for key in CLASS_KEYS} if self.classes else {}),
             **self._importance(),
             "annealing": self._annealing(),
             "terms_nats_per_image": terms,
@@ -203,6 +220,7 @@ class NllReport:
         more = {key: getattr(self.nll, key) for key in ("first_256_nats_per_image", "weights_sha256")}
         if self.nlls.bound == "iwae":
             more["estimator_version"] = ESTIMATOR_VERSION
+        more |= {key: document[key] for key in CLASS_KEYS if self.classes}
         return {key: document[key] for key in CLAIM_KEYS} | more
 
     def _repr_html_(self) -> str:
@@ -283,6 +301,8 @@ class NllReport:
                 f"{annealed.settings.leapfrog} leapfrog steps of {annealed.step.mean():.3f} on average, "
                 f"{annealed.acceptance.mean():.0%} accepted"
             )
+        if self.nll.accuracy is not None:
+            yield f"accuracy of the most probable class: {self.nll.accuracy:.2%} of {len(nlls.nats):,} images"
 
     def explain(self) -> str:
         """Return the formulas of the figures with this run's numbers in them."""
@@ -296,9 +316,11 @@ class NllReport:
             "ais": f"nats/image = mean of -log(1/{nlls.importance_samples} sum of annealed weights)",
         }
         error = f"standard error = sd over images / sqrt({len(nlls.nats)}) = {nlls.stderr:.4f} nats"
+        likelihood = {"label": "p(x) is p(x|y), given the class y", "marginal": "p(x) is the mean of p(x|y)"}
         return "\n".join(
             (
                 f"{lines[nlls.bound]} = {nlls.mean:.4f}",
+                *([] if nlls.given is None else [likelihood[nlls.given]]),
                 "one image has no standard error" if math.isnan(nlls.stderr) else error,
                 f"bits/dim = nats / (ln 2 * {channels} * {height} * {width}) = {self.bits_per_dim:.5f}",
             )
@@ -324,7 +346,12 @@ class NllReport:
             number = self.scored.numbers[index]
             file = {} if self.split.files is None else {"file": self.split.files[number]}
             figures = {key: float(each[index]) for key, each in columns.items()}
-            yield {"index": number, **file, "sha8": sha8, **figures}
+            yield {"index": number, **file, "sha8": sha8, **self._classes_of(index), **figures}
+
+    def _classes_of(self, index: int) -> dict[str, str]:
+        """Return the names of the given and of the most probable class of an image, where there are any."""
+        found = {"class": self.scored.labels, "most_probable_class": self.nlls.most_probable}
+        return {key: self.classes[each[index]] for key, each in found.items() if each is not None}
 
 
 def part_numbers(part: Part | None, images: int, total: int) -> Sequence[int]:

@@ -16,6 +16,7 @@ from famecli.config.costs import images_at_once
 from famecli.data.dataset import FixedLevels, ImageSplit, Split, fixed_levels
 from famecli.data.folder import seen_with
 from famecli.data.image_writers import bits_to_uint8, open_writer
+from famecli.data.labels import Labels, labels_in, labels_of, random_labels
 from famecli.data.registry import FOLDER, dataset_info
 from famecli.data.seen import count_seen
 from famecli.errors import ArgumentError, InputError
@@ -23,6 +24,7 @@ from famecli.evaluation.report import NllReport, part_numbers
 from famecli.model.fame import Fame
 from famecli.nll.ais import Simulated, double, evaluate_ais, simulate
 from famecli.nll.evaluate import ImageNlls, evaluate, pixel_bits
+from famecli.nll.marginal import evaluate_marginal
 from famecli.nll.record import BITS_SEED, FIRST_IMAGES, Annealing, NllRecord
 from famecli.runtime.distributed import ALONE, Group
 
@@ -42,18 +44,25 @@ class EstimatorSettings:
         annealing: Settings of annealed importance sampling; None for draws from q(z | x).
         seed: Seed of the latents.
         batch_size: Images times samples, or chains, in one forward pass; None for a default.
+        marginal: Whether a model with classes is scored by the mean of p(x|y) over classes, without labels.
     """
 
     importance_samples: int = 1
     annealing: Annealing | None = None
     seed: int = 0
     batch_size: int | None = None
+    marginal: bool = False
+
+    def passes(self, model: Fame) -> int:
+        """Return how often each image is evaluated: once, or once for each class."""
+        return len(model.config.classes) if self.marginal else 1
 
     def nlls(
         self,
         model: Fame,
         levels: np.ndarray,
         *,
+        labels: np.ndarray | None = None,
         numbers: Sequence[int] | None = None,
         normals: Sequence[Tensor] | None = None,
         advance: Callable[[int], None] = lambda images: None,
@@ -65,32 +74,48 @@ class EstimatorSettings:
         Args:
             model: Model on its device.
             levels: Integer levels `(N, C, H, W)`.
+            labels: Class of each image, `(N,)`; None without classes, or for their mean.
             numbers: Number of each image, which names the streams of its latents; None for 0 to N - 1.
             normals: Normals from which the images were drawn, for reverse annealing; see `evaluate_ais`.
-            advance: Called with the number of images just done.
+            advance: Called with the number of images just done, once for each of `passes`.
             group: Processes that share the batches; each gets the NLLs of all images.
             report: Called with one line when memory runs out.
 
         Raises:
+            ArgumentError: The model has classes, and there are no labels; or classes are to be summed out
+                where there are none, or by annealing.
             NumericsError: An image's NLL is not finite.
         """
+        self._check(model, labels)
         common: dict[str, Any] = {"seed": self.seed, "numbers": numbers, "advance": advance}
         common |= {"group": group, "report": report}
         if self.annealing is not None and model.config.stochastic_layers:
             batch = self.batch_size or images_at_once(model.config, AUTOMATIC_CHAINS)
-            return evaluate_ais(model, levels, self.annealing, normals=normals, batch_size=batch, **common)
+            common |= {"normals": normals, "batch_size": batch}
+            return evaluate_ais(model, levels, self.annealing, labels=labels, **common)
         most = GPU_BATCH if model.device.type == "cuda" else AUTOMATIC_BATCH
-        return evaluate(
-            model,
-            levels,
-            importance_samples=self.importance_samples,
-            batch_size=self.batch_size or images_at_once(model.config, most),
-            **common,
-        )
+        common["importance_samples"] = self.importance_samples
+        common["batch_size"] = self.batch_size or images_at_once(model.config, most)
+        if self.marginal:
+            return evaluate_marginal(model, levels, **common)
+        return evaluate(model, levels, labels=labels, **common)
+
+    def _check(self, model: Fame, labels: np.ndarray | None) -> None:
+        if self.marginal and (self.annealing is not None or not model.config.classes):
+            why = "excludes `annealing`" if model.config.classes else "is for a model with classes"
+            raise ArgumentError(f"`marginal` {why}", "leave it out")
+        if model.config.classes and labels is None and not self.marginal:
+            raise ArgumentError(
+                "the model has classes, and the images have no labels",
+                "pass `labels`, or `marginal` for the mean over classes; folders may be named like classes",
+            )
 
 
 def scored_levels(
-    checkpoint: Checkpoint, images: ImageSplit, numbers: Sequence[int] | None = None
+    checkpoint: Checkpoint,
+    images: ImageSplit,
+    numbers: Sequence[int] | None = None,
+    labels: Labels | None = None,
 ) -> FixedLevels:
     """Return the levels of images that a model is scored on.
 
@@ -98,12 +123,18 @@ def scored_levels(
         checkpoint: Checkpoint of the scored model.
         images: Split of a data set.
         numbers: Ascending numbers of the images in the split, such as an `even_part`; None for all.
+        labels: Class of all these images, or of each; None for the labels of the split.
 
     Raises:
-        ArgumentError: The model is for other images.
+        ArgumentError: The model is for other images, or there is no such class.
     """
     check_fits(checkpoint, images.info.shape, images.info.levels, images.info.name)
-    return fixed_levels(images, BITS_SEED, numbers)
+    found = fixed_levels(images, BITS_SEED, numbers)
+    classes = checkpoint.model.config.classes
+    own = labels_in(classes, images, found.numbers) if labels is None else None
+    return dataclasses.replace(
+        found, labels=own if labels is None else labels_of(classes, labels, len(found.levels))
+    )
 
 
 def score(
@@ -133,6 +164,7 @@ def score(
     nlls = estimator.nlls(
         checkpoint.model,
         scored.levels,
+        labels=scored.labels,
         numbers=scored.numbers,
         normals=normals,
         advance=advance,
@@ -161,9 +193,11 @@ def simulated(
         raise ArgumentError(
             f"{checkpoint.source} has no latents: its NLL is exact, and there is no gap to bound"
         )
-    drawn = simulate(double(checkpoint.model), images, seed)
+    classes = checkpoint.model.config.classes
+    labels = random_labels(classes, range(seed, seed + images)) if classes else None
+    drawn = simulate(double(checkpoint.model), images, seed, labels)
     split = as_split(checkpoint.model, drawn)
-    return split, fixed_levels(split), drawn.normals
+    return split, dataclasses.replace(fixed_levels(split), labels=labels), drawn.normals
 
 
 def as_split(model: Fame, simulated: Simulated) -> ImageSplit:
@@ -226,7 +260,8 @@ def measure_again(
         raise InputError(f"{name}: its claim does not record data set, images and seed")
     count, _ = claim.expected(name, limit)
     split = images(data.dataset_id, cast(Split, data.split))
-    estimator = EstimatorSettings(claim.importance_samples, None, seed, batch_size)
+    marginal = claim.given == "marginal"
+    estimator = EstimatorSettings(claim.importance_samples, None, seed, batch_size, marginal)
     numbers = part_numbers(data.part, data.images, len(split.pixels))[:count]
     scored = scored_levels(checkpoint, split, numbers)
     return score(checkpoint, split, scored, estimator, advance=advance, report=report).nll
@@ -250,7 +285,10 @@ def write_heatmaps(report: NllReport, folder: Path) -> None:
     channels = report.split.info.shape[0]
     with open_writer(folder, len(report.nlls.nats), format="png", force=True) as writer:
         numbers = report.scored.numbers
-        maps = pixel_bits(report.checkpoint.model, report.scored.levels, report.seed, numbers=numbers)
+        labels = report.scored.labels
+        maps = pixel_bits(
+            report.checkpoint.model, report.scored.levels, report.seed, numbers=numbers, labels=labels
+        )
         for start, bits in maps:
             indices = numbers[start : start + len(bits)]
             rows = [

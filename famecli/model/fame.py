@@ -15,22 +15,27 @@ r"""The model: a ladder of stochastic layers under a decoder that may be a Pixel
 The features h depend on every layer above, so each layer sees all latents above it (skip connections). Below
 the top the posterior is the precision-weighted product of the prior and of the recognition Gaussian.
 
+A model with classes is p(x | y): the class y of an image adds a vector to the features of each stage, up and
+down, and to the decoder's condition.
+
 Source: ladder: arXiv:1602.02282; PixelCNN over latents: arXiv:1611.05013.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from famecli.config.schema import DecoderConfig, ModelConfig, StageConfig
+from famecli.config.schema import ModelConfig
+from famecli.errors import ArgumentError
 from famecli.model.decoder import Decoder, to_patches
 from famecli.model.distributions import Gaussian, make_likelihood, scale_levels
 from famecli.model.layers import (
     FromLatents,
+    LabelEmbedding,
     ResidualBlock,
     ToLatents,
     Upsample,
@@ -105,6 +110,9 @@ class Stage(nn.Module):
         self.up_blocks = self._blocks(normalised=normalised)
         self.down_blocks = self._blocks(normalised=normalised)
         self.down = Upsample(width, down_width, down_size, normalised=normalised)
+        if model.classes:
+            self.label_up = LabelEmbedding(len(model.classes), width)
+            self.label_down = LabelEmbedding(len(model.classes), width)
         if config.latents:
             shape = (width, config.latents, self.size)
             self.recognition = ToLatents(*shape, dense=config.dense, normalised=normalised)
@@ -116,13 +124,25 @@ class Stage(nn.Module):
         width, blocks = self.config.width, self.config.blocks
         return nn.Sequential(*(ResidualBlock(width, normalised=normalised) for _ in range(blocks)))
 
-    def ascend(self, h: Tensor) -> Tensor:
+    def ascend(self, h: Tensor, labels: Tensor | None) -> Tensor:
         """Return this stage's bottom-up features `(B, width, H, W)`.
 
         Args:
             h: Features of the stage below, or the patches of the image.
+            labels: Classes of the images; None for a model without classes.
         """
-        features: Tensor = self.up_blocks(self.up(normalise(h) if self.normalises else h))
+        h = self.up(normalise(h) if self.normalises else h)
+        features: Tensor = self.up_blocks(h if labels is None else self.label_up(h, labels))
+        return features
+
+    def descend(self, h: Tensor, labels: Tensor | None) -> Tensor:
+        """Return the top-down features for the stage below, or the decoder's condition.
+
+        Args:
+            h: Features from above and of this stage's latents, `(B, width, H, W)`.
+            labels: Classes of the images; None for a model without classes.
+        """
+        features: Tensor = self.down(self.down_blocks(h if labels is None else self.label_down(h, labels)))
         return features
 
     def prior_and_posterior(
@@ -149,7 +169,8 @@ class Fame(nn.Module):
     Args:
         config: Sizes and switches of the model.
 
-    Shape: images are levels 0 to `levels - 1` in any dtype, `(B, channels, height, width)`.
+    Shape: images are levels 0 to `levels - 1` in any dtype, `(B, channels, height, width)`. Labels are
+    indices of `config.classes`, int64, `(B,)`; None for a model without classes.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -160,6 +181,8 @@ class Fame(nn.Module):
             Stage(config, index) for index in range(len(config.stages))
         )
         self.decoder = Decoder(config, self.likelihood.parameters)
+        if config.classes:
+            self.label = LabelEmbedding(len(config.classes), config.decoder.condition)
         scale_init(self.decoder.head2)
         assert self.decoder.head2.bias is not None
         with torch.no_grad():
@@ -187,12 +210,22 @@ class Fame(nn.Module):
     def _scaled(self, x: Tensor) -> Tensor:
         return scale_levels(x.to(self.device, self.dtype), self.config.levels)
 
-    def bottom_up(self, image: Tensor) -> list[Tensor]:
-        """Return the features of each stage, from the image upwards, for `image` in [-1, 1]."""
+    def _check_labels(self, labels: Tensor | None) -> None:
+        if (labels is None) == bool(self.config.classes):
+            kind = "classes: `labels` is missing" if labels is None else "no classes: leave `labels` out"
+            raise ArgumentError(f"the model has {kind}")
+
+    def bottom_up(self, image: Tensor, labels: Tensor | None = None) -> list[Tensor]:
+        """Return the features of each stage, from the image upwards, for `image` in [-1, 1].
+
+        Raises:
+            ArgumentError: The model has classes and there are no labels, or the reverse.
+        """
+        self._check_labels(labels)
         features: list[Tensor] = []
         h = to_patches(image, self.config.decoder.patch)
         for stage in self.stages:
-            h = stage.ascend(h)
+            h = stage.ascend(h, labels)
             features.append(h)
         return features
 
@@ -202,6 +235,7 @@ class Fame(nn.Module):
         noise: Noise,
         batch: int,
         *,
+        labels: Tensor | None = None,
         keep_layers: int | None = None,
         temperature: float = 1.0,
     ) -> tuple[Tensor | None, list[Draw]]:
@@ -211,12 +245,16 @@ class Fame(nn.Module):
             features: Result of `bottom_up`; None draws all latents from the prior.
             noise: Source of standard normals; layers are numbered from the image upwards.
             batch: Number of images.
+            labels: Classes of the images.
             keep_layers: Number of top stochastic layers drawn from the posterior; None for all.
             temperature: Factor on the standard deviation of sampled priors.
 
         Returns:
             The decoder's condition `(B, condition, rows, columns)` on the grid of patches, None without
-            stages; and a draw per stochastic layer, from the image upwards.
+            stages and classes; and a draw per stochastic layer, from the image upwards.
+
+        Raises:
+            ArgumentError: The model has classes and there are no labels, or the reverse.
         """
         normals: dict[int, Tensor] = {}
 
@@ -225,15 +263,22 @@ class Fame(nn.Module):
             normals[layer] = noise(layer, source.mean.shape).to(source.mean)
             return source.sample(normals[layer], 1.0 if posterior else temperature)
 
-        condition, draws = self.descend(features, draw, batch, keep_layers=keep_layers)
+        condition, draws = self.descend(features, draw, batch, labels=labels, keep_layers=keep_layers)
         return condition, [
             Draw(each.z, each.prior, each.posterior, normals[layer]) for layer, each in enumerate(draws)
         ]
 
     def descend(
-        self, features: Sequence[Tensor] | None, choose: Choose, batch: int, *, keep_layers: int | None = None
+        self,
+        features: Sequence[Tensor] | None,
+        choose: Choose,
+        batch: int,
+        *,
+        labels: Tensor | None = None,
+        keep_layers: int | None = None,
     ) -> tuple[Tensor | None, list[Draw]]:
         """Return the result of `top_down`, with each layer's latents from `choose`."""
+        self._check_labels(labels)
         total = self.config.stochastic_layers
         layer, h = total, None
         draws: list[Draw] = []
@@ -248,16 +293,22 @@ class Fame(nn.Module):
                 expanded = stage.expand(draw.z)
                 h = expanded if h is None else h + expanded
                 draws.insert(0, draw)
-            h = stage.down(stage.down_blocks(h))
+            assert h is not None
+            h = stage.descend(h, labels)
+        if labels is not None:
+            plain = self.label.vectors.new_zeros(batch, self.config.decoder.condition, *self.config.grid)
+            h = self.label(plain if h is None else h, labels)
         return h, draws
 
-    def forward(self, x: Tensor, noise: Noise) -> NllTerms:
-        """Return the terms of each image's NLL under one draw of the latents."""
-        return self.terms(x, self.bottom_up(self._scaled(x)), noise)
+    def forward(self, x: Tensor, noise: Noise, labels: Tensor | None = None) -> NllTerms:
+        """Return the terms of each image's NLL under one draw of the latents, given its class if any."""
+        return self.terms(x, self.bottom_up(self._scaled(x), labels), noise, labels)
 
-    def terms(self, x: Tensor, features: Sequence[Tensor], noise: Noise) -> NllTerms:
+    def terms(
+        self, x: Tensor, features: Sequence[Tensor], noise: Noise, labels: Tensor | None = None
+    ) -> NllTerms:
         """Return the result of `forward`, from the `features` that `bottom_up` returned."""
-        condition, draws = self.top_down(features, noise, x.shape[0])
+        condition, draws = self.top_down(features, noise, x.shape[0], labels=labels)
         # Sums of a thousand terms: single precision would round differently by batch size.
         exact = torch.float32 if x.device.type == "mps" else torch.float64
         log_px = self.log_prob(x, condition).flatten(1).sum(1, dtype=exact)
@@ -281,65 +332,23 @@ class Fame(nn.Module):
         return to_float32_or_wider(self.decoder(self._scaled(x), condition))
 
     def infer(
-        self, x: Tensor, noise: Noise, keep_layers: int | None = None
+        self, x: Tensor, noise: Noise, keep_layers: int | None = None, labels: Tensor | None = None
     ) -> tuple[Tensor | None, list[Draw]]:
         """Return `top_down` of images `x`; layers below the top `keep_layers` are drawn from the prior."""
-        return self.top_down(self.bottom_up(self._scaled(x)), noise, x.shape[0], keep_layers=keep_layers)
+        features = self.bottom_up(self._scaled(x), labels)
+        return self.top_down(features, noise, x.shape[0], labels=labels, keep_layers=keep_layers)
 
-    def prior_condition(self, batch: int, noise: Noise, temperature: float = 1.0) -> Tensor | None:
+    def prior_condition(
+        self, batch: int, noise: Noise, temperature: float = 1.0, labels: Tensor | None = None
+    ) -> Tensor | None:
         """Return the decoder's condition for `batch` images with latents from the prior."""
-        return self.top_down(None, noise, batch, temperature=temperature)[0]
+        return self.top_down(None, noise, batch, labels=labels, temperature=temperature)[0]
 
     def count_parameters(self) -> int:
         """Return the number of weights."""
         return sum(weight.numel() for weight in self.parameters())
 
 
-def count_parameters(config: ModelConfig) -> int:
-    """Return the number of weights of a model from its configuration, without allocating them."""
-    decoder = config.decoder
-    outputs = make_likelihood(config).parameters
-    values = config.channels * decoder.patch**2
-    total, below = 0, values
-    for index, (stage, (height, width)) in enumerate(zip(config.stages, config.resolutions(), strict=True)):
-        down = below if index else decoder.condition
-        top = index == len(config.stages) - 1
-        total += _stage_parameters(stage, below, down, height * width, top=top)
-        below = stage.width
-    return total + _decoder_parameters(decoder, values, outputs, math.prod(config.grid))
-
-
-def _stage_parameters(stage: StageConfig, below: int, down: int, pixels: int, *, top: bool) -> int:
-    width = stage.width
-    total = _conv(below, width, 9) + 4 * stage.blocks * _conv(width, width, 9) + _conv(width, down, 9)
-    if not stage.latents:
-        return total
-    window, places = (1, pixels) if stage.dense else (9, 1)
-    heads = 1 if top else 2
-    total += heads * _conv(width * places, 2 * stage.latents, window)
-    return total + _conv(stage.latents, width * places, window)
-
-
-def _decoder_parameters(decoder: DecoderConfig, values: int, outputs: int, places: int) -> int:
-    width, kernel, pixels = decoder.width, decoder.kernel, decoder.patch**2
-    first = _conv(decoder.condition, width, 1)
-    earlier = 0
-    if decoder.autoregressive:
-        first = _conv(values, width, _causal(decoder.first_kernel))
-        earlier = pixels * width * values if pixels > 1 else 0
-    window = _causal(kernel) if decoder.autoregressive else kernel**2
-    layer = _conv(width, 2 * width, window) + 2 * width * decoder.condition + _conv(width, width, 1)
-    inner = decoder.attention_features
-    attention = width * places + _conv(width, 3 * inner, 1) + _conv(inner, width, 1)
-    layers = decoder.layers * layer + len(decoder.attention) * attention
-    return first + layers + earlier + pixels * (_conv(width, width, 1) + _conv(width, outputs, 1))
-
-
-def _conv(inputs: int, outputs: int, window: int) -> int:
-    """Return the number of weights and biases of a convolution with `window` taps."""
-    return outputs * (inputs * window + 1)
-
-
-def _causal(side: int) -> int:
-    """Return the number of taps of a causal convolution; rows below the centre are not stored."""
-    return side * (side // 2 + 1)
+def labels_on(model: Fame, labels: np.ndarray | None) -> Tensor | None:
+    """Return classes, `(B,)`, as a model takes them; None for none."""
+    return None if labels is None else torch.from_numpy(labels.astype(np.int64)).to(model.device)

@@ -131,6 +131,28 @@ class ResidualBlock(nn.Module):
         return h + change
 
 
+class LabelEmbedding(nn.Module):
+    """A vector for each class, added to the features at every place; starts at zero.
+
+    Args:
+        classes: Number of classes.
+        width: Feature maps.
+
+    Shape: `(B, width, H, W)` and labels `(B,)`, int64, to `(B, width, H, W)`.
+
+    Source: arXiv:1606.05328, section 2.3, for classes that say what, not where.
+    """
+
+    def __init__(self, classes: int, width: int) -> None:
+        super().__init__()
+        # The leading 1 keeps optimizers from treating it as a large matrix.
+        self.vectors = nn.Parameter(torch.zeros(1, classes, width))
+
+    def forward(self, h: Tensor, labels: Tensor) -> Tensor:
+        chosen = F.embedding(labels, self.vectors[0])
+        return h + chosen[:, :, None, None].to(h.dtype)
+
+
 class Upsample(nn.Module):
     """ELU, nearest-neighbour upsampling to `size`, 3x3 convolution.
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from famecli.model.fame import Fame
+from famecli.model.fame import Fame, labels_on
 from famecli.nll.evaluate import ImageNlls, check_nats, evaluate, map_rows
 from famecli.nll.hmc import ChainNoise, Chains, LatentSpace, find_steps
 from famecli.nll.importance import log_mean, weigh
@@ -57,6 +57,7 @@ def evaluate_ais(
     levels: np.ndarray,
     settings: Annealing,
     *,
+    labels: np.ndarray | None = None,
     normals: Sequence[Tensor] | None = None,
     seed: int = 0,
     batch_size: int = 32,
@@ -71,6 +72,7 @@ def evaluate_ais(
         model: Model with latents, on its device.
         levels: Images, integer levels, `(N, C, H, W)`.
         settings: Settings of annealing.
+        labels: Class of each image, `(N,)`; None for a model without classes.
         normals: Standard normals from which the priors drew the latents, `(N, ...)` per layer from the image
             upwards; reverse chains start from these latents. None if unknown.
         seed: Seed of the chains; each has a stream of its own.
@@ -85,7 +87,14 @@ def evaluate_ais(
     """
     numbers = range(len(levels)) if numbers is None else numbers
     elbo = evaluate(
-        model, levels, seed=seed, batch_size=batch_size, numbers=numbers, group=group, report=report
+        model,
+        levels,
+        labels=labels,
+        seed=seed,
+        batch_size=batch_size,
+        numbers=numbers,
+        group=group,
+        report=report,
     )
     exact = double(model)
     images = max(1, batch_size // settings.chains)
@@ -94,7 +103,9 @@ def evaluate_ais(
     def table_of(rows: slice) -> np.ndarray:
         batch = torch.from_numpy(levels[rows]).to(exact.device)
         known = None if normals is None else [each[rows] for each in normals]
-        return _Annealer(exact, batch, numbers[rows], settings, seed).run(known, pieces.size)
+        classes = labels_on(exact, None if labels is None else labels[rows])
+        annealer = _Annealer(exact, batch, numbers[rows], settings, seed, labels=classes)
+        return annealer.run(known, pieces.size)
 
     table = map_rows(table_of, len(levels), images, pieces, group, advance)
     splits = [1, 2, 2 + settings.chains]
@@ -107,6 +118,7 @@ def evaluate_ais(
         "ais",
         settings.chains,
         weigh(log_weights) if settings.chains > 1 else None,
+        elbo.given,
         settings=settings,
         acceptance=chances[:, 0],
         step=steps[:, 0],
@@ -147,6 +159,7 @@ class _Annealer:
         settings: Settings of annealing.
         seed: Seed of the chains.
         space: Type of the space in which the chains move.
+        labels: Classes of the images; None for a model without classes.
     """
 
     def __init__(
@@ -157,8 +170,10 @@ class _Annealer:
         settings: Annealing,
         seed: int,
         space: type[LatentSpace] = LatentSpace,
+        labels: Tensor | None = None,
     ) -> None:
         self.model, self.x, self.settings, self.seed = model, x, settings, seed
+        self.labels = labels
         self.space, self.images = space, images
         self.powers = inverse_temperatures(settings.steps)
         self.steps = self._find_steps()
@@ -180,7 +195,8 @@ class _Annealer:
         chances: list[Tensor] = []
         for first in range(0, self.settings.chains, width):
             chains = range(first, min(first + width, self.settings.chains))
-            space = self.space(self.model, self._per_chain(self.x, chains), self.settings.start)
+            labels = None if self.labels is None else self._per_chain(self.labels, chains)
+            space = self.space(self.model, self._per_chain(self.x, chains), self.settings.start, labels)
             noise = self._noise("forward", chains, space)
             log_weights, accepted = self._anneal(Chains(space, noise.normal(), noise), reverse=False)
             forward.append(log_weights)
@@ -226,7 +242,7 @@ class _Annealer:
             return torch.full((len(self.x), 0), math.nan, dtype=torch.float64)
         trials = min(MOST_TRIALS, max(FEWEST_TRIALS, self.settings.steps // 4))
         names = [("ais", self.seed, image, "steps") for image in self.images]
-        space = self.space(self.model, self.x, self.settings.start)
+        space = self.space(self.model, self.x, self.settings.start, self.labels)
         powers = inverse_temperatures(trials)[1:]
         return find_steps(space, names, [float(power) for power in powers], self.settings.leapfrog)
 
@@ -254,20 +270,22 @@ class Simulated:
 
 
 @torch.no_grad()
-def simulate(model: Fame, images: int, seed: int = 0) -> Simulated:
+def simulate(model: Fame, images: int, seed: int = 0, labels: np.ndarray | None = None) -> Simulated:
     """Return images of a model; image i depends on the seed and i alone.
 
     Args:
         model: Model with latents, in the precision in which the images will be scored.
         images: Number of images.
         seed: Seed of latents and pixels.
+        labels: Class of each image; None for a model without classes.
     """
     decoder = ImageDecoder(model)
     levels, normals = [], []
     for start in range(0, images, BATCH):
         names = [("simulate", seed, index) for index in range(start, min(start + BATCH, images))]
         noise = ImageNoise(names, device=model.device)
-        condition, draws = model.top_down(None, noise, len(names))
+        classes = labels_on(model, None if labels is None else labels[start : start + BATCH])
+        condition, draws = model.top_down(None, noise, len(names), labels=classes)
         uniforms = image_uniforms(names, model.uniforms_shape, torch.float64)
         levels.append(decoder(condition, uniforms).cpu().numpy().astype(np.uint8))
         normals.append([draw.normals for draw in draws if draw.normals is not None])

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from famecli.errors import NumericsError
-from famecli.model.fame import Fame
+from famecli.model.fame import Fame, labels_on
 from famecli.nll.importance import Importance, block_sizes, log_mean, weigh
-from famecli.nll.record import Bound
+from famecli.nll.record import Bound, Given
 from famecli.nll.units import NATS_PER_BIT
 from famecli.rng import ImageNoise, StreamName
 from famecli.runtime.distributed import ALONE, Group
@@ -21,6 +21,7 @@ from famecli.sampling.execution import FEW_IMAGES, ONE_THREAD, THREADED_WORK, th
 
 # Lower limits: NLL of an image, below 0 only by rounding, and sum of estimates over images.
 LOWEST_NATS, LOWEST_SUM_NATS = -1e-4, -14.0
+LABEL: Given = "label"
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class ImageNlls:
         bound: Kind of estimate in `nats`: exact, or an upper bound in expectation.
         importance_samples: Draws of the latents per image; for `ais` the number of chains.
         importance: Statistics of the weights of several draws; None for one draw.
+        given: Part that classes have in the likelihood; see `famecli.nll.record.Estimator`.
+        most_probable: Most probable class of each image, `(N,)`, for a `marginal` likelihood; else None.
     """
 
     nats: np.ndarray
@@ -42,6 +45,8 @@ class ImageNlls:
     bound: Bound
     importance_samples: int
     importance: Importance | None = None
+    given: Given | None = None
+    most_probable: np.ndarray | None = None
 
     @property
     def mean(self) -> float:
@@ -64,7 +69,9 @@ def evaluate(
     model: Fame,
     levels: np.ndarray,
     *,
+    labels: np.ndarray | None = None,
     importance_samples: int = 1,
+    closed_form: bool = True,
     seed: int = 0,
     batch_size: int = 128,
     numbers: Sequence[int] | None = None,
@@ -77,8 +84,10 @@ def evaluate(
     Args:
         model: Model on its device.
         levels: Images, integer levels, `(N, C, H, W)`.
+        labels: Class of each image, `(N,)`, for p(x|y); None for a model without classes.
         importance_samples: 1 for the ELBO with the KL divergence in closed form; more for
             -log of the mean importance weight, which is tighter. A model without latents is exact.
+        closed_form: Whether one draw uses the KL divergence in closed form, not its importance weight.
         seed: Seed of the latents; each image draws from a stream of its own.
         batch_size: Number of images times samples in one forward pass.
         numbers: Number of each image, which names the streams of its latents; None for 0 to N - 1.
@@ -97,7 +106,9 @@ def evaluate(
 
     def table_of(rows: slice) -> np.ndarray:
         batch = torch.from_numpy(levels[rows]).to(model.device)
-        return _evaluate_batch(model, batch, names[rows], samples, pieces.size)
+        classes = labels_on(model, None if labels is None else labels[rows])
+        table = _evaluate_batch(model, batch, classes, names[rows], samples, pieces.size)
+        return table if closed_form or samples > 1 else table[:, [-1, *range(1, table.shape[1])]]
 
     few = len(levels) * samples <= FEW_IMAGES
     with threads_for(ONE_THREAD if few else THREADED_WORK):
@@ -108,10 +119,9 @@ def evaluate(
         table, np.cumsum([1, 1, layers, len(sizes), len(sizes)]), axis=1
     )
     importance = Importance(sizes, curve, stderr, effective[:, 0]) if sizes else None
-    bound: Bound = "exact" if not layers else "elbo" if samples == 1 else "iwae"
-    return ImageNlls(
-        check_nats(nats[:, 0], bound, numbers), distortion[:, 0], rate, bound, samples, importance
-    )
+    bound: Bound = "exact" if not layers else "elbo" if samples == 1 and closed_form else "iwae"
+    checked, given = check_nats(nats[:, 0], bound, numbers), None if labels is None else LABEL
+    return ImageNlls(checked, distortion[:, 0], rate, bound, samples, importance, given)
 
 
 def map_rows(
@@ -175,13 +185,16 @@ def check_nats(nats: np.ndarray, bound: Bound | None, numbers: Sequence[int] | N
     return nats
 
 
-def checked_draws(model: Fame, batches: Iterator[np.ndarray], seeds: Sequence[int]) -> Iterator[np.ndarray]:
+def checked_draws(
+    model: Fame, batches: Iterator[np.ndarray], seeds: Sequence[int], labels: np.ndarray | None = None
+) -> Iterator[np.ndarray]:
     """Yield batches of drawn images unchanged, after a look at the NLL of the first image of each.
 
     Args:
         model: Model that they are drawn from.
         batches: Images, levels or expected levels, `(n, C, H, W)`.
         seeds: Seeds of all images, for errors.
+        labels: Classes of all images; None for a model without classes.
 
     Raises:
         NumericsError: An NLL is not finite or implies a probability above one.
@@ -190,18 +203,19 @@ def checked_draws(model: Fame, batches: Iterator[np.ndarray], seeds: Sequence[in
     mixed = next(model.parameters()).dtype != model.dtype
     scored, done = copy.deepcopy(model).float() if mixed else model, 0
     for images in batches:
-        evaluate(scored, images[:1], numbers=seeds[done : done + 1])
+        classes = None if labels is None else labels[done : done + 1]
+        evaluate(scored, images[:1], labels=classes, numbers=seeds[done : done + 1])
         done += len(images)
         yield images
 
 
 def _evaluate_batch(
-    model: Fame, batch: Tensor, names: Sequence[StreamName], samples: int, rows: int
+    model: Fame, batch: Tensor, labels: Tensor | None, names: Sequence[StreamName], samples: int, rows: int
 ) -> np.ndarray:
     """Return the table of a batch, computed in pieces of about `rows` images times samples.
 
-    Shape: one row per image; columns are nats, distortion, rate of each layer, and with several samples
-    the `curve`, `stderr` and `effective` of its `Importance`.
+    Shape: one row per image; columns are nats, distortion, rate of each layer; with several samples the
+    `curve`, `stderr` and `effective` of its `Importance`, with one sample minus its log-weight.
     """
     noise = ImageNoise(names, device=model.device)
     parts: list[Tensor] = []
@@ -211,15 +225,16 @@ def _evaluate_batch(
     done = 0
     while done < samples:
         noise.samples = min(samples - done, max(1, rows // len(batch)))
-        terms = model(batch.repeat_interleave(noise.samples, dim=0), noise)
+        repeated = None if labels is None else labels.repeat_interleave(noise.samples)
+        terms = model(batch.repeat_interleave(noise.samples, dim=0), noise, repeated)
         parts.append(terms.log_weight.cpu().double().view(len(batch), -1))
         distortion += terms.distortion.cpu().double().view(len(batch), -1).sum(1)
         rate += terms.rate.cpu().double().view(len(batch), noise.samples, layers).sum(1)
         done += noise.samples
     distortion, rate = distortion / samples, rate / samples
-    if samples == 1:
-        return np.column_stack([distortion + rate.sum(1), distortion, rate])
     log_weights = torch.cat(parts, dim=1)
+    if samples == 1:
+        return np.column_stack([distortion + rate.sum(1), distortion, rate, -log_weights])
     found = weigh(log_weights)
     weights = (found.curve, found.stderr, found.effective)
     return np.column_stack([-log_mean(log_weights), distortion, rate, *weights])
@@ -237,14 +252,16 @@ def pixel_bits(
     seed: int = 0,
     batch_size: int = 128,
     numbers: Sequence[int] | None = None,
+    labels: np.ndarray | None = None,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield the index of a batch's first image, and `-log2 p(pixel | z, earlier pixels)` as `(B, H, W)`.
 
-    Latents are those of `evaluate` with one sample, the same seed and numbers; channels are summed.
+    Latents are those of `evaluate` with one sample, the same seed, numbers and labels; channels are summed.
     """
     names = _noise_names(seed, len(levels), numbers)
     for start in range(0, len(levels), batch_size):
         batch = torch.from_numpy(levels[start : start + batch_size]).to(model.device)
         noise = ImageNoise(names[start : start + batch_size], device=model.device)
-        condition, _ = model.infer(batch, noise)
+        classes = labels_on(model, None if labels is None else labels[start : start + batch_size])
+        condition, _ = model.infer(batch, noise, labels=classes)
         yield start, (-model.log_prob(batch, condition) / NATS_PER_BIT).cpu().numpy()

@@ -52,23 +52,24 @@ class LatentSpace:
         model: Model with latents.
         x: Levels of the images, `(B, C, H, W)`, on the model's device.
         start: Distribution at the start of the path.
+        labels: Classes of the images, `(B,)`; None for a model without classes.
     """
 
-    def __init__(self, model: Fame, x: Tensor, start: Start) -> None:
-        self.model, self.x = model, x.to(model.device, model.dtype)
+    def __init__(self, model: Fame, x: Tensor, start: Start, labels: Tensor | None = None) -> None:
+        self.model, self.x, self.labels = model, x.to(model.device, model.dtype), labels
         self.shapes = model.config.latent_shapes()
         self.size = sum(math.prod(shape) for shape in self.shapes)
         self.features: list[Tensor] | None = None
         if start == "posterior":
             with torch.no_grad():
-                self.features = model.bottom_up(scale_levels(self.x, model.config.levels))
+                self.features = model.bottom_up(scale_levels(self.x, model.config.levels), labels)
 
     def log_weight(self, normals: Tensor) -> Tensor:
         """Return `log p(x, z) - log start(z)` in nats, `(B,)`, at the latents of `normals`, `(B, size)`."""
         noise = given_noise(normals, self.shapes)
         if self.features is not None:
-            return self.model.terms(self.x, self.features, noise).log_weight
-        condition = self.model.prior_condition(len(self.x), noise)
+            return self.model.terms(self.x, self.features, noise, self.labels).log_weight
+        condition = self.model.prior_condition(len(self.x), noise, labels=self.labels)
         return self.model.log_prob(self.x, condition).flatten(1).sum(1)
 
     def slope(self, normals: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,7 +92,7 @@ class LatentSpace:
             return prior.sample(priors[layer].to(prior.mean))
 
         found = []
-        _, draws = self.model.descend(self.features, drawn, len(self.x))
+        _, draws = self.model.descend(self.features, drawn, len(self.x), labels=self.labels)
         for draw, normals in zip(draws, priors, strict=True):
             start = draw.posterior or draw.prior
             # Not computed from `z`, which lacks digits: see `Gaussian.log_ratio`.

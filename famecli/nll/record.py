@@ -21,10 +21,13 @@ OLDER_TOLERANCE_NATS = 0.01
 Bound = Literal["exact", "elbo", "iwae", "ais"]
 Part = Literal["all", "even", "first"]
 Origin = Literal["measured", "claim", "validation"]
+Given = Literal["label", "marginal"]
 Start = Literal["posterior", "prior"]
 STARTS = get_args(Start)
 # Parts of a split in words; most records are about all of it, or do not say.
 PARTS: Mapping[Part | None, str] = {"even": " spread evenly", "first": " from the first on"}
+# Kinds of likelihood of models with classes.
+LIKELIHOODS: Mapping[Given | None, str] = {"label": ", p(x|y)", "marginal": ", p(x), mean over classes"}
 NAMES: Mapping[Bound, str] = {"exact": "exact", "elbo": "-ELBO", "iwae": "IWAE", "ais": "AIS"}
 T = TypeVar("T")
 
@@ -59,26 +62,32 @@ class Estimator:
         bound: `exact`, or the kind of upper bound.
         importance_samples: Draws of the latents per image; chains per image for `ais`.
         annealing: Settings of annealed importance sampling; None for other bounds.
+        given: `label` for p(x|y) with the class of each image, `marginal` for the mean of p(x|y) over
+            classes; None for models without classes.
     """
 
     bound: Bound
     importance_samples: int
     annealing: Annealing | None = None
+    given: Given | None = None
 
     @property
     def name(self) -> str:
         """Name without settings."""
-        return NAMES[self.bound]
+        return NAMES[self.bound] + LIKELIHOODS.get(self.given, "")
 
     def __str__(self) -> str:
         """Return the estimator with its settings, for people."""
+        return self._words() + LIKELIHOODS.get(self.given, "")
+
+    def _words(self) -> str:
         if self.annealing is not None:
             each = self.annealing
             return (
                 f"AIS, {each.steps} steps of {each.leapfrog} leapfrog steps from the {each.start}, "
                 f"chains = {self.importance_samples}"
             )
-        return f"IWAE, K = {self.importance_samples}" if self.bound == "iwae" else self.name
+        return f"IWAE, K = {self.importance_samples}" if self.bound == "iwae" else NAMES[self.bound]
 
 
 @dataclass(frozen=True)
@@ -150,6 +159,9 @@ class NllRecord:
         stderr_bits_per_dim: Standard error in bits per pixel and channel.
         curve: NLLs of the same images with fewer draws.
         annealing: Settings of annealed importance sampling; None for other bounds.
+        given: Part that classes have in the likelihood, see `Estimator`; None for models without classes.
+        class_prior: Probability of each class, for a `marginal` likelihood.
+        accuracy: Fraction of images whose most probable class is theirs; None if it was not measured.
         terms_nats_per_image: Parts of the NLL; None where they are not recorded.
         seed: Seed of the latents; None where it is not recorded.
         precision: Floating-point type of the arithmetic; None where it is not recorded.
@@ -171,6 +183,9 @@ class NllRecord:
     stderr_bits_per_dim: float | None = None
     curve: tuple[Point, ...] = ()
     annealing: Annealing | None = None
+    given: Given | None = None
+    class_prior: tuple[float, ...] = ()
+    accuracy: float | None = None
     terms_nats_per_image: Terms | None = None
     seed: int | None = None
     precision: str | None = None
@@ -184,7 +199,7 @@ class NllRecord:
     @property
     def estimator(self) -> Estimator:
         """Estimator with its settings."""
-        return Estimator(self.bound, self.importance_samples, self.annealing)
+        return Estimator(self.bound, self.importance_samples, self.annealing, self.given)
 
     @property
     def tolerance_nats(self) -> float:
@@ -248,7 +263,8 @@ class NllRecord:
             raise IntegrityError(f"{ours.dataset_id} has pixels {found}, the claim is about {claimed}")
         _, nats = self.expected(name, theirs.images or 0)
         # A comparison with NaN is false: NaN must not pass.
-        if measured.bound != self.bound or not abs(measured.nats_per_image - nats) <= self.tolerance_nats:
+        same = (measured.bound, measured.given) == (self.bound, self.given)
+        if not same or not abs(measured.nats_per_image - nats) <= self.tolerance_nats:
             raise GateError(
                 f"{name} claims {nats:.4f} nats/image ({self.estimator}), has "
                 f"{measured.nats_per_image:.4f} ({measured.estimator})"

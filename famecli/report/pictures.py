@@ -8,6 +8,7 @@ import numpy as np
 
 from famecli.data.dataset import FixedLevels
 from famecli.data.image_writers import levels_to_bytes, png_bytes
+from famecli.data.labels import random_labels
 from famecli.errors import NumericsError
 from famecli.grids import enlarged, grid, visible_scale, with_three_channels
 from famecli.model.fame import Fame
@@ -71,8 +72,8 @@ class TestImages:
 
 def draw_samples(model: Fame, seeds: range, advance: Callable[[int], None]) -> np.ndarray:
     """Return one sample per seed as bytes `(N, H, W, C)`: those of `fame sample`."""
-    found = []
-    for batch in generate_batches(model, seeds):
+    found, classes = [], model.config.classes
+    for batch in generate_batches(model, seeds, random_labels(classes, seeds) if classes else None):
         found.append(levels_to_bytes(batch, model.config.levels))
         advance(len(batch))
     return np.concatenate(found)
@@ -86,8 +87,10 @@ def reconstruct_and_score(model: Fame, scored: FixedLevels, seed: int) -> TestIm
     """
     count, levels, rebuilt = model.config.levels, scored.levels, None
     if model.config.stochastic_layers:
-        rebuilt = levels_to_bytes(reconstruct(model, levels, Settings(seed=seed))[:, 0], count)
-    bits = np.concatenate([part for _, part in pixel_bits(model, levels, seed, numbers=scored.numbers)])
+        rebuilt = reconstruct(model, levels, Settings(seed=seed), labels=scored.labels)[:, 0]
+        rebuilt = levels_to_bytes(rebuilt, count)
+    maps = pixel_bits(model, levels, seed, numbers=scored.numbers, labels=scored.labels)
+    bits = np.concatenate([part for _, part in maps])
     if not np.isfinite(bits).all():
         raise NumericsError("a pixel's cost is not finite: no map can be drawn")
     return TestImages(levels_to_bytes(levels, count), rebuilt, bits)

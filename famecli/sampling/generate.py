@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from famecli.errors import NumericsError
-from famecli.model.fame import Fame
+from famecli.model.fame import Fame, labels_on
 from famecli.rng import ImageNoise, image_uniforms
 from famecli.runtime.distributed import ALONE, Group
 from famecli.runtime.memory import AdaptiveBatches
@@ -110,6 +110,7 @@ class ImageDecoder:
 def generate_batches(
     model: Fame,
     seeds: Sequence[int],
+    labels: np.ndarray | None = None,
     *,
     batch_size: int | None = None,
     temperature: float = 1.0,
@@ -124,6 +125,7 @@ def generate_batches(
     Args:
         model: Model on its device.
         seeds: One seed per image.
+        labels: Class of each image, `(n,)`; None for a model without classes.
         batch_size: Number of images computed at once, rounded up to a multiple of `LANES`; None for
             `chunk_on` the model's device. The result does not depend on it. If memory runs out, batches are
             computed in smaller pieces.
@@ -141,7 +143,7 @@ def generate_batches(
     pieces = AdaptiveBatches(chunk, LANES, report)
     decoders: list[ImageDecoder] = []
 
-    def draw(chosen: Sequence[int]) -> np.ndarray:
+    def draw(chosen: slice) -> np.ndarray:
         # Free the decoder that ran out of memory before making a smaller one.
         if not decoders or decoders[0].chunk != pieces.size:
             decoders.clear()
@@ -154,24 +156,30 @@ def generate_batches(
                     chunk=pieces.size,
                 )
             )
-        return _draw(decoders[0], chosen, latent_temperature)
+        classes = None if labels is None else labels[chosen]
+        return _draw(decoders[0], seeds[chosen], latent_temperature, classes)
 
-    def draw_batch(chosen: Sequence[int]) -> np.ndarray:
-        return np.concatenate(list(pieces.map(len(chosen), lambda rows: draw(chosen[rows]))))
+    def draw_batch(first: int) -> np.ndarray:
+        def draw_rows(rows: slice) -> np.ndarray:
+            return draw(slice(first + rows.start, first + rows.stop))
 
-    batches = [seeds[first : first + chunk] for first in range(0, len(seeds), chunk)]
-    return group.map_ordered(batches, draw_batch)
+        return np.concatenate(list(pieces.map(min(chunk, len(seeds) - first), draw_rows)))
+
+    return group.map_ordered(range(0, len(seeds), chunk), draw_batch)
 
 
 @torch.no_grad()
-def _draw(decoder: ImageDecoder, seeds: Sequence[int], latent_temperature: float) -> np.ndarray:
+def _draw(
+    decoder: ImageDecoder, seeds: Sequence[int], latent_temperature: float, labels: np.ndarray | None
+) -> np.ndarray:
     """Return the images of some seeds, computed at once."""
     model, batch = decoder.model, padded_batch(len(seeds))
     # Padded, since networks round differently by batch size.
     names = [("sample", seed) for seed in [*seeds, *[seeds[-1]] * (batch - len(seeds))]]
     noise = ImageNoise(names, device=model.device)
     with threads_for(ONE_THREAD if batch <= FEW_IMAGES else THREADED_WORK):
-        condition = model.prior_condition(batch, noise, latent_temperature)
+        classes = padded(labels_on(model, labels))
+        condition = model.prior_condition(batch, noise, latent_temperature, classes)
     images = decoder(condition, image_uniforms(names[: len(seeds)], model.uniforms_shape))
     if not bool(torch.isfinite(images).all()):
         raise NumericsError("images of the model are not finite: its weights are too large")
@@ -181,6 +189,7 @@ def _draw(decoder: ImageDecoder, seeds: Sequence[int], latent_temperature: float
 def generate(
     model: Fame,
     seeds: Sequence[int],
+    labels: np.ndarray | None = None,
     *,
     temperature: float = 1.0,
     latent_temperature: float = 1.0,
@@ -191,6 +200,7 @@ def generate(
     batches = generate_batches(
         model,
         seeds,
+        labels,
         temperature=temperature,
         latent_temperature=latent_temperature,
         decoder_output=decoder_output,
@@ -237,6 +247,7 @@ def complete_batches(
     known: np.ndarray,
     mask: np.ndarray,
     seeds: Sequence[int],
+    labels: np.ndarray | None = None,
     *,
     sweeps: int = SWEEPS,
     temperature: float = 1.0,
@@ -256,6 +267,7 @@ def complete_batches(
             pixels are ignored.
         mask: True where a pixel is known, `(H, W)`.
         seeds: One seed per completion.
+        labels: Class of each completion, `(n,)`; None for a model without classes.
         sweeps: Number of steps of the chain.
         temperature: Temperature of each pixel's distribution.
         cached: See `ImageDecoder`.
@@ -270,7 +282,8 @@ def complete_batches(
         chosen = list(seeds[first : first + CHUNK])
         image = images[first : first + CHUNK].to(model.device).float()
         given = torch.from_numpy(mask).to(model.device).expand(len(chosen), 1, -1, -1)
-        x = _chain(model, decoder, image, given, chosen, sweeps)
+        classes = None if labels is None else labels[first : first + CHUNK]
+        x = _chain(model, decoder, image, given, chosen, sweeps, labels_on(model, classes))
         return x.float().cpu().numpy().astype(np.uint8)
 
     yield from group.map_ordered(range(0, len(seeds), CHUNK), draw)
@@ -278,15 +291,24 @@ def complete_batches(
 
 @torch.no_grad()
 def _chain(
-    model: Fame, decoder: ImageDecoder, image: Tensor, given: Tensor, seeds: list[int], sweeps: int
+    model: Fame,
+    decoder: ImageDecoder,
+    image: Tensor,
+    given: Tensor,
+    seeds: list[int],
+    sweeps: int,
+    labels: Tensor | None,
 ) -> Tensor:
     """Return the last state of the chain `(B, C, H, W)`."""
     count, batch = len(seeds), padded_batch(len(seeds))
     # Padded, since networks round differently by batch size.
-    repeated, x = seeds + seeds[-1:] * (batch - count), image
+    repeated, x, labels = seeds + seeds[-1:] * (batch - count), image, padded(labels)
     for sweep in range(sweeps + 1 if model.config.stochastic_layers else 1):
         names = [("complete", seed, sweep) for seed in repeated]
         noise = ImageNoise(names, device=model.device)
-        condition = model.infer(pad(x, batch), noise)[0] if sweep else model.prior_condition(batch, noise)
+        if sweep:
+            condition, _ = model.infer(pad(x, batch), noise, labels=labels)
+        else:
+            condition = model.prior_condition(batch, noise, labels=labels)
         x = decoder(condition, image_uniforms(names[:count], model.uniforms_shape), image, given)
     return x

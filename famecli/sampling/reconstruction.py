@@ -10,9 +10,9 @@ from torch import Tensor
 
 from famecli.errors import UsageError
 from famecli.grids import Layout
-from famecli.model.fame import Draw, Fame
+from famecli.model.fame import Draw, Fame, labels_on
 from famecli.rng import ImageNoise, Noise, image_uniforms
-from famecli.sampling.generate import DecoderOutput, ImageDecoder, pad
+from famecli.sampling.generate import DecoderOutput, ImageDecoder, pad, padded
 from famecli.sampling.sampler import padded_batch
 
 CHUNK = 64
@@ -38,7 +38,11 @@ class Settings:
 
 @torch.no_grad()
 def reconstruct(
-    model: Fame, x: np.ndarray, settings: Settings, advance: Callable[[int], None] = lambda images: None
+    model: Fame,
+    x: np.ndarray,
+    settings: Settings,
+    advance: Callable[[int], None] = lambda images: None,
+    labels: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return reconstructions of each image, `(N, samples, C, H, W)`: levels, or with "mean" expected levels.
 
@@ -49,6 +53,7 @@ def reconstruct(
         x: Images, integer levels `(N, C, H, W)`.
         settings: See `Settings`.
         advance: Called with the number of images just done.
+        labels: Class of each image; None for a model without classes.
 
     Raises:
         UsageError: The model has no latents, or fewer than `settings.keep_layers` layers.
@@ -60,9 +65,8 @@ def reconstruct(
         parts = []
         for start, batch, count in _padded(x):
             names = [("reconstruct", settings.seed, sample, start + offset) for offset in range(len(batch))]
-            condition, _ = model.infer(
-                batch.to(model.device), ImageNoise(names, device=model.device), settings.keep_layers
-            )
+            noise, classes = ImageNoise(names, device=model.device), _classes(model, labels, start, count)
+            condition, _ = model.infer(batch.to(model.device), noise, settings.keep_layers, classes)
             uniforms = image_uniforms(names[:count], model.uniforms_shape)
             parts.append(decoder(condition, uniforms).cpu().numpy())
             if not sample:
@@ -72,32 +76,36 @@ def reconstruct(
 
 
 @torch.no_grad()
-def interpolate(model: Fame, ends: np.ndarray, steps: int, settings: Settings) -> np.ndarray:
+def interpolate(
+    model: Fame, ends: np.ndarray, steps: int, settings: Settings, labels: np.ndarray | None = None
+) -> np.ndarray:
     """Return an interpolation between two images in latent space, `(samples, steps, C, H, W)`.
 
     Each layer's noise, its latents standardised by their prior given the layers above, is interpolated with
-    weights that keep it a standard normal. The pixels of all steps use the same random numbers.
+    weights that keep it a standard normal. The pixels of all steps use the same random numbers. Each step has
+    the class of the nearer end.
 
     Args:
         model: Model with latents.
         ends: Levels of the two images, `(2, C, H, W)`.
         steps: Number of images, both ends included; at least 2.
         settings: See `Settings`.
+        labels: Classes of the two images; None for a model without classes.
 
     Raises:
         UsageError: The model has no latents, or fewer than `settings.keep_layers` layers.
     """
     check_layers(model, settings.keep_layers)
     decoder = ImageDecoder(model, decoder_output=settings.decoder_output)
+    of_steps = None if labels is None else labels[(2 * np.arange(steps) >= steps).astype(int)]
     _, batch, _ = next(_padded(ends))
     rows = []
     for sample in range(settings.samples):
         names = [("reconstruct", settings.seed, sample, index) for index in range(len(batch))]
-        _, draws = model.infer(
-            batch.to(model.device), ImageNoise(names, device=model.device), settings.keep_layers
-        )
-        padded = padded_batch(steps)
-        condition = model.prior_condition(padded, _between(draws, steps, padded))
+        noise, classes = ImageNoise(names, device=model.device), _classes(model, labels, 0, len(ends))
+        _, draws = model.infer(batch.to(model.device), noise, settings.keep_layers, classes)
+        batch_size, classes = padded_batch(steps), _classes(model, of_steps, 0, steps)
+        condition = model.prior_condition(batch_size, _between(draws, steps, batch_size), labels=classes)
         uniforms = image_uniforms(names[:1], model.uniforms_shape)
         rows.append(decoder(condition, uniforms.expand(steps, -1, -1, -1)).cpu().numpy())
     return np.stack(rows)
@@ -136,7 +144,9 @@ def check_layers(model: Fame, keep_layers: int | None) -> None:
 
 
 @torch.no_grad()
-def posteriors(model: Fame, x: np.ndarray, seed: int = 0) -> dict[str, Tensor]:
+def posteriors(
+    model: Fame, x: np.ndarray, seed: int = 0, labels: np.ndarray | None = None
+) -> dict[str, Tensor]:
     """Return posterior means and standard deviations by name; `layer0.mean` is nearest to the image.
 
     Below the top they depend on the latents above, here those of the first sample of `reconstruct`.
@@ -146,7 +156,8 @@ def posteriors(model: Fame, x: np.ndarray, seed: int = 0) -> dict[str, Tensor]:
     found: dict[str, list[Tensor]] = {}
     for start, batch, count in _padded(x):
         names = [("reconstruct", seed, 0, start + offset) for offset in range(len(batch))]
-        _, draws = model.infer(batch.to(model.device), ImageNoise(names, device=model.device))
+        noise, classes = ImageNoise(names, device=model.device), _classes(model, labels, start, count)
+        _, draws = model.infer(batch.to(model.device), noise, labels=classes)
         for layer, draw in enumerate(draws):
             assert draw.posterior is not None
             for name, value in (("mean", draw.posterior.mean), ("scale", draw.posterior.scale)):
@@ -175,6 +186,11 @@ def arranged(
         group = rows.shape[1]
         columns = group * max(1, round(math.sqrt(len(rows) / group)))
     return rows.reshape(-1, *rows.shape[2:]), Layout(columns, group=group)
+
+
+def _classes(model: Fame, labels: np.ndarray | None, start: int, count: int) -> Tensor | None:
+    """Return the classes of a batch, padded like its images."""
+    return padded(labels_on(model, None if labels is None else labels[start : start + count]))
 
 
 def _moments(draws: list[Draw]) -> Iterator[tuple[str, Tensor]]:

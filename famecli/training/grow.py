@@ -27,9 +27,9 @@ def first_weights(source: Fame, target: Fame) -> dict[str, Tensor]:
     """Return weights with which `target` computes the same function as `source`.
 
     Feature maps of `source` come first and do not depend on the new ones. New taps are zero: those of larger
-    windows, and those that only the lag of `target` unmasks. New gated layers, residual blocks and attention
-    blocks add nothing. New feature maps keep the random weights of `target`, so that training can use them.
-    Equal models get the weights unchanged.
+    windows, and those that only the lag of `target` unmasks. New gated layers, residual blocks, attention
+    blocks and classes add nothing. New feature maps keep the random weights of `target`, so that training can
+    use them. Equal models get the weights unchanged.
 
     Args:
         source: Trained model.
@@ -107,6 +107,8 @@ def _check(source: ModelConfig, target: ModelConfig) -> None:
 def _other_function(source: ModelConfig, target: ModelConfig) -> str:
     """Return why no weights of `target` compute the function of `source`; empty if some do."""
     old, new = source.decoder, target.decoder
+    if source.classes not in ((), target.classes):
+        return "the first weights have other classes"
     if old.patch != new.patch:
         return f"decoder.patch is {old.patch} in the first weights and {new.patch} here"
     if not set(old.attention) <= set(new.attention):
@@ -159,4 +161,4 @@ def _without_sizes(config: ModelConfig) -> dict[str, Any]:
         heads=1,
         attention_width=0,
     )
-    return to_dict(dataclasses.replace(config, decoder=decoder, stages=stages))
+    return to_dict(dataclasses.replace(config, decoder=decoder, stages=stages, classes=()))

@@ -11,7 +11,7 @@ from famecli.config.resolve import Resolved, Setting, resolve
 from famecli.config.schema import ModelConfig, TrainConfig
 from famecli.data.folder import describe, seen_with
 from famecli.data.preparation import PIXELS, SplitRule
-from famecli.data.registry import FOLDER, DatasetInfo
+from famecli.data.registry import DATASETS, FOLDER, DatasetInfo
 from famecli.errors import UsageError
 from famecli.training.lock import check_unlocked
 from famecli.training.options import NEVER, TrainOptions
@@ -28,6 +28,8 @@ from famecli.training.schedule import fit
 
 LENGTHS = ("images", "epochs", "steps", "budget_s")
 MOST_LENGTH = 10**12
+# Feature maps of the condition where it holds the class alone.
+CONDITION = 32
 TOTAL_IMAGES, BATCH_SIZE = ("train", "total_images"), ("train", "batch_size")
 
 
@@ -100,6 +102,8 @@ def make_plan(options: TrainOptions, *, fresh: bool = False) -> Plan:
     def resolved(info: DatasetInfo) -> Resolved:
         size = options.size or DEFAULT_SIZE
         preset = model_config(options.preset or DEFAULT_MODEL, size, info.shape, info.levels)
+        if options.conditional:
+            preset = with_classes(preset, info)
         return resolve(preset, TrainConfig(), options.config, settings)
 
     found = resolved(info)
@@ -108,12 +112,35 @@ def make_plan(options: TrainOptions, *, fresh: bool = False) -> Plan:
         info = _seen_by(info, found.model)
         found = resolved(info)
     _check_model(options, found)
+    _check_conditional(options, found.model, options.config or "`settings`")
     images = _total_images(options, info, found.train)
     named = found.named | ({} if images is None else {TOTAL_IMAGES: images})
     folder = options.out or default_folder(options, found.model, info.name, named)
     plan = Plan(options, info, found.model, found.train, folder, named).fitted(found.train)
     begun = None if fresh or options.resume == NEVER else begun_with(plan.state)
     return plan if begun is None else _continued(plan, begun, settings)
+
+
+def with_classes(model: ModelConfig, info: DatasetInfo) -> ModelConfig:
+    """Return a model that is given the class of an image, with the classes of a data set.
+
+    Raises:
+        UsageError: The data set has no labels.
+    """
+    if not info.classes:
+        names = ", ".join(name for name, each in DATASETS.items() if each.classes)
+        own = (
+            "folders with a folder for each class; npz files with labels" if info.family == FOLDER else names
+        )
+        raise UsageError(f"{info.name} has no labels, which `conditional` needs", f"labels: {own}")
+    condition = model.decoder.condition or CONDITION
+    decoder = dataclasses.replace(model.decoder, condition=condition)
+    return dataclasses.replace(model, classes=info.classes, decoder=decoder)
+
+
+def _check_conditional(options: TrainOptions, model: ModelConfig, source: object) -> None:
+    if options.conditional and not model.classes:
+        raise UsageError(f"`conditional` contradicts {source}, whose model has no classes", "leave one out")
 
 
 def _check_model(options: TrainOptions, found: Resolved) -> None:
@@ -138,6 +165,7 @@ def _continued(plan: Plan, begun: Begun, settings: list[Setting]) -> Plan:
     """Return the plan of a resumed run, after checking that it began with all given values."""
     options, info = plan.options, plan.info
     check_kind(begun, options, plan.model, info)
+    _check_conditional(options, begun.model, begun.state)
     if info.family == FOLDER:
         if begun.rule != PIXELS:
             info = _described(options, begun.rule)

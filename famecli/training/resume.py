@@ -64,13 +64,13 @@ def default_folder(
         dataset: Name of the data set.
         named: Given values of keys, by path.
     """
-    table = {
+    table: dict[str, Any] = {
         "size": options.size or DEFAULT_SIZE,
         "images": [*model.image_shape, model.levels],
         "keys": {".".join(path): value for path, value in named.items()},
         "budget_s": options.budget_s,
     }
-    stem = f"{model.preset}-{dataset}"
+    stem = f"{model.preset}-{dataset}" + ("-conditional" if model.classes else "")
     folder = RUNS / f"{stem}-{hashlib.sha256(canonical_json(table).encode()).hexdigest()[:8]}"
     if options.budget_s is not None or options.resume != AUTO or (folder / STATE).exists():
         return folder

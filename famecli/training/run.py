@@ -28,6 +28,7 @@ import torch
 from famecli import __version__
 from famecli.checkpoints.checkpoint import load_tensors, save_checkpoint, save_tensors
 from famecli.config.schema import ModelConfig, TrainConfig, differences, to_dict
+from famecli.data.dataset import FixedLevels
 from famecli.errors import InputError
 from famecli.files import read_bytes, remove_leftovers, unwritable, write_atomic
 from famecli.nll.units import NATS_PER_BIT, bits_per_dim
@@ -61,7 +62,7 @@ class Run:
     Args:
         trainer: Fresh trainer.
         folder: Folder of the run; made if missing.
-        valid_levels: Validation images as levels.
+        valid: Validation images as levels, with their classes if the model has any.
         save_every_s: Seconds between two saves of the state.
         patience_images: Images without a lower validation NLL before the training stops; None for never.
         keep: Number of numbered checkpoints to keep; each validation writes one.
@@ -74,7 +75,7 @@ class Run:
         self,
         trainer: Trainer,
         folder: Path,
-        valid_levels: np.ndarray,
+        valid: FixedLevels,
         *,
         save_every_s: float = 600.0,
         patience_images: int | None = None,
@@ -83,7 +84,7 @@ class Run:
         show: Callable[[np.ndarray], None] = lambda images: None,
         keep_precision: bool = False,
     ) -> None:
-        self.trainer, self.folder, self.valid_levels = trainer, folder, valid_levels
+        self.trainer, self.folder, self.valid = trainer, folder, valid
         self.save_every_s, self.patience_images = save_every_s, patience_images
         self.keep, self.sample_every_images, self.show = keep, sample_every_images, show
         self.keep_precision, self.group = keep_precision, trainer.group
@@ -256,7 +257,7 @@ class Run:
         return save_checkpoint(self.folder / name, trainer.model.config, trainer.averaged, raw, facts)
 
     def _validate(self) -> dict[str, Any]:
-        result = self.trainer.validate(self.valid_levels)
+        result = self.trainer.validate(self.valid.levels, self.valid.labels)
         self._count_time()
         progress = self.progress
         if progress.best_nats is None or result.mean < progress.best_nats:

@@ -19,6 +19,7 @@ from famecli.config.resolve import resolve, to_toml
 from famecli.config.schema import Precision
 from famecli.data.dataset import ImageSplit, Split, even_part, fixed_levels, load_split, read_split
 from famecli.data.fetch import say_nothing
+from famecli.data.labels import labels_in
 from famecli.data.preparation import PIXELS
 from famecli.data.registry import FOLDER
 from famecli.data.seen import image_hashes, write_seen
@@ -110,7 +111,10 @@ def make_run(
     run = Run(
         trainer,
         plan.folder,
-        fixed_levels(valid, BITS_SEED, numbers).levels,
+        dataclasses.replace(
+            fixed_levels(valid, BITS_SEED, numbers),
+            labels=labels_in(plan.model.classes, valid, numbers),
+        ),
         save_every_s=options.save_every_s,
         patience_images=options.patience,
         keep=options.keep,
@@ -122,8 +126,10 @@ def make_run(
     run.progress.valid_part, run.progress.rule = "even", PIXELS
     run.image_hashes = image_hashes(trainer.split.pixels)
     sizes = [plan.info.splits.get(name, 0) for name in ("train", "valid", "test")]
-    digest = hashlib.sha256(run.image_hashes.data).hexdigest()
-    run.progress.data = TrainingData(plan.info.name, sizes[0], sizes[1], sizes[2], digest)
+    digest = hashlib.sha256(run.image_hashes.data)
+    if trainer.labels is not None:
+        digest.update(trainer.labels.data)
+    run.progress.data = TrainingData(plan.info.name, sizes[0], sizes[1], sizes[2], digest.hexdigest())
     return run
 
 
@@ -175,7 +181,8 @@ def _split(plan: Plan, name: Split, note: Note) -> ImageSplit:
 def _blank(plan: Plan) -> ImageSplit:
     """Return blank training images for measuring, no more than a large batch needs."""
     images = min(plan.info.splits["train"], max(BLANK_IMAGES, plan.config.batch_size))
-    return ImageSplit(plan.info, "train", np.zeros((images, *plan.info.shape), np.uint8))
+    labels = np.zeros(images, np.int64) if plan.info.classes else None
+    return ImageSplit(plan.info, "train", np.zeros((images, *plan.info.shape), np.uint8), labels)
 
 
 def _precision(plan: Plan, device: torch.device, group: Group, note: Note) -> Precision:

@@ -7,6 +7,7 @@ import numpy as np
 
 from famecli import __version__
 from famecli.data.image_writers import levels_to_bytes, write_images
+from famecli.data.labels import random_labels
 from famecli.sampling.generate import generate_batches
 from famecli.training.trainer import Trainer
 
@@ -45,7 +46,11 @@ def draw_grid(trainer: Trainer, folder: Path) -> np.ndarray:
     Returns:
         The images, bytes `(N, H, W, C)`.
     """
-    batches: Iterator[np.ndarray] = generate_batches(trainer.averaged_model(), SEEDS, group=trainer.group)
+    classes = trainer.model.config.classes
+    labels = random_labels(classes, SEEDS) if classes else None
+    batches: Iterator[np.ndarray] = generate_batches(
+        trainer.averaged_model(), SEEDS, labels, group=trainer.group
+    )
     images = levels_to_bytes(np.concatenate(list(batches)), trainer.model.config.levels)
     if not trainer.group.is_main:
         return images

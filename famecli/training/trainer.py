@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from famecli.config.schema import ModelConfig, Precision, TrainConfig
 from famecli.data.dataset import ImageSplit, epoch_order, training_levels
+from famecli.data.labels import labels_in
 from famecli.errors import InputError, NumericsError
-from famecli.model.fame import Fame, NllTerms
+from famecli.model.fame import Fame, NllTerms, labels_on
 from famecli.nll.evaluate import ImageNlls, evaluate
 from famecli.rng import BatchNoise, PartNoise, stream
 from famecli.runtime.distributed import ALONE, Group, no_sync
@@ -34,6 +35,21 @@ class StepRecord:
     skipped: int
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Levels, classes and noise of a step's images; `labels` is None for a model without classes."""
+
+    levels: np.ndarray
+    labels: np.ndarray | None
+    noise: PartNoise
+
+    def part(self, rows: slice, model: Fame) -> tuple[Tensor, PartNoise, Tensor | None]:
+        """Return some rows as the first arguments of a model, on its device."""
+        self.noise.rows = rows
+        labels = labels_on(model, None if self.labels is None else self.labels[rows])
+        return torch.from_numpy(self.levels[rows]).to(model.device), self.noise, labels
+
+
 class Trainer:
     """A model in training.
 
@@ -53,7 +69,7 @@ class Trainer:
         compiled: Whether to compile the passes with `torch.compile`: faster, after minutes of compilation.
 
     Raises:
-        InputError: The images do not fit `model_config`, or are fewer than one batch.
+        InputError: The images do not fit `model_config`, are fewer than one batch, or lack labels.
         UsageError: A batch cannot be divided among the processes.
     """
 
@@ -77,6 +93,9 @@ class Trainer:
             raise InputError(
                 f"{len(split.pixels)} training images are fewer than one batch of {config.batch_size}"
             )
+        self.labels = labels_in(model_config.classes, split)
+        if model_config.classes and self.labels is None:
+            raise InputError(f"{split.info.name} has no labels, which a model with classes needs")
         self.config, self.split, self.device = config, split, device
         self.precision: Precision = precision
         self.accumulate = accumulate
@@ -116,15 +135,16 @@ class Trainer:
         """Whether all images of the schedule were seen."""
         return self.step_count >= self.config.total_steps
 
-    def next_levels(self) -> np.ndarray:
-        """Return the images of the next step, levels `(batch_size, C, H, W)`."""
+    def next_images(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return levels of the next step's images, `(batch_size, C, H, W)`, and their classes, if any."""
         steps_per_epoch = len(self.split.pixels) // self.config.batch_size
         epoch, index = divmod(self.step_count, steps_per_epoch)
         if self._order[0] != epoch:
             self._order = (epoch, epoch_order(self.config.seed, epoch, len(self.split.pixels)))
         start = index * self.config.batch_size
         chosen = self._order[1][start : start + self.config.batch_size]
-        return training_levels(self.split, chosen, stream("bits", self.config.seed, self.step_count))
+        levels = training_levels(self.split, chosen, stream("bits", self.config.seed, self.step_count))
+        return levels, None if self.labels is None else self.labels[chosen]
 
     def step(self) -> StepRecord:
         """Take one step.
@@ -151,35 +171,32 @@ class Trainer:
         rate = tuple(mean_rate.tolist())
         return StepRecord(self.step_count, self.images, nats, rate, norm, factor, self.skipped)
 
-    def _batch(self) -> tuple[np.ndarray, PartNoise]:
-        """Return levels and noise of the next step's batch, for all processes."""
+    def _batch(self) -> Batch:
+        """Return the next step's batch, for all processes."""
         draws = BatchNoise(stream("latents", self.config.seed, self.step_count))
         shapes = self.model.config.latent_shapes()
-        return self.next_levels(), PartNoise(draws, self.config.batch_size, shapes, self.device)
+        return Batch(*self.next_images(), PartNoise(draws, self.config.batch_size, shapes, self.device))
 
     def _parts(self) -> list[slice]:
         """Return the rows of the batch that this process computes at once."""
         start, stop, size = self.share.start, self.share.stop, self.images_at_once
         return [slice(first, min(stop, first + size)) for first in range(start, stop, size)]
 
-    def _backward(
-        self, batch: tuple[np.ndarray, PartNoise], rows: slice, mean_rate: Tensor | None
-    ) -> tuple[float, Tensor]:
+    def _backward(self, batch: Batch, rows: slice, mean_rate: Tensor | None) -> tuple[float, Tensor]:
         """Add the gradient of some rows of the batch.
 
         Args:
-            batch: Levels and noise of the batch, from `_batch`.
+            batch: Batch, from `_batch`.
             rows: Rows of the batch.
             mean_rate: Mean rate from `_mean_rate`; None to compute it here, if each process has one part.
 
         Returns:
             The rows' contribution to the mean over the batch, in nats, and the mean rate.
         """
-        levels, noise = batch
-        noise.rows = rows
         share = (rows.stop - rows.start) / self.config.batch_size
+        x, noise, labels = batch.part(rows, self.model)
         with self.autocast():
-            terms: NllTerms = self.network(torch.from_numpy(levels[rows]).to(self.device), noise)
+            terms: NllTerms = self.network(x, noise, labels)
         if mean_rate is None:
             mean_rate = self.group.sum(terms.rate.detach().mean(0).float() * share)
         # Gradients are averaged over processes, but the loss is a mean over all images.
@@ -187,17 +204,16 @@ class Trainer:
         return float(terms.negative_elbo.mean().detach()) * share, mean_rate
 
     @torch.no_grad()
-    def _mean_rate(self, batch: tuple[np.ndarray, PartNoise], parts: list[slice]) -> Tensor:
+    def _mean_rate(self, batch: Batch, parts: list[slice]) -> Tensor:
         """Return each layer's rate, averaged over the whole batch, from a pass over the ladder alone.
 
         Free nats need this mean before the first part's gradient.
         """
-        levels, noise = batch
         total = torch.zeros(self.model.config.stochastic_layers, device=self.device)
         for rows in parts if len(total) else ():
-            noise.rows = rows
+            x, noise, labels = batch.part(rows, self.model)
             with self.autocast():
-                _, draws = self.model.infer(torch.from_numpy(levels[rows]).to(self.device), noise)
+                _, draws = self.model.infer(x, noise, labels=labels)
             rates = [draw.posterior.kl(draw.prior) for draw in draws if draw.posterior is not None]
             share = (rows.stop - rows.start) / self.config.batch_size
             total += torch.stack(rates, dim=1).mean(0).float() * share
@@ -251,9 +267,9 @@ class Trainer:
         copy.load_state_dict(self.averaged)
         return copy.eval().requires_grad_(False)
 
-    def validate(self, levels: np.ndarray) -> ImageNlls:
-        """Return the averaged weights' NLL (ELBO) of `levels`."""
-        return evaluate(self.averaged_model(), levels, seed=self.config.seed, group=self.group)
+    def validate(self, levels: np.ndarray, labels: np.ndarray | None = None) -> ImageNlls:
+        """Return the averaged weights' NLL (ELBO) of `levels`, given their classes if any."""
+        return evaluate(self.averaged_model(), levels, labels=labels, seed=self.config.seed, group=self.group)
 
     def start_from(self, weights: Mapping[str, Tensor]) -> None:
         """Use `weights` as first weights and averages.

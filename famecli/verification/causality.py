@@ -152,12 +152,13 @@ def _latents_alone(subject: Subject) -> Measurement:
     """Compare condition and priors of images with those computed from their latents alone."""
     model = subject.exact
     images = subject.images(IMAGES)
-    condition, draws = model.infer(images, subject.posterior_noise(IMAGES))
+    labels = subject.labels(model, IMAGES)
+    condition, draws = model.infer(images, subject.posterior_noise(IMAGES), labels=labels)
 
     def same(layer: int, prior: Gaussian, posterior: Gaussian | None) -> Tensor:
         return draws[layer].z
 
-    blind, again = model.descend(None, same, IMAGES)
+    blind, again = model.descend(None, same, IMAGES, labels=labels)
     assert condition is not None
     assert blind is not None
     pairs = [(condition, blind)]

@@ -13,7 +13,7 @@ from famecli.coding.codec import Codec
 from famecli.coding.stack import STATE_WORDS, WORD_BITS
 from famecli.config.costs import images_at_once
 from famecli.model.distributions import Gaussian
-from famecli.model.fame import Draw, Fame, NllTerms
+from famecli.model.fame import Draw, Fame, NllTerms, labels_on
 from famecli.nll.evaluate import LOWEST_SUM_NATS, evaluate
 from famecli.nll.units import NATS_PER_BIT
 from famecli.rng import ImageNoise
@@ -62,11 +62,19 @@ def check_batches(subject: Subject) -> Finding:
     images = subject.images(2 * count)
     noise = _draw_noise(model, images, subject)
     rows, strangers = list(range(count)), list(range(count, 2 * count))
-    alone = torch.cat([_nll(model, images, noise, [row]) for row in rows])
-    elsewhere = _nll(model, images, noise, [*strangers[1:], *reversed(rows), strangers[0]])
-    training = _nll(copy.deepcopy(model).train(), images, noise, rows)
+    labels = subject.labels(model, len(images))
+
+    def nll(model: Fame, rows: list[int]) -> Tensor:
+        """Return the NLL of some images in nats, computed in one batch with their own noise."""
+        classes = None if labels is None else labels[rows]
+        terms: NllTerms = model(images[rows], lambda layer, shape: noise[layer][rows], classes)
+        return terms.negative_elbo
+
+    alone = torch.cat([nll(model, [row]) for row in rows])
+    elsewhere = nll(model, [*strangers[1:], *reversed(rows), strangers[0]])
+    training = nll(copy.deepcopy(model).train(), rows)
     cases = {
-        "in a batch": _nll(model, images, noise, rows),
+        "in a batch": nll(model, rows),
         "in another batch, other order": elsewhere[count - 1 : -1].flip(0),
         "in training mode": training,
     }
@@ -93,21 +101,21 @@ def _by_batch_size(subject: Subject, images: Tensor) -> float:
     """Return the largest difference of NLLs in nats, evaluated one by one, in pairs and all at once."""
     levels = images.cpu().numpy().astype(np.uint8)
     sizes = (1, 2, len(levels))
-    nats = np.stack([evaluate(subject.model, levels, batch_size=size).nats for size in sizes])
+    labels = _numpy(subject.labels(subject.model, len(levels)))
+    nats = np.stack([evaluate(subject.model, levels, labels=labels, batch_size=size).nats for size in sizes])
     return float(np.ptp(nats, axis=0).max())
+
+
+def _numpy(labels: Tensor | None) -> np.ndarray | None:
+    return None if labels is None else labels.cpu().numpy()
 
 
 def _draw_noise(model: Fame, images: Tensor, subject: Subject) -> list[Tensor]:
     """Return the noise of the latents of all images, for each stochastic layer."""
-    _, draws = model.infer(images, subject.posterior_noise(len(images)))
+    labels = subject.labels(model, len(images))
+    _, draws = model.infer(images, subject.posterior_noise(len(images)), labels=labels)
     noise = subject.posterior_noise(len(images))
     return [noise(layer, draw.z.shape).to(draw.z) for layer, draw in enumerate(draws)]
-
-
-def _nll(model: Fame, images: Tensor, noise: list[Tensor], rows: list[int]) -> Tensor:
-    """Return the NLL of some images in nats, computed in one batch with their own noise."""
-    terms: NllTerms = model(images[rows], lambda layer, shape: noise[layer][rows])
-    return terms.negative_elbo
 
 
 class _RecordedNoise:
@@ -134,9 +142,10 @@ def check_latents(subject: Subject) -> Finding:
     images = subject.images(count)
     drawn = _RecordedNoise(ImageNoise(subject.names(count)))
     inferred = _RecordedNoise(subject.posterior_noise(count))
-    _, priors = model.top_down(None, drawn, count)
-    _, draws = model.infer(images, inferred)
-    terms = model(images, subject.posterior_noise(count))
+    labels = subject.labels(model, count)
+    _, priors = model.top_down(None, drawn, count, labels=labels)
+    _, draws = model.infer(images, inferred, labels=labels)
+    terms = model(images, subject.posterior_noise(count), labels)
     rates = torch.stack([_divergence(draw) for draw in draws], dim=1)
     weight = -terms.distortion + sum(_log_ratio(draw) for draw in draws)
     return Finding.of(
@@ -164,11 +173,13 @@ def _weights_as_evaluated(subject: Subject, images: Tensor) -> Iterator[Measurem
     found = []
     most = max(1, images_at_once(subject.model.config, BATCH) // len(images))
     for model in (subject.model, subject.exact):
-        noise = ImageNoise(names, device=model.device)
+        noise, labels = ImageNoise(names, device=model.device), subject.labels(model, len(images))
         parts = []
         for draws in torch.arange(WEIGHTS).split(most):
             noise.samples = len(draws)
-            terms = model(images.to(model.device, model.dtype).repeat_interleave(len(draws), 0), noise)
+            repeated = None if labels is None else labels.repeat_interleave(len(draws))
+            x = images.to(model.device, model.dtype).repeat_interleave(len(draws), 0)
+            terms = model(x, noise, repeated)
             parts.append(torch.stack([terms.log_weight + terms.distortion, terms.rate.sum(1)]).cpu().double())
         found.append(torch.cat(parts, dim=1))
     (single, _), (exact, rate) = found
@@ -203,9 +214,9 @@ def _estimates(subject: Subject) -> Iterator[Measurement]:
         blind = copy.deepcopy(model)
         blind.decoder.register_forward_pre_hook(lambda decoder, given: (given[0], torch.zeros_like(given[1])))
         levels = images.cpu().numpy().astype(np.uint8)
-        nlls = evaluate(
-            blind, levels, importance_samples=draws, batch_size=images_at_once(model.config, BATCH)
-        )
+        labels = _numpy(subject.labels(model, len(levels)))
+        size = images_at_once(model.config, BATCH)
+        nlls = evaluate(blind, levels, labels=labels, importance_samples=draws, batch_size=size)
         yield Measurement(
             f"estimates of {len(images)} {what} better than exact, nats",
             # Not Python's max, which ignores NaN.
@@ -261,7 +272,7 @@ def _quantiles(draws: Sequence[Draw], subject: Subject) -> Tensor:
     return quantiles
 
 
-def check_code(model: Fame, levels: np.ndarray, source: str) -> Finding:
+def check_code(model: Fame, levels: np.ndarray, source: str, labels: np.ndarray | None = None) -> Finding:
     """Code images and decode them, and compare the length with the bound of an evaluation.
 
     The decoder has only the bits and the model. If it recovers the images, probabilities depend only on what
@@ -272,16 +283,17 @@ def check_code(model: Fame, levels: np.ndarray, source: str) -> Finding:
         model: Model in its own precision.
         levels: Images, uint8, `(N, C, H, W)`.
         source: Description of the images.
+        labels: Class of each image, `(N,)`; None for a model without classes.
     """
     # Rounding would hide differences between encoder and decoder.
     codec = Codec(model, rounding=False)
     latents = [stage.latents for stage in model.config.stages if stage.latents]
-    coded = codec.encode(levels, [[LATENT_BITS] * maps for maps in latents])
-    again = codec.decode(coded)
+    coded = codec.encode(levels, labels, [[LATENT_BITS] * maps for maps in latents])
+    again = codec.decode(coded, labels)
     wrong = int((again != levels).sum()) if again.shape == levels.shape else levels.size
-    nlls = evaluate(model, levels, importance_samples=DRAWS)
+    nlls = evaluate(model, levels, labels=labels, importance_samples=DRAWS)
     bound = float(nlls.distortion.sum() + nlls.rate.sum()) / NATS_PER_BIT
-    allowed = STATE_BITS + STANDARD_ERRORS * _chance_bits(model, levels)
+    allowed = STATE_BITS + STANDARD_ERRORS * _chance_bits(model, levels, labels)
     # A model that is certain has a bound of 0.
     size = max(bound, 1.0)
     return Finding.of(
@@ -295,7 +307,7 @@ def check_code(model: Fame, levels: np.ndarray, source: str) -> Finding:
     )
 
 
-def _chance_bits(model: Fame, levels: np.ndarray) -> float:
+def _chance_bits(model: Fame, levels: np.ndarray, labels: np.ndarray | None) -> float:
     """Return the standard deviation in bits that the draws of latents add to the difference.
 
     It includes one draw, the coder's, and the mean of `DRAWS` draws in the bound, and is estimated from two
@@ -305,7 +317,9 @@ def _chance_bits(model: Fame, levels: np.ndarray) -> float:
     for first in range(0, len(levels), CODE_BATCH):
         part = torch.from_numpy(levels[first : first + CODE_BATCH]).to(model.device)
         names = [("verify", "code", first + index) for index in range(len(part))]
-        terms = model(part.repeat_interleave(2, dim=0), ImageNoise(names, 2, model.device))
+        classes = None if labels is None else labels[first : first + CODE_BATCH].repeat(2)
+        noise = ImageNoise(names, 2, model.device)
+        terms = model(part.repeat_interleave(2, dim=0), noise, labels_on(model, classes))
         one, two = terms.log_weight.double().view(-1, 2).unbind(1)
         variance += float((one - two).square().sum()) / 2
     return math.sqrt(variance * (1 + 1 / DRAWS)) / NATS_PER_BIT

@@ -32,6 +32,7 @@ WIDTH = 4
 LATENTS = 2
 LAYERS = 2
 MIXTURES = 3
+CLASSES = 2
 PATCH = 2
 HEADS = 2
 
@@ -44,9 +45,9 @@ def check_normalisation(subject: Subject) -> Finding:
     """
     model = subject.exact
     count = max(IMAGES, subject.least_images)
-    images = subject.images(count)
-    distortion = model(images, subject.posterior_noise(count)).distortion
-    condition, _ = model.infer(images, subject.posterior_noise(count))
+    images, labels = subject.images(count), subject.labels(model, count)
+    distortion = model(images, subject.posterior_noise(count), labels).distortion
+    condition, _ = model.infer(images, subject.posterior_noise(count), labels=labels)
     parameters = model.pixel_parameters(images, condition)
     masses = conditional_masses(model.likelihood, model.config.levels, images, parameters)
     sums = torch.cat([each.log_masses.exp().sum(0) for each in masses])
@@ -224,6 +225,7 @@ def tiny_config(config: ModelConfig) -> ModelConfig:
         width=width,
         levels=min(config.levels, 4 if grey and not patches else 3),
         mixtures=min(config.mixtures, MIXTURES),
+        classes=config.classes[:CLASSES],
         stages=tuple(_tiny_stage(stage) for stage in config.stages),
         decoder=dataclasses.replace(
             config.decoder,

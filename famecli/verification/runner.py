@@ -79,8 +79,12 @@ def verify(
                 report(f"no test images, coding samples of the model instead: {error}")
             else:
                 scored = scored_levels(checkpoint, split, even_part(len(split.pixels), limit))
-                return check_code(subject.model, scored.levels, "test images")
-        return check_code(subject.model, subject.drawn[:limit], "samples of the model")
+                if (scored.labels is not None) == bool(subject.model.config.classes):
+                    return check_code(subject.model, scored.levels, "test images", scored.labels)
+                report(f"{split.info.name} has no labels, coding samples of the model instead")
+        drawn, labels = subject.drawn[:limit], subject.drawn_labels
+        own = None if labels is None else labels[:limit]
+        return check_code(subject.model, drawn, "samples of the model", own)
 
     every = MODEL_CHECKS | {"code": code, "claims": lambda subject: check_claim(checkpoint, images)}
     return list(run_checks(subject, {name: every[name] for name in CHECKS if name in names}, advance))

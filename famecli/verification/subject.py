@@ -41,7 +41,19 @@ class Subject:
     @cached_property
     def drawn(self) -> np.ndarray:
         """The model's own images, as `fame sample --seed` draws them: levels `(samples, C, H, W)`, uint8."""
-        return generate(self.model, range(self.seed, self.seed + self.samples))
+        return generate(self.model, range(self.seed, self.seed + self.samples), self.drawn_labels)
+
+    @property
+    def drawn_labels(self) -> np.ndarray | None:
+        """Classes of `drawn`, `(samples,)`; None for a model without classes."""
+        labels = self.labels(self.model, self.samples)
+        return None if labels is None else labels.cpu().numpy()
+
+    def labels(self, model: Fame, count: int, first: int = 0) -> Tensor | None:
+        """Return the classes of images of `drawn`, from index `first` on: all classes of `model` in turn."""
+        if not model.config.classes:
+            return None
+        return torch.arange(first, first + count, device=model.device) % len(model.config.classes)
 
     def names(self, count: int, first: int = 0) -> list[StreamName]:
         """Return the names of the streams that images of `drawn`, from index `first` on, came from."""
@@ -61,7 +73,8 @@ class Subject:
 
     def prior_conditions(self, model: Fame, count: int, first: int = 0) -> Tensor | None:
         """Return the condition of `model`'s decoder for images of `drawn`, from index `first` on."""
-        return model.prior_condition(count, ImageNoise(self.names(count, first), device=model.device))
+        noise = ImageNoise(self.names(count, first), device=model.device)
+        return model.prior_condition(count, noise, labels=self.labels(model, count, first))
 
     def posterior_noise(self, count: int) -> ImageNoise:
         """Return noise for the latents of `count` images by their index, the same for each call."""

@@ -25,10 +25,11 @@ from torch import Tensor
 
 from famecli.checkpoints.checkpoint import hash_weights, load_checkpoint
 from famecli.checkpoints.header import CHECKPOINT_SCHEMA, METADATA_KEY, seal
+from famecli.config.costs import count_parameters
 from famecli.config.presets import PRESETS, model_config
 from famecli.config.schema import ModelConfig, to_dict
 from famecli.errors import ConfigError, ExitCode
-from famecli.model.fame import Fame, count_parameters
+from famecli.model.fame import Fame
 from support.commands import CLAIM, PROVENANCE, Done, fame
 from support.forgeries import attending, ladder, smallest
 from support.models import all_images

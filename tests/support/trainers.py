@@ -109,7 +109,8 @@ def assert_equal_runs(one: Path, other: Path) -> None:
 
 def rates(trainer: Trainer, rows: slice = slice(None)) -> Tensor:
     """Return the rate of each image in the first step, `(images, layers)`."""
-    levels, noise = trainer._batch()
+    batch = trainer._batch()
+    levels, noise = batch.levels, batch.noise
     noise.rows = rows
     with torch.no_grad():
         return trainer.model(torch.from_numpy(levels[rows]), noise).rate

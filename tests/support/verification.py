@@ -20,7 +20,8 @@ def model_of(preset: str, shape: tuple[int, int, int] = BITS) -> Fame:
 
 
 def code(subject: Subject) -> Finding:
-    return check_code(subject.model, subject.drawn[:CODED], "samples of the model")
+    labels = None if subject.drawn_labels is None else subject.drawn_labels[:CODED]
+    return check_code(subject.model, subject.drawn[:CODED], "samples of the model", labels)
 
 
 CHECKS = {**MODEL_CHECKS, "code": code}

@@ -1,6 +1,7 @@
-"""Pixels as arguments: numpy arrays or torch tensors of integer levels, checked before a model sees them."""
+"""Arguments of calls, checked before a model sees them: pixels, numbers, words, estimators."""
 
 import operator
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
@@ -10,8 +11,12 @@ from torch import Tensor
 
 from famecli.config.schema import ModelConfig
 from famecli.errors import ArgumentError, ArgumentTypeError, truncate
+from famecli.evaluation.score import EstimatorSettings
+from famecli.nll.record import Annealing
 
 LARGEST_SEED = 2**63 - 1
+# Callback that takes the number of images done and the total.
+Progress = Callable[[int, int], None]
 
 Array = npt.NDArray[Any]
 # Functions return arrays for arrays, and tensors for tensors.
@@ -118,3 +123,38 @@ def choice(name: str, value: object, words: tuple[str, ...]) -> None:
     """
     if value not in words:
         raise ArgumentError(f"{name} is {truncate(repr(value))}, expected {' or '.join(map(repr, words))}")
+
+
+def counted(progress: Progress | None, total: int) -> Callable[[int], None]:
+    """Return a callback that adds up the images just done and passes the sum to `progress`."""
+    done = 0
+
+    def advance(images: int) -> None:
+        nonlocal done
+        done += images
+        if progress is not None:
+            progress(done, total)
+
+    return advance
+
+
+def estimator_of(
+    importance_samples: int,
+    annealing: Annealing | int | None,
+    seed: int,
+    batch_size: int | None,
+    *,
+    marginal: bool = False,
+) -> EstimatorSettings:
+    """Return the estimator that the arguments of a call describe.
+
+    Raises:
+        ArgumentError: A number is out of range, or the arguments describe two bounds.
+    """
+    draws = whole("importance_samples", importance_samples, 1)
+    if annealing is not None and draws != 1:
+        raise ArgumentError("importance_samples and annealing exclude each other", "anneal several chains")
+    if annealing is not None and not isinstance(annealing, Annealing):
+        annealing = Annealing(whole("annealing", annealing, 1))
+    batch = None if batch_size is None else whole("batch_size", batch_size, 1)
+    return EstimatorSettings(draws, annealing, whole("seed", seed, 0, LARGEST_SEED), batch, marginal)
