@@ -12,7 +12,7 @@ import torch
 from support.outcomes import Command
 
 from famecli.config.schema import TrainConfig
-from famecli.data.dataset import own_images
+from famecli.data.dataset import FixedLevels, own_images
 from famecli.nll.units import bits_per_dim
 from famecli.training.follow import SMALLEST_RATE_BITS, Remarks, in_time
 from famecli.training.run import Run
@@ -66,7 +66,7 @@ def run(tmp_path: Path) -> Run:
     split = dataclasses.replace(own_images(images, 256, "files", "Files"), split="train")
     config = TrainConfig(batch_size=4, total_images=1000, rate_warmup_images=250)
     trainer = Trainer(model_config("fame", "tiny", (3, 8, 8), 256), config, split, torch.device("cpu"))
-    return Run(trainer, tmp_path / "run", images[:4])
+    return Run(trainer, tmp_path / "run", FixedLevels(images[:4], range(4), ""))
 
 
 def record(images: int, nats: float | None = 700.0, **changes: Any) -> dict[str, Any]:

@@ -243,10 +243,9 @@ class Model:
                 f"a {self.config.preset} has no latents to reconstruct from", "complete draws missing pixels"
             )
         choice("decoder_output", decoder_output, OUTPUTS)
-        levels = levels_of(x, self.config)
+        levels, count = levels_of(x, self.config), 1 if samples is None else whole("samples", samples, 1)
         classes = labels_of(self.config.classes, labels, len(levels))
         kept = None if keep_layers is None else whole("keep_layers", keep_layers, 0, layers)
-        count = 1 if samples is None else whole("samples", samples, 1)
         settings = Settings(whole("seed", seed, 0, LARGEST_SEED), kept, count, decoder_output)
         with undisturbed():
             advance = counted(progress, len(levels))
@@ -288,8 +287,7 @@ class Model:
 
         Source: the chain: arXiv:1401.4082, section 6.4 and appendix F.
         """
-        levels, known = levels_of(x, self.config), mask_of(mask, self.config)
-        count = 1 if n is None else whole("n", n, 1)
+        levels, count = levels_of(x, self.config), 1 if n is None else whole("n", n, 1)
         first, total = whole("seed", seed, 0, LARGEST_SEED), count * len(levels)
         steps, spread = whole("sweeps", sweeps, 0), number("temperature", temperature, 0.01, 100.0)
         classes = labels_of(self.config.classes, labels, len(levels))
@@ -297,7 +295,7 @@ class Model:
         batches = complete_batches(
             self.checkpoint.model,
             levels.repeat(count, axis=0),
-            known,
+            mask_of(mask, self.config),
             range(first, first + total),
             classes,
             sweeps=steps,
@@ -399,4 +397,4 @@ class Model:
         if array.dtype.kind != "f":
             array = levels_of(x, self.config)
         found = grid(levels_to_bytes(array, self.config.levels), columns)
-        return Image.fromarray(found[:, :, 0] if found.shape[2] == 1 else found)
+        return Image.fromarray(found.squeeze(2) if found.shape[2] == 1 else found)

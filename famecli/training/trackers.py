@@ -342,7 +342,7 @@ def _claim(run: Run) -> dict[str, Any]:
         "nll": best.nats / size,
         "unit": unit,
         "estimator": "-ELBO, K = 1" if model.stochastic_layers else "exact",
-        "data": f"{run.trainer.split.info.name}, valid, {len(run.valid_levels):,} images",
+        "data": f"{run.trainer.split.info.name}, valid, {len(run.valid.levels):,} images",
         "best_images": best.images,
         "sha256": best.sha256,
     }

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from famecli.checkpoints.checkpoint import load_checkpoint, load_tensors
 from famecli.config.presets import model_config
 from famecli.config.schema import Precision, TrainConfig
-from famecli.data.dataset import ImageSplit
+from famecli.data.dataset import FixedLevels, ImageSplit
 from famecli.data.registry import dataset_info
 from famecli.model.fame import NllTerms
 from famecli.runtime.distributed import ALONE, Group
@@ -160,7 +160,7 @@ def farthest(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
 
 def run_of(folder: Path, trainer: Trainer | None = None, **options: Any) -> Run:
     levels = (split_of(10).pixels > 127).astype("uint8")
-    return Run(trainer or trainer_of(), folder, levels, **options)
+    return Run(trainer or trainer_of(), folder, FixedLevels(levels, range(len(levels)), ""), **options)
 
 
 def train(run: Run, until: float = math.inf, reason: Stopped = "signal") -> list[dict[str, Any]]:
