@@ -132,11 +132,11 @@ def bits(height: int, width: int) -> Iterator[Tensor]:
 
 
 @torch.no_grad()
-def test_masses_of_a_million_images_of_several_patches_sum_to_one() -> None:
+def test_masses_of_all_images_of_several_patches_sum_to_one() -> None:
     layout = {"width": 2, "layers": 1, "first_kernel": 3, "patch": 2, "attention": (1,), "heads": 1}
-    model = randomise(Fame(config_of((1, 4, 5), **layout)))
+    model = randomise(Fame(config_of((1, 3, 5), **layout)))
     assert model.decoder.grid == (2, 3)
-    assert total_mass(model, bits(4, 5)) == pytest.approx(1.0, abs=1e-12)
+    assert total_mass(model, bits(3, 5)) == pytest.approx(1.0, abs=1e-12)
 
 
 @torch.no_grad()

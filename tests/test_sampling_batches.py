@@ -39,15 +39,15 @@ def case_of(*wanted: str) -> Case:
 
 
 def wide_case() -> Case:
-    """A decoder as wide as models are, over 8x8 patches, in single precision."""
+    """A decoder as wide as models are, over 6x6 patches, in single precision."""
     generator = torch.Generator().manual_seed(0)
     sizes = DecoderConfig(
         True, 64, 2, condition=3, patch=2, attention=(1,), heads=4, attention_width=64, first_kernel=5
     )
-    config = dataclasses.replace(model_around(sizes, (16, 16)), normalised=True)
+    config = dataclasses.replace(model_around(sizes, (12, 12)), normalised=True)
     decoder = randomise(make_decoder(config), dtype=torch.float32).requires_grad_(False)
-    condition = torch.randn(64, 3, 8, 8, generator=generator)
-    return Case(decoder, Bernoulli(1), 2, condition, torch.rand(64, 1, 16, 16, generator=generator))
+    condition = torch.randn(64, 3, 6, 6, generator=generator)
+    return Case(decoder, Bernoulli(1), 2, condition, torch.rand(64, 1, 12, 12, generator=generator))
 
 
 def parameters_of(case: Case, sampler: Sampler, x: Tensor, images: int) -> list[Tensor]:
