@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -81,9 +82,13 @@ class Output:
             sys.stdout.write(json.dumps(_public(data), allow_nan=False) + "\n")
         elif self.quiet or human is None:
             sys.stdout.write(value + "\n")
+        elif sys.stdout.isatty():
+            human(Console(highlight=False))
         else:
-            # Files and pipes have no width, so nothing is wrapped there.
-            human(Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH_OF_FILES))
+            # Files and pipes have no width, so nothing is wrapped or padded there.
+            text = io.StringIO()
+            human(Console(file=text, highlight=False, width=WIDTH_OF_FILES))
+            sys.stdout.write(re.sub(r" +$", "", text.getvalue(), flags=re.MULTILINE))
         sys.stdout.flush()
 
     @contextmanager

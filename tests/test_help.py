@@ -78,3 +78,18 @@ def test_help_has_no_absurd_numbers(command: str) -> None:
 def test_sentences(command: str, sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     assert sentence in fame(command, "--help").text
+
+
+@pytest.mark.parametrize("words", ["", *USUAL, "datasets", "datasets verify", "weights", "weights pull"])
+def test_help_shows_values_where_there_are_some(words: str) -> None:
+    text = fame(*words.split(), "--help").text
+    assert "--help" in text
+    assert "<bool>" not in text
+    assert "[[" not in text
+
+
+def test_paragraphs_of_help_have_no_breaks_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    text = fame("compress", "--help").text
+    assert "black and white images. fame decompress restores them" in text
+    assert "\n   fame compress run/ *.png -o -" in text

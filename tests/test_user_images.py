@@ -15,7 +15,7 @@ from famecli.data.dataset import describe, load_split
 from famecli.data.listing import list_images
 from famecli.data.preparation import Preparation
 from famecli.data.reading import read_images
-from famecli.errors import InputError, UnavailableError, UsageError
+from famecli.errors import InputError, UsageError
 
 GREY, RGB = (1, 8, 8), (3, 8, 8)
 
@@ -291,7 +291,7 @@ def test_sizes_may_differ_only_with_resize(tmp_path: Path) -> None:
     save(tmp_path / "a.png", GREYS[0])
     save(tmp_path / "b.png", GREYS[1][:5])
     text = hint_of(lambda: describe("folder", tmp_path))
-    assert "b.png: 8x5 pixels" in text
+    assert "b.png has 8x5 pixels, the first image 8x8" in text
     assert "`resize=32`" in text
     assert describe("folder", tmp_path, preparation=Preparation(4)).shape == (1, 4, 4)
 
@@ -313,7 +313,7 @@ def test_a_checkpoint_among_images_gets_a_hint(tmp_path: Path) -> None:
 
 def test_missing_and_empty_places_are_named(tmp_path: Path) -> None:
     for name in ("absent", "absent.npz", "absent.npz::a", "absent.zip"):
-        with pytest.raises(UnavailableError, match=r"absent.*no such file"):
+        with pytest.raises(InputError, match=r"absent.*no such file"):
             describe("folder", tmp_path / name)
     (tmp_path / "a.csv").touch()
     text = hint_of(lambda: describe("folder", tmp_path))

@@ -232,6 +232,16 @@ WRONG = [
     ("train vae --resize 8", 2, "--dataset folder"),
     ("train vae --dataset folder --data x --pad", 2, "--resize 32"),
     ("train vae --preview", 2, "--sample-every"),
+    ("train vae --dataset folder --data nosuch", 3, "no such file or folder"),
+    ("train vae --data photos", 4, "hint: for images of your own, add --dataset folder"),
+    ("train vae --init nosuch.safetensors", 3, "no such file"),
+    ("train vae --config nosuch.toml", 3, "nosuch.toml"),
+    ("evaluate-nll fame-mnist nosuch.png", 3, "nosuch.png: no such file or folder"),
+    ("evaluate-nll run other", 2, "other is a model, where images are expected: run is the model here"),
+    ("evaluate-nll fame-mnist vae-mnist", 2, "vae-mnist is a model"),
+    ("reconstruct fame-mnist other", 2, "other is a model"),
+    ("reconstruct fame-mnist nosuch/", 3, "nosuch/: no such file or folder"),
+    ("compress fame-mnist nosuch.npz::x", 3, "nosuch.npz: no such file or folder"),
     ("train vae --device foo", 2, "unknown device 'foo'"),
     ("evaluate-nll foo", 2, "called foo"),
     ("evaluate-nll foo.safetensors", 3, "no such file"),
@@ -269,6 +279,11 @@ WRONG = [
 def test_wrong_words_are_told_before_torch_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("fame.toml").write_text('[model]\npreset = "fame"\n')
+    for name in ("run", "other"):
+        Path(name).mkdir()
+        Path(name, "best.safetensors").write_bytes(b"")
+    Path("photos").mkdir()
+    Image.new("L", (8, 8)).save("photos/a.png")
     commands = [words.split() for words, _, _ in WRONG]
     program = f"""
 import contextlib, io, json, sys

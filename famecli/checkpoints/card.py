@@ -149,6 +149,7 @@ def _training(described: Description) -> str:
         *(() if cpu_hours is None else (("CPU time", f"{cpu_hours:.2f} hours"),)),
         ("seeds", ", ".join(map(str, found.seeds))),
         *(() if found.data is None else (("training data", str(found.data)),)),
+        *((("preparation", words),) if (words := str(found.preparation or "")) else ()),
     ]
     if found.init is None:
         return _table(_shown([*rows, ("schedule", schedule)]))

@@ -16,7 +16,7 @@ from famecli.cli.compress import compress
 from famecli.cli.datasets import app as datasets
 from famecli.cli.decompress import decompress
 from famecli.cli.evaluate_nll import evaluate_nll
-from famecli.cli.grouping import flags_for_parameters, with_usual_first
+from famecli.cli.grouping import App, flags_for_parameters, with_usual_first
 from famecli.cli.info import info
 from famecli.cli.reconstruct import reconstruct
 from famecli.cli.report import report
@@ -28,7 +28,7 @@ from famecli.errors import ExitCode, FameError, truncate
 from famecli.output import Output, give_up_stdout, prepare_streams
 from famecli.runtime.memory import is_out_of_memory
 
-app = typer.Typer(
+app = App(
     name="fame",
     help="Density estimation and exact PixelCNN sampling with FAME and its relatives.",
     no_args_is_help=True,

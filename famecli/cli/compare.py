@@ -73,6 +73,7 @@ def _check_measured(a: Path, b: Path) -> None:
             first, second = (f"fame evaluate-nll {each} --json --with-images" for each in (a, b))
             raise UsageError(
                 f"{path} is a model, and fame compare reads measured NLLs",
+                "measure both, on images of your own with --data PATH: "
                 f"{first} > a.json; {second} > b.json; fame compare a.json b.json",
             )
 

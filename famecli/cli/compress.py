@@ -20,7 +20,7 @@ SUFFIX = ".fame"
 
 Files = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[IMAGES…]", help="Image files, folders and archives, or one array file."),
+    typer.Argument(metavar="IMAGES", help="Image files, folders and archives, or one array file."),
 ]
 Part = Annotated[
     SplitName | None,

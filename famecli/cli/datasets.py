@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from famecli.cli.grouping import grouped
+from famecli.cli.grouping import App, grouped
 from famecli.cli.groups import Common, Network, ShortDryRun, complete_dataset
 from famecli.cli.sources import DataSource
 from famecli.data.cache import locate
@@ -18,7 +18,7 @@ PULL_SCHEMA = "famecli/datasets-pull/1"
 PATH_SCHEMA = "famecli/datasets-path/1"
 VERIFY_SCHEMA = "famecli/datasets-verify/1"
 
-app = typer.Typer(help="List, fetch and verify data sets.", no_args_is_help=True)
+app = App(help="List, fetch and verify data sets.", no_args_is_help=True)
 
 Name = Annotated[
     str,

@@ -125,7 +125,7 @@ class Results:
 
 Files = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[IMAGES…]", help="Image files, folders, archives and arrays."),
+    typer.Argument(metavar="IMAGES", help="Image files, folders, archives and arrays."),
 ]
 Half = Annotated[
     bool,

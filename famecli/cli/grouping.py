@@ -13,7 +13,10 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+
+import typer
+from typer.core import TyperCommand, TyperGroup
 
 from famecli.errors import UsageError, truncate
 
@@ -25,6 +28,44 @@ COMMON = "Common"
 MORE = "More options"
 # Flag of each parameter of a command with groups.
 FLAGS: dict[str, str] = {}
+
+
+C = TypeVar("C", bound=Callable[..., Any])
+
+
+class _Help:
+    """Help of a command without a type for flags, which take no value."""
+
+    def get_params(self, ctx: Any) -> list[Any]:  # noqa: ANN401
+        found: list[Any] = super().get_params(ctx)  # type: ignore[misc]
+        for each in found:
+            if getattr(each, "is_flag", False) and each.metavar is None:
+                each.metavar = ""
+        return found
+
+
+class _Command(_Help, TyperCommand):
+    pass
+
+
+class _Group(_Help, TyperGroup):
+    pass
+
+
+class App(typer.Typer):
+    """An app whose help is readable at any width: no types of flags, no line breaks within a paragraph."""
+
+    def __init__(self, **settings: Any) -> None:  # noqa: ANN401
+        super().__init__(cls=_Group, **settings)
+
+    def command(self, name: str | None = None, **settings: Any) -> Callable[[C], C]:  # noqa: ANN401
+        """Return a decorator that adds a command; see `typer.Typer.command`."""
+
+        def add(command: C) -> C:
+            text = re.sub(r"(\S)\n(\S)", r"\1 \2", inspect.getdoc(command) or "")
+            return typer.Typer.command(self, name, cls=_Command, help=text, **settings)(command)
+
+        return add
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:

@@ -37,7 +37,7 @@ LEAST_PART, FEW = 0.01, 32
 
 Files = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[IMAGES…]", help="Image files, folders, archives, arrays, or -."),
+    typer.Argument(metavar="IMAGES", help="Image files, folders, archives, arrays, or -."),
 ]
 Number = Annotated[
     int, typer.Option("-n", "--num", min=1, metavar="IMAGES", help="Number of images of the data set.")

@@ -45,7 +45,7 @@ class CheckpointSource:
     checkpoint: Annotated[
         str | None,
         typer.Argument(
-            metavar="[CKPT]",
+            metavar="CKPT",
             help="File, run folder, name of weights, URL, or -; else --dataset and --model choose.",
             autocompletion=complete_weights,
         ),
@@ -81,11 +81,11 @@ class CheckpointSource:
         return checkpoint_file(self.checkpoint, store)
 
     def check(self, output: Output) -> None:
-        """Find the checkpoint before torch is loaded; processes that share the work find it in turn, later.
+        """Find the checkpoint before torch is loaded; errors are those of `path`.
 
-        Errors are those of `path`.
+        Processes that share the work find it in turn, later. A hub is asked only once, later.
         """
-        if "RANK" not in os.environ:
+        if "RANK" not in os.environ and "://" not in (self.checkpoint or ""):
             self.path(output)
 
     def picked(self, context: typer.Context) -> Self:
@@ -122,11 +122,23 @@ class CheckpointSource:
 
         Args:
             words: Words after the first.
+
+        Raises:
+            UsageError: A word after the first names another model.
+            InputError: There is no such file or folder.
         """
         # Deferred: needs numpy, which `fame --help` does without.
-        from famecli.data.listing import holds_images
+        from famecli.data.listing import file_and_array, holds_images
 
         word, files = self.checkpoint, words or []
+        for each in files:
+            if any(os.path.isfile(os.path.join(each, name)) for name in RUN_FILES) or each in index():
+                raise UsageError(
+                    f"{each} is a model, where images are expected: {word} is the model here",
+                    "run the command for each model; fame report and fame compare show several",
+                )
+            if each != str(STDIN):
+                file_and_array(each)
         if word is None or not holds_images(word, RUN_FILES):
             return self, files
         return dataclasses.replace(self, checkpoint=None), [word, *files]

@@ -39,7 +39,7 @@ def seconds(value: object) -> float:
 # Argument or option of each parameter of a training; `Network` and `Machine` have the others.
 FLAGS = {
     "preset": typer.Argument(
-        metavar="[MODEL]",
+        metavar="MODEL",
         show_default="fame",
         help=f"One of {', '.join(PRESETS)}.",
         autocompletion=complete_model,

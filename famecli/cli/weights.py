@@ -12,7 +12,7 @@ from famecli.checkpoints.index import KEYS, WeightsEntry, entry_of, index, unkno
 from famecli.checkpoints.store import Named, Store
 from famecli.checkpoints.urls import addresses, is_hub
 from famecli.checkpoints.verified import WORST_FIRST, Verified, verify_weights
-from famecli.cli.grouping import grouped
+from famecli.cli.grouping import App, grouped
 from famecli.cli.groups import BatchSize, Common, Machine, Network, ShortDryRun
 from famecli.cli.push import push
 from famecli.cli.sources import DataSource, complete_weights
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 # Words beside an NLL that is an upper bound.
 BOUNDS = {"exact": "", "elbo": "-ELBO", "iwae": "IWAE", None: ""}
 
-app = typer.Typer(no_args_is_help=True)
+app = App(no_args_is_help=True)
 
 Name = Annotated[
     str,
@@ -42,7 +42,7 @@ Name = Annotated[
 Sources = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[NAME]...",
+        metavar="NAME",
         help="Names of weights, hf://ORG/REPO, URLs with #sha256=HEX, or checkpoint files.",
         autocompletion=complete_weights,
     ),
@@ -66,7 +66,7 @@ Force = Annotated[bool, typer.Option("--force", help="Replace another checkpoint
 VerifiedName = Annotated[
     str | None,
     typer.Argument(
-        metavar="[NAME]",
+        metavar="NAME",
         help="Name of weights; all installed ones if left out.",
         autocompletion=complete_weights,
     ),

@@ -11,11 +11,11 @@ import numpy as np
 from famecli.config.schema import misfit_of_classes
 from famecli.data.fetch import say_nothing
 from famecli.data.image_files import exact_levels, image_header, is_grey, whole
-from famecli.data.listing import WHAT_IS_READ, Listing, StoredImage, list_images
-from famecli.data.preparation import PIXELS, TENTH, Preparation
+from famecli.data.listing import WHAT_IS_READ, StoredImage, list_images
+from famecli.data.preparation import AS_THEY_ARE, PIXELS, TENTH, Preparation
 from famecli.data.reading import Findings
 from famecli.data.registry import FOLDER, DatasetInfo, dataset_info
-from famecli.errors import InputError, UnavailableError, UsageError
+from famecli.errors import InputError, UsageError
 from famecli.files import STDIN
 
 SPLITS = ("train", "valid", "test")
@@ -63,8 +63,8 @@ def describe(
 
     Raises:
         UsageError: There is no such data set, `folder` comes without `data`, or `data` is stdin.
-        UnavailableError: There is no such path.
-        InputError: There are no images, or of several sizes, or folders that look like splits do not add up.
+        InputError: The path or images are missing, sizes differ, or folders that look like splits do not add
+            up.
     """
     info = dataset_info(name)
     if data == STDIN:
@@ -77,9 +77,9 @@ def describe(
         return info
     if data is None:
         raise UsageError(
-            f"the data set {FOLDER} is images of your own", "pass their folder or file as `data`"
+            f"the images of the data set {FOLDER} were not given", "pass their folder or file as `data`"
         )
-    how, listing = preparation or Preparation(), _listed(data)
+    how, listing = preparation or AS_THEY_ARE, list_images([data])
     if not listing.images:
         raise InputError(f"no images in {data}{listing.passed_over_words()}", WHAT_IS_READ)
     findings = Findings()
@@ -151,7 +151,7 @@ def read_folder(
             f"{path} has no images for the split {split}, but {others}",
             f"choose another split, add images, or put them into folders {', '.join(SPLITS)}",
         )
-    by_name = {each.name: each for each in _listed(path).images}
+    by_name = {each.name: each for each in list_images([path]).images}
     pixels = np.empty((info.splits[split], *info.shape), np.uint8)
     names, findings = info.names[split], Findings()
     for index, name in enumerate(names):
@@ -192,15 +192,6 @@ def classes_of(words: Iterable[str]) -> tuple[str, ...]:
         return ()
     numbers = all(word.isdecimal() for word in found)
     return tuple(sorted(found, key=lambda word: (int(word) if numbers else 0, word)))
-
-
-def _listed(path: Path) -> Listing:
-    try:
-        return list_images([path])
-    except InputError as error:
-        if error.__cause__ is None and "no such file" in str(error):
-            raise UnavailableError(f"{path}: no such file or folder", WHAT_IS_READ) from error
-        raise
 
 
 def _parts(
@@ -275,18 +266,17 @@ def _pixel_hash(image: StoredImage, how: Preparation) -> int:
 
 def _common_shape(images: Images, how: Preparation, findings: Findings) -> tuple[tuple[int, int, int], int]:
     """Return the shape `(C, H, W)` of images after their preparation, and how many of them are turned."""
-    first, named, channels, turned = (0, 0), "", Counter[int](), 0
+    first, channels, turned = (0, 0), Counter[int](), 0
     for image in images:
         with findings.of(image.name):
             header = image_header(image.name, image.content())
             stored, *size = header.shape
             channels[stored] += 1
             turned += header.turned
-            if not named:
-                first, named = (size[0], size[1]), image.name
+            first = first if any(first) else (size[0], size[1])
             if how.resize is None and tuple(size) != first:
                 raise InputError(
-                    f"{image.name}: {size[1]}x{size[0]} pixels, {named} has {first[1]}x{first[0]}",
+                    f"{image.name} has {size[1]}x{size[0]} pixels, the first image {first[1]}x{first[0]}",
                     "make all the same size, for example with `resize=32`",
                 )
     height, width = first if how.resize is None else (how.resize, how.resize)

@@ -86,7 +86,7 @@ def decode(
     channels, height, width = shape
     how = preparation or Preparation()
     if how.resize is None and (found := image_header(name, content).shape)[1:] != (height, width):
-        hint = "resize or crop it first"
+        hint = "resize or crop a copy first"
         if preparation is not None and height == width:
             hint += f", or set `resize={width}`"
         raise InputError(f"{name}: {found[2]}x{found[1]} pixels, expected {width}x{height}", hint)

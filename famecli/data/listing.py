@@ -126,19 +126,30 @@ def is_idx(name: str) -> bool:
     return IDX_NAME.search(name) is not None
 
 
+def file_and_array(path: str) -> tuple[str, str]:
+    """Return the file or folder of `FILE.npz::NAME` and the name after the colons, empty without one.
+
+    Raises:
+        InputError: There is no such file or folder.
+    """
+    file, _, array = (path, "", "") if os.path.exists(path) else path.partition(ARRAY_MARK)
+    if not os.path.exists(file):
+        raise InputError(f"cannot read image {file}: no such file or folder", WHAT_IS_READ)
+    return file, array
+
+
 def _list(path: str, found: Listing) -> None:
     if path == str(STDIN):
         found.images.append(StoredImage(path, (), functools.partial(_content, path)))
         return
-    file, _, array = (path, "", "") if os.path.exists(path) else path.partition(ARRAY_MARK)
+    file, array = file_and_array(path)
     name = file.lower()
     if os.path.isdir(file):
         _list_folder(Path(file), array, found)
-    elif not os.path.exists(file):
-        raise InputError(f"cannot read image {file}: no such file or folder")
     elif name.endswith(CHECKPOINT_SUFFIX):
         raise InputError(
-            f"{file} is a checkpoint, not an image", "name the checkpoint first, then the images"
+            f"{file} is a checkpoint, not an image",
+            "name the checkpoint first, then the images: one model at a time",
         )
     elif name.endswith(ARRAY_SUFFIXES):
         _list_arrays(read_arrays(Path(file), array), file, found)

@@ -125,7 +125,8 @@ class ScoredImages:
 
     def __str__(self) -> str:
         """Return data set, split, number and bits of the images, for people."""
-        count = "" if self.images is None else f", {self.images:,} images{PARTS.get(self.part, '')}"
+        noun = "image" if self.images == 1 else "images"
+        count = "" if self.images is None else f", {self.images:,} {noun}{PARTS.get(self.part, '')}"
         return f"{self.dataset_id}, {self.split}{count}{self.prepared}, binarization: {self.binarization}"
 
 

@@ -9,6 +9,7 @@ from famecli.checkpoints.index import DEFAULT_DATASET, DEFAULT_MODEL
 from famecli.config.presets import DEFAULT_SIZE, model_config
 from famecli.config.resolve import Resolved, Setting, resolve
 from famecli.config.schema import ModelConfig, TrainConfig
+from famecli.data.cache import locate
 from famecli.data.folder import describe, seen_with
 from famecli.data.preparation import PIXELS, SplitRule
 from famecli.data.registry import DATASETS, FOLDER, DatasetInfo
@@ -92,12 +93,14 @@ def make_plan(options: TrainOptions, *, fresh: bool = False) -> Plan:
         UsageError: A preset or data set is unknown, or two parameters contradict each other.
         ConfigError: A key is unknown or a value impossible.
         InputError: The existing run began with other values.
-        UnavailableError: Another training is running in the folder.
+        UnavailableError: Another training is running in the folder, or the files of the data set are missing.
     """
     _check_length(options)
     if options.out is not None and not fresh:
         check_unlocked(options.out)
     info, settings = _described(options, PIXELS), _settings(options)
+    if options.data is not None and info.family != FOLDER and not fresh:
+        locate(info, options.data)
 
     def resolved(info: DatasetInfo) -> Resolved:
         size = options.size or DEFAULT_SIZE
