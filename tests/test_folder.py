@@ -12,7 +12,7 @@ from support.outcomes import Command, error_lines
 
 from famecli.data.dataset import describe, fixed_levels, load_split
 from famecli.data.preparation import Preparation
-from famecli.errors import InputError, UnavailableError, UsageError
+from famecli.errors import InputError, UsageError
 
 MANY = np.random.default_rng(8).integers(0, 256, (60, 6, 5, 3), np.uint8)
 
@@ -83,7 +83,7 @@ def test_channels_may_come_first_in_an_array(tmp_path: Path) -> None:
 def test_images_of_two_sizes_are_an_input_error(tmp_path: Path) -> None:
     write_images(tmp_path, FOLDER_IMAGES[:3])
     Image.fromarray(FOLDER_IMAGES[0, :, :4]).save(tmp_path / "small.png")
-    with pytest.raises(InputError, match=r"small\.png: 4x6 pixels"):
+    with pytest.raises(InputError, match=r"small\.png has 4x6 pixels"):
         describe("folder", tmp_path)
 
 
@@ -99,7 +99,7 @@ def test_what_is_no_images_is_an_input_error(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"a\.npy"):
             describe("folder", tmp_path / "a.npy")
     for absent in (tmp_path / "absent", tmp_path / "absent.npz"):
-        with pytest.raises(UnavailableError, match="no such file"):
+        with pytest.raises(InputError, match="no such file"):
             describe("folder", absent)
     with pytest.raises(UsageError) as caught:
         describe("folder")

@@ -10,7 +10,6 @@ from typing import Literal
 
 from famecli.data.archive import opened, unzipped
 from famecli.data.fetch import fetch_file, file_sha256, git_blob, is_offline, say_nothing
-from famecli.data.listing import holds_images
 from famecli.data.registry import FOLDER, DataFile, DatasetInfo
 from famecli.errors import InputError, IntegrityError, UnavailableError
 from famecli.files import cache_root
@@ -177,6 +176,9 @@ def locate(
     if found is not None and found != folder:
         return found
     if data is not None:
+        # Deferred: needs numpy, which `fame --help` does without.
+        from famecli.data.listing import holds_images
+
         first, own = next(iter(info.files), "them"), f"for images of your own, add `dataset={FOLDER}`"
         hint = f"put {first} and the other files there, or leave `data` out"
         hint = f"{own}; else {hint}" if holds_images(str(data)) else f"{hint}; {own}"
