@@ -57,7 +57,10 @@ def image_flop(config: ModelConfig, parameters: int) -> float:
         config: Configuration of the model.
         parameters: Number of its weights.
     """
-    return 2.0 * parameters * math.prod(config.grid) * config.decoder.patch**2
+    decoder, places = config.decoder, math.prod(config.grid)
+    # Products of pairs, and exponentials, which take as long as a hundred operations.
+    pairs = len(decoder.attention) * places**2 * (4.0 * decoder.attention_features + 100.0 * decoder.heads)
+    return 2.0 * parameters * places * decoder.patch**2 + pairs
 
 
 def images_at_once(config: ModelConfig, most: int) -> int:
