@@ -133,6 +133,12 @@ def costly(side: int, **changes: Any) -> ModelConfig:
     return ModelConfig("pixelcnn", "bernoulli", 1, side, side, 2, decoder=DecoderConfig(True, **sizes))
 
 
+def test_pairs_of_attention_cost_time() -> None:
+    plain, attentive = costly(32), costly(32, attention=(1,), heads=2, attention_width=6)
+    more = costs.image_flop(attentive, 100) - costs.image_flop(plain, 100)
+    assert more == 1024**2 * (4 * 6 + 100 * 2)
+
+
 COSTLY = {
     "MiB of memory": costly(64, width=16, attention=(1,), heads=16),
     "steps to be drawn": costly(256, lag=256),
