@@ -11,6 +11,7 @@ from famecli.errors import NumericsError
 from famecli.model.fame import Fame, labels_on
 from famecli.rng import ImageNoise, image_uniforms
 from famecli.runtime.distributed import ALONE, Group
+from famecli.runtime.forks import fill, processes_on, shared
 from famecli.runtime.memory import AdaptiveBatches
 from famecli.sampling.execution import FEW_IMAGES, ONE_THREAD, THREADED_WORK, threads_for
 from famecli.sampling.plan import wavefront_plan
@@ -67,13 +68,22 @@ class ImageDecoder:
         """
         model, shape = self.model, self.model.config.image_shape
         wide = torch.promote_types(model.dtype, torch.float32)
-        inputs = (condition, uniforms.to(model.device, wide), known, mask)
-        parts = [torch.zeros(0, *shape, dtype=model.dtype, device=model.device)]
-        for first in range(0, len(uniforms), self.chunk):
-            last = min(first + self.chunk, len(uniforms))
-            chunk = [None if each is None else each[first:last] for each in inputs]
-            parts.append(self._decode(*chunk))  # type: ignore[arg-type]
-        return torch.cat(parts)
+        inputs, images = (condition, uniforms.to(model.device, wide), known, mask), len(uniforms)
+        processes = processes_on(model.device) if model.config.decoder.autoregressive else 1
+        share = min(self.chunk, padded_batch(-(-images // processes)))
+        parts = [slice(first, min(first + share, images)) for first in range(0, images, share)]
+
+        def decode(rows: slice) -> Tensor:
+            own = [None if each is None else each[rows] for each in inputs]
+            return self._decode(*own)  # type: ignore[arg-type]
+
+        if processes == 1 or len(parts) == 1:
+            empty = torch.zeros(0, *shape, dtype=model.dtype, device=model.device)
+            return torch.cat([empty, *map(decode, parts)])
+        found = shared((images, *shape), wide if self.decoder_output == "mean" else model.dtype)
+        for first in range(0, len(parts), processes):
+            fill(found, parts[first : first + processes], decode)
+        return found
 
     def _decode(
         self, condition: Tensor | None, uniforms: Tensor, known: Tensor | None, mask: Tensor | None
@@ -127,8 +137,8 @@ def generate_batches(
         seeds: One seed per image.
         labels: Class of each image, `(n,)`; None for a model without classes.
         batch_size: Number of images computed at once, rounded up to a multiple of `LANES`; None for
-            `chunk_on` the model's device. The result does not depend on it. If memory runs out, batches are
-            computed in smaller pieces.
+            `chunk_on` the model's device, times the processes on it. The result does not depend on it. If
+            memory runs out, batches are computed in smaller pieces.
         temperature: Temperature of each pixel's distribution.
         latent_temperature: Factor on the standard deviations of the priors.
         decoder_output: See `ImageDecoder`.
@@ -139,7 +149,7 @@ def generate_batches(
     Raises:
         NumericsError: An image is not finite.
     """
-    chunk = padded_batch(batch_size or chunk_on(model.device))
+    chunk = padded_batch(batch_size or chunk_on(model.device) * processes_on(model.device))
     pieces = AdaptiveBatches(chunk, LANES, report)
     decoders: list[ImageDecoder] = []
 

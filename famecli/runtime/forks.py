@@ -1,0 +1,98 @@
+"""Work on the CPU divided among forked processes, each with one thread.
+
+The sampler takes thousands of small steps, and threads wait for each other in each of them. Processes do not.
+Forked ones share the weights with this process, and write their results into memory of it, so that nothing
+is started or sent. Each result is that of a single thread, whatever their number.
+"""
+
+import contextlib
+import mmap
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+# 0 keeps all work in this process.
+VARIABLE = "FAME_FORKS"
+
+
+def processes_on(device: torch.device) -> int:
+    """Return the number of processes that may share work on a device: as many as torch has threads.
+
+    It is 1 where a fork is not safe: on other systems than Linux, and beside GPUs or processes of torchrun.
+    """
+    unsafe = (
+        device.type != "cpu" or torch.cuda.is_initialized() or (dist.is_available() and dist.is_initialized())
+    )
+    if unsafe or sys.platform != "linux" or os.environ.get(VARIABLE) == "0":
+        return 1
+    return torch.get_num_threads()
+
+
+def fill(rows: Tensor, parts: Sequence[slice], work: Callable[[slice], Tensor]) -> None:
+    """Set each part of `rows` to the result of `work`, each in a process of its own.
+
+    A part whose process fails, for example for lack of memory, is computed again in this process.
+
+    Args:
+        rows: Tensor from `shared`.
+        parts: Disjoint slices of its rows; the last one is computed in this process.
+        work: Function of a slice, in inference without gradients.
+
+    Raises:
+        Exception: The exception of `work` in this process.
+    """
+    children: dict[int, slice] = {}
+    threads = torch.get_num_threads()
+    try:
+        for part in parts[:-1]:
+            children[_fork(rows, part, work)] = part
+        torch.set_num_threads(1)
+        rows[parts[-1]] = work(parts[-1])
+        while children:
+            pid, status = os.waitpid(next(iter(children)), 0)
+            part = children.pop(pid)
+            if status:
+                rows[part] = work(part)
+    finally:
+        torch.set_num_threads(threads)
+        for pid in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+
+
+def _fork(rows: Tensor, part: slice, work: Callable[[slice], Tensor]) -> int:
+    """Start a process that sets a part of `rows`; return its identifier."""
+    with warnings.catch_warnings():
+        # Newer versions of Python warn of other threads. The child only runs torch, on one thread.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        # The threads of the parent's pool do not exist here.
+        torch.set_num_threads(1)
+        rows[part] = work(part)
+        status = 0
+    finally:
+        # Nothing of the parent is flushed, closed or reported twice.
+        os._exit(status)
+
+
+def shared(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Return zeros in memory that forked processes share."""
+    size = torch.Size(shape).numel()
+    memory = mmap.mmap(-1, max(1, size * dtype.itemsize))
+    return (
+        torch.frombuffer(memory, dtype=dtype, count=size).view(*shape)
+        if size
+        else torch.zeros(*shape, dtype=dtype)
+    )

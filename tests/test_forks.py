@@ -1,0 +1,119 @@
+"""Work divided among forked processes: results, failures, and images that do not depend on it."""
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from support.models import preset_model
+from torch import Tensor
+
+from famecli.runtime import forks
+from famecli.runtime.forks import fill, processes_on, shared
+from famecli.sampling.generate import complete_batches, generate
+from famecli.sampling.sampler import LANES
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks are for Linux alone")
+CPU = torch.device("cpu")
+PARTS = [slice(0, 3), slice(3, 4), slice(4, 7)]
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def no_children() -> bool:
+    try:
+        os.waitpid(-1, os.WNOHANG)
+    except ChildProcessError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_each_part_is_computed_once_on_one_thread_of_a_process_of_its_own(
+    dtype: torch.dtype, two_threads: None
+) -> None:
+    rows = shared((7, 3), dtype)
+
+    def work(part: slice) -> Tensor:
+        process = float(os.getpid() % 64)
+        found = torch.tensor([part.start, torch.get_num_threads(), process], dtype=dtype)
+        return rows[part] + found
+
+    fill(rows, PARTS, work)
+    for part in PARTS:
+        assert rows[part, 0].tolist() == [part.start] * (part.stop - part.start)
+    assert rows[:, 1].tolist() == [1.0] * 7
+    assert rows[-1, 2] == os.getpid() % 64
+    assert len({rows[part.start, 2].item() for part in PARTS}) == 3
+    assert torch.get_num_threads() == 2
+    assert no_children()
+
+
+def test_a_part_whose_process_dies_is_computed_here(two_threads: None) -> None:
+    rows, here = shared((7, 1), torch.float32), os.getpid()
+
+    def work(part: slice) -> Tensor:
+        if os.getpid() != here and part.start == 3:
+            os._exit(9)
+        return torch.full((part.stop - part.start, 1), part.start + 1.0)
+
+    fill(rows, PARTS, work)
+    assert rows.flatten().tolist() == [1, 1, 1, 4, 5, 5, 5]
+
+
+@pytest.mark.parametrize("start", [0, 3, 4])
+def test_an_error_is_raised_here_and_no_process_is_left(start: int, two_threads: None) -> None:
+    def work(part: slice) -> Tensor:
+        if part.start == start:
+            raise MemoryError("out of memory")
+        if start == 4:
+            # Still at work when this process fails.
+            time.sleep(30)
+        return torch.zeros(part.stop - part.start, 1)
+
+    began_s = time.monotonic()
+    with pytest.raises(MemoryError):
+        fill(shared((7, 1), torch.float32), PARTS, work)
+    assert time.monotonic() - began_s < 20
+    assert torch.get_num_threads() == 2
+    assert no_children()
+
+
+def test_forks_are_for_this_machines_processor_alone(
+    two_threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert processes_on(CPU) == 2
+    assert processes_on(torch.device("meta")) == 1
+    with monkeypatch.context() as patch:
+        patch.setenv(forks.VARIABLE, "0")
+        assert processes_on(CPU) == 1
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert processes_on(CPU) == 1
+
+
+@pytest.mark.parametrize("preset", ["fame", "pixelcnn"])
+@pytest.mark.parametrize("images", [1, LANES + 1, 2 * LANES + 5])
+def test_images_do_not_depend_on_the_number_of_processes(
+    preset: str, images: int, two_threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = preset_model(preset, (1, 6, 6), dtype=torch.float32)
+    together = generate(model, range(images))
+    mask = np.zeros((6, 6), bool)
+    mask[:2] = True
+    completed = np.concatenate(list(complete_batches(model, together, mask, range(images), sweeps=2)))
+    means = generate(model, range(images), decoder_output="mean")
+    monkeypatch.setenv(forks.VARIABLE, "0")
+    assert np.array_equal(together, generate(model, range(images)))
+    alone = complete_batches(model, together, mask, range(images), sweeps=2)
+    assert np.array_equal(completed, np.concatenate(list(alone)))
+    assert np.array_equal(means, generate(model, range(images), decoder_output="mean"))
+    assert no_children()
