@@ -8,10 +8,10 @@ Every figure is the median over --rounds rounds. Each contender runs once per ro
 machine affects all of them. The samplers with a full pass per pixel (naive and peer) are timed on
 --naive-pixels pixels and extrapolated, since all pixels cost the same.
 
-Contenders: `wavefront`, ours; `raster`, the same cached activations in raster order; `jacobi`, fixed-point
-iteration over the whole image (arXiv:2002.03629); `naive`, one pass per pixel; `peer`, the loop of
-pytorch-generative's own `sample` over its PixelCNN with as many layers and feature maps; `beside`, ours with
-the weights of --beside.
+Contenders: `wavefront`, ours, as `fame sample` runs it; `one_process`, ours without forked processes;
+`raster`, the same cached activations in raster order; `jacobi`, fixed-point iteration over the whole image
+(arXiv:2002.03629); `naive`, one pass per pixel; `peer`, the loop of pytorch-generative's own `sample` over its
+PixelCNN with as many layers and feature maps; `beside`, the weights of --beside in one process.
 """
 
 import argparse
@@ -35,6 +35,7 @@ from famecli.model.distributions import scale_levels
 from famecli.model.fame import Fame
 from famecli.rng import BatchNoise, stream
 from famecli.runtime.devices import device_named
+from famecli.sampling.generate import ImageDecoder
 from famecli.sampling.plan import wavefront_plan
 from famecli.sampling.sampler import Sampler
 
@@ -42,6 +43,7 @@ COLUMNS = {
     "batch": ("batch", "{}"),
     "wavefront": ("wavefront_s", "{:.3f} s"),
     "images/s": ("images_per_s", "{:.0f}"),
+    "one process": ("one_process_s", "{:.3f} s"),
     "decoder forward": ("decoder_forward_s", "{:.3f} s"),
     "wavefront / decoder forward": ("per_decoder_forward", "{:.2f}"),
     "wavefront / model forward": ("per_model_forward", "{:.2f}"),
@@ -142,10 +144,12 @@ def measure(
     noise = BatchNoise(stream("benchmark", batch), model.device)
     condition, uniforms = inputs_of(model, batch)
     sampler, raster = sampler_of(model), sampler_of(model, lag=model.decoder.grid[1])
+    decoder = ImageDecoder(model)
     x = sampler.sample(condition, uniforms)
     part = options.naive_pixels
     contenders: dict[str, Callable[[], object]] = {
-        "wavefront": lambda: sampler.sample(condition, uniforms),
+        "wavefront": lambda: decoder(condition, uniforms),
+        "one_process": lambda: sampler.sample(condition, uniforms),
         "decoder_forward": lambda: model.pixel_parameters(x, condition),
         "model_forward": lambda: model(x.float(), noise),
         "raster": lambda: raster.sample(condition, uniforms),

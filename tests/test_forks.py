@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,12 +30,13 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def no_children() -> bool:
-    try:
-        os.waitpid(-1, os.WNOHANG)
-    except ChildProcessError:
-        return True
-    return False
+@pytest.fixture(autouse=True)
+def _no_process_is_left() -> Iterator[None]:
+    """Fail each test that leaves a process, running or dead; other tests may have some."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children")
+    before = set(children.read_text().split())
+    yield
+    assert set(children.read_text().split()) <= before
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
@@ -55,7 +57,6 @@ def test_each_part_is_computed_once_on_one_thread_of_a_process_of_its_own(
     assert rows[-1, 2] == os.getpid() % 64
     assert len({rows[part.start, 2].item() for part in PARTS}) == 3
     assert torch.get_num_threads() == 2
-    assert no_children()
 
 
 def test_a_part_whose_process_dies_is_computed_here(two_threads: None) -> None:
@@ -85,7 +86,6 @@ def test_an_error_is_raised_here_and_no_process_is_left(start: int, two_threads:
         fill(shared((7, 1), torch.float32), PARTS, work)
     assert time.monotonic() - began_s < 20
     assert torch.get_num_threads() == 2
-    assert no_children()
 
 
 def test_forks_are_for_this_machines_processor_alone(
@@ -116,4 +116,3 @@ def test_images_do_not_depend_on_the_number_of_processes(
     alone = complete_batches(model, together, mask, range(images), sweeps=2)
     assert np.array_equal(completed, np.concatenate(list(alone)))
     assert np.array_equal(means, generate(model, range(images), decoder_output="mean"))
-    assert no_children()
