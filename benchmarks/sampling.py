@@ -10,8 +10,8 @@ machine affects all of them. The samplers with a full pass per pixel (naive and 
 
 Contenders: `wavefront`, ours, as `fame sample` runs it; `one_process`, ours without forked processes;
 `raster`, the same cached activations in raster order; `jacobi`, fixed-point iteration over the whole image
-(arXiv:2002.03629); `naive`, one pass per pixel; `peer`, the loop of pytorch-generative's own `sample` over its
-PixelCNN with as many layers and feature maps; `beside`, the weights of --beside in one process.
+(arXiv:2002.03629); `naive`, one pass per pixel; `peer`, the loop of pytorch-generative's own `sample` over
+its PixelCNN with as many layers and feature maps; `beside`, the weights of --beside in one process.
 """
 
 import argparse
