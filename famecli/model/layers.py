@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 SMALLEST_SQUARE = 1e-6
+LABEL_SCALE = 10.0
 
 
 def to_float32_or_wider(x: Tensor) -> Tensor:
@@ -134,6 +135,9 @@ class ResidualBlock(nn.Module):
 class LabelEmbedding(nn.Module):
     """A vector for each class, added to the features at every place; starts at zero.
 
+    Vectors are stored divided by `LABEL_SCALE`. AdamW moves all weights at the same pace, and features are that
+    much larger than weights.
+
     Args:
         classes: Number of classes.
         width: Feature maps.
@@ -149,7 +153,7 @@ class LabelEmbedding(nn.Module):
         self.vectors = nn.Parameter(torch.zeros(1, classes, width))
 
     def forward(self, h: Tensor, labels: Tensor) -> Tensor:
-        chosen = F.embedding(labels, self.vectors[0])
+        chosen = F.embedding(labels, LABEL_SCALE * self.vectors[0])
         return h + chosen[:, :, None, None].to(h.dtype)
 
 
