@@ -135,8 +135,8 @@ class ResidualBlock(nn.Module):
 class LabelEmbedding(nn.Module):
     """A vector for each class, added to the features at every place; starts at zero.
 
-    Vectors are stored divided by `LABEL_SCALE`. AdamW moves all weights at the same pace, and features are that
-    much larger than weights.
+    Vectors are stored divided by `LABEL_SCALE`: AdamW moves all weights at the same pace, and features are
+    that much larger than weights.
 
     Args:
         classes: Number of classes.
