@@ -1,6 +1,7 @@
 """Work divided among forked processes: results, failures, and images that do not depend on it."""
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -69,6 +70,36 @@ def test_a_part_whose_process_dies_is_computed_here(two_threads: None) -> None:
 
     fill(rows, PARTS, work)
     assert rows.flatten().tolist() == [1, 1, 1, 4, 5, 5, 5]
+
+
+@pytest.mark.parametrize("reason", ["no process", "no status", "signal"])
+def test_parts_are_computed_whatever_the_system_does(
+    reason: str, two_threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, here = shared((7, 1), torch.float32), os.getpid()
+    before = signal.getsignal(signal.SIGCHLD)
+    if reason == "no process":
+
+        def full() -> int:
+            raise BlockingIOError("Resource temporarily unavailable")
+
+        monkeypatch.setattr(os, "fork", full)
+    elif reason == "no status":
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+
+    def work(part: slice) -> Tensor:
+        if reason == "signal" and os.getpid() != here:
+            # A handler of the parent would raise an exception here.
+            os.kill(os.getpid(), signal.SIGINT)
+        return torch.full((part.stop - part.start, 1), float(os.getpid() == here))
+
+    try:
+        fill(rows, PARTS, work)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    # Ones are of this process: the last part, or all.
+    assert rows.flatten().tolist() == ([1.0] * 7 if reason == "no process" else [0.0] * 4 + [1.0] * 3)
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 @pytest.mark.parametrize("start", [0, 3, 4])

@@ -6,12 +6,13 @@ is started or sent. Each result is that of a single thread, whatever their numbe
 """
 
 import contextlib
+import functools
 import mmap
 import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -37,7 +38,7 @@ def processes_on(device: torch.device) -> int:
 def fill(rows: Tensor, parts: Sequence[slice], work: Callable[[slice], Tensor]) -> None:
     """Set each part of `rows` to the result of `work`, each in a process of its own.
 
-    A part whose process fails, for example for lack of memory, is computed again in this process.
+    A part whose process fails or cannot start, for example for lack of memory, is computed in this process.
 
     Args:
         rows: Tensor from `shared`.
@@ -47,18 +48,28 @@ def fill(rows: Tensor, parts: Sequence[slice], work: Callable[[slice], Tensor]) 
     Raises:
         Exception: The exception of `work` in this process.
     """
-    children: dict[int, slice] = {}
-    threads = torch.get_num_threads()
+    children: list[int] = []
+    threads, done = torch.get_num_threads(), shared((len(parts),), torch.uint8)
+
+    def compute(index: int) -> None:
+        rows[parts[index]] = work(parts[index])
+        done[index] = 1
+
     try:
-        for part in parts[:-1]:
-            children[_fork(rows, part, work)] = part
+        for index in range(len(parts) - 1):
+            # Without room for another process, the rest is left to this one.
+            with contextlib.suppress(OSError), _signals_wait():
+                children.append(_fork(functools.partial(compute, index)))
         torch.set_num_threads(1)
-        rows[parts[-1]] = work(parts[-1])
+        compute(len(parts) - 1)
         while children:
-            pid, status = os.waitpid(next(iter(children)), 0)
-            part = children.pop(pid)
-            if status:
-                rows[part] = work(part)
+            # Where SIGCHLD is ignored, or another thread waits, too, there is no status.
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(children[-1], 0)
+            children.pop()
+        for index in range(len(parts)):
+            if not done[index]:
+                compute(index)
     finally:
         torch.set_num_threads(threads)
         for pid in children:
@@ -68,8 +79,18 @@ def fill(rows: Tensor, parts: Sequence[slice], work: Callable[[slice], Tensor]) 
                 os.waitpid(pid, 0)
 
 
-def _fork(rows: Tensor, part: slice, work: Callable[[slice], Tensor]) -> int:
-    """Start a process that sets a part of `rows`; return its identifier."""
+@contextlib.contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Let signals wait in this thread: a forked process must not run the handlers of its parent."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _fork(compute: Callable[[], None]) -> int:
+    """Start a process that computes, and return its identifier; its signals wait for ever."""
     with warnings.catch_warnings():
         # Newer versions of Python warn of other threads. The child only runs torch, on one thread.
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -80,7 +101,7 @@ def _fork(rows: Tensor, part: slice, work: Callable[[slice], Tensor]) -> int:
     try:
         # The threads of the parent's pool do not exist here.
         torch.set_num_threads(1)
-        rows[part] = work(part)
+        compute()
         status = 0
     finally:
         # Nothing of the parent is flushed, closed or reported twice.
