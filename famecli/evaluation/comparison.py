@@ -78,6 +78,8 @@ class Comparison:
 
     def remark(self) -> str:
         """Return what the difference says about log p(x); empty if both NLLs are exact."""
+        if self.a.given != self.b.given and "label" in (self.a.given, self.b.given):
+            return "one is p(x|y), which knows the class of an image, the other is p(x)"
         bounds = [nll.bound != "exact" for nll in (self.a, self.b)]
         if not any(bounds):
             return ""

@@ -15,6 +15,7 @@ from famecli.config.presets import model_config
 from famecli.config.resolve import resolve
 from famecli.config.schema import TrainConfig
 from famecli.data.dataset import ImageSplit, even_part, load_split
+from famecli.data.labels import labels_in
 from famecli.data.preparation import AS_THEY_ARE, Preparation
 from famecli.errors import UnavailableError, UsageError
 from famecli.evaluation.score import EstimatorSettings, check_fits, score, scored_levels
@@ -28,7 +29,7 @@ NOTHING_YET = "there is no checkpoint yet."
 NO_HASH = "no hash of its weights is recorded, so they cannot be checked."
 # Keys of an NLL, and of its images, in the document.
 NLL_KEYS = (
-    "bound", "importance_samples", "nats_per_image", "bits_per_dim", "stderr_nats_per_image",
+    "bound", "importance_samples", "given", "nats_per_image", "bits_per_dim", "stderr_nats_per_image",
     "stderr_bits_per_dim", "seed", "weights_sha256", "precision", "terms_nats_per_image", "curve", "origin",
 )  # fmt: skip
 SCORED_KEYS = ("dataset_id", "split", "images", "binarization", "pixels_sha256", "part", "preparation")
@@ -233,6 +234,8 @@ class Collector:
                 )
             split = self.splits[key]
             check_fits(loaded, split.info.shape, split.info.levels, dataset)
+            if config.classes and labels_in(config.classes, split) is None:
+                raise UsageError(f"{dataset} has no labels, which a model with classes needs")
         except (UnavailableError, UsageError) as error:
             self.output.warn(f"no test images for {loaded.source}: {error}")
             return None, f"{error}."

@@ -83,6 +83,7 @@ class RunFacts:
             data=ScoredImages(self.dataset, "valid", record.valid_images, binarization=bits),
             bound="elbo" if self.model.stochastic_layers else "exact",
             importance_samples=1,
+            given="label" if self.model.classes else None,
             nats_per_image=nats,
             stderr_nats_per_image=stderr,
             bits_per_dim=bits_per_dim(nats, shape),

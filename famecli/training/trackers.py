@@ -341,7 +341,8 @@ def _claim(run: Run) -> dict[str, Any]:
     return claim | {
         "nll": best.nats / size,
         "unit": unit,
-        "estimator": "-ELBO, K = 1" if model.stochastic_layers else "exact",
+        "estimator": ("-ELBO, K = 1" if model.stochastic_layers else "exact")
+        + (", p(x|y)" if model.classes else ""),
         "data": f"{run.trainer.split.info.name}, valid, {len(run.valid.levels):,} images",
         "best_images": best.images,
         "sha256": best.sha256,
