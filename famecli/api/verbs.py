@@ -109,7 +109,7 @@ def evaluate(
         dataset: Name of a data set, `folder` for the images in `data`, or levels `(N, C, H, W)`.
         split: Split of a named data set: `train`, `valid`, `test`, or `all`.
         limit: Number of images, spread evenly over the split: `floor(i * N / limit)` of N; None for all.
-        labels: Class of all images, or of each; None for the labels of the data set.
+        labels: Class of all images of the split, or of each; None for the labels of the data set.
         marginal: Whether a model with classes is scored by the mean of p(x|y) over all classes.
         importance_samples: Draws of the latents per image; see `Model.nll`.
         annealing: Settings of annealed importance sampling; see `Model.nll`.
@@ -143,7 +143,8 @@ def evaluate(
     else:
         own = levels_of(dataset, handle.config)
         images = own_images(own, handle.config.levels, OWN_IMAGES, "Images of one's own")
-    scored = scored_levels(handle.checkpoint, images, even_part(len(images.pixels), most), labels)
+    part = even_part(len(images.pixels), most)
+    scored = scored_levels(handle.checkpoint, images, part, labels, marginal=marginal)
     advance = counted(progress, len(scored.levels) * estimator.passes(handle.checkpoint.model))
     with undisturbed():
         return score(handle.checkpoint, images, scored, estimator, advance=advance)

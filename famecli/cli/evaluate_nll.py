@@ -159,8 +159,8 @@ def evaluate_nll(
 
     The NLL is exact for a model without latents, else an upper bound: -ELBO, with -k the importance-weighted
     bound, with --ais the annealed one. A model with classes gives p(x|y), with --marginal p(x). -q prints
-    only bits/dim. Images come from files, or else from the data
-    set; --data - scores all images on stdin, an npy or npz array of bytes.
+    only bits/dim. Images come from files, or else from the data set; --data - scores all images on stdin, an
+    npy or npz array of bytes.
 
     Examples:
 
@@ -188,6 +188,7 @@ def evaluate_nll(
     results.check()
     source, names = source.with_images(files)
     _check_together(bound, results, data, split, limit, names)
+    _check_classes(bound, results, labels, coded=coded)
     annealing = bound.annealing()
     if bound.simulated is None:
         data.check_stdin(source, split)
@@ -208,7 +209,8 @@ def evaluate_nll(
         if bound.simulated is None:
             images = data.images(source, loaded, split, output, preparing, names)
     if bound.simulated is None:
-        scored = scored_levels(loaded, images, even_part(len(images.pixels), limit), labels)
+        part = even_part(len(images.pixels), limit)
+        scored = scored_levels(loaded, images, part, labels, marginal=bound.marginal)
     else:
         images, scored, normals = simulated(loaded, bound.simulated, bound.seed)
     if not config.stochastic_layers and (bound.ais or bound.importance_samples > 1):
@@ -260,6 +262,21 @@ def _check_together(
             raise UsageError(f"{name} is for images of a data set", f"leave --simulated or {name} out")
     if split != "test":
         raise UsageError("simulated images have no splits", "leave --split out")
+
+
+def _check_classes(bound: Bound, results: Results, label: str | None, *, coded: bool) -> None:
+    """Check options about classes.
+
+    Raises:
+        UsageError: The options do not fit together.
+    """
+    if label is not None and results.record is not None:
+        raise UsageError("--record is for the labels of the data set, as fame weights verify takes them")
+    if label is not None and bound.simulated is not None:
+        raise UsageError("simulated images have random classes", "leave --class out")
+    if bound.marginal and (coded or results.heatmap is not None):
+        option = "--coded" if coded else "--heatmap"
+        raise UsageError(f"{option} is about p(x|y), --marginal about p(x)", "leave one of them out")
 
 
 def _show(report: "NllReport", console: Console, explain: bool = False) -> None:

@@ -195,6 +195,18 @@ class Drawing:
             return labels_by_folder(names, [completed] * len(seeds))
         return labels_or_random(names, self.labels, seeds)
 
+    def chosen(self, names: Sequence[str], classes: "np.ndarray", completes: bool) -> str:
+        """Return the class of all images, or `all` or `random`.
+
+        Args:
+            names: Names of the model's classes.
+            classes: Class of each image.
+            completes: Whether the images are completions, whose class is not random.
+        """
+        if self.labels is not None:
+            return self.labels
+        return names[classes[0]] if completes else "random"
+
     @property
     def settings(self) -> dict[str, Any]:
         """Settings that, with weights and seed, reproduce an image."""
@@ -304,7 +316,7 @@ def sample(
             "famecli": __version__,
             **drawing.settings,
             **({} if known is None else {"completes": known.source}),
-            **({} if classes is None else {"class": drawing.labels or "random"}),
+            **({} if classes is None else {"class": drawing.chosen(names, classes, known is not None)}),
         }
         columns, started_s, done = drawing.columns(number, names), time.monotonic(), 0
         layout = Layout(columns, above=None if known is None else known.shown(model.config.levels))

@@ -22,7 +22,7 @@ from famecli.checkpoints.header import canonical_json
 from famecli.coding.bits_back import MOST_BITS
 from famecli.coding.codec import Coded
 from famecli.coding.stack import WORD_BITS
-from famecli.config.schema import build
+from famecli.config.schema import MOST_CLASSES, build
 from famecli.errors import InputError, IntegrityError, truncate
 from famecli.files import open_input, read_up_to
 
@@ -295,8 +295,10 @@ def _invalid_reason(header: FileHeader) -> str:
         return f"images from number {header.first} on"
     if header.names is not None and len(header.names) != header.images:
         return f"{len(header.names)} names for {header.images} images"
-    if header.labels is not None and (len(header.labels) != header.images or min(header.labels) < 0):
+    if header.labels is not None and len(header.labels) != header.images:
         return f"{len(header.labels)} labels for {header.images} images"
+    if not all(0 <= label < MOST_CLASSES for label in header.labels or ()):
+        return "labels of impossible classes"
     return header.machine.invalid_reason() or invalid_names_reason(header.names or ())
 
 

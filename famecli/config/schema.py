@@ -53,8 +53,9 @@ def misfit_of_classes(names: Sequence[str]) -> str:
         return f"{len(names)} of them, expected 2 to {MOST_CLASSES:,}"
     if len(set(names)) < len(names):
         return "two have the same name"
-    long = [name for name in names if not 1 <= len(name) <= LONGEST_CLASS]
-    return f"{truncate(repr(long[0]))} has not 1 to {LONGEST_CLASS} characters" if long else ""
+    # Unprintable characters could change what a terminal shows; halves of characters fit into no file.
+    bad = [name for name in names if not (1 <= len(name) <= LONGEST_CLASS and name.isprintable())]
+    return f"{truncate(ascii(bad[0]))} does not have 1 to {LONGEST_CLASS} printable characters" if bad else ""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import math
 import re
 import struct
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
@@ -53,8 +53,12 @@ def read_arrays(path: Path, key: str = "") -> dict[str, np.ndarray]:
         return _read_images(file, str(path), lambda shape: None, key)
 
 
-def read_labels(path: Path) -> dict[str, np.ndarray]:
+def read_labels(path: Path, names: Collection[str]) -> dict[str, np.ndarray]:
     """Return the arrays of labels in an npz file by name: whole numbers, one for each image.
+
+    Args:
+        path: Path of the file.
+        names: Names that the arrays may have.
 
     Shape:
         `(N,)`; an array of shape `(N, 1)` is flattened.
@@ -63,8 +67,12 @@ def read_labels(path: Path) -> dict[str, np.ndarray]:
         InputError: The file is damaged.
     """
     found = {}
+
+    def wanted(member: str) -> bool:
+        return member.endswith(".npy") and PurePosixPath(member).stem in names
+
     with opened(path) as file:
-        for member, _, content in zip_members(file, str(path), ends_with(".npy"), LARGEST_BYTES):
+        for member, _, content in zip_members(file, str(path), wanted, LARGEST_BYTES):
             key = PurePosixPath(member).stem
             shape, _, dtype = _read_header(content.read(npy.MAGIC_LEN), content, f"{path}: {key}")
             if dtype.kind in "iu" and (len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)):

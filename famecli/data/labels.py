@@ -59,7 +59,7 @@ def index_of(classes: Sequence[str], label: object) -> int:
     number = int(label) if isinstance(label, int) or (label.isdecimal() and len(label) < 9) else -1
     if 0 <= number < len(classes):
         return number
-    raise ArgumentError(f"no class {truncate(str(label))!r}", did_you_mean(str(label), classes, "classes"))
+    raise _unknown(classes, str(label))
 
 
 def labels_in(
@@ -83,7 +83,10 @@ def labels_in(
     own = images.labels if numbers is None else images.labels[list(numbers)]
     table = np.zeros(len(images.info.classes), np.int64)
     for label in np.unique(own):
-        table[label] = index_of(classes, images.info.classes[label])
+        # By name alone: a class called 0 is not the first one of a model that lacks it.
+        if (name := images.info.classes[label]) not in classes:
+            raise _unknown(classes, name)
+        table[label] = classes.index(name)
     return np.asarray(table[own])
 
 
@@ -113,6 +116,10 @@ def random_labels(classes: Sequence[str], seeds: Sequence[int]) -> np.ndarray:
     """Return a random class for each seed, all classes equally likely, int64, `(n,)`."""
     drawn = [int(stream("class", seed).integers(len(classes))) for seed in seeds]
     return np.array(drawn, np.int64)
+
+
+def _unknown(classes: Sequence[str], name: str) -> ArgumentError:
+    return ArgumentError(f"no class {truncate(name)!r}", did_you_mean(name, classes, "classes"))
 
 
 def _listed(classes: Sequence[str]) -> str:

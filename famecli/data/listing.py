@@ -256,7 +256,8 @@ def _list_members(members: Iterator[tuple[str, bytes]], path: str, found: Listin
 
 
 def _list_arrays(arrays: dict[str, np.ndarray], path: str, found: Listing) -> None:
-    labels = read_labels(Path(path)) if path.lower().endswith(".npz") else {}
+    wanted = {name for key in arrays for name in label_names(key)}
+    labels = read_labels(Path(path), wanted) if path.lower().endswith(".npz") else {}
     for key, array in arrays.items():
         name = f"{path}{ARRAY_MARK}{key}" if key else path
         own = next((labels[each] for each in label_names(key) if each in labels), None)

@@ -116,6 +116,8 @@ def scored_levels(
     images: ImageSplit,
     numbers: Sequence[int] | None = None,
     labels: Labels | None = None,
+    *,
+    marginal: bool = False,
 ) -> FixedLevels:
     """Return the levels of images that a model is scored on.
 
@@ -123,7 +125,8 @@ def scored_levels(
         checkpoint: Checkpoint of the scored model.
         images: Split of a data set.
         numbers: Ascending numbers of the images in the split, such as an `even_part`; None for all.
-        labels: Class of all these images, or of each; None for the labels of the split.
+        labels: Class of all images of the split, or of each; None for the labels of the split.
+        marginal: Whether labels are not needed, so that those of other classes are left out.
 
     Raises:
         ArgumentError: The model is for other images, or there is no such class.
@@ -131,10 +134,17 @@ def scored_levels(
     check_fits(checkpoint, images.info.shape, images.info.levels, images.info.name)
     found = fixed_levels(images, BITS_SEED, numbers)
     classes = checkpoint.model.config.classes
-    own = labels_in(classes, images, found.numbers) if labels is None else None
-    return dataclasses.replace(
-        found, labels=own if labels is None else labels_of(classes, labels, len(found.levels))
-    )
+    try:
+        if labels is None:
+            own = labels_in(classes, images, found.numbers)
+        else:
+            every = labels_of(classes, labels, len(images.pixels))
+            own = None if every is None else every[list(found.numbers)]
+    except ArgumentError:
+        if labels is not None or not marginal:
+            raise
+        own = None
+    return dataclasses.replace(found, labels=own)
 
 
 def score(
@@ -252,7 +262,8 @@ def measure_again(
         report: Called with one line when memory runs out.
 
     Raises:
-        InputError: The claim does not record its data set, its images or its seed.
+        InputError: The claim does not record its data set, its images or its seed, or is a mean over classes
+            that the model does not have.
         FameError: Any error of `NllRecord.expected`, `images`, `scored_levels` and `score`.
     """
     data, seed = claim.data, claim.seed
@@ -261,9 +272,11 @@ def measure_again(
     count, _ = claim.expected(name, limit)
     split = images(data.dataset_id, cast(Split, data.split))
     marginal = claim.given == "marginal"
+    if marginal and not checkpoint.model.config.classes:
+        raise InputError(f"{name}: its claim is a mean over classes, and the model has none")
     estimator = EstimatorSettings(claim.importance_samples, None, seed, batch_size, marginal)
     numbers = part_numbers(data.part, data.images, len(split.pixels))[:count]
-    scored = scored_levels(checkpoint, split, numbers)
+    scored = scored_levels(checkpoint, split, numbers, marginal=marginal)
     return score(checkpoint, split, scored, estimator, advance=advance, report=report).nll
 
 

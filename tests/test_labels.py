@@ -1,0 +1,146 @@
+"""Labels that do not fit: of other classes, of hostile files, or beside options that ignore them."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.classes import NAMES, SHAPE, class_folder, conditional, saved
+from support.codes import sealed, set_to
+from support.commands import error_of, fame, result_of
+
+import famecli
+from famecli.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from famecli.config.schema import misfit_of_classes
+from famecli.data import arrays
+from famecli.data.dataset import ImageSplit, load_split
+from famecli.data.labels import labels_in
+from famecli.data.registry import dataset_info
+from famecli.errors import ArgumentError, InputError, UsageError
+from famecli.evaluation.comparison import compare
+from famecli.evaluation.score import measure_again
+from famecli.nll.record import NllRecord, ScoredImages
+from famecli.report.runs import read_run
+
+
+def digits(names: tuple[str, ...], labels: list[int]) -> ImageSplit:
+    info = dataclasses.replace(dataset_info("folder"), classes=names)
+    return ImageSplit(info, "test", np.zeros((len(labels), *SHAPE), np.uint8), np.array(labels))
+
+
+def test_classes_of_a_data_set_are_names_not_indices() -> None:
+    images = digits(("0", "1", "2"), [1, 2])
+    assert labels_in(("1", "2", "3"), images).tolist() == [0, 1]  # type: ignore[union-attr]
+    for classes in (("1", "2", "3"), ("cat", "dog")):
+        with pytest.raises(ArgumentError, match="no class"):
+            labels_in(classes, digits(("0", "1", "2"), [0]))
+
+
+def test_a_marginal_needs_no_known_labels(tmp_path: Path) -> None:
+    checkpoint, data = saved(tmp_path / "m.safetensors"), class_folder(tmp_path / "p", 3, ("bird", "cat"))
+    words = ("evaluate-nll", checkpoint, "--dataset", "folder", "--data", data, "--split", "all")
+    assert "no class 'bird'" in error_of(2, *words)
+    found = result_of(*words, "--marginal")
+    assert (found["given"], found["accuracy"]) == ("marginal", None)
+
+
+def test_labels_of_all_images_are_taken_with_a_limit(tmp_path: Path) -> None:
+    model = famecli.load(saved(tmp_path / "m.safetensors"))
+    labels = [0, 1, 2, 2, 1, 0]
+    x = model.sample(6, labels=labels)
+    part = famecli.evaluate(model, x, labels=labels, limit=3)
+    assert part.scored.labels is not None
+    assert part.scored.labels.tolist() == [labels[number] for number in part.scored.numbers]
+    assert part.nlls.nats == pytest.approx(model.nll(x, labels=labels).nats[[0, 2, 4]], rel=1e-6)
+
+
+@pytest.mark.parametrize("label", [4096, 2**70])
+def test_huge_labels_in_a_file_are_refused(label: int, tmp_path: Path) -> None:
+    model = famecli.load(saved(tmp_path / "m.safetensors"))
+    blob = model.compress(model.sample(2, labels=[0, 1]), labels=[0, 1])
+    with pytest.raises(InputError, match="labels"):
+        model.decompress(sealed(blob, set_to(labels=[0, label])))
+
+
+@pytest.mark.parametrize("name", ["a\x1b[31m", "two\nlines", "\udcff", "\u202eabc"])
+def test_unprintable_names_are_no_classes(name: str, tmp_path: Path) -> None:
+    told = misfit_of_classes((name, "cat"))
+    assert "printable" in told
+    assert told.isascii()
+    assert load_split("folder", "all", data=class_folder(tmp_path, 2, (name, "cat"))).labels is None
+
+
+def test_arrays_that_are_no_labels_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrays, "LARGEST_LABELS_BYTES", 400)
+    images = np.random.default_rng(0).integers(0, 256, (20, *SHAPE[1:]), np.uint8)
+    many = np.zeros(1000, np.int64)
+    np.savez(tmp_path / "x.npz", images=images, labels=np.arange(20) % 2, other=many)
+    assert load_split("folder", "all", data=tmp_path / "x.npz").info.classes == ("0", "1")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--class", "cat", "--record", "x.safetensors"), "--record"),
+        (("--class", "cat", "--simulated", "2", "--ais", "2"), "--class"),
+        (("--marginal", "--coded"), "--coded"),
+        (("--marginal", "--heatmap", "maps"), "--heatmap"),
+    ],
+)
+def test_options_that_contradict_classes_are_refused(
+    options: tuple[str, ...], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert told in error_of(2, "evaluate-nll", saved(tmp_path / "m.safetensors"), *options)
+
+
+def test_completions_tell_the_class_of_their_folder(tmp_path: Path) -> None:
+    checkpoint, data = saved(tmp_path / "m.safetensors"), class_folder(tmp_path / "p", 1)
+    words = ("sample", checkpoint, "-n", "2", "-o", tmp_path / "x.png")
+    assert result_of(*words)["class"] == "random"
+    given = ("--complete", data / "dog/0.png", "--rows", "4", "--force")
+    assert result_of(*words, *given)["class"] == "dog"
+    assert result_of(*words, *given, "--class", "cat")["class"] == "cat"
+
+
+def test_a_report_goes_on_without_labels(tmp_path: Path) -> None:
+    model = conditional("fame")
+    path = tmp_path / "m.safetensors"
+    facts = {"provenance": {"dataset": "folder"}}
+    save_checkpoint(path, model.config, model.state_dict(), None, facts)
+    data = class_folder(tmp_path / "p", 30, ("bird", "cat"))
+    words = ("report", path, "--data", data, "--samples", "1", "--images", "1", "-o", tmp_path / "r.html")
+    done = fame(*words)
+    assert done.code == 0, done.err
+    assert "no class 'bird'" in done.err
+
+
+def test_validations_of_models_with_classes_are_given_them(tmp_path: Path) -> None:
+    run, data = tmp_path / "run", class_folder(tmp_path / "p", 20)
+    words = ("train", "vae", "--size", "tiny", "--dataset", "folder", "--data", data, "--images", "16")
+    assert fame(*words, "--conditional", "-o", run).code == 0
+    found = read_run(str(run), run / "best.safetensors", run).validation
+    assert found is not None
+    assert found.given == "label"
+
+
+def test_a_claimed_mean_over_no_classes_is_false(tmp_path: Path) -> None:
+    from famecli.config.presets import model_config
+    from famecli.model.fame import Fame
+
+    plain = Fame(model_config("fame", "tiny", SHAPE, 2))
+    save_checkpoint(tmp_path / "p.safetensors", plain.config, plain.state_dict(), None, {})
+    data = ScoredImages("folder", "test", 2, "ab" * 32)
+    claim = NllRecord(data, "iwae", 1, 5.0, given="marginal", seed=0)
+    with pytest.raises(InputError, match="mean over classes"):
+        measure_again(load_checkpoint(tmp_path / "p.safetensors"), claim, lambda *_: digits((), []), name="p")
+
+
+def test_a_comparison_of_different_likelihoods_says_so(tmp_path: Path) -> None:
+    model = famecli.load(saved(tmp_path / "m.safetensors"))
+    x = model.sample(4, labels=0)
+    a, b = (famecli.evaluate(model, x, labels=0, marginal=marginal).nll for marginal in (False, True))
+    with pytest.raises(UsageError, match="estimator"):
+        compare(a, b)
+    assert "p(x|y)" in compare(a, b, frozenset({"estimator"})).remark()
+    assert len(NAMES) == len(b.class_prior)
