@@ -189,8 +189,8 @@ def test_payloads_of_odd_bytes_and_other_versions_are_refused() -> None:
     length = int.from_bytes(content[12:16], "little")
     with pytest.raises(InputError, match="whole number of words"):
         from_bytes(packed(content, content[16 : 16 + length], b"12345"), "x.fame")
-    with pytest.raises(InputError, match="version 3 of the format"):
-        from_bytes(content[:8] + b"\x03\0\0\0" + content[12:], "x.fame")
+    with pytest.raises(InputError, match="version 4 of the format"):
+        from_bytes(content[:8] + b"\x04\0\0\0" + content[12:], "x.fame")
     with pytest.raises(InputError, match="not a file of coded images"):
         from_bytes(b"PNG", "x.fame")
 

@@ -144,3 +144,10 @@ def test_a_comparison_of_different_likelihoods_says_so(tmp_path: Path) -> None:
         compare(a, b)
     assert "p(x|y)" in compare(a, b, frozenset({"estimator"})).remark()
     assert len(NAMES) == len(b.class_prior)
+
+
+@pytest.mark.parametrize("preset", ["vae", "pixelcnn"])
+def test_costs_of_a_training_with_classes_are_predicted(preset: str, tmp_path: Path) -> None:
+    data = class_folder(tmp_path / "p", 20)
+    words = ("train", preset, "--size", "tiny", "--dataset", "folder", "--data", data, "--images", "64")
+    assert result_of(*words, "--conditional", "--dry-run")["parameters"] > 0

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from famecli.model.fame import Fame
+from famecli.model.fame import Fame, labels_on
 from famecli.rng import BatchNoise, stream
 from famecli.training.capacity import explain_failed_steps
 from famecli.training.trainer import Trainer
@@ -78,6 +78,7 @@ def costs(model: Fame, autocast: Autocast = nullcontext, counted: tuple[int, int
 
 def _pass(model: Fame, autocast: Autocast, images: int) -> Costs:
     levels = torch.from_numpy(np.zeros((images, *model.config.image_shape), np.uint8)).to(model.device)
+    labels = labels_on(model, np.zeros(images, np.int64) if model.config.classes else None)
     weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
     kept: dict[int, int] = {}
 
@@ -91,7 +92,7 @@ def _pass(model: Fame, autocast: Autocast, images: int) -> Costs:
         hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
         with hooks, autocast():
             # The compiled call hides its operations, and would stay uncompiled after a call under hooks.
-            terms = model.forward(levels, BatchNoise(stream("costs"), model.device))
+            terms = model.forward(levels, BatchNoise(stream("costs"), model.device), labels)
         terms.negative_elbo.sum().backward()
     model.zero_grad()
     return Costs(counter.get_total_flops(), sum(kept.values()))
