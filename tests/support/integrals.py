@@ -50,7 +50,7 @@ class LinearSpace(LatentSpace):
 
     SLOPE, NOISE = 1.5, 1.2
 
-    def __init__(self, model: Fame | None, x: Tensor, start: str) -> None:
+    def __init__(self, model: Fame | None, x: Tensor, start: str, labels: Tensor | None = None) -> None:
         self.x = x
         self.size = x[0].numel()
 
