@@ -138,8 +138,8 @@ def test_codes_need_the_class(preset: str) -> None:
     labels = np.array([0, 1, 2, 2, 1])
     images = generate(model, range(5), labels)
     codec = Codec(model)
-    coded = codec.encode(images, labels)
-    assert np.array_equal(codec.decode(coded, labels), images)
+    coded = codec.encode(images, labels=labels)
+    assert np.array_equal(codec.decode(coded, labels=labels), images)
     with pytest.raises(ArgumentError):
         codec.decode(coded)
     nats = evaluate(model, images, labels=labels).nats

@@ -121,7 +121,7 @@ def test_the_document_has_the_protocol_of_each_claim(plain: Path, model: Path) -
     for claim, source, comparable in zip(found["claims"], (first, second), (True, False), strict=True):
         keys = ("nats_per_image", "bits_per_dim", "bound", "importance_samples", "seed")
         assert {key: claim[key] for key in keys} == {key: source[key] for key in keys}
-        kept = ("dataset_id", "split", "images", "pixels_sha256", "binarization", "part")
+        kept = ("dataset_id", "split", "images", "pixels_sha256", "binarization", "part", "preparation")
         assert claim["data"] == {key: source["data"][key] for key in kept}
         assert claim["weights_sha256"] == found["checkpoint"]["weights_sha256"]
         same = source["data"]["images"] == 4

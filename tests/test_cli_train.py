@@ -269,9 +269,9 @@ def test_validation_images_are_the_last_and_test_images_are_never_read(
     shown: list[np.ndarray] = []
     validate = Trainer.validate
 
-    def recorded(trainer: Trainer, levels: np.ndarray) -> object:
+    def recorded(trainer: Trainer, levels: np.ndarray, labels: np.ndarray | None) -> object:
         shown.extend((trainer.split.pixels, levels))
-        return validate(trainer, levels)
+        return validate(trainer, levels, labels)
 
     monkeypatch.setattr(handwritten, "read_idx", lambda path: (opened.append(path.name), read_idx(path))[1])
     monkeypatch.setattr(Trainer, "validate", recorded)

@@ -37,7 +37,7 @@ def test_a_code_is_measured_and_decoded() -> None:
 
 def test_other_images_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     model, images = preset_model("pixelcnn", SHAPE, 256, torch.float32).eval(), images_of(2, 256)
-    monkeypatch.setattr(Codec, "decode", lambda self, coded, advance: images + 1)
+    monkeypatch.setattr(Codec, "decode", lambda self, coded, advance, labels: images + 1)
     with pytest.raises(IntegrityError, match="not those that were coded"):
         measure_code(model, images)
 

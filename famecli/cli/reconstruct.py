@@ -117,6 +117,7 @@ def reconstruct(
     """
     output = images.common.output()
     target = images.target("reconstructions", "grid" if format == "pairs" else format, rgb=images.rgb)
+    _check_ends(interpolate, files or [])
     source, names = source.with_images(files)
     check_files(images.force, latents)
     _check_ends(interpolate, names)

@@ -100,18 +100,18 @@ class Codec:
     def encode(
         self,
         levels: np.ndarray,
-        labels: np.ndarray | None = None,
         bits: Sequence[Sequence[int]] | None = None,
         advance: Callable[[int], None] = lambda images: None,
+        labels: np.ndarray | None = None,
     ) -> Coded:
         """Return the code of images.
 
         Args:
             levels: Integer levels, uint8, `(N, C, H, W)`.
-            labels: Class of each image, `(N,)`; None for a model without classes.
             bits: Bits of each map's latents, for each stochastic layer from the image upwards; None for those
                 that make the code shortest.
             advance: Called with the number of images just done.
+            labels: Class of each image, `(N,)`; None for a model without classes.
         """
         # The order of summation depends on the number of threads.
         with threads_for(ONE_THREAD):
@@ -145,8 +145,8 @@ class Codec:
     def decode(
         self,
         coded: Coded,
-        labels: np.ndarray | None = None,
         advance: Callable[[int], None] = lambda images: None,
+        labels: np.ndarray | None = None,
     ) -> np.ndarray:
         """Return the images, `(N, C, H, W)`, uint8.
 
@@ -154,8 +154,8 @@ class Codec:
 
         Args:
             coded: Result of `encode`; from a file, untrusted values of the right types.
-            labels: Class of each image, as for `encode`.
             advance: Called with the number of images just done.
+            labels: Class of each image, as for `encode`.
 
         Raises:
             IntegrityError: The payload is damaged, ends early, or is for another model.

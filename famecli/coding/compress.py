@@ -93,7 +93,7 @@ def encode_images(
         group: Largest number of images that are coded at once.
         advance: Called with the number of images just done.
     """
-    coded = _portable_codec(checkpoint.model, group).encode(levels, labels, advance=advance)
+    coded = _portable_codec(checkpoint.model, group).encode(levels, advance=advance, labels=labels)
     config = checkpoint.model.config
     header = FileHeader(
         schema=SCHEMA,
@@ -138,7 +138,7 @@ def decode_images(
     if (labels is None) == bool(classes) or (labels is not None and labels.max() >= classes):
         raise InputError("the labels of the file are not classes of the model")
     try:
-        levels = codec.decode(file.coded(), labels, advance)
+        levels = codec.decode(file.coded(), advance, labels)
     except IntegrityError as error:
         # The checksum of the file was right, so another machine is the likely reason.
         raise IntegrityError(str(error), file.header.machine.advice()) from error
@@ -252,9 +252,9 @@ def measure_code(
     """
     codec = _portable_codec(model)
     started_s = time.monotonic()
-    coded = codec.encode(levels, labels, advance=advance)
+    coded = codec.encode(levels, advance=advance, labels=labels)
     encoded_s = time.monotonic()
-    again = codec.decode(coded, labels, advance)
+    again = codec.decode(coded, advance, labels)
     decoded_s = time.monotonic()
     if not np.array_equal(again, levels):
         raise IntegrityError("the images that were decoded are not those that were coded")

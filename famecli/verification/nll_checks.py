@@ -288,8 +288,8 @@ def check_code(model: Fame, levels: np.ndarray, source: str, labels: np.ndarray 
     # Rounding would hide differences between encoder and decoder.
     codec = Codec(model, rounding=False)
     latents = [stage.latents for stage in model.config.stages if stage.latents]
-    coded = codec.encode(levels, labels, [[LATENT_BITS] * maps for maps in latents])
-    again = codec.decode(coded, labels)
+    coded = codec.encode(levels, [[LATENT_BITS] * maps for maps in latents], labels=labels)
+    again = codec.decode(coded, labels=labels)
     wrong = int((again != levels).sum()) if again.shape == levels.shape else levels.size
     nlls = evaluate(model, levels, labels=labels, importance_samples=DRAWS)
     bound = float(nlls.distortion.sum() + nlls.rate.sum()) / NATS_PER_BIT
