@@ -137,10 +137,9 @@ def reconstruct(
             found = library.reconstruct(loaded.model, originals.levels, settings, advance, originals.labels)
         else:
             found = library.interpolate(loaded.model, originals.levels, steps, settings, originals.labels)
-    num_levels = loaded.model.config.levels
-    flat = levels_to_bytes(found.reshape(-1, *found.shape[2:]), num_levels)
+    flat = levels_to_bytes(found.reshape(-1, *found.shape[2:]), loaded.model.config.levels)
     results = flat.reshape(*found.shape[:2], *flat.shape[1:])
-    before = levels_to_bytes(originals.levels, num_levels) if format == "pairs" else None
+    before = levels_to_bytes(originals.levels, loaded.model.config.levels) if format == "pairs" else None
     pixels, planned = library.arranged(results, before, interpolated=interpolate is not None)
     _note_idle_latents(loaded.model, originals, seed, output)
     made: dict[str, str | int | float] = {"weights_sha256": loaded.weights_sha256}
