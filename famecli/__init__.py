@@ -3,7 +3,6 @@
 The public names are loaded when they are first used: importing the package costs no torch and no numpy.
 """
 
-from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -19,19 +18,23 @@ if TYPE_CHECKING:
 
 __version__ = version("famecli")
 __all__ = ["FameError", "Model", "Preparation", "compare", "evaluate", "load", "presets", "train"]
-# Modules of the public names that need no torch.
-PLACES = {
-    "FameError": "famecli.errors",
-    "Preparation": "famecli.data.preparation",
-    "presets": "famecli.config.presets",
-}
 
 
 def __getattr__(name: str) -> object:
     # No module of the package is called like a public name: its import would take the name's place.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(PLACES.get(name, "famecli.api.verbs")), name)
+    from famecli import errors
+    from famecli.config import presets
+    from famecli.data import preparation
+
+    # These need no torch.
+    light = {"FameError": errors, "Preparation": preparation, "presets": presets}
+    if name in light:
+        return getattr(light[name], name)
+    from famecli.api import verbs
+
+    return getattr(verbs, name)
 
 
 def __dir__() -> list[str]:

@@ -80,6 +80,7 @@ def test_a_model_scores_what_another_draws(
         "levels": levels,
         "binarization": "fixed" if levels == 2 else "none",
         "part": "all",
+        "preparation": None,
     }
     nats = evaluate(load_checkpoint(critic).model, expected).nats
     assert found["nats_per_image"] == pytest.approx(nats.mean(), rel=1e-6)

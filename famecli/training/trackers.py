@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from queue import SimpleQueue
@@ -105,7 +104,9 @@ class Wandb:
         # Neither reports of errors, nor lines between those of the training.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         os.environ.setdefault("WANDB_SILENT", "true")
-        self.wandb = import_module("wandb")
+        import wandb
+
+        self.wandb: Any = wandb
         online = self.wandb.setup().settings.mode == "online"
         # Without a key it would ask for one.
         if online and not self.wandb.login(prompt=False, verify=False):
@@ -155,9 +156,12 @@ class Mlflow:
         # No reports of its use, and no lines between those of the training.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-        self.entities = import_module("mlflow.entities")
+        import mlflow.entities
+        from mlflow.tracking import MlflowClient
+
+        self.entities: Any = mlflow.entities
         # Its client adds no tags, unlike its other functions: they would tell the command and the user.
-        self.client = import_module("mlflow.tracking").MlflowClient()
+        self.client: Any = MlflowClient()
         self.run_id = subject.run_id
         if self.run_id is not None:
             self.client.update_run(self.run_id, "RUNNING")
