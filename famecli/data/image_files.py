@@ -65,6 +65,7 @@ def decode(
     content: bytes | np.ndarray,
     shape: tuple[int, int, int],
     preparation: Preparation | None = None,
+    header: ImageHeader | None = None,
 ) -> np.ndarray:
     """Return the pixels of an image; its size is checked before its pixels are unpacked.
 
@@ -73,6 +74,7 @@ def decode(
         content: Content of the file, or pixels `(C, H, W)`.
         shape: `(C, H, W)` of the array.
         preparation: Preparation of the image; None where it must stay as it is.
+        header: Header of the image, if it was read before.
 
     Shape:
         `(C, H, W)`, uint8, 0 to 255.
@@ -85,7 +87,7 @@ def decode(
 
     channels, height, width = shape
     how = preparation or Preparation()
-    if how.resize is None and (found := image_header(name, content).shape)[1:] != (height, width):
+    if how.resize is None and (found := (header or image_header(name, content)).shape)[1:] != (height, width):
         hint = "resize or crop a copy first"
         if preparation is not None and height == width:
             hint += f", or set `resize={width}`"

@@ -10,7 +10,7 @@ import numpy as np
 
 from famecli.config.schema import ModelConfig
 from famecli.data.fetch import say_nothing
-from famecli.data.image_files import decode, exact_levels, image_header, nearest_levels
+from famecli.data.image_files import ImageHeader, decode, exact_levels, image_header, nearest_levels
 from famecli.data.image_writers import to_uint8
 from famecli.data.listing import WHAT_IS_READ, list_images
 from famecli.data.preparation import Preparation
@@ -70,14 +70,15 @@ class Findings:
         content: bytes | np.ndarray,
         shape: tuple[int, int, int],
         preparation: Preparation | None,
+        header: ImageHeader | None = None,
     ) -> np.ndarray:
         """Return the pixels of an image; see `decode`. Remember whether it had to be converted."""
         if preparation is None or not preparation.convert:
-            return decode(name, content, shape, preparation)
+            return decode(name, content, shape, preparation, header)
         try:
-            return decode(name, content, shape, dataclasses.replace(preparation, convert=False))
+            return decode(name, content, shape, dataclasses.replace(preparation, convert=False), header)
         except InputError:
-            pixels = decode(name, content, shape, preparation)
+            pixels = decode(name, content, shape, preparation, header)
             self.converted.append(name)
             return pixels
 
@@ -142,8 +143,9 @@ def read_images(
     for each in found.images:
         with findings.of(each.name):
             content = each.content()
-            images.append((each.name, findings.decode(each.name, content, shape, preparation)))
-            turned += image_header(each.name, content).turned
+            header = image_header(each.name, content)
+            images.append((each.name, findings.decode(each.name, content, shape, preparation, header)))
+            turned += header.turned
     findings.check()
     words = f"; {turned:,} turned as their EXIF data say" if turned else ""
     if len(images) > 1 or found.passed_over or turned:
