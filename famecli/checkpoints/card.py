@@ -121,6 +121,7 @@ def _on_first_images(claim: NllRecord) -> str:
     """Return a further claim, with the one-draw NLL of the same images."""
     data, one = claim.data, claim.one_draw_nats
     beside = "" if one is None else f", where K = 1 gives {one:.2f}"
+    beside += "" if claim.accuracy is None else f", accuracy {claim.accuracy:.2%}"
     images = (
         f"{'' if data.part else 'the first '}{data.images or 0:,} images of {data.dataset_id}, {data.split}"
     )
