@@ -21,7 +21,7 @@ from famecli.data.registry import DATASETS
 from famecli.errors import FameError, UnavailableError, UsageError
 from famecli.escape import redacted
 from famecli.files import STDIN
-from famecli.nll.record import FIRST_IMAGES, NllRecord
+from famecli.nll.record import FIRST_IMAGES, LIKELIHOODS, NllRecord
 from famecli.nll.units import bits_per_dim, unit_of
 from famecli.output import FittedTable
 
@@ -318,6 +318,7 @@ def _show_list(rows: list[dict[str, Any]], console: Console) -> None:
     def cells(row: dict[str, Any]) -> tuple[str, ...]:
         nats, bound = row["nats_per_image"], row["bound"]
         nll = "" if nats is None else f"{_nll(row['dataset'], nats, row['stderr_nats'])} {BOUNDS[bound]}"
+        nll += LIKELIHOODS.get(row.get("given"), "")
         dataset, *known = (str(row[key] or "") for key in ("dataset", "model", "size", "licence"))
         megabytes = f"{row['size_bytes'] / 1e6:.1f}"
         return row["name"], nll.strip(), dataset, row["where"] or "not here", megabytes, *known
