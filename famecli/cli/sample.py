@@ -176,7 +176,7 @@ class Drawing:
         return images // len(names) if self.labels == ALL and names else None
 
     def classes(self, names: Sequence[str], seeds: range, completed: str | None) -> "np.ndarray | None":
-        """Return the class of each image; None for a model without classes.
+        """Return the class of each image; None for a model without classes, or where it is not known.
 
         Args:
             names: Names of the model's classes.
@@ -184,13 +184,14 @@ class Drawing:
             completed: File of the image that is completed; its folder may name the class.
 
         Raises:
-            ArgumentError: There is no such class, or the class of the completed image is not known.
+            ArgumentError: There is no such class.
         """
-        from famecli.data.labels import labels_by_folder, labels_of, labels_or_random
+        import numpy as np
 
-        if self.labels == ALL and names:
-            per_class = len(seeds) // len(names)
-            return labels_of(names, [place // per_class for place in range(len(seeds))], len(seeds))
+        from famecli.data.labels import labels_by_folder, labels_or_random
+
+        if (columns := self.columns(len(seeds), names)) is not None:
+            return np.arange(len(names)).repeat(columns)
         if names and self.labels is None and completed is not None:
             return labels_by_folder(names, [completed] * len(seeds))
         return labels_or_random(names, self.labels, seeds)

@@ -170,7 +170,7 @@ class Sample:
         self.model, self.all = copy.deepcopy(model).float(), len(levels)
         chosen = torch.from_numpy(np.ascontiguousarray(levels[places]))
         self.x = chosen.to(self.model.device, self.model.dtype)
-        self.labels = labels_on(self.model, None if labels is None else labels[places])
+        self.labels = labels_on(self.model, labels, places)
         self.features = self.model.bottom_up(scale_levels(self.x, model.config.levels), self.labels)
         self.noise = ImageNoise([("coding", "precision", int(place)) for place in places])
         self.normals: dict[int, Tensor] = {}

@@ -132,7 +132,7 @@ class Codec:
         size = 1 if any(map(any, chosen)) else self.group
         while done < len(levels):
             part = levels[done : done + size]
-            popped = self._push(stack, layers, part, self._classes(labels, done, len(part)))
+            popped = self._push(stack, layers, part, labels_on(self.model, labels, slice(done, done + size)))
             need_bits = max(need_bits, popped / len(part))
             groups.append(len(part))
             done += len(part)
@@ -166,7 +166,8 @@ class Codec:
         with threads_for(ONE_THREAD):
             for size in reversed(coded.groups):
                 first -= size
-                parts.append(self._pop(stack, layers, size, self._classes(labels, first, size)))
+                classes = labels_on(self.model, labels, slice(first, first + size))
+                parts.append(self._pop(stack, layers, size, classes))
                 advance(size)
         return np.concatenate(parts[::-1])
 
@@ -181,9 +182,6 @@ class Codec:
             raise IntegrityError(f"the payload is damaged: it has no room for {coded.images} images")
         if max(coded.groups, default=0) > most_at_once(self.config):
             raise IntegrityError(f"groups of {max(coded.groups)} images take too much memory")
-
-    def _classes(self, labels: np.ndarray | None, first: int, count: int) -> Tensor | None:
-        return labels_on(self.model, None if labels is None else labels[first : first + count])
 
     def _push(self, stack: Stack, layers: list[Bins], images: np.ndarray, labels: Tensor | None) -> int:
         """Push a group of images; return the number of bits that their latents popped."""

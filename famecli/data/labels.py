@@ -105,11 +105,9 @@ def labels_or_random(
     classes: Sequence[str], labels: Labels | None, seeds: Sequence[int]
 ) -> np.ndarray | None:
     """Return the result of `labels_of`, also for errors, or random classes where `labels` is None."""
-    return (
-        random_labels(classes, seeds)
-        if classes and labels is None
-        else labels_of(classes, labels, len(seeds))
-    )
+    if classes and labels is None:
+        return random_labels(classes, seeds)
+    return labels_of(classes, labels, len(seeds))
 
 
 def random_labels(classes: Sequence[str], seeds: Sequence[int]) -> np.ndarray:

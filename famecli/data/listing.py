@@ -298,10 +298,11 @@ def _list_array(
     transposed: bool = False,
 ) -> None:
     """List images `(N, C, H, W)` with their labels `(N,)`, if there are as many."""
-    known = labels is not None and labels.shape == (len(images),)
+    if labels is not None and labels.shape != (len(images),):
+        labels = None
     for index, image in enumerate(images):
         content = functools.partial(np.ascontiguousarray, image)
-        label = str(labels[index]) if labels is not None and known else ""
+        label = "" if labels is None else str(labels[index])
         found.images.append(StoredImage(f"{name}: image {index}", within, content, name, transposed, label))
 
 

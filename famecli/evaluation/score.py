@@ -16,7 +16,7 @@ from famecli.config.costs import images_at_once
 from famecli.data.dataset import FixedLevels, ImageSplit, Split, fixed_levels
 from famecli.data.folder import seen_with
 from famecli.data.image_writers import bits_to_uint8, open_writer
-from famecli.data.labels import Labels, labels_in, labels_of, random_labels
+from famecli.data.labels import Labels, labels_in, labels_of, labels_or_random
 from famecli.data.registry import FOLDER, dataset_info
 from famecli.data.seen import count_seen
 from famecli.errors import ArgumentError, InputError
@@ -134,17 +134,15 @@ def scored_levels(
     check_fits(checkpoint, images.info.shape, images.info.levels, images.info.name)
     found = fixed_levels(images, BITS_SEED, numbers)
     classes = checkpoint.model.config.classes
+    if labels is not None:
+        every = labels_of(classes, labels, len(images.pixels))
+        return dataclasses.replace(found, labels=None if every is None else every[list(found.numbers)])
     try:
-        if labels is None:
-            own = labels_in(classes, images, found.numbers)
-        else:
-            every = labels_of(classes, labels, len(images.pixels))
-            own = None if every is None else every[list(found.numbers)]
+        return dataclasses.replace(found, labels=labels_in(classes, images, found.numbers))
     except ArgumentError:
-        if labels is not None or not marginal:
+        if not marginal:
             raise
-        own = None
-    return dataclasses.replace(found, labels=own)
+        return found
 
 
 def score(
@@ -203,8 +201,7 @@ def simulated(
         raise ArgumentError(
             f"{checkpoint.source} has no latents: its NLL is exact, and there is no gap to bound"
         )
-    classes = checkpoint.model.config.classes
-    labels = random_labels(classes, range(seed, seed + images)) if classes else None
+    labels = labels_or_random(checkpoint.model.config.classes, None, range(seed, seed + images))
     drawn = simulate(double(checkpoint.model), images, seed, labels)
     split = as_split(checkpoint.model, drawn)
     return split, dataclasses.replace(fixed_levels(split), labels=labels), drawn.normals

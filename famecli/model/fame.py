@@ -349,6 +349,8 @@ class Fame(nn.Module):
         return sum(weight.numel() for weight in self.parameters())
 
 
-def labels_on(model: Fame, labels: np.ndarray | None) -> Tensor | None:
-    """Return classes, `(B,)`, as a model takes them; None for none."""
-    return None if labels is None else torch.from_numpy(labels.astype(np.int64)).to(model.device)
+def labels_on(
+    model: Fame, labels: np.ndarray | None, rows: slice | np.ndarray = slice(None)
+) -> Tensor | None:
+    """Return the classes of some rows, `(B,)`, as a model takes them; None for none."""
+    return None if labels is None else torch.from_numpy(labels[rows].astype(np.int64)).to(model.device)

@@ -103,7 +103,7 @@ def evaluate_ais(
     def table_of(rows: slice) -> np.ndarray:
         batch = torch.from_numpy(levels[rows]).to(exact.device)
         known = None if normals is None else [each[rows] for each in normals]
-        classes = labels_on(exact, None if labels is None else labels[rows])
+        classes = labels_on(exact, labels, rows)
         annealer = _Annealer(exact, batch, numbers[rows], settings, seed, labels=classes)
         return annealer.run(known, pieces.size)
 
@@ -284,7 +284,7 @@ def simulate(model: Fame, images: int, seed: int = 0, labels: np.ndarray | None 
     for start in range(0, images, BATCH):
         names = [("simulate", seed, index) for index in range(start, min(start + BATCH, images))]
         noise = ImageNoise(names, device=model.device)
-        classes = labels_on(model, None if labels is None else labels[start : start + BATCH])
+        classes = labels_on(model, labels, slice(start, start + BATCH))
         condition, draws = model.top_down(None, noise, len(names), labels=classes)
         uniforms = image_uniforms(names, model.uniforms_shape, torch.float64)
         levels.append(decoder(condition, uniforms).cpu().numpy().astype(np.uint8))

@@ -106,9 +106,8 @@ def evaluate(
 
     def table_of(rows: slice) -> np.ndarray:
         batch = torch.from_numpy(levels[rows]).to(model.device)
-        classes = labels_on(model, None if labels is None else labels[rows])
-        table = _evaluate_batch(model, batch, classes, names[rows], samples, pieces.size)
-        return table if closed_form or samples > 1 else table[:, [-1, *range(1, table.shape[1])]]
+        classes = labels_on(model, labels, rows)
+        return _evaluate_batch(model, batch, classes, names[rows], samples, pieces.size, closed_form)
 
     few = len(levels) * samples <= FEW_IMAGES
     with threads_for(ONE_THREAD if few else THREADED_WORK):
@@ -210,12 +209,18 @@ def checked_draws(
 
 
 def _evaluate_batch(
-    model: Fame, batch: Tensor, labels: Tensor | None, names: Sequence[StreamName], samples: int, rows: int
+    model: Fame,
+    batch: Tensor,
+    labels: Tensor | None,
+    names: Sequence[StreamName],
+    samples: int,
+    rows: int,
+    closed_form: bool,
 ) -> np.ndarray:
     """Return the table of a batch, computed in pieces of about `rows` images times samples.
 
-    Shape: one row per image; columns are nats, distortion, rate of each layer; with several samples the
-    `curve`, `stderr` and `effective` of its `Importance`, with one sample minus its log-weight.
+    Shape: one row per image; columns are nats, distortion, rate of each layer, and with several samples
+    the `curve`, `stderr` and `effective` of its `Importance`.
     """
     noise = ImageNoise(names, device=model.device)
     parts: list[Tensor] = []
@@ -234,7 +239,8 @@ def _evaluate_batch(
     distortion, rate = distortion / samples, rate / samples
     log_weights = torch.cat(parts, dim=1)
     if samples == 1:
-        return np.column_stack([distortion + rate.sum(1), distortion, rate, -log_weights])
+        nats = distortion + rate.sum(1) if closed_form else -log_weights[:, 0]
+        return np.column_stack([nats, distortion, rate])
     found = weigh(log_weights)
     weights = (found.curve, found.stderr, found.effective)
     return np.column_stack([-log_mean(log_weights), distortion, rate, *weights])
@@ -260,8 +266,8 @@ def pixel_bits(
     """
     names = _noise_names(seed, len(levels), numbers)
     for start in range(0, len(levels), batch_size):
-        batch = torch.from_numpy(levels[start : start + batch_size]).to(model.device)
-        noise = ImageNoise(names[start : start + batch_size], device=model.device)
-        classes = labels_on(model, None if labels is None else labels[start : start + batch_size])
-        condition, _ = model.infer(batch, noise, labels=classes)
+        rows = slice(start, start + batch_size)
+        batch = torch.from_numpy(levels[rows]).to(model.device)
+        noise = ImageNoise(names[rows], device=model.device)
+        condition, _ = model.infer(batch, noise, labels=labels_on(model, labels, rows))
         yield start, (-model.log_prob(batch, condition) / NATS_PER_BIT).cpu().numpy()

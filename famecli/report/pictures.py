@@ -8,7 +8,7 @@ import numpy as np
 
 from famecli.data.dataset import FixedLevels
 from famecli.data.image_writers import levels_to_bytes, png_bytes
-from famecli.data.labels import random_labels
+from famecli.data.labels import labels_or_random
 from famecli.errors import NumericsError
 from famecli.grids import enlarged, grid, visible_scale, with_three_channels
 from famecli.model.fame import Fame
@@ -72,8 +72,8 @@ class TestImages:
 
 def draw_samples(model: Fame, seeds: range, advance: Callable[[int], None]) -> np.ndarray:
     """Return one sample per seed as bytes `(N, H, W, C)`: those of `fame sample`."""
-    found, classes = [], model.config.classes
-    for batch in generate_batches(model, seeds, random_labels(classes, seeds) if classes else None):
+    found, labels = [], labels_or_random(model.config.classes, None, seeds)
+    for batch in generate_batches(model, seeds, labels):
         found.append(levels_to_bytes(batch, model.config.levels))
         advance(len(batch))
     return np.concatenate(found)

@@ -90,7 +90,7 @@ def _signals_wait() -> Iterator[None]:
 
 
 def _fork(compute: Callable[[], None]) -> int:
-    """Start a process that computes, and return its identifier; its signals wait for ever."""
+    """Start a process that computes, with its signals blocked; return its identifier."""
     with warnings.catch_warnings():
         # Newer versions of Python warn of other threads. The child only runs torch, on one thread.
         warnings.simplefilter("ignore", DeprecationWarning)

@@ -292,8 +292,8 @@ def complete_batches(
         chosen = list(seeds[first : first + CHUNK])
         image = images[first : first + CHUNK].to(model.device).float()
         given = torch.from_numpy(mask).to(model.device).expand(len(chosen), 1, -1, -1)
-        classes = None if labels is None else labels[first : first + CHUNK]
-        x = _chain(model, decoder, image, given, chosen, sweeps, labels_on(model, classes))
+        classes = labels_on(model, labels, slice(first, first + CHUNK))
+        x = _chain(model, decoder, image, given, chosen, sweeps, classes)
         return x.float().cpu().numpy().astype(np.uint8)
 
     yield from group.map_ordered(range(0, len(seeds), CHUNK), draw)

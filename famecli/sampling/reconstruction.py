@@ -190,7 +190,7 @@ def arranged(
 
 def _classes(model: Fame, labels: np.ndarray | None, start: int, count: int) -> Tensor | None:
     """Return the classes of a batch, padded like its images."""
-    return padded(labels_on(model, None if labels is None else labels[start : start + count]))
+    return padded(labels_on(model, labels, slice(start, start + count)))
 
 
 def _moments(draws: list[Draw]) -> Iterator[tuple[str, Tensor]]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from famecli import __version__
 from famecli.data.image_writers import levels_to_bytes, write_images
-from famecli.data.labels import random_labels
+from famecli.data.labels import labels_or_random
 from famecli.sampling.generate import generate_batches
 from famecli.training.trainer import Trainer
 
@@ -46,8 +46,7 @@ def draw_grid(trainer: Trainer, folder: Path) -> np.ndarray:
     Returns:
         The images, bytes `(N, H, W, C)`.
     """
-    classes = trainer.model.config.classes
-    labels = random_labels(classes, SEEDS) if classes else None
+    labels = labels_or_random(trainer.model.config.classes, None, SEEDS)
     batches: Iterator[np.ndarray] = generate_batches(
         trainer.averaged_model(), SEEDS, labels, group=trainer.group
     )

@@ -46,7 +46,7 @@ class Batch:
     def part(self, rows: slice, model: Fame) -> tuple[Tensor, PartNoise, Tensor | None]:
         """Return some rows as the first arguments of a model, on its device."""
         self.noise.rows = rows
-        labels = labels_on(model, None if self.labels is None else self.labels[rows])
+        labels = labels_on(model, self.labels, rows)
         return torch.from_numpy(self.levels[rows]).to(model.device), self.noise, labels
 
 

@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from urllib.parse import unquote
 
 import yaml
 
-from support.loopback import FaultHandler, FaultServer
+from support.loopback import FaultHandler, FaultServer, serving
 
 TOKEN = "hf_" + "secret" * 5
 
@@ -205,12 +204,5 @@ class HubHandler(FaultHandler):
 @contextmanager
 def hub_server() -> Iterator[HubServer]:
     """Yield a running hub."""
-    with HubServer() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.stop_stalling.set()
-            server.shutdown()
-            thread.join()
+    with HubServer() as server, serving(server):
+        yield server

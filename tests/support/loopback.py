@@ -145,14 +145,20 @@ class FaultHandler(BaseHTTPRequestHandler):
 
 
 @contextmanager
+def serving(server: FaultServer) -> Iterator[None]:
+    """Serve in a thread of its own."""
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield
+    finally:
+        server.stop_stalling.set()
+        server.shutdown()
+        thread.join()
+
+
+@contextmanager
 def fault_server() -> Iterator[FaultServer]:
     """Yield a running server."""
-    with FaultServer() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.stop_stalling.set()
-            server.shutdown()
-            thread.join()
+    with FaultServer() as server, serving(server):
+        yield server
