@@ -1,4 +1,4 @@
-"""Output of commands: one result on stdout, everything else on stderr."""
+"""Output of commands: one result on stdout, everything else on stderr; tables for terminals and notebooks."""
 
 import codecs
 import io
@@ -20,7 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from famecli.escape import one_line, redacted
+from famecli.escape import markup, one_line, redacted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -279,3 +279,16 @@ class FittedTable:
         """Return the least width of each column."""
         texts = 1 if not self.right else len(widths)
         return [*widths[:texts], *(min(width, LEAST_TEXT) for width in widths[texts:])]
+
+
+def html_table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a small table, escaped; the first cell of a row is its heading."""
+    head = "".join(f"<th>{markup(column)}</th>" for column in columns)
+    body = "".join(_row(row) for row in rows)
+    caption = f"<caption>{markup(caption)}</caption>"
+    return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _row(row: Sequence[str]) -> str:
+    heading, *cells = map(markup, row)
+    return f"<tr><th>{heading}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"

@@ -24,8 +24,7 @@ from famecli.data.dataset import load_split, own_images
 from famecli.data.labels import labels_in, labels_of, random_labels
 from famecli.errors import ArgumentError, ArgumentTypeError, ConfigError, InputError
 from famecli.model.fame import Fame
-from famecli.nll.evaluate import evaluate
-from famecli.nll.marginal import evaluate_marginal
+from famecli.nll.evaluate import evaluate, evaluate_marginal
 from famecli.sampling.generate import generate
 from famecli.training.grow import first_weights
 

@@ -13,7 +13,7 @@ from support.outcomes import Command
 
 from famecli.config.schema import TrainConfig
 from famecli.data.dataset import FixedLevels, own_images
-from famecli.nll.units import bits_per_dim
+from famecli.nll.record import bits_per_dim
 from famecli.training.follow import SMALLEST_RATE_BITS, Remarks, in_time
 from famecli.training.run import Run
 from famecli.training.trainer import Trainer

@@ -9,7 +9,7 @@ from famecli.config.presets import PRESETS
 from famecli.errors import NumericsError
 from famecli.model.fame import Fame
 from famecli.nll.evaluate import ImageNlls, evaluate, pixel_bits
-from famecli.nll.units import bits_per_dim
+from famecli.nll.record import bits_per_dim
 from famecli.rng import ImageNoise
 
 SHAPE = (1, 10, 8)

@@ -35,9 +35,9 @@ from support.data import amat, image_bytes, png_claiming, random_pixels
 from support.mutants import BYTE_MUTATIONS, judge, memory_limit, mutant
 
 from famecli.data.arrays import idx_header, read_arrays, read_idx
+from famecli.data.drawings import read_mat
 from famecli.data.handwritten import parse_amat
 from famecli.data.image_files import image_header
-from famecli.data.mat import read_mat
 from famecli.data.preparation import Preparation
 from famecli.data.reading import read_images
 from famecli.errors import ExitCode, FameError

@@ -29,7 +29,7 @@ from famecli.data.image_writers import (
 )
 from famecli.data.reading import read_images
 from famecli.errors import FameError, InputError, UsageError
-from famecli.evaluation.fidelity import psnr
+from famecli.evaluation.score import psnr
 from famecli.grids import enlarged, grid, visible_scale
 from famecli.output import terminal_picture
 

@@ -9,7 +9,7 @@ import pytest
 import scipy.io
 from support.archives import COMPRESSED, DOUBLE, MAT_HEADER, MATRIX, element, matrix
 
-from famecli.data.mat import read_mat
+from famecli.data.drawings import read_mat
 from famecli.errors import InputError
 
 
@@ -61,7 +61,7 @@ def test_a_bomb_is_unpacked_to_the_limit_at_most(tmp_path: Path, monkeypatch: py
     path = tmp_path / "a.mat"
     bomb = element(MATRIX, bytes(1 << 20))
     path.write_bytes(MAT_HEADER + element(COMPRESSED, zlib.compress(bomb)))
-    monkeypatch.setattr("famecli.data.mat.LARGEST_UNPACKED_BYTES", 1 << 10)
+    monkeypatch.setattr("famecli.data.drawings.LARGEST_UNPACKED_BYTES", 1 << 10)
     with pytest.raises(InputError, match="larger than allowed"):
         read_mat(path, ["a"])
 

@@ -32,7 +32,7 @@ from famecli.config.schema import TrainConfig
 from famecli.errors import InputError
 from famecli.model.fame import NllTerms
 from famecli.nll.evaluate import ImageNlls
-from famecli.nll.units import NATS_PER_BIT
+from famecli.nll.record import NATS_PER_BIT
 from famecli.training.run import STATE_SCHEMA, record_every_images
 from famecli.training.trainer import Trainer
 

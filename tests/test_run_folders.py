@@ -22,7 +22,7 @@ from support.trainers import assert_equal_runs, metrics, resumed, run_of, train
 from support.victims import Victims
 
 from famecli.checkpoints.checkpoint import load_checkpoint, load_tensors, save_tensors
-from famecli.data.seen import SEEN_IMAGES, count_seen, image_hashes, write_seen
+from famecli.data.dataset import SEEN_IMAGES, count_seen, image_hashes, write_seen
 from famecli.errors import InputError, UnavailableError
 from famecli.runtime.distributed import ALONE, Group
 from famecli.training import setup

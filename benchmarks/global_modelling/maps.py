@@ -13,7 +13,7 @@ from benchmarks.tables import Cell, Table
 from famecli.data.image_writers import mean_to_uint8, write_png
 from famecli.grids import grid
 from famecli.nll.evaluate import evaluate, pixel_bits
-from famecli.nll.units import NATS_PER_BIT
+from famecli.nll.record import NATS_PER_BIT
 from famecli.output import Output
 
 BANDS = 4

@@ -7,8 +7,7 @@ from famecli.checkpoints.description import Description
 from famecli.checkpoints.provenance import in_words, time_in_words
 from famecli.config.presets import PRESETS
 from famecli.escape import code, fenced, markdown, yaml
-from famecli.nll.record import NllRecord
-from famecli.nll.units import unit_of
+from famecli.nll.record import NllRecord, unit_of
 
 # The hub's name of what these models are for.
 TASK = "unconditional-image-generation"

@@ -81,7 +81,7 @@ class TrainingData:
         valid_images: Number of images in the validation split.
         test_images: Number of images in the test split.
         train_sha256: SHA-256 of the SHA-256 of each training image, in order; see
-            `famecli.data.seen.image_hashes`.
+            `famecli.data.dataset.image_hashes`.
     """
 
     dataset: str

@@ -12,9 +12,8 @@ import typer
 
 from famecli import __version__
 from famecli.cli.compare import compare
-from famecli.cli.compress import compress
+from famecli.cli.compress import compress, decompress
 from famecli.cli.datasets import app as datasets
-from famecli.cli.decompress import decompress
 from famecli.cli.evaluate_nll import evaluate_nll
 from famecli.cli.grouping import App, flags_for_parameters, with_usual_first
 from famecli.cli.info import info

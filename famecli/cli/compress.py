@@ -1,4 +1,4 @@
-"""`fame compress`."""
+"""`fame compress` and `fame decompress`."""
 
 import shlex
 import sys
@@ -8,20 +8,27 @@ from typing import Annotated
 
 import typer
 
-from famecli.checkpoints.store import Store
+from famecli.checkpoints.index import named_weights
+from famecli.checkpoints.store import Store, weights_with_hash
 from famecli.cli.grouping import grouped
-from famecli.cli.groups import Common, Force, Label, Network, SplitName, check_files
+from famecli.cli.groups import (
+    Common,
+    Files,
+    Force,
+    ImageFormat,
+    ImageOutput,
+    Label,
+    Network,
+    SplitName,
+    check_files,
+)
 from famecli.cli.sources import DataSource, ModelSource
 from famecli.errors import InputError, UsageError
 from famecli.files import free_name, write_atomic
 
-SCHEMA = "famecli/compress/1"
+COMPRESS_SCHEMA = "famecli/compress/1"
 SUFFIX = ".fame"
 
-Files = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="IMAGES", help="Image files, folders and archives, or one array file."),
-]
 Part = Annotated[
     SplitName | None,
     typer.Option(
@@ -50,6 +57,16 @@ Start = Annotated[
 Number = Annotated[
     int | None,
     typer.Option("--limit", min=1, metavar="N", help="Without IMAGES: use only N images, from --start on."),
+]
+DECOMPRESS_SCHEMA = "famecli/decompress/1"
+File = Annotated[Path, typer.Argument(metavar="FILE", help="Output of fame compress, or -.")]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoint",
+        metavar="CKPT",
+        help="Model, as in other commands (default: the named weights that wrote the file).",
+    ),
 ]
 
 
@@ -131,7 +148,7 @@ def compress(
     count, dimensions = coded.images, loaded.model.config.dimensions
     bits = coded.net_bits / count
     document = {
-        "schema": SCHEMA,
+        "schema": COMPRESS_SCHEMA,
         "checkpoint": {"name": loaded.source, "sha256": loaded.sha256, "weights": loaded.weights},
         "weights_sha256": loaded.weights_sha256,
         "out": target,
@@ -176,3 +193,65 @@ def _check_target(target: str, force: bool, json: bool) -> None:
         raise UsageError("--json and -o - both want stdout", "name an output file")
     elif sys.stdout.isatty():
         raise UsageError("bits would go to the terminal", f"redirect it: > images{SUFFIX}, or name a file")
+
+
+@grouped
+def decompress(
+    file: File,
+    *,
+    checkpoint: Model = None,
+    images: ImageOutput,
+    format: ImageFormat = "auto",
+    network: Network,
+) -> None:
+    """Restore images that fame compress coded, pixel for pixel. Prints the path of the output.
+
+    Images are checked against a hash before anything is written. A folder gets PNG files under the original
+    names, or numbers; -o also takes grid.png, x.npz, x.npy, x.zip, or - for an npy stream.
+
+    Examples:
+
+      fame decompress digits.fame -o digits/
+
+      fame decompress images.fame --checkpoint run/ -o images.npz
+    """
+    output = images.common.output()
+    target = images.target("images", format, suffix="")
+    # Deferred: torch takes seconds to load, and the checks above need none.
+    from famecli.coding.compress import check_model, decode_images, write_named
+    from famecli.coding.container import read_file
+    from famecli.data.image_writers import to_uint8
+
+    coded = read_file(file)
+    header = coded.header
+    name = header.name if named_weights(header.name) else f"{header.name}.safetensors"
+    hint = f"name that model: --checkpoint {shlex.quote(name)}"
+    if checkpoint is None:
+        store = network.store(output)
+        checkpoint = str(weights_with_hash(header.weights, header.weights_sha256, header.name, store, hint))
+    loaded = ModelSource(checkpoint=checkpoint, weights=header.weights, network=network).load(output)
+    check_model(loaded, header, str(file), hint)
+    started_s = time.monotonic()
+    with output.progress("decoding", header.images) as advance:
+        levels = decode_images(loaded, coded, advance)
+    seconds = time.monotonic() - started_s
+    if target.format == "png":
+        write_named(levels, header, Path(target.name))
+    else:
+        made: dict[str, str | int | float] = {"weights_sha256": header.weights_sha256}
+        rows = [made | {"index": index, "name": name} for index, name in enumerate(header.file_names())]
+        with target.open(len(levels)) as writer:
+            writer.add(to_uint8(levels, header.levels), rows)
+    document = {
+        "schema": DECOMPRESS_SCHEMA,
+        "checkpoint": {"name": loaded.source, "sha256": loaded.sha256, "weights": loaded.weights},
+        "out": target.name,
+        "images": header.images,
+        "shape": list(header.shape),
+        "levels_sha256": header.levels_sha256,
+        "seconds": round(seconds, 3),
+        "images_per_s": round(header.images / max(seconds, 1e-9), 2),
+    }
+    output.note(f"{header.images:,} images in {seconds:.1f} s, as they were coded")
+    if target.name != "-":
+        output.result(document, target.name)

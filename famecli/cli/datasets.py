@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 
 from famecli.cli.grouping import App, grouped
-from famecli.cli.groups import Common, Network, ShortDryRun, complete_dataset
+from famecli.cli.groups import Common, DryRun, Network, ShortDryRun, complete_dataset
 from famecli.cli.sources import DataSource
 from famecli.data.cache import locate
 from famecli.data.registry import DATASETS, FOLDER, DatasetInfo, dataset_info
@@ -36,7 +36,6 @@ Names = Annotated[
         autocompletion=complete_dataset,
     ),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="List the files to download, and stop.")]
 
 
 @app.command("list")

@@ -14,16 +14,17 @@ from famecli.cli.estimators import Bound
 from famecli.cli.grouping import grouped
 from famecli.cli.groups import (
     Common,
+    Files,
     Force,
     Label,
     Limit,
     Machine,
+    Preparing,
     Split,
     check_absent,
     check_files,
     join,
 )
-from famecli.cli.preparing import Preparing
 from famecli.cli.sources import DataSource, ModelSource
 from famecli.errors import GateError, UsageError, truncate
 from famecli.files import STDIN, check_writable, write_atomic
@@ -123,10 +124,6 @@ class Results:
             raise GateError(f"{report.bits_per_dim:.5f} bits/dim are above the limit of {self.fail_above}")
 
 
-Files = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="IMAGES", help="Image files, folders, archives and arrays."),
-]
 Half = Annotated[
     bool,
     typer.Option("--half", help="Round the weights to half precision first: a --record is half as large."),

@@ -10,6 +10,7 @@ import typer
 
 from famecli.checkpoints.store import Store
 from famecli.cli.grouping import COMMON
+from famecli.data.preparation import Preparation
 from famecli.errors import InputError, UsageError, truncate
 from famecli.files import check_writable, free_name
 from famecli.output import Output
@@ -26,41 +27,9 @@ if TYPE_CHECKING:
 MOST_IMAGES, MOST_THREADS = 100_000, 256
 # Suffixes of default names; the format png is a folder.
 SUFFIXES = {"grid": ".png", "png": ""}
-
-
-def images_or_auto(text: str) -> int | None:
-    """Return a number of images; None for "auto".
-
-    Raises:
-        UsageError: `text` is neither a positive whole number nor "auto".
-    """
-    if text == "auto":
-        return None
-    if not text.isdecimal() or len(text) > 12 or int(text) < 1:
-        raise UsageError(f"--batch-size {truncate(text)!r} is neither a positive whole number nor auto")
-    return int(text)
-
-
-def complete_dataset(incomplete: str) -> list[str]:
-    """Return the data sets that a shell offers to complete a word."""
-    from famecli.data.registry import DATASETS
-
-    return [name for name in DATASETS if name.startswith(incomplete)]
-
-
 SplitName = Literal["train", "valid", "test", "all"]
 Split = Annotated[
     SplitName, typer.Option("--split", metavar="train|valid|test|all", help="Part of the data set.")
-]
-Dataset = Annotated[
-    str | None,
-    typer.Option(
-        "--dataset",
-        metavar="NAME",
-        help="Data set, such as mnist.",
-        envvar="FAME_DATASET",
-        autocompletion=complete_dataset,
-    ),
 ]
 Data = Annotated[
     Path | None,
@@ -83,7 +52,83 @@ Label = Annotated[
         help="For a model with classes: class of all images (default: the images' labels or folders).",
     ),
 ]
+Files = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="IMAGES", help="Image files, folders, archives and arrays."),
+]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite an existing output.")]
+DecoderOutput = Annotated[
+    Literal["sample", "mean"],
+    typer.Option("--decoder", metavar="sample|mean", help="Drawn or expected pixels."),
+]
+# Downloads that would be made.
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Only show what would be downloaded, and from where.")
+]
+# Earlier spelling of --dry-run; elsewhere -n is a number of images.
+ShortDryRun = Annotated[bool, typer.Option("-n", hidden=True)]
+ImageFormat = Annotated[
+    Literal["auto", "grid", "png", "npz", "npy", "zip"],
+    typer.Option(
+        "--format", metavar="auto|grid|png|npz|npy|zip", help="Format of the output; auto follows the name."
+    ),
+]
+IMAGES = "Images of your own"
+# Preparation of the user's images; the rule of their splits is that of the run or of the model.
+Preparing = Annotated[
+    Preparation,
+    {
+        "resize": typer.Option(
+            "--resize", min=1, metavar="N", help="Resize your images to NxN pixels.", rich_help_panel=IMAGES
+        ),
+        "crop": typer.Option(
+            "--crop",
+            metavar="center|none",
+            help="With --resize: cut off what exceeds a square (default), or stretch.",
+            rich_help_panel=IMAGES,
+        ),
+        "pad": typer.Option(
+            "--pad", help="With --resize: keep whole images, with black borders.", rich_help_panel=IMAGES
+        ),
+        "convert": typer.Option(
+            "--convert",
+            help="Convert 16 bits, colours for a grey model, CMYK, transparency and several frames.",
+            rich_help_panel=IMAGES,
+        ),
+    },
+]
+
+
+def images_or_auto(text: str) -> int | None:
+    """Return a number of images; None for "auto".
+
+    Raises:
+        UsageError: `text` is neither a positive whole number nor "auto".
+    """
+    if text == "auto":
+        return None
+    if not text.isdecimal() or len(text) > 12 or int(text) < 1:
+        raise UsageError(f"--batch-size {truncate(text)!r} is neither a positive whole number nor auto")
+    return int(text)
+
+
+def complete_dataset(incomplete: str) -> list[str]:
+    """Return the data sets that a shell offers to complete a word."""
+    from famecli.data.registry import DATASETS
+
+    return [name for name in DATASETS if name.startswith(incomplete)]
+
+
+Dataset = Annotated[
+    str | None,
+    typer.Option(
+        "--dataset",
+        metavar="NAME",
+        help="Data set, such as mnist.",
+        envvar="FAME_DATASET",
+        autocompletion=complete_dataset,
+    ),
+]
 BatchSize = Annotated[
     int | None,
     typer.Option(
@@ -92,18 +137,6 @@ BatchSize = Annotated[
         help="Images computed at once (default: auto).",
         envvar="FAME_BATCH_SIZE",
         parser=images_or_auto,
-    ),
-]
-DecoderOutput = Annotated[
-    Literal["sample", "mean"],
-    typer.Option("--decoder", metavar="sample|mean", help="Drawn or expected pixels."),
-]
-# Earlier spelling of --dry-run; elsewhere -n is a number of images.
-ShortDryRun = Annotated[bool, typer.Option("-n", hidden=True)]
-ImageFormat = Annotated[
-    Literal["auto", "grid", "png", "npz", "npy", "zip"],
-    typer.Option(
-        "--format", metavar="auto|grid|png|npz|npy|zip", help="Format of the output; auto follows the name."
     ),
 ]
 

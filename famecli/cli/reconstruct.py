@@ -10,15 +10,16 @@ from famecli.cli.grouping import grouped
 from famecli.cli.groups import (
     MOST_IMAGES,
     DecoderOutput,
+    Files,
     Label,
     Machine,
     PictureOutput,
+    Preparing,
     Seed,
     Split,
     SplitName,
     check_files,
 )
-from famecli.cli.preparing import Preparing
 from famecli.cli.sources import DataSource, ModelSource
 from famecli.data.preparation import Preparation
 from famecli.errors import UsageError
@@ -35,10 +36,6 @@ LATENTS_SCHEMA = "famecli/latents/1"
 # Fraction of the NLL below which latents say nearly nothing of an image, and the images that decide on it.
 LEAST_PART, FEW = 0.01, 32
 
-Files = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="IMAGES", help="Image files, folders, archives, arrays, or -."),
-]
 Number = Annotated[
     int, typer.Option("-n", "--num", min=1, metavar="IMAGES", help="Number of images of the data set.")
 ]
@@ -126,7 +123,7 @@ def reconstruct(
     # Deferred: torch takes seconds to load, and the checks above need none.
     from famecli.checkpoints.checkpoint import save_tensors
     from famecli.data.image_writers import levels_to_bytes
-    from famecli.evaluation.fidelity import fidelity
+    from famecli.evaluation.score import fidelity
     from famecli.sampling import reconstruction as library
 
     loaded = source.load(output, machine.torch_device())

@@ -16,10 +16,10 @@ from famecli.cli.groups import (
     ImageFormat,
     Machine,
     PictureOutput,
+    Preparing,
     Seed,
     join,
 )
-from famecli.cli.preparing import Preparing
 from famecli.cli.sources import ModelSource
 from famecli.errors import UsageError
 from famecli.output import Output

@@ -6,8 +6,7 @@ from typing import Annotated, Literal, get_args
 
 import typer
 
-from famecli.cli.groups import Data, Dataset, Seed, ShortDryRun, images_or_auto
-from famecli.cli.preparing import Preparing
+from famecli.cli.groups import Data, Dataset, Preparing, Seed, ShortDryRun, images_or_auto
 from famecli.cli.sources import complete_model, complete_weights
 from famecli.config.presets import DEFAULT_SIZE, PRESETS
 from famecli.config.resolve import Setting

@@ -8,8 +8,7 @@ from rich.console import Console
 
 from famecli import __version__
 from famecli.cli.grouping import grouped
-from famecli.cli.groups import MOST_IMAGES, Common, Machine, Seed, SplitName
-from famecli.cli.preparing import Preparing
+from famecli.cli.groups import MOST_IMAGES, Common, Machine, Preparing, Seed, SplitName
 from famecli.cli.sources import DataSource, ModelSource
 from famecli.errors import GateError, UnavailableError, UsageError, did_you_mean
 from famecli.files import STDIN

@@ -13,7 +13,7 @@ from famecli.checkpoints.store import Named, Store
 from famecli.checkpoints.urls import addresses, is_hub
 from famecli.checkpoints.verified import WORST_FIRST, Verified, verify_weights
 from famecli.cli.grouping import App, grouped
-from famecli.cli.groups import BatchSize, Common, Machine, Network, ShortDryRun
+from famecli.cli.groups import BatchSize, Common, DryRun, Machine, Network, ShortDryRun
 from famecli.cli.push import push
 from famecli.cli.sources import DataSource, complete_weights
 from famecli.config.schema import ModelConfig
@@ -21,8 +21,7 @@ from famecli.data.registry import DATASETS
 from famecli.errors import FameError, UnavailableError, UsageError
 from famecli.escape import redacted
 from famecli.files import STDIN
-from famecli.nll.record import FIRST_IMAGES, LIKELIHOODS, NllRecord
-from famecli.nll.units import bits_per_dim, unit_of
+from famecli.nll.record import FIRST_IMAGES, LIKELIHOODS, NllRecord, bits_per_dim, unit_of
 from famecli.output import FittedTable
 
 if TYPE_CHECKING:
@@ -57,7 +56,6 @@ KeptName = Annotated[
 ]
 Installed = Annotated[bool, typer.Option("--installed", help="Only weights on this machine.")]
 All = Annotated[bool, typer.Option("--all", help="All weights of the index.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would be fetched, and from where.")]
 Revision = Annotated[
     str | None,
     typer.Option("--revision", metavar="REV", help="Branch, tag or commit of a repository of the hub."),

@@ -20,7 +20,7 @@ from torch import Tensor
 from famecli.coding.stack import Decide, Split, Stack, walk
 from famecli.model.distributions import Gaussian, scale_levels
 from famecli.model.fame import Fame, labels_on
-from famecli.nll.units import NATS_PER_BIT
+from famecli.nll.record import NATS_PER_BIT
 from famecli.rng import ImageNoise
 
 MOST_BITS = 16

@@ -33,7 +33,7 @@ from famecli.data.listing import is_array
 from famecli.data.reading import read_exact
 from famecli.errors import InputError, IntegrityError, UsageError
 from famecli.model.fame import Fame
-from famecli.nll.units import NATS_PER_BIT
+from famecli.nll.record import NATS_PER_BIT
 from famecli.sampling.sampler import CHUNK
 
 if TYPE_CHECKING:

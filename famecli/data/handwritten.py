@@ -7,8 +7,7 @@ import numpy as np
 from famecli.data.archive import AGAIN, opened, unzipped
 from famecli.data.arrays import idx_sha256, read_idx
 from famecli.data.cache import check_hash, find_file, official_file
-from famecli.data.drawings import SIDE, drawings, shrink
-from famecli.data.mat import read_mat
+from famecli.data.drawings import SIDE, drawings, read_mat, shrink
 from famecli.data.registry import DatasetInfo
 from famecli.errors import InputError, UnavailableError
 from famecli.files import read_up_to

@@ -13,11 +13,10 @@ import numpy as np
 from famecli.config.schema import LARGEST_NUMBER
 from famecli.data.preparation import AS_THEY_ARE
 from famecli.errors import InputError, UsageError, truncate
-from famecli.evaluation.notebook import html_table
 from famecli.files import read_bytes
 from famecli.nll.record import SCHEMA as SCORES_SCHEMA
-from famecli.nll.record import NllRecord, parse_nll
-from famecli.nll.units import bits_per_dim
+from famecli.nll.record import NllRecord, bits_per_dim, parse_nll
+from famecli.output import html_table
 
 SCHEMA = "famecli/compare/1"
 # Parts of the protocol that may differ on request.

@@ -20,12 +20,11 @@ from famecli.coding.compress import CodeLength
 from famecli.config.schema import to_dict
 from famecli.data.dataset import FixedLevels, ImageSplit, even_part
 from famecli.data.registry import FOLDER
-from famecli.evaluation.notebook import html_table
 from famecli.nll import record as protocol
 from famecli.nll.ais import AnnealedNlls
 from famecli.nll.evaluate import ImageNlls, stderr_over_images
-from famecli.nll.record import ESTIMATOR_VERSION, NllRecord, Part, Point, ScoredImages, Terms
-from famecli.nll.units import bits_per_dim
+from famecli.nll.record import ESTIMATOR_VERSION, NllRecord, Part, Point, ScoredImages, Terms, bits_per_dim
+from famecli.output import html_table
 
 CLAIM_KEYS = (
     "data",

@@ -1,6 +1,7 @@
 """Scores of models on data sets, and new measurements of claimed NLLs."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,19 +14,17 @@ from torch import Tensor
 from famecli.checkpoints.checkpoint import Checkpoint, save_checkpoint
 from famecli.checkpoints.description import with_claim
 from famecli.config.costs import images_at_once
-from famecli.data.dataset import FixedLevels, ImageSplit, Split, fixed_levels
+from famecli.data.dataset import FixedLevels, ImageSplit, Split, count_seen, fixed_levels
 from famecli.data.folder import seen_with
-from famecli.data.image_writers import bits_to_uint8, open_writer
+from famecli.data.image_writers import bits_to_uint8, levels_to_bytes, open_writer
 from famecli.data.labels import Labels, labels_in, labels_of, labels_or_random
 from famecli.data.registry import FOLDER, dataset_info
-from famecli.data.seen import count_seen
 from famecli.errors import ArgumentError, InputError
 from famecli.evaluation.report import NllReport, part_numbers
 from famecli.model.fame import Fame
 from famecli.nll.ais import Simulated, double, evaluate_ais, simulate
-from famecli.nll.evaluate import ImageNlls, evaluate, pixel_bits
-from famecli.nll.marginal import evaluate_marginal
-from famecli.nll.record import BITS_SEED, FIRST_IMAGES, Annealing, NllRecord
+from famecli.nll.evaluate import ImageNlls, evaluate, evaluate_marginal, pixel_bits
+from famecli.nll.record import BITS_SEED, FIRST_IMAGES, NATS_PER_BIT, Annealing, NllRecord, bits_per_dim
 from famecli.runtime.distributed import ALONE, Group
 
 # Name of a data set of simulated images, and of its only split.
@@ -305,3 +304,50 @@ def write_heatmaps(report: NllReport, folder: Path) -> None:
                 {"index": index, "bits": float(each.sum())} for index, each in zip(indices, bits, strict=True)
             ]
             writer.add(bits_to_uint8(bits / channels), rows)
+
+
+def mean_square(image: np.ndarray, other: np.ndarray) -> float:
+    """Return the mean squared difference of two uint8 images."""
+    return float(np.mean((image.astype(np.float64) - other) ** 2))
+
+
+def psnr(image: np.ndarray, other: np.ndarray) -> float:
+    """Return the peak signal-to-noise ratio of two uint8 images in dB; infinite if they are equal."""
+    error = mean_square(image, other)
+    return math.inf if error == 0 else 10 * math.log10(255**2 / error)
+
+
+def fidelity(
+    model: Fame,
+    levels: np.ndarray,
+    images: np.ndarray,
+    sources: Sequence[str],
+    seed: int = 0,
+    labels: np.ndarray | None = None,
+) -> list[dict[str, Any]]:
+    """Return PSNR (dB), squared error and NLL of each image, for JSON; units are in the keys.
+
+    Args:
+        model: Model with latents.
+        levels: Originals, integer levels `(N, C, H, W)`.
+        images: One reconstruction per original, uint8 `(N, H, W, C)`.
+        sources: Name of each original.
+        seed: Seed of the latents of the NLL.
+        labels: Class of each image; None for a model without classes.
+    """
+    nlls = evaluate(model, levels, labels=labels, seed=seed)
+    rows = []
+    for index, before in enumerate(levels_to_bytes(levels, model.config.levels)):
+        decibels, nats = psnr(before, images[index]), float(nlls.nats[index])
+        rows.append(
+            {
+                "index": index,
+                "source": sources[index],
+                "psnr": decibels if math.isfinite(decibels) else None,
+                "mse": mean_square(before, images[index]),
+                "nats": nats,
+                "bits_per_dim": bits_per_dim(nats, model.config.image_shape),
+                "kl_bits": [float(each) / NATS_PER_BIT for each in nlls.rate[index]],
+            }
+        )
+    return rows

@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +13,7 @@ from torch import Tensor
 from famecli.errors import NumericsError
 from famecli.model.fame import Fame, labels_on
 from famecli.nll.importance import Importance, block_sizes, log_mean, weigh
-from famecli.nll.record import Bound, Given
-from famecli.nll.units import NATS_PER_BIT
+from famecli.nll.record import NATS_PER_BIT, Bound, Given
 from famecli.rng import ImageNoise, StreamName
 from famecli.runtime.distributed import ALONE, Group
 from famecli.runtime.memory import AdaptiveBatches
@@ -271,3 +271,44 @@ def pixel_bits(
         noise = ImageNoise(names[rows], device=model.device)
         condition, _ = model.infer(batch, noise, labels=labels_on(model, labels, rows))
         yield start, (-model.log_prob(batch, condition) / NATS_PER_BIT).cpu().numpy()
+
+
+def evaluate_marginal(
+    model: Fame,
+    levels: np.ndarray,
+    *,
+    numbers: Sequence[int] | None = None,
+    **settings: Any,  # noqa: ANN401
+) -> ImageNlls:
+    """Return the NLL of each image under the mean of p(x|y) over all classes, which are equally likely.
+
+    With latents, p(x|y) is the mean of importance weights, which is unbiased, so that the result is an upper
+    bound in expectation. `distortion` and `rate` are means over classes, weighted by p(y|x).
+
+    Args:
+        model: Model with classes, on its device.
+        levels: Images, integer levels, `(N, C, H, W)`.
+        numbers: Number of each image, which names the streams of its latents; None for 0 to N - 1.
+        settings: Other arguments of `evaluate`, which is called for each class. All classes use the same
+            noise.
+
+    Raises:
+        NumericsError: An image's NLL is not finite.
+
+    Source: arXiv:1509.00519, section 3, with the class as one more latent, summed out.
+    """
+    given = []
+    for label in range(len(model.config.classes)):
+        labels = np.full(len(levels), label, np.int64)
+        given.append(evaluate(model, levels, labels=labels, closed_form=False, numbers=numbers, **settings))
+    log_joint = torch.from_numpy(np.stack([-each.nats for each in given])) - np.log(len(given))
+    posterior = log_joint.softmax(0).numpy()
+    return ImageNlls(
+        check_nats(-log_joint.logsumexp(0).numpy(), given[0].bound, numbers),
+        np.einsum("yn,yn->n", posterior, np.stack([each.distortion for each in given])),
+        np.einsum("yn,ynl->nl", posterior, np.stack([each.rate for each in given])),
+        given[0].bound,
+        given[0].importance_samples,
+        given="marginal",
+        most_probable=log_joint.argmax(0).numpy(),
+    )

@@ -1,6 +1,7 @@
 """The record of an NLL: its value with data set, estimator, seed, weights and precision. No torch here."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args
 
@@ -30,6 +31,7 @@ PARTS: Mapping[Part | None, str] = {"even": " spread evenly", "first": " from th
 LIKELIHOODS: Mapping[Given | None, str] = {"label": ", p(x|y)", "marginal": ", p(x), mean over classes"}
 NAMES: Mapping[Bound, str] = {"exact": "exact", "elbo": "-ELBO", "iwae": "IWAE", "ais": "AIS"}
 T = TypeVar("T")
+NATS_PER_BIT = math.log(2.0)
 
 
 def binarization_words(binarization: str) -> str:
@@ -302,3 +304,13 @@ def parse_nll(table: object, where: str, origin: Origin = "claim") -> NllRecord:
     if min(counts) < 1 or (found.seed or 0) < 0:
         raise ConfigError(f"{where}: a count is out of range")
     return found
+
+
+def bits_per_dim(nats: float, shape: Sequence[int]) -> float:
+    """Return nats per image of `shape` (channels, height, width) as bits per pixel and channel."""
+    return nats / (NATS_PER_BIT * math.prod(shape))
+
+
+def unit_of(levels: int) -> Literal["nats/image", "bits/dim"]:
+    """Return the unit in which papers report the NLL of images with a number of levels."""
+    return "nats/image" if levels == 2 else "bits/dim"

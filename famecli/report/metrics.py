@@ -8,7 +8,7 @@ from typing import Any, Literal
 from famecli.config.schema import LARGEST_NUMBER, build, known_keys
 from famecli.errors import ConfigError, InputError, truncate
 from famecli.files import read_bytes
-from famecli.nll.units import NATS_PER_BIT
+from famecli.nll.record import NATS_PER_BIT
 
 METRICS = "metrics.jsonl"
 MOST_LAYERS = 64

@@ -17,14 +17,12 @@ from famecli.checkpoints.store import Store
 from famecli.config.schema import LARGEST_NUMBER
 from famecli.errors import InputError, UsageError
 from famecli.files import unwritable, write_atomic
-from famecli.nll.record import NllRecord
-from famecli.nll.units import NATS_PER_BIT
+from famecli.nll.record import NATS_PER_BIT, NllRecord
 from famecli.output import Output
 from famecli.report.charts import ColourBar, Curve, LineChart
 from famecli.report.collect import Collector, ReportOptions, RunReport, comparable, grouped_by
-from famecli.report.figures import Figure, write_figures
 from famecli.report.metrics import METRICS, Record
-from famecli.report.pictures import Picture, coloured, pairs, sheet, shown_bits
+from famecli.report.pictures import Figure, Picture, coloured, pairs, sheet, shown_bits, write_figures
 from famecli.report.render import HTML, MARKDOWN
 from famecli.report.runs import RunFacts, differences
 

@@ -1,8 +1,10 @@
 """Pictures that a model draws: samples, reconstructions, and maps of the cost of each pixel."""
 
 import base64
-from collections.abc import Callable, Iterator, Sequence
+import io
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -10,10 +12,11 @@ from famecli.data.dataset import FixedLevels
 from famecli.data.image_writers import levels_to_bytes, png_bytes
 from famecli.data.labels import labels_or_random
 from famecli.errors import NumericsError
+from famecli.files import write_atomic
 from famecli.grids import enlarged, grid, visible_scale, with_three_channels
 from famecli.model.fame import Fame
 from famecli.nll.evaluate import pixel_bits
-from famecli.report.charts import VIRIDIS
+from famecli.report.charts import VIRIDIS, ColourBar, LineChart
 from famecli.report.render import HTML
 from famecli.sampling.generate import generate_batches
 from famecli.sampling.reconstruction import Settings, reconstruct
@@ -126,3 +129,40 @@ def coloured(bits: np.ndarray, high: float) -> np.ndarray:
 
 def _data_url(png: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+Figure = Picture | LineChart | ColourBar
+
+
+def write_figures(figures: Iterable[Figure], folder: Path, report: Callable[[str], None]) -> list[Path]:
+    """Write each figure as SVG, and as PDF where the extra `plot` is installed; return the paths.
+
+    Args:
+        figures: Figures with unique names.
+        folder: Folder of the files, which is created; files of the same names are replaced.
+        report: Function for a note that there are no PDFs.
+
+    Raises:
+        InputError: A file cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    to_pdf, paths = _converter(), []
+    if to_pdf is None:
+        report("figures are written as SVG only; PDF needs: pip install 'famecli[plot]'")
+    for figure in figures:
+        svg = (figure.svg() if isinstance(figure, Picture) else figure.svg("print")).encode()
+        contents = {".svg": svg} | ({} if to_pdf is None else {".pdf": to_pdf(svg)})
+        for suffix, content in contents.items():
+            paths.append(folder / f"{figure.name}{suffix}")
+            write_atomic(paths[-1], content)
+    return paths
+
+
+def _converter() -> Callable[[bytes], bytes] | None:
+    """Return a function from SVG to PDF; None where its packages are missing."""
+    try:
+        from reportlab.graphics.renderPDF import drawToString
+        from svglib.svglib import svg2rlg
+    except ImportError:
+        return None
+    return lambda svg: bytes(drawToString(svg2rlg(io.BytesIO(svg))))

@@ -12,8 +12,7 @@ from famecli.config.schema import ModelConfig, TrainConfig, to_dict
 from famecli.data.registry import DATASETS
 from famecli.errors import ConfigError, truncate
 from famecli.escape import printable
-from famecli.nll.record import NllRecord, ScoredImages, Terms, binarization_words
-from famecli.nll.units import bits_per_dim, unit_of
+from famecli.nll.record import NllRecord, ScoredImages, Terms, binarization_words, bits_per_dim, unit_of
 from famecli.report.metrics import METRICS, Metrics, Record, read_metrics
 
 MOST_OF_A_NAME = 60

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from famecli.data.fetch import say_nothing
-from famecli.nll.units import bits_per_dim, unit_of
+from famecli.nll.record import bits_per_dim, unit_of
 from famecli.runtime.distributed import explain_lost_processes
 from famecli.training.capacity import explain_failed_steps
 from famecli.training.options import TrainOptions

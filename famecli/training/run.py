@@ -6,7 +6,7 @@ last.safetensors     the model, averaged and raw weights
 best.safetensors     the same at the lowest validation NLL
 state.safetensors    all that resuming needs
 images-N.safetensors the model after N images, if asked for
-training-images.bin  hashes of the training images, see `famecli.data.seen`
+training-images.bin  hashes of the training images, see `famecli.data.dataset`
 .lock                keeps a second training out, see `famecli.training.lock`
 samples/N.png        images drawn after N images, if asked for
 
@@ -31,7 +31,7 @@ from famecli.config.schema import ModelConfig, TrainConfig, differences, to_dict
 from famecli.data.dataset import FixedLevels
 from famecli.errors import InputError
 from famecli.files import read_bytes, remove_leftovers, unwritable, write_atomic
-from famecli.nll.units import NATS_PER_BIT, bits_per_dim
+from famecli.nll.record import NATS_PER_BIT, bits_per_dim
 from famecli.training.clock import Clock
 from famecli.training.lock import FolderLock
 from famecli.training.progress import Progress

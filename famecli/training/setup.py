@@ -17,12 +17,20 @@ from famecli.checkpoints.store import Store, checkpoint_file
 from famecli.config.presets import DEFAULT_SIZE
 from famecli.config.resolve import resolve, to_toml
 from famecli.config.schema import Precision
-from famecli.data.dataset import ImageSplit, Split, even_part, fixed_levels, load_split, read_split
+from famecli.data.dataset import (
+    ImageSplit,
+    Split,
+    even_part,
+    fixed_levels,
+    image_hashes,
+    load_split,
+    read_split,
+    write_seen,
+)
 from famecli.data.fetch import say_nothing
 from famecli.data.labels import labels_in
 from famecli.data.preparation import PIXELS
 from famecli.data.registry import FOLDER
-from famecli.data.seen import image_hashes, write_seen
 from famecli.errors import InputError
 from famecli.escape import redacted
 from famecli.files import write_atomic

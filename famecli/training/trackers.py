@@ -21,7 +21,7 @@ import numpy as np
 from famecli.config.schema import to_dict
 from famecli.errors import UnavailableError, truncate
 from famecli.grids import Layout, with_three_channels
-from famecli.nll.units import NATS_PER_BIT, unit_of
+from famecli.nll.record import NATS_PER_BIT, unit_of
 from famecli.training.options import Tracker
 from famecli.training.progress import TrackedRun
 from famecli.training.run import Run

@@ -15,7 +15,7 @@ from famecli.config.costs import images_at_once
 from famecli.model.distributions import Gaussian
 from famecli.model.fame import Draw, Fame, NllTerms, labels_on
 from famecli.nll.evaluate import LOWEST_SUM_NATS, evaluate
-from famecli.nll.units import NATS_PER_BIT
+from famecli.nll.record import NATS_PER_BIT
 from famecli.rng import ImageNoise
 from famecli.verification.findings import Finding, Measurement
 from famecli.verification.normalisation import every_image, tiny_model

@@ -12,7 +12,7 @@ from famecli.checkpoints.header import canonical_json
 from famecli.coding.codec import Codec, Coded
 from famecli.model.fame import Fame
 from famecli.nll.evaluate import evaluate
-from famecli.nll.units import NATS_PER_BIT
+from famecli.nll.record import NATS_PER_BIT
 from support.models import random_images
 
 BITS = (1, 5, 4)
