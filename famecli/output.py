@@ -31,7 +31,7 @@ MOST_PREVIEWED = 16
 LONGEST_ERROR = 2000
 # Least width of a column of folded text.
 LEAST_TEXT = 26
-NO_TERMINAL = "--preview needs a terminal"
+NO_TERMINAL = "a preview needs a terminal"
 
 
 class Advance(Protocol):

@@ -255,7 +255,7 @@ def test_arguments_are_checked(ladder: famecli.Model, exact: famecli.Model) -> N
         "n is 2.5, expected a whole number": lambda: ladder.sample(2.5),  # type: ignore[arg-type]
         "temperature is 0, expected 0.01 to 100": lambda: ladder.sample(1, temperature=0),
         "importance_samples is 0, expected at least 1": lambda: ladder.nll(x, importance_samples=0),
-        "keep_layers is 9, expected 0 to 2": lambda: ladder.reconstruct(x, keep_layers=9),
+        "`keep_layers=9`: the model has 2 stochastic layers": lambda: ladder.reconstruct(x, keep_layers=9),
         "mask has shape (5, 6), expected (6, 5)": lambda: ladder.complete(x, np.ones((5, 6), bool)),
         "mask is of type uint8, expected booleans": lambda: ladder.complete(x, np.ones((6, 5), np.uint8)),
         "a pixelcnn has no latents to reconstruct from": lambda: exact.reconstruct(x),

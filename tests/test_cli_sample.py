@@ -208,7 +208,7 @@ def test_quiet_is_the_path_alone(model: Path) -> None:
 def test_a_preview_without_a_terminal_is_a_warning(model: Path) -> None:
     done = fame("sample", model, "-n", "2", "-q", "--preview")
     assert done.code == 0
-    assert done.err == "warning: --preview needs a terminal\n"
+    assert done.err == "warning: a preview needs a terminal\n"
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def test_samples_are_shown_in_a_terminal(train: Command, monkeypatch: pytest.Mon
 def test_without_a_terminal_or_samples_there_is_nothing_to_show(train: Command) -> None:
     outcome = train("vae", "--steps", 2, "-o", "run", "--sample-every", 6, "--preview")
     assert outcome.code == 0
-    assert outcome.err.startswith("warning: --preview needs a terminal\n")
+    assert outcome.err.startswith("warning: a preview needs a terminal\n")
     assert outcome.err.count("--preview") == 1
     outcome = train("vae", "--steps", 2, "-o", "none", "--preview")
     assert (outcome.code, error_lines(outcome)) == (2, ["error: --preview shows samples of the training"])

@@ -91,10 +91,10 @@ def test_progress_counts_each_image_once() -> None:
 def test_what_cannot_be_reconstructed_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="pixelcnn has no latents") as caught:
         reconstruct(model_of("pixelcnn"), levels_of(1), Settings())
-    assert "fame sample" in caught.value.hint
+    assert "`complete`" in caught.value.hint
     model = model_of()
     layers = model.config.stochastic_layers
-    with pytest.raises(UsageError, match=f"--keep-layers {layers + 1}, .* {layers} stochastic layers"):
+    with pytest.raises(UsageError, match=f"`keep_layers={layers + 1}`: .* {layers} stochastic layers"):
         reconstruct(model, levels_of(1), Settings(keep_layers=layers + 1))
 
 

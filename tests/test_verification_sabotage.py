@@ -35,7 +35,7 @@ CASES = [
     ("batch", "fame", BITS, broken.batch_norm, "in training mode"),
     ("batch", "fame", BITS, broken.batch_norm_in_training, "NLL in a batch"),
     ("batch", "vae", BITS, broken.mean_of_batch, "in another batch"),
-    ("batch", "lvae", BITS, broken.noise_by_place, "by --batch-size"),
+    ("batch", "lvae", BITS, broken.noise_by_place, "by batch size"),
     ("normalisation", "fame", COLOURS, broken.unnormalised_mixture, "sums over levels"),
     ("normalisation", "fame", COLOURS, broken.unnormalised_mixture, "sums over all images"),
     ("normalisation", "fame", COLOURS, broken.wide_bins, "sums over levels"),

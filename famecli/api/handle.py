@@ -237,15 +237,10 @@ class Model:
         Raises:
             ArgumentError: The model has no latents; see `nll` for other errors.
         """
-        layers = self.config.stochastic_layers
-        if not layers:
-            raise ArgumentError(
-                f"a {self.config.preset} has no latents to reconstruct from", "complete draws missing pixels"
-            )
         choice("decoder_output", decoder_output, OUTPUTS)
         levels, count = levels_of(x, self.config), 1 if samples is None else whole("samples", samples, 1)
         classes = labels_of(self.config.classes, labels, len(levels))
-        kept = None if keep_layers is None else whole("keep_layers", keep_layers, 0, layers)
+        kept = None if keep_layers is None else whole("keep_layers", keep_layers, 0)
         settings = Settings(whole("seed", seed, 0, LARGEST_SEED), kept, count, decoder_output)
         with undisturbed():
             advance = counted(progress, len(levels))

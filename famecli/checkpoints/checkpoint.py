@@ -180,7 +180,7 @@ def parse_checkpoint(content: bytes, source: str, weights: WeightsKind = "ema") 
     _check_size(config, header, source)
     check_costs(config, header.parameters, source)
     if weights == "raw" and not header.has_raw:
-        raise UsageError(f"{source} has no raw weights", "leave --weights out to use the averaged ones")
+        raise UsageError(f"{source} has no raw weights", "leave `weights` out to use the averaged ones")
     model = Fame(config)
     _check_tensors(model, header, source)
     tensors = _tensors(content, source)

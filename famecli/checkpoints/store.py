@@ -156,7 +156,7 @@ class Store:
         headers: Mapping[str, str] | None = None,
     ) -> Path:
         if is_offline(self.offline) and not os.path.isfile(target):
-            hint = "run without --offline, or bring the file here: fame weights pull FILE"
+            hint = "run without `offline`, or bring the file here: fame weights pull FILE"
             raise UnavailableError(f"{what} is not on this machine, and downloads are off", hint)
         return fetch_file(
             urls,
@@ -192,7 +192,7 @@ class Store:
             found = self._own(path, content, name or path.name.removesuffix(SUFFIX), sha256)
         others = [each.path for each in self.imported() if each.name == found.name and each != found]
         if others and not force:
-            hint = "add --force to replace it, or choose a --name"
+            hint = "add `force` to replace it, or choose a `name`"
             raise InputError(f"another checkpoint is called {found.name}", hint)
         if not os.path.isfile(found.path) or _sha256(found.path) != sha256:
             try:
@@ -209,11 +209,11 @@ class Store:
         from famecli.checkpoints.checkpoint import parse_checkpoint
 
         if (known := named_weights(name)) is not None:
-            hint = "choose another name with --name"
+            hint = "choose another `name`"
             found = f"sha256 {sha256[:12]}, but that of {name} is {known.sha256[:12]}"
             raise IntegrityError(f"{path}: {found}", hint)
         if not NAME.fullmatch(name) or name.endswith(SUFFIX):
-            hint = "letters, digits, - . and _; choose one with --name"
+            hint = "choose a `name` of letters, digits, - . and _"
             raise InputError(f"{name!r} cannot be a name of weights", hint)
         parse_checkpoint(content, str(path))
         return Named(name, self.folder / "imported" / name / f"{sha256}{SUFFIX}", sha256)

@@ -227,6 +227,9 @@ class TrainConfig:
     beta: float = ranged(0.0, 1000.0, "weight of the KL divergence; 1 trains the ELBO", 1.0)
     free_nats: float = ranged(0.0, 1000.0, "free nats per stochastic layer: KL below this costs nothing", 1.0)
     ema_halflife_images: int = ranged(0, 10**12, "half-life of the averaged weights", 20_000)
+    expected_bits: bool = described(
+        "whether each random bit is scored by its mean over both values, not as drawn", True
+    )
     clip_norm: float = ranged(0.0, 1e9, "maximum norm of the gradient, in nats per image", 50.0)
     max_skipped: int = ranged(0, 10**6, "consecutive steps with a non-finite gradient before giving up", 5)
     eval_every_images: int = ranged(1, 10**12, "images between two validations", 25_600)
@@ -244,8 +247,9 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, data: object) -> Self:
-        """Return the configuration in `data`, as `to_dict` made it; see `build`."""
-        return build(cls, data, "training configuration")
+        """Return the configuration in `data`, as `to_dict` made it, perhaps before some keys; see `build`."""
+        older = {"expected_bits": False} if isinstance(data, dict) else {}
+        return build(cls, older | data if isinstance(data, dict) else data, "training configuration")
 
 
 def to_dict(config: Any) -> dict[str, Any]:  # noqa: ANN401

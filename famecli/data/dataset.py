@@ -215,6 +215,13 @@ def training_levels(split: ImageSplit, indices: np.ndarray, generator: np.random
     return np.asarray(bits).view(np.uint8)
 
 
+def bit_probabilities(split: ImageSplit, indices: np.ndarray) -> np.ndarray | None:
+    """Return the probabilities of the bits of `training_levels`, float32; None if they are not random."""
+    if split.info.binarization != "dynamic":
+        return None
+    return _probabilities(split.pixels[indices], np.float32).astype(np.float32)
+
+
 def _probabilities(pixels: np.ndarray, dtype: type[np.floating]) -> np.ndarray:
     """Return pixels as probabilities of bits; floats are probabilities already."""
     return np.asarray(pixels / dtype(255)) if pixels.dtype == np.uint8 else pixels
@@ -241,7 +248,7 @@ def read_stdin(shape: tuple[int, int, int], levels: int) -> ImageSplit:
             sizes = ("x".join(map(str, each)) for each in (actual, shape))
             raise InputError(
                 "{} has images of {}, the model takes {}".format(STDIN_NAME, *sizes),
-                "leave --rgb out of fame sample" if actual == (3, *shape[1:]) else "",
+                "sample without `rgb`" if actual == (3, *shape[1:]) else "",
             )
 
     with open_input(STDIN, "images") as file:

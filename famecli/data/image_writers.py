@@ -277,7 +277,7 @@ class ImageTarget:
             raise UsageError(f"unknown image format {format!r}", f"formats: auto, {', '.join(WRITERS)}")
         if format not in (SUFFIXES.get(suffix, format), "png"):
             raise UsageError(
-                f"{name} does not fit format {format}", "choose another name, or leave --format out"
+                f"{name} does not fit format {format}", "choose another name, or leave `format` out"
             )
         if name == "-":
             _check_stdout(format)
@@ -327,7 +327,7 @@ def write_images(
 def _check_stdout(format: str) -> None:
     if format == "png":
         raise UsageError(
-            "a folder of PNG files does not fit in stdout", "choose --format zip, npy, npz or grid"
+            "a folder of PNG files does not fit in stdout", "choose the `format` zip, npy, npz or grid"
         )
     if sys.stdout.isatty():
         raise UsageError("image data would go to the terminal", "redirect it: > samples.npy, or name a file")
@@ -344,7 +344,7 @@ def _check_target(path: Path, format: str, force: bool) -> None:
     with _write_errors(str(path)):
         fresh = format == "png" and not any(path.iterdir())
     if not force and not fresh:
-        raise InputError(f"{path} exists", "add --force to overwrite it, or choose another name")
+        raise InputError(f"{path} exists", "add `force` to overwrite it, or choose another name")
 
 
 def png_bytes(image: np.ndarray, text: Metadata) -> bytes:

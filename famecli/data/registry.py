@@ -268,7 +268,7 @@ DATASETS = {
         ),
         DatasetInfo(
             name=FOLDER,
-            title="Images of your own: --data names a folder, archive or array file",
+            title="Images of your own, in a folder, archive or array file",
             family=FOLDER,
             shape=(0, 0, 0),
             levels=256,

@@ -228,9 +228,11 @@ def compare(a: NllRecord, b: NllRecord, allow: frozenset[Waiver] = frozenset()) 
     found = list(differences(a, b))
     if refused := [(waiver, words) for waiver, words in found if waiver not in allow]:
         waivers = {waiver for waiver, _ in refused}
-        hint = "score both on the same images: the same --dataset, --split and --limit"
+        hint = "score both on the same images: the same `dataset`, `split` and `limit`"
         if None not in waivers:
-            hint = f"to compare them anyway: --allow {' --allow '.join(sorted(map(str, waivers)))}"
+            hint = (
+                f"to compare them anyway: {' '.join(f'`allow={each}`' for each in sorted(map(str, waivers)))}"
+            )
         raise UsageError(f"the two differ in {', '.join(words for _, words in refused)}", hint)
     allowed = tuple(sorted({waiver for waiver, _ in found if waiver is not None}))
     return Comparison(a, b, paired(np.array(a.image_nats) - np.array(b.image_nats)), allowed)

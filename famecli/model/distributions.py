@@ -49,6 +49,10 @@ class Bernoulli:
         """Return nats `(B, ...)` per pixel, channels summed, of levels `x` `(B, C, ...)`."""
         return F.logsigmoid(parameters * (2.0 * x - 1.0)).sum(1)
 
+    def expected_log_prob(self, probabilities: Tensor, parameters: Tensor) -> Tensor:
+        """Return the mean of `log_prob` over bits that are 1 with `probabilities`, `(B, C, ...)`."""
+        return (probabilities * parameters + F.logsigmoid(-parameters)).sum(1)
+
     def mean(self, parameters: Tensor) -> Tensor:
         """Return the expected levels `(B, C, ...)`."""
         return torch.sigmoid(parameters)

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from famecli.config.schema import ModelConfig
 from famecli.errors import ArgumentError
 from famecli.model.decoder import Decoder, to_patches
-from famecli.model.distributions import Gaussian, make_likelihood, scale_levels
+from famecli.model.distributions import Bernoulli, Gaussian, make_likelihood, scale_levels
 from famecli.model.layers import (
     FromLatents,
     LabelEmbedding,
@@ -300,18 +300,33 @@ class Fame(nn.Module):
             h = self.label(plain if h is None else h, labels)
         return h, draws
 
-    def forward(self, x: Tensor, noise: Noise, labels: Tensor | None = None) -> NllTerms:
-        """Return the terms of each image's NLL under one draw of the latents, given its class if any."""
-        return self.terms(x, self.bottom_up(self._scaled(x), labels), noise, labels)
+    def forward(
+        self, x: Tensor, noise: Noise, labels: Tensor | None = None, probabilities: Tensor | None = None
+    ) -> NllTerms:
+        """Return the terms of each image's NLL under one draw of the latents, given its class if any.
+
+        Args:
+            x: Levels `(B, C, H, W)`.
+            noise: Source of standard normals.
+            labels: Classes of the images, `(B,)`; None for a model without classes.
+            probabilities: Probabilities with which the bits `x` were drawn, for `log_prob`; None for `x` as
+                it is.
+        """
+        return self.terms(x, self.bottom_up(self._scaled(x), labels), noise, labels, probabilities)
 
     def terms(
-        self, x: Tensor, features: Sequence[Tensor], noise: Noise, labels: Tensor | None = None
+        self,
+        x: Tensor,
+        features: Sequence[Tensor],
+        noise: Noise,
+        labels: Tensor | None = None,
+        probabilities: Tensor | None = None,
     ) -> NllTerms:
         """Return the result of `forward`, from the `features` that `bottom_up` returned."""
         condition, draws = self.top_down(features, noise, x.shape[0], labels=labels)
         # Sums of a thousand terms: single precision would round differently by batch size.
         exact = torch.float32 if x.device.type == "mps" else torch.float64
-        log_px = self.log_prob(x, condition).flatten(1).sum(1, dtype=exact)
+        log_px = self.log_prob(x, condition, probabilities).flatten(1).sum(1, dtype=exact)
         rate, log_weight = [], log_px
         for draw in draws:
             assert draw.posterior is not None
@@ -322,9 +337,18 @@ class Fame(nn.Module):
         rates = torch.stack(rate, dim=1) if rate else log_px.new_zeros(x.shape[0], 0)
         return NllTerms(-log_px, rates, log_weight)
 
-    def log_prob(self, x: Tensor, condition: Tensor | None) -> Tensor:
-        """Return log p(x | condition) in nats per pixel, channels summed: `(B, height, width)`."""
+    def log_prob(self, x: Tensor, condition: Tensor | None, probabilities: Tensor | None = None) -> Tensor:
+        """Return log p(x | condition) in nats per pixel, channels summed: `(B, height, width)`.
+
+        With the `probabilities` of bits `x`, each pixel has its mean over its own bit, given the others. If
+        the condition does not depend on `x`, gradients have the same mean, and a smaller variance.
+
+        Source: Rao-Blackwellisation; Casella and Robert 1996, Biometrika 83(1), section 2.
+        """
         parameters = self.pixel_parameters(x, condition)
+        if probabilities is not None:
+            assert isinstance(self.likelihood, Bernoulli)
+            return self.likelihood.expected_log_prob(probabilities, parameters)
         return self.likelihood.log_prob(x.to(self.device, self.dtype), parameters)
 
     def pixel_parameters(self, x: Tensor, condition: Tensor | None) -> Tensor:

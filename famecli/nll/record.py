@@ -241,7 +241,9 @@ class NllRecord:
             return images, self.nats_per_image
         if limit != FIRST_IMAGES:
             recorded = f"{FIRST_IMAGES} or {images}"
-            raise UsageError(f"no NLL of its first {limit} images is recorded", f"choose --limit {recorded}")
+            raise UsageError(
+                f"no NLL of its first {limit} images is recorded", f"choose a `limit` of {recorded}"
+            )
         if self.first_256_nats_per_image is None:
             raise UnavailableError(
                 f"{name} records no NLL of its first {FIRST_IMAGES} images: only a full evaluation checks it",

@@ -69,7 +69,7 @@ class Group:
         """
         if self.size == 1 or name not in ("auto", "cuda"):
             if self.size > 1 and name.startswith("cuda:"):
-                raise UsageError(f"{self.size} processes cannot share {name}", "choose --device cuda")
+                raise UsageError(f"{self.size} processes cannot share {name}", "choose `device=cuda`")
             return name
         if name == "auto" and not torch.cuda.is_available():
             return name
@@ -84,7 +84,7 @@ class Group:
         if batch % self.size:
             raise UsageError(
                 f"a batch of {batch} images cannot be divided among {self.size} processes",
-                f"choose --batch-size {-(-batch // self.size) * self.size}, or another number of processes",
+                f"choose `batch_size={-(-batch // self.size) * self.size}`, or another number of processes",
             )
         each = batch // self.size
         return slice(self.rank * each, (self.rank + 1) * each)
@@ -237,5 +237,5 @@ def explain_lost_processes() -> Iterator[None]:
             raise
         raise UnavailableError(
             "another process of this command is gone or cannot be reached",
-            "its own message says why; with --max-restarts torchrun restarts all processes",
+            "its own message says why; torchrun --max-restarts N restarts all processes",
         ) from error

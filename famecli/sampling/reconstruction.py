@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from famecli.errors import UsageError
+from famecli.errors import ArgumentError
 from famecli.grids import Layout
 from famecli.model.fame import Draw, Fame, labels_on
 from famecli.rng import ImageNoise, Noise, image_uniforms
@@ -56,7 +56,7 @@ def reconstruct(
         labels: Class of each image; None for a model without classes.
 
     Raises:
-        UsageError: The model has no latents, or fewer than `settings.keep_layers` layers.
+        ArgumentError: The model has no latents, or fewer than `settings.keep_layers` layers.
     """
     check_layers(model, settings.keep_layers)
     decoder = ImageDecoder(model, decoder_output=settings.decoder_output)
@@ -93,7 +93,7 @@ def interpolate(
         labels: Classes of the two images; None for a model without classes.
 
     Raises:
-        UsageError: The model has no latents, or fewer than `settings.keep_layers` layers.
+        ArgumentError: The model has no latents, or fewer than `settings.keep_layers` layers.
     """
     check_layers(model, settings.keep_layers)
     decoder = ImageDecoder(model, decoder_output=settings.decoder_output)
@@ -131,16 +131,16 @@ def check_layers(model: Fame, keep_layers: int | None) -> None:
     """Check that `model` has latents, and at least `keep_layers` layers of them.
 
     Raises:
-        UsageError: The model has no latents, or fewer layers.
+        ArgumentError: The model has no latents, or fewer layers.
     """
     layers = model.config.stochastic_layers
     if not layers:
-        raise UsageError(
+        raise ArgumentError(
             f"a {model.config.preset} has no latents to reconstruct from",
-            "fame sample --complete draws the rest of an image",
+            "fame sample with `complete`, or Model.complete, draws the rest of an image",
         )
     if keep_layers is not None and keep_layers > layers:
-        raise UsageError(f"--keep-layers {keep_layers}, but the model has {layers} stochastic layers")
+        raise ArgumentError(f"`keep_layers={keep_layers}`: the model has {layers} stochastic layers")
 
 
 @torch.no_grad()
@@ -191,13 +191,6 @@ def arranged(
 def _classes(model: Fame, labels: np.ndarray | None, start: int, count: int) -> Tensor | None:
     """Return the classes of a batch, padded like its images."""
     return padded(labels_on(model, labels, slice(start, start + count)))
-
-
-def _moments(draws: list[Draw]) -> Iterator[tuple[str, Tensor]]:
-    for layer, draw in enumerate(draws):
-        assert draw.posterior is not None
-        yield f"layer{layer}.mean", draw.posterior.mean
-        yield f"layer{layer}.scale", draw.posterior.scale
 
 
 def _padded(x: np.ndarray) -> Iterator[tuple[int, Tensor, int]]:

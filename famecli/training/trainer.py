@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from famecli.config.schema import ModelConfig, Precision, TrainConfig
-from famecli.data.dataset import ImageSplit, epoch_order, training_levels
+from famecli.data.dataset import ImageSplit, bit_probabilities, epoch_order, training_levels
 from famecli.data.labels import labels_in
 from famecli.errors import InputError, NumericsError
 from famecli.model.fame import Fame, NllTerms, labels_on
@@ -37,17 +37,27 @@ class StepRecord:
 
 @dataclass(frozen=True)
 class Batch:
-    """Levels, classes and noise of a step's images; `labels` is None for a model without classes."""
+    """Images of a step.
+
+    Args:
+        levels: Levels `(B, C, H, W)`.
+        labels: Class of each image; None for a model without classes.
+        probabilities: Probabilities of random bits, `(B, C, H, W)`; None to train on the bits as drawn.
+        noise: Noise of the latents.
+    """
 
     levels: np.ndarray
     labels: np.ndarray | None
+    probabilities: np.ndarray | None
     noise: PartNoise
 
-    def part(self, rows: slice, model: Fame) -> tuple[Tensor, PartNoise, Tensor | None]:
-        """Return some rows as the first arguments of a model, on its device."""
+    def part(self, rows: slice, model: Fame) -> tuple[Tensor, PartNoise, Tensor | None, Tensor | None]:
+        """Return some rows as the arguments of a model, on its device."""
         self.noise.rows = rows
+        x = torch.from_numpy(self.levels[rows]).to(model.device)
+        chances = None if self.probabilities is None else torch.from_numpy(self.probabilities[rows])
         labels = labels_on(model, self.labels, rows)
-        return torch.from_numpy(self.levels[rows]).to(model.device), self.noise, labels
+        return x, self.noise, labels, None if chances is None else chances.to(model.device)
 
 
 class Trainer:
@@ -135,8 +145,8 @@ class Trainer:
         """Whether all images of the schedule were seen."""
         return self.step_count >= self.config.total_steps
 
-    def next_images(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return levels of the next step's images, `(batch_size, C, H, W)`, and their classes, if any."""
+    def next_images(self) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+        """Return the next step's images: the first fields of `Batch`."""
         steps_per_epoch = len(self.split.pixels) // self.config.batch_size
         epoch, index = divmod(self.step_count, steps_per_epoch)
         if self._order[0] != epoch:
@@ -144,7 +154,8 @@ class Trainer:
         start = index * self.config.batch_size
         chosen = self._order[1][start : start + self.config.batch_size]
         levels = training_levels(self.split, chosen, stream("bits", self.config.seed, self.step_count))
-        return levels, None if self.labels is None else self.labels[chosen]
+        chances = bit_probabilities(self.split, chosen) if self.config.expected_bits else None
+        return levels, None if self.labels is None else self.labels[chosen], chances
 
     def step(self) -> StepRecord:
         """Take one step.
@@ -194,9 +205,8 @@ class Trainer:
             The rows' contribution to the mean over the batch, in nats, and the mean rate.
         """
         share = (rows.stop - rows.start) / self.config.batch_size
-        x, noise, labels = batch.part(rows, self.model)
         with self.autocast():
-            terms: NllTerms = self.network(x, noise, labels)
+            terms: NllTerms = self.network(*batch.part(rows, self.model))
         if mean_rate is None:
             mean_rate = self.group.sum(terms.rate.detach().mean(0).float() * share)
         # Gradients are averaged over processes, but the loss is a mean over all images.
@@ -211,7 +221,7 @@ class Trainer:
         """
         total = torch.zeros(self.model.config.stochastic_layers, device=self.device)
         for rows in parts if len(total) else ():
-            x, noise, labels = batch.part(rows, self.model)
+            x, noise, labels, _ = batch.part(rows, self.model)
             with self.autocast():
                 _, draws = self.model.infer(x, noise, labels=labels)
             rates = [draw.posterior.kl(draw.prior) for draw in draws if draw.posterior is not None]

@@ -90,7 +90,7 @@ def check_batches(subject: Subject) -> Finding:
             for where, nats in cases.items()
         ),
         Measurement(
-            "largest change of the NLL by --batch-size, nats",
+            "largest change of the NLL by batch size, nats",
             _by_batch_size(subject, images),
             size * (SINGLE_BATCH_LIMIT if model.device.type == "cpu" else DEVICE_BATCH_LIMIT),
         ),
