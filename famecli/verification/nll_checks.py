@@ -12,10 +12,11 @@ from torch.distributions import Normal
 from famecli.coding.codec import Codec
 from famecli.coding.stack import STATE_WORDS, WORD_BITS
 from famecli.config.costs import images_at_once
+from famecli.evaluation.score import EstimatorSettings
 from famecli.model.distributions import Gaussian
 from famecli.model.fame import Draw, Fame, NllTerms, labels_on
 from famecli.nll.evaluate import LOWEST_SUM_NATS, evaluate
-from famecli.nll.record import NATS_PER_BIT
+from famecli.nll.record import NATS_PER_BIT, Annealing
 from famecli.rng import ImageNoise
 from famecli.verification.findings import Finding, Measurement
 from famecli.verification.normalisation import every_image, tiny_model
@@ -44,6 +45,7 @@ MOST_STANDARD_ERRORS = 5.0
 # Images and draws per image of the estimates that are compared with exact values.
 ESTIMATED, ESTIMATE_DRAWS = 16, 16
 TINY_ESTIMATED, TINY_DRAWS = 64, 64
+ANNEALED, ANNEALING = 16, Annealing(steps=8, chains=2, leapfrog=2)
 BATCH, CODE_BATCH = 512, 64
 BATCHES = (
     "The NLL of an image does not depend on the other images of its batch, nor on the mode of the model."
@@ -198,25 +200,26 @@ def _weights_as_evaluated(subject: Subject, images: Tensor) -> Iterator[Measurem
 
 
 def _estimates(subject: Subject) -> Iterator[Measurement]:
-    """Measure by how much estimates of several draws are better than exact values.
+    """Measure by how much estimates of several draws, or by annealing, are better than exact values.
 
     A decoder that is given zeros in place of the features of latents has an exact likelihood, which the
     estimates do not know. Each is unbiased: by Markov's inequality, the sum over images of
     `log(estimate / exact)` exceeds `log(1 / d)` with a chance of at most `d`.
     """
     tiny = tiny_model(subject.model, subject.seed)
-    every = every_image(tiny.config)
+    every, own = every_image(tiny.config), subject.images(max(ESTIMATED, subject.least_images))
+    few, fewer = (every[:: -(-len(every) // count)] for count in (TINY_ESTIMATED, ANNEALED))
     cases = (
-        ("images", subject.model, subject.images(max(ESTIMATED, subject.least_images)), ESTIMATE_DRAWS),
-        ("images of a miniature", tiny, every[:: -(-len(every) // TINY_ESTIMATED)], TINY_DRAWS),
+        ("images", subject.model, own, EstimatorSettings(ESTIMATE_DRAWS)),
+        ("images of a miniature", tiny, few, EstimatorSettings(TINY_DRAWS)),
+        ("annealed images of a miniature", tiny, fewer, EstimatorSettings(annealing=ANNEALING)),
     )
-    for what, model, images, draws in cases:
+    for what, model, images, estimator in cases:
         blind = copy.deepcopy(model)
         blind.decoder.register_forward_pre_hook(lambda decoder, given: (given[0], torch.zeros_like(given[1])))
         levels = images.cpu().numpy().astype(np.uint8)
         labels = _numpy(subject.labels(model, len(levels)))
-        size = images_at_once(model.config, BATCH)
-        nlls = evaluate(blind, levels, labels=labels, importance_samples=draws, batch_size=size)
+        nlls = estimator.nlls(blind, levels, labels=labels)
         yield Measurement(
             f"estimates of {len(images)} {what} better than exact, nats",
             # Not Python's max, which ignores NaN.

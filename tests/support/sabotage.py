@@ -10,6 +10,7 @@ from famecli.model.distributions import Bernoulli, Gaussian, LogisticMixture
 from famecli.model.fame import Fame, Stage
 from famecli.model.layers import CausalConv2d
 from famecli.nll import evaluate as evaluation
+from famecli.nll.hmc import LatentSpace
 from famecli.rng import ImageNoise, StreamName
 from famecli.sampling import sampler
 from famecli.verification import sampling, subject
@@ -215,6 +216,11 @@ def sum_of_weights(model: Fame, patch: pytest.MonkeyPatch) -> None:
 
 def largest_weight(model: Fame, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(evaluation, "log_mean", lambda log_weights: log_weights.amax(-1))
+
+
+def annealed_half_way(model: Fame, patch: pytest.MonkeyPatch) -> None:
+    """Add up only half of the path of annealed chains."""
+    wrap(patch, LatentSpace, "log_weight", lambda original, *args: original(*args) / 2)
 
 
 def saturated_weights(model: Fame, patch: pytest.MonkeyPatch) -> None:
