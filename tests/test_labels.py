@@ -1,13 +1,16 @@
 """Labels that do not fit: of other classes, of hostile files, or beside options that ignore them."""
 
 import dataclasses
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from support.classes import NAMES, SHAPE, class_folder, conditional, saved
 from support.codes import sealed, set_to
 from support.commands import error_of, fame, result_of
+from support.forgeries import with_metadata
 
 import famecli
 from famecli.checkpoints.checkpoint import load_checkpoint, save_checkpoint
@@ -16,9 +19,11 @@ from famecli.data import arrays
 from famecli.data.dataset import ImageSplit, load_split
 from famecli.data.labels import labels_in
 from famecli.data.registry import dataset_info
-from famecli.errors import ArgumentError, InputError, UsageError
+from famecli.errors import ArgumentError, GateError, InputError, UsageError
 from famecli.evaluation.comparison import compare
 from famecli.evaluation.score import measure_again
+from famecli.model.layers import LabelEmbedding
+from famecli.nll.evaluate import evaluate, evaluate_marginal
 from famecli.nll.record import NllRecord, ScoredImages
 from famecli.report.runs import read_run
 
@@ -134,6 +139,75 @@ def test_a_claimed_mean_over_no_classes_is_false(tmp_path: Path) -> None:
     claim = NllRecord(data, "iwae", 1, 5.0, given="marginal", seed=0)
     with pytest.raises(InputError, match="mean over classes"):
         measure_again(load_checkpoint(tmp_path / "p.safetensors"), claim, lambda *_: digits((), []), name="p")
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "told"),
+    [
+        ("whole", {}, ""),
+        ("whole", {"accuracy": lambda right: right + 1 / 8}, "claims an accuracy"),
+        ("whole", {"accuracy": lambda right: right - 1 / 8}, "claims an accuracy"),
+        ("whole", {"class_prior": lambda right: [0.5, 0.25, 0.25]}, "another prior"),
+        ("whole", {"class_prior": lambda right: [0.5, 0.5]}, "another prior"),
+        ("whole", {"first_256_accuracy": lambda right: right + 1}, ""),
+        ("first", {}, ""),
+        ("first", {"first_256_accuracy": lambda right: right + 1 / 5}, "claims an accuracy"),
+        # Claims from before these keys.
+        ("first", {"first_256_accuracy": lambda right: None}, "only compared with --limit 8"),
+        ("whole", {"class_prior": lambda right: [], "accuracy": lambda right: None}, ""),
+    ],
+)
+def test_the_accuracy_and_the_prior_of_a_claim_are_measured_again(
+    part: str, changes: dict[str, Any], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("famecli.nll.record.FIRST_IMAGES", 5)
+    monkeypatch.setenv("FAME_CACHE", str(tmp_path / "cache"))
+    checkpoint, data = saved(tmp_path / "m.safetensors"), class_folder(tmp_path / "p", 4)
+    words = ("--dataset", "folder", "--data", data, "--split", "all", "--marginal")
+    claiming = tmp_path / "claiming.safetensors"
+    found = result_of("evaluate-nll", checkpoint, *words, "--record", claiming)
+
+    def change(metadata: dict[str, Any]) -> None:
+        assert metadata["claim"]["accuracy"] == found["accuracy"]
+        metadata["claim"] |= {key: made(metadata["claim"][key]) for key, made in changes.items()}
+
+    claiming.write_bytes(with_metadata(claiming.read_bytes(), change))
+    assert fame("weights", "pull", claiming, "--name", "mine").code == 0
+    limit = "8" if part == "whole" else "5"
+    done = fame("weights", "verify", "mine", "--claims", "--data", data, "--limit", limit, "--json")
+    assert (done.code, told in done.err) == (7 if told and "only" not in told else 0, True), done.err
+    (row,) = json.loads(done.out)["weights"]
+    if part == "whole":
+        assert row["claim"]["measured_accuracy"] == found["accuracy"]
+
+
+def test_an_accuracy_may_differ_by_images_between_two_classes() -> None:
+    data = ScoredImages("mnist", "test", 100, "ab" * 32)
+    claim = NllRecord(data, "iwae", 1, 5.0, given="marginal", accuracy=0.96)
+    for found, close, right in ((0.95, 0.01, 1), (0.97, 0.01, 1), (0.94, 0.01, 0), (0.95, 0, 0)):
+        measured = dataclasses.replace(claim, accuracy=found, accuracy_tolerance=close)
+        if right:
+            claim.check("m", measured)
+        else:
+            with pytest.raises(GateError, match="accuracy"):
+                claim.check("m", measured)
+
+
+def test_images_between_two_classes_are_counted(tmp_path: Path) -> None:
+    model = conditional("pixelcnn")
+    x = np.random.default_rng(0).integers(0, 2, (6, *SHAPE)).astype(np.uint8)
+    nlls = evaluate_marginal(model, x)
+    given = np.stack([evaluate(model, x, labels=np.full(6, label)).nats for label in range(len(NAMES))])
+    best = np.sort(given, 0)
+    assert nlls.lead == pytest.approx(best[1] - best[0], abs=1e-4)
+    for each in model.modules():
+        if isinstance(each, LabelEmbedding):
+            for weight in each.parameters():
+                weight.zero_()
+    path = tmp_path / "m.safetensors"
+    save_checkpoint(path, model.config, model.state_dict(), None, {})
+    report = famecli.evaluate(famecli.load(path), x, labels=0, marginal=True)
+    assert report.nll.accuracy_tolerance == 1.0
 
 
 def test_a_comparison_of_different_likelihoods_says_so(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ class Verified:
 
     @property
     def figures(self) -> list[dict[str, Any]]:
-        """Claimed and measured mean of each claim that was measured, with its estimator."""
+        """Claimed and measured mean and accuracy of each claim that was measured, with its estimator."""
         return [
             {
                 "bound": claim.bound,
@@ -47,6 +47,8 @@ class Verified:
                 "images": found.data.images,
                 "claimed_nats_per_image": claim.expected(self.weights.name, found.data.images or 0)[1],
                 "measured_nats_per_image": found.nats_per_image,
+                "claimed_accuracy": claim.expected_accuracy(found.data.images or 0),
+                "measured_accuracy": found.accuracy,
             }
             for claim, found in self.claims
         ]

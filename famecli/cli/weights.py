@@ -220,6 +220,8 @@ def verify(
         loaded = load(weights.path)
         output.note(f"{weights.name} claims {claim}")
         count, _ = claim.expected(weights.name, limit)
+        if claim.accuracy is not None and claim.expected_accuracy(count) is None:
+            output.note(f"its accuracy is only compared with --limit {claim.data.images}")
         with output.progress("evaluating", count) as advance:
             return measure_again(
                 loaded,

@@ -42,6 +42,8 @@ CLAIM_KEYS = (
 )
 # Keys of models with classes.
 CLASS_KEYS = ("given", "class_prior", "accuracy")
+# Classes are close where a likelihood of each may be wrong by its tolerance.
+CLOSE_NATS = 2 * protocol.TOLERANCE_NATS
 
 
 @dataclass(frozen=True)
@@ -100,12 +102,14 @@ class NllReport:
             annealing=None if self._annealed is None else self._annealed.settings,
             given=nlls.given,
             class_prior=(1.0 / len(self.classes),) * len(self.classes) if nlls.given == "marginal" else (),
-            accuracy=self._accuracy,
+            accuracy=self._accuracy(),
             terms_nats_per_image=Terms(float(nlls.distortion.mean()), tuple(map(float, nlls.rate.mean(0)))),
             seed=self.seed,
             precision="float64" if double else "float32",
             weights_sha256=self.checkpoint.weights_sha256,
             first_256_nats_per_image=float(nlls.nats[: protocol.FIRST_IMAGES].mean()),
+            first_256_accuracy=self._accuracy(protocol.FIRST_IMAGES),
+            accuracy_tolerance=0.0 if nlls.lead is None else float((nlls.lead < CLOSE_NATS).mean()),
             image_nats=tuple(nlls.nats.tolist()),
             name=self.checkpoint.source,
             origin="measured",
@@ -116,11 +120,10 @@ class NllReport:
         """Names of the model's classes; empty without."""
         return self.checkpoint.model.config.classes
 
-    @property
-    def _accuracy(self) -> float | None:
+    def _accuracy(self, first: int | None = None) -> float | None:
         if self.nlls.most_probable is None or self.scored.labels is None:
             return None
-        return float((self.nlls.most_probable == self.scored.labels).mean())
+        return float((self.nlls.most_probable == self.scored.labels)[:first].mean())
 
     @property
     def _annealed(self) -> AnnealedNlls | None:
@@ -212,14 +215,16 @@ class NllReport:
     def claim(self) -> dict[str, Any]:
         """Return the part of `to_dict` that a checkpoint stores as its claim.
 
-        The mean of the first scored images is added, which `fame weights verify --claims` measures again. An
-        image's NLL depends only on its number and the seed, so scoring these images alone gives this mean.
+        Mean and accuracy of the first scored images are added, which `fame weights verify --claims` measures
+        again. An image's NLL depends only on its number and the seed, so scoring these alone gives the same.
         """
         document = self.to_dict()
         more = {key: getattr(self.nll, key) for key in ("first_256_nats_per_image", "weights_sha256")}
         if self.nlls.bound == "iwae":
             more["estimator_version"] = ESTIMATOR_VERSION
-        more |= {key: document[key] for key in CLASS_KEYS if self.classes}
+        if self.classes:
+            more |= {key: document[key] for key in CLASS_KEYS}
+            more["first_256_accuracy"] = self.nll.first_256_accuracy
         return {key: document[key] for key in CLAIM_KEYS} | more
 
     def _repr_html_(self) -> str:

@@ -37,6 +37,7 @@ class ImageNlls:
         importance: Statistics of the weights of several draws; None for one draw.
         given: Part that classes have in the likelihood; see `famecli.nll.record.Estimator`.
         most_probable: Most probable class of each image, `(N,)`, for a `marginal` likelihood; else None.
+        lead: Log-probability of that class less the one of the next class, nats, `(N,)`; else None.
     """
 
     nats: np.ndarray
@@ -47,6 +48,7 @@ class ImageNlls:
     importance: Importance | None = None
     given: Given | None = None
     most_probable: np.ndarray | None = None
+    lead: np.ndarray | None = None
 
     @property
     def mean(self) -> float:
@@ -302,7 +304,7 @@ def evaluate_marginal(
         labels = np.full(len(levels), label, np.int64)
         given.append(evaluate(model, levels, labels=labels, closed_form=False, numbers=numbers, **settings))
     log_joint = torch.from_numpy(np.stack([-each.nats for each in given])) - np.log(len(given))
-    posterior = log_joint.softmax(0).numpy()
+    posterior, first = log_joint.softmax(0).numpy(), log_joint.topk(2, dim=0)
     return ImageNlls(
         check_nats(-log_joint.logsumexp(0).numpy(), given[0].bound, numbers),
         np.einsum("yn,yn->n", posterior, np.stack([each.distortion for each in given])),
@@ -310,5 +312,6 @@ def evaluate_marginal(
         given[0].bound,
         given[0].importance_samples,
         given="marginal",
-        most_probable=log_joint.argmax(0).numpy(),
+        most_probable=first.indices[0].numpy(),
+        lead=(first.values[0] - first.values[1]).numpy(),
     )

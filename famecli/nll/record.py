@@ -171,6 +171,9 @@ class NllRecord:
         weights_sha256: SHA-256 of the weights; None where it is not recorded.
         first_256_nats_per_image: Mean over the first 256 scored images, or over all if there are fewer; None
             in older claims.
+        first_256_accuracy: Accuracy on the same images; None if it was not measured, and in older claims.
+        accuracy_tolerance: Fraction of images whose two most probable classes are so close that rounding may
+            swap them; not recorded in claims.
         estimator_version: Version of the arithmetic of importance weights; None in older claims.
         image_nats: NLL of each image; empty where it is not recorded.
         name: Name or file of the checkpoint.
@@ -194,6 +197,8 @@ class NllRecord:
     precision: str | None = None
     weights_sha256: str | None = None
     first_256_nats_per_image: float | None = None
+    first_256_accuracy: float | None = None
+    accuracy_tolerance: float = 0.0
     estimator_version: int | None = None
     image_nats: tuple[float, ...] = ()
     name: str | None = None
@@ -251,6 +256,10 @@ class NllRecord:
             )
         return FIRST_IMAGES, self.first_256_nats_per_image
 
+    def expected_accuracy(self, images: int) -> float | None:
+        """Return the claimed accuracy on the first of the claim's images; None if it is not recorded."""
+        return self.accuracy if images == self.data.images else self.first_256_accuracy
+
     def check(self, name: str, measured: "NllRecord") -> None:
         """Check a measurement of all images, or of the first 256, against this claim.
 
@@ -260,7 +269,8 @@ class NllRecord:
 
         Raises:
             IntegrityError: All images were scored, but their pixels are not those of the claim.
-            GateError: The estimators differ, or the means differ by more than `tolerance_nats`.
+            GateError: The estimators or the priors over classes differ, the means differ by more than
+                `tolerance_nats`, or the accuracies by more than rounding explains.
         """
         ours, theirs = self.data, measured.data
         if theirs.images == ours.images and theirs.pixels_sha256 != ours.pixels_sha256:
@@ -274,6 +284,14 @@ class NllRecord:
                 f"{name} claims {nats:.4f} nats/image ({self.estimator}), has "
                 f"{measured.nats_per_image:.4f} ({measured.estimator})"
             )
+        if self.class_prior not in ((), measured.class_prior):
+            raise GateError(f"{name} claims another prior over classes than it has")
+        accuracy, own = self.expected_accuracy(theirs.images or 0), measured.accuracy
+        # Less than an image, since fractions are rounded.
+        most = measured.accuracy_tolerance + 0.01 / (theirs.images or 1)
+        if accuracy is not None and (own is None or not abs(own - accuracy) <= most):
+            has = "none" if own is None else f"{own:.2%}"
+            raise GateError(f"{name} claims an accuracy of {accuracy:.2%}, has {has}")
 
 
 def parse_nll(table: object, where: str, origin: Origin = "claim") -> NllRecord:
