@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.classes import conditional
 from support.commands import CLAIM, PROVENANCE, error_of, fame, process, result_of, save_model
 from support.hub import TOKEN, HubServer, hub_server
 
 from famecli.checkpoints.card import model_card
+from famecli.checkpoints.checkpoint import save_checkpoint
 from famecli.checkpoints.description import describe
 from famecli.checkpoints.hub import locate, push
 from famecli.checkpoints.urls import HubFile
@@ -284,6 +286,17 @@ def test_the_page_shows_the_nll_with_its_protocol(
     for part in ("test", "10,000 images", "binarization"):
         assert part in result.dataset_name
     assert result.dataset_args == {"pixels_sha256": "ab" * 32}
+
+
+def test_a_model_with_classes_is_not_called_unconditional(tmp_path: Path) -> None:
+    model = conditional("vae")
+    facts = {"provenance": PROVENANCE, "claim": CLAIM | {"given": "label"}}
+    save_checkpoint(tmp_path / "m.safetensors", model.config, model.state_dict(), None, facts)
+    card = card_of(tmp_path / "m.safetensors")
+    assert "unconditional" not in str(card)
+    assert (card.data.pipeline_tag, card.data.tags) == (None, ["class-conditional-image-generation"])
+    (result,) = card.data.eval_results
+    assert result.task_type == "class-conditional-image-generation"
 
 
 HOSTILE = [

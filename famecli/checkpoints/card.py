@@ -9,8 +9,9 @@ from famecli.config.presets import PRESETS
 from famecli.escape import code, fenced, markdown, yaml
 from famecli.nll.record import NllRecord, unit_of
 
-# The hub's name of what these models are for.
-TASK = "unconditional-image-generation"
+# The hub's name of what models without classes are for. It has no task for images of a class, and a page of
+# another task would offer what the model does not do: a tag, which is free text, names it.
+TASK, OF_A_CLASS = "unconditional-image-generation", "class-conditional-image-generation"
 
 # Keys of a schedule, in the order of a card.
 SCHEDULE = (
@@ -60,16 +61,17 @@ def _metadata(described: Description, name: str, licence: str | None) -> str:
     lines = [
         *(() if licence is None else (f"license: {yaml(licence)}",)),
         "library_name: famecli",
-        f"pipeline_tag: {TASK}",
+        f"tags: [{OF_A_CLASS}]" if described.model.classes else f"pipeline_tag: {TASK}",
         f"datasets: [{yaml(str(described.provenance.dataset))}]",
     ]
     if described.claims:
-        results = "".join(_result(claim, described.model.levels) for claim in described.claims)
+        task, levels = OF_A_CLASS if described.model.classes else TASK, described.model.levels
+        results = "".join(_result(claim, levels, task) for claim in described.claims)
         lines.append(f"model-index:\n- name: {yaml(name)}\n  results:{results}")
     return "\n".join(lines)
 
 
-def _result(claim: NllRecord, levels: int) -> str:
+def _result(claim: NllRecord, levels: int, task: str) -> str:
     """Return a claim as a result of the hub's index; names hold the protocol, since the page shows names."""
     data, bits = claim.data, claim.bits_per_dim
     in_bits = unit_of(levels) == "bits/dim" and bits is not None
@@ -80,7 +82,7 @@ def _result(claim: NllRecord, levels: int) -> str:
     metric = f"NLL, {'bits/dim' if in_bits else 'nats/image'} ({_estimator(claim)}{spread})"
     return f"""
   - task:
-      type: {TASK}
+      type: {task}
       name: Density estimation
     dataset:
       type: {yaml(str(data.dataset_id))}
