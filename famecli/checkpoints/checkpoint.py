@@ -57,6 +57,11 @@ class Checkpoint:
     weights_sha256: str
 
     @property
+    def reference(self) -> dict[str, str]:
+        """Name and hash of the file, and kind of the weights, for documents."""
+        return {"name": self.source, "sha256": self.sha256, "weights": self.weights}
+
+    @property
     def provenance(self) -> Provenance:
         """Trainings that made the weights.
 

@@ -149,7 +149,7 @@ def compress(
     bits = coded.net_bits / count
     document = {
         "schema": COMPRESS_SCHEMA,
-        "checkpoint": {"name": loaded.source, "sha256": loaded.sha256, "weights": loaded.weights},
+        "checkpoint": loaded.reference,
         "weights_sha256": loaded.weights_sha256,
         "out": target,
         "images": count,
@@ -244,7 +244,7 @@ def decompress(
             writer.add(to_uint8(levels, header.levels), rows)
     document = {
         "schema": DECOMPRESS_SCHEMA,
-        "checkpoint": {"name": loaded.source, "sha256": loaded.sha256, "weights": loaded.weights},
+        "checkpoint": loaded.reference,
         "out": target.name,
         "images": header.images,
         "shape": list(header.shape),

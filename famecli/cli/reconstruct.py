@@ -150,7 +150,7 @@ def reconstruct(
         save_tensors(latents, moments, {"schema": LATENTS_SCHEMA, **facts})
     document: dict[str, Any] = {
         "schema": SCHEMA,
-        "checkpoint": {"name": loaded.source, "sha256": loaded.sha256, "weights": loaded.weights},
+        "checkpoint": loaded.reference,
         "out": target.name,
         "seed": seed,
     }

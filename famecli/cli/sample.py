@@ -336,7 +336,7 @@ def sample(
     seconds = max(time.monotonic() - started_s, 1e-9)
     document = {
         "schema": SCHEMA,
-        "checkpoint": {"name": loaded.source, "sha256": loaded.sha256, "weights": loaded.weights},
+        "checkpoint": loaded.reference,
         "out": target.name,
         "images": number,
         "shape": list(model.config.image_shape),

@@ -105,12 +105,7 @@ def verify(
     passed = not failed and any(each.verdict == "passed" for each in results)
     document = {
         "schema": SCHEMA,
-        "checkpoint": {
-            "name": loaded.source,
-            "sha256": loaded.sha256,
-            "weights": loaded.weights,
-            "weights_sha256": loaded.weights_sha256,
-        },
+        "checkpoint": loaded.reference | {"weights_sha256": loaded.weights_sha256},
         "passed": passed,
         "checks": [each.to_dict() for each in results],
         "seed": seed,

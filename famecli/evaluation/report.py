@@ -179,10 +179,8 @@ class NllReport:
         past = checkpoint.provenance
         return {
             "schema": protocol.SCHEMA,
-            "checkpoint": {
-                "name": checkpoint.source,
-                "sha256": checkpoint.sha256,
-                "weights": checkpoint.weights,
+            "checkpoint": checkpoint.reference
+            | {
                 "weights_sha256": checkpoint.weights_sha256,
                 "step": past.steps,
                 "images_seen": past.images_seen or None,
