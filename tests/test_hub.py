@@ -11,6 +11,7 @@ from support.classes import conditional
 from support.commands import CLAIM, PROVENANCE, error_of, fame, process, result_of, save_model
 from support.hub import TOKEN, HubServer, hub_server
 
+from famecli.checkpoints import header
 from famecli.checkpoints.card import model_card
 from famecli.checkpoints.checkpoint import save_checkpoint
 from famecli.checkpoints.description import describe
@@ -222,10 +223,25 @@ def test_a_push_checks_the_file_before_and_after(hub: HubServer, model: Path, tm
     damaged.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     error_of(5, "weights", "push", "org/repo", damaged)
     assert "names no repository" in error_of(2, "weights", "push", "org", model)
-    assert "downloads are off" in error_of(4, "weights", "push", "org/repo", model, "--offline")
+    for path in (model, damaged, tmp_path / "none.safetensors"):
+        assert "downloads are off" in error_of(4, "weights", "push", "org/repo", path, "--offline")
     assert not hub.tokens
     hub.headers["X-Linked-Etag"] = f'"{"ab" * 32}"'
     assert "abababab" in error_of(5, "weights", "push", "org/repo", model)
+
+
+def test_a_push_reads_the_checkpoint_once(
+    hub: HubServer, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, paths = header.open_input, []
+
+    def counted(path: Path, kind: str) -> Any:
+        paths.append(path)
+        return read(path, kind)
+
+    monkeypatch.setattr(header, "open_input", counted)
+    assert fame("weights", "push", "org/repo", model).code == 0
+    assert paths == [model]
 
 
 def test_a_slow_hub_is_given_up(hub: HubServer, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

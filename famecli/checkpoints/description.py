@@ -92,15 +92,19 @@ class Description:
         return found
 
 
-def describe(path: Path) -> Description:
+def describe(path: Path, content: bytes | None = None) -> Description:
     """Return the description of the checkpoint `path`, or on stdin for `-`.
+
+    Args:
+        path: Path of the file.
+        content: Content of the file; None to read it.
 
     Raises:
         InputError: The file cannot be read, or is no checkpoint.
         IntegrityError: Its metadata do not have their recorded hash.
         ConfigError: Its configuration, its provenance or a claim is invalid; the message names the file.
     """
-    content = read_checkpoint(path)
+    content = read_checkpoint(path) if content is None else content
     header = parse_header(content, len(content), str(path))
     header.check_schema(CHECKPOINT_SCHEMA, str(path))
     metadata = header.metadata

@@ -6,6 +6,7 @@ import typer
 
 from famecli.checkpoints import hub
 from famecli.checkpoints.description import describe
+from famecli.checkpoints.header import read_checkpoint
 from famecli.checkpoints.store import checkpoint_file
 from famecli.checkpoints.urls import HubFile
 from famecli.cli.grouping import grouped
@@ -52,14 +53,16 @@ def push(
 
       fame weights push ORG/REPO run/best.safetensors --revision v1 --license mit --private
     """
-    from famecli.checkpoints.checkpoint import load_checkpoint
-
     output, place = common.output(), HubFile.parse(f"{repository}@{revision or ''}")
     store = network.store(output)
-    path = checkpoint_file(ckpt, store)
-    load_checkpoint(path)
     if is_offline(store.offline):
         raise UnavailableError("the hub is not asked: downloads are off", "run without --offline")
-    found = hub.push(describe(path), place, licence=licence, private=private or None)
+    path = checkpoint_file(ckpt, store)
+    content = read_checkpoint(path)
+    # Deferred: torch takes seconds to load, and the checks above need none.
+    from famecli.checkpoints.checkpoint import parse_checkpoint
+
+    parse_checkpoint(content, str(path))
+    found = hub.push(describe(path, content), place, licence=licence, private=private or None)
     row = {"repository": place.repository, "file": place.file, "sha256": found.sha256, "pinned": found.pinned}
     output.result({"schema": "famecli/weights-push/1"} | row, found.pinned)
