@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from support.classes import NAMES, SHAPE, class_folder, conditional, saved, with_classes
 from support.codes import packed, sealed, set_to
-from support.commands import error_of, fame, result_of
+from support.commands import error_of, fame, result_of, save_model
 from support.data import idx_bytes
 from support.models import all_images, image_noise, randomise
 from support.verification import CHECKS, failures
@@ -342,6 +342,17 @@ def test_errors_name_what_is_missing(tmp_path: Path) -> None:
         2, "train", "vae", "--dataset", "folder", "--data", pictures, "--conditional", "-o", tmp_path / "r"
     )
     assert "--marginal" in error_of(2, "evaluate-nll", checkpoint, pictures, "--marginal", "--ais", "3")
+
+
+def test_the_users_weights_with_classes_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAME_CACHE", str(tmp_path / "cache"))
+    facts = {"provenance": {"dataset": "folder"}}
+    plain = save_model(tmp_path / "plain.safetensors", "vae", SHAPE, facts=facts)
+    for path, name in ((saved(tmp_path / "m.safetensors"), "mine"), (plain, "other")):
+        assert fame("weights", "pull", path, "--name", name).code == 0
+    for option in ("--class=cat", "--marginal"):
+        told = error_of(2, "evaluate-nll", plain, option, "--data", tmp_path)
+        assert told.endswith("hint: weights with classes of folder: mine")
 
 
 @pytest.mark.parametrize("labels", [[0, 3], [0], [-1, 0], [0, 1, 2], None])

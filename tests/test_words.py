@@ -268,8 +268,22 @@ WRONG = [
     ("compress --resize 8", 2, "--resize"),
     ("compress -o fame.toml", 3, "exists"),
     ("decompress x.fame -o fame.toml", 3, "fame.toml"),
+    ("decompress nosuch.fame", 3, "nosuch.fame: no such file"),
+    ("evaluate-nll own.safetensors", 2, "hint: pass their folder or file as --data"),
+    ("evaluate-nll fame-mnist --dataset folder", 2, "hint: pass their folder or file as --data"),
+    ("reconstruct own.safetensors", 2, "hint: pass their folder or file as --data"),
+    ("compress own.safetensors", 2, "hint: pass their folder or file as --data"),
+    ("sample fame-mnist --class 3", 2, "weights with classes of mnist: fame-mnist-conditional"),
+    ("sample --class all", 2, "weights with classes of mnist: fame-mnist-conditional"),
+    ("evaluate-nll fame-mnist --class 3", 2, "weights with classes of mnist: fame-mnist-conditional"),
+    ("evaluate-nll fame-mnist --marginal", 2, "which --marginal needs"),
+    ("reconstruct fame-mnist --class 3", 2, "weights with classes of mnist: fame-mnist-conditional"),
+    ("compress fame-mnist --class 3", 2, "weights with classes of mnist: fame-mnist-conditional"),
+    ("sample own.safetensors --class 3", 2, "hint: leave --class out"),
     ("verify --checks foo", 2, "foo"),
     ("verify foo", 2, "called foo"),
+    ("weights push org/repo nosuch --offline", 4, "downloads are off"),
+    ("weights push org/repo nosuch", 2, "called nosuch"),
     ("report run --limit 3", 2, "--evaluate"),
     ("compare a.json a", 3, "a.json"),
     ("info foo", 2, "called foo"),
@@ -284,6 +298,7 @@ def test_wrong_words_are_told_before_torch_is_loaded(tmp_path: Path, monkeypatch
         Path(name, "best.safetensors").write_bytes(b"")
     Path("photos").mkdir()
     Image.new("L", (8, 8)).save("photos/a.png")
+    save_model(Path("own.safetensors"), "vae", (1, 8, 8), facts={"provenance": {"dataset": "folder"}})
     commands = [words.split() for words, _, _ in WRONG]
     program = f"""
 import contextlib, io, json, sys

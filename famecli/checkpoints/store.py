@@ -10,8 +10,10 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urldefrag, urlsplit
 
 from famecli.checkpoints import hub
+from famecli.checkpoints.description import model_in
 from famecli.checkpoints.header import read_checkpoint, read_header
 from famecli.checkpoints.index import WeightsEntry, index, named_weights, unknown_checkpoint, weights_folder
+from famecli.checkpoints.provenance import parse_provenance
 from famecli.checkpoints.urls import SHA256, HubFile, Located, addresses, is_hub, parse_url
 from famecli.data.fetch import fetch_file, is_offline, say_nothing
 from famecli.errors import FameError, InputError, IntegrityError, UnavailableError, UsageError
@@ -257,6 +259,16 @@ class Store:
         for path in paths:
             if NAME.fullmatch(path.parent.name) and SHA256.fullmatch(path.stem) and path.is_file():
                 yield Named(path.parent.name, path, path.stem)
+
+    def with_classes(self, dataset: str | None) -> list[str]:
+        """Return the names of a data set's weights with classes: those of the index, and imported ones."""
+        names = [each.name for each in index().values() if each.nll.given and each.dataset == dataset]
+        for each in self.imported():
+            with suppress(FameError):
+                metadata = read_header(each.path).metadata
+                if model_in(metadata, each.name).classes and parse_provenance(metadata).dataset == dataset:
+                    names.append(each.name)
+        return names
 
     def installed(self) -> Iterator[Named]:
         """Yield all named weights on this machine."""

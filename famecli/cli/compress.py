@@ -24,7 +24,7 @@ from famecli.cli.groups import (
 )
 from famecli.cli.sources import DataSource, ModelSource
 from famecli.errors import InputError, UsageError
-from famecli.files import free_name, write_atomic
+from famecli.files import STDIN, free_name, write_atomic
 
 COMPRESS_SCHEMA = "famecli/compress/1"
 SUFFIX = ".fame"
@@ -106,9 +106,8 @@ def compress(
         raise UsageError(
             "--split, --start, --limit and --data are for images of a data set", "leave the files out"
         )
-    data.check_stdin(source, split)
     _check_target(target, force, common.json)
-    source.check(output)
+    data.check(source, output, split, "" if labels is None else "--class", unused=bool(names))
     # Deferred: torch takes seconds to load, and the checks above need none.
     from famecli.coding.compress import encode_images, read_originals
     from famecli.coding.container import to_bytes
@@ -217,6 +216,8 @@ def decompress(
     """
     output = images.common.output()
     target = images.target("images", format, suffix="")
+    if file != STDIN and not file.exists():
+        raise InputError(f"cannot read coded images {file}: no such file", "fame compress writes one")
     # Deferred: torch takes seconds to load, and the checks above need none.
     from famecli.coding.compress import check_model, decode_images, write_named
     from famecli.coding.container import read_file

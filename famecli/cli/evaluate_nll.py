@@ -187,9 +187,8 @@ def evaluate_nll(
     _check_together(bound, results, data, split, limit, names)
     _check_classes(bound, results, labels, coded=coded)
     annealing = bound.annealing()
-    if bound.simulated is None:
-        data.check_stdin(source, split)
-    source.check(output)
+    for_classes = "--class" if labels is not None else "--marginal" * bound.marginal
+    data.check(source, output, split, for_classes, unused=bool(names or bound.simulated))
     # Deferred: torch takes seconds to load, and the checks above need none.
     from famecli.coding.compress import measure_code
     from famecli.data.dataset import even_part

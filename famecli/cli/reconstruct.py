@@ -118,8 +118,8 @@ def reconstruct(
     source, names = source.with_images(files)
     check_files(images.force, latents)
     _check_ends(interpolate, names)
-    data.check_stdin(source, split)
-    source.check(output)
+    for_classes = "" if labels is None else "--class"
+    data.check(source, output, split, for_classes, unused=bool(names or interpolate))
     # Deferred: torch takes seconds to load, and the checks above need none.
     from famecli.checkpoints.checkpoint import save_tensors
     from famecli.data.image_writers import levels_to_bytes

@@ -291,7 +291,7 @@ def sample(
     output, source = images.common.output(), source.picked(context)
     part.check(drawing.decoder)
     target = images.target("samples", format, rgb=images.rgb)
-    source.check(output)
+    source.check(output, "" if drawing.labels is None else "--class")
     # Deferred: torch takes seconds to load, and the checks above need none.
     from famecli.data.image_writers import levels_to_bytes
     from famecli.grids import Layout

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 import typer
 
+from famecli.checkpoints.description import model_in
+from famecli.checkpoints.header import Header, read_header
 from famecli.checkpoints.index import default_weights, index
+from famecli.checkpoints.provenance import parse_provenance
 from famecli.checkpoints.store import RUN_FILES, Store, checkpoint_file
 from famecli.cli.groups import Data, Dataset, Network, SplitName
 from famecli.config.presets import PRESETS
@@ -80,13 +83,32 @@ class CheckpointSource:
             raise UsageError("--model picks weights by name: leave it out where a checkpoint is named")
         return checkpoint_file(self.checkpoint, store)
 
-    def check(self, output: Output) -> None:
-        """Find the checkpoint before torch is loaded; errors are those of `path`.
+    def check(self, output: Output, for_classes: str = "") -> Header | None:
+        """Find the checkpoint before torch is loaded, and return its header; errors are those of `path`.
 
-        Processes that share the work find it in turn, later. A hub is asked only once, later.
+        Processes that share the work find it in turn, later. A hub is asked only once, later, and a pipe is
+        read only once. There is no header then.
+
+        Args:
+            output: Streams of the command.
+            for_classes: Used option that is for models with classes; empty for none.
+
+        Raises:
+            UsageError: The model has no classes.
         """
-        if "RANK" not in os.environ and "://" not in (self.checkpoint or ""):
-            self.path(output)
+        if "RANK" in os.environ or "://" in (self.checkpoint or ""):
+            return None
+        path = self.path(output)
+        if path == STDIN or not path.is_file():
+            return None
+        header = read_header(path)
+        if for_classes and not model_in(header.metadata, str(path)).classes:
+            dataset = parse_provenance(header.metadata).dataset
+            others = ", ".join(self.network.store(output).with_classes(dataset))
+            hint = f"weights with classes of {dataset}: {others}" if others else f"leave {for_classes} out"
+            name = self.checkpoint or path.stem
+            raise UsageError(f"{name} has no classes, which {for_classes} needs", hint)
+        return header
 
     def picked(self, context: typer.Context) -> Self:
         """Return the source for a command in which `--dataset` only picks weights.
@@ -196,14 +218,41 @@ class DataSource:
     data: Data = None
     network: Network
 
-    def check_stdin(self, source: CheckpointSource, split: str | None) -> None:
-        """Check, before anything is loaded, that images on stdin do not conflict with other options.
+    def check(
+        self,
+        source: CheckpointSource,
+        output: Output,
+        split: str | None,
+        for_classes: str = "",
+        *,
+        unused: bool = False,
+    ) -> None:
+        """Find the model and check the source of the images before torch is loaded.
+
+        Args:
+            source: Source of the model.
+            output: Streams of the command.
+            split: Requested split; None for the default.
+            for_classes: Used option that is for models with classes; empty for none.
+            unused: Whether the images come from elsewhere.
 
         Raises:
-            UsageError: The checkpoint comes through stdin, too; a split is requested; or stdin is a terminal.
+            UsageError: The checkpoint comes through stdin, too; a split of stdin is requested; stdin is a
+                terminal; or the data set is the user's images, which are not given.
+            FameError: Any error of `CheckpointSource.check`.
         """
-        if self.data != STDIN:
+        if self.data == STDIN:
+            self._check_stdin(source, split)
+        header = source.check(output, for_classes)
+        if header is None or unused or self.data is not None:
             return
+        if name := source.dataset or parse_provenance(header.metadata).dataset:
+            # Deferred: needs numpy, which `fame --help` does without.
+            from famecli.data.folder import describe
+
+            describe(name)
+
+    def _check_stdin(self, source: CheckpointSource, split: str | None) -> None:
         if source.checkpoint == str(STDIN):
             raise UsageError("checkpoint and images cannot both come through stdin", "name the checkpoint")
         # `test` is the default of --split.
