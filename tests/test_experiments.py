@@ -4,14 +4,15 @@ import csv
 import itertools
 import json
 import math
+import re
 import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from support.commands import ROOT, result_of, save_model, use_small_mnist
 from support.commands import fame as fame_here
-from support.commands import result_of, save_model, use_small_mnist
 
 from benchmarks import equal_sizes, maps_against_dense, moved_digits, recipe, speedrun
 from benchmarks.checkpoints import load_models, reference_of
@@ -25,6 +26,8 @@ from famecli.config.schema import ModelConfig
 from famecli.errors import InputError, UsageError
 from famecli.model.fame import Fame
 
+PAGE = (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
+SECTIONS = {text.partition("\n")[0]: text for text in PAGE.split("\n## ")[1:] if "\n| --" in text}
 SHAPE = (1, 28, 28)
 REPEATS = 400
 
@@ -328,3 +331,35 @@ def test_models_are_named_and_of_one_shape(tmp_path: Path) -> None:
         load_models([str(fame), f"fame={pixelcnn}"], SHAPE, 2)
     with pytest.raises(InputError, match="is for images"):
         load_models([str(fame)], (3, 32, 32), 256)
+
+
+def rows_of(name: str) -> list[list[str]]:
+    """Return the rows of a table of docs/experiments, its headings included."""
+    with (ROOT / "docs" / "experiments" / name).open(encoding="utf-8", newline="") as file:
+        return list(csv.reader(file))
+
+
+def figures_of(text: str) -> set[str]:
+    """Return the numbers of a text, without the commas of thousands."""
+    return set(re.findall(r"-?\d+(?:\.\d+)?", re.sub(r"(?<=\d),(?=\d{3})", "", text)))
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "docs" / "experiments").glob("*.csv")))
+def test_tables_beside_the_page_are_whole_and_linked(name: str) -> None:
+    head, *rows = rows_of(name)
+    assert rows
+    assert {len(row) for row in rows} == {len(head)} == {len(set(head))}
+    assert f"(experiments/{name})" in PAGE
+    index = (ROOT / "docs" / "experiments" / "README.md").read_text(encoding="utf-8")
+    assert f"({name})" in index
+
+
+@pytest.mark.parametrize("title", SECTIONS)
+def test_tables_of_the_page_show_figures_of_those_beside_it(title: str) -> None:
+    section = SECTIONS[title]
+    names = re.findall(r"\(experiments/([\w-]+\.csv)\)", section)
+    beside = " ".join(cell for name in names for row in rows_of(name) for cell in row)
+    shown = [line for line in section.splitlines() if re.match(r"\| (?!---)", line)]
+    assert len(shown) > 2
+    for line in shown[1:]:
+        assert figures_of(line) <= figures_of(beside), line
