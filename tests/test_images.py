@@ -47,8 +47,8 @@ def stored_bytes(path: Path) -> dict[str, bytes]:
 
 def read_one(path: Path, content: bytes, shape: tuple[int, int, int]) -> np.ndarray:
     path.write_bytes(content)
-    [(name, image)] = read_images([path], shape)
-    assert name == str(path)
+    [(stored, image)] = read_images([path], shape)
+    assert stored.name == str(path)
     assert image.dtype == np.uint8
     return image
 
@@ -64,7 +64,7 @@ def test_every_format_gives_back_its_images(tmp_path: Path, channels: int) -> No
         np.testing.assert_array_equal(archive["arr_0"], images)
     shape = (channels, 6, 6)
     read = read_images([tmp_path / "a"], shape)
-    assert [Path(name).name for name, _ in read] == [f"{40 + index:06d}.png" for index in range(5)]
+    assert [Path(each.name).name for each, _ in read] == [f"{40 + index:06d}.png" for index in range(5)]
     np.testing.assert_array_equal(np.stack([image for _, image in read]), images.transpose(0, 3, 1, 2))
     with zipfile.ZipFile(tmp_path / "a.zip") as zipped:
         assert {name: zipped.read(name) for name in zipped.namelist()} == stored_bytes(tmp_path / "a")
@@ -304,8 +304,8 @@ def test_stdin_holds_one_image(monkeypatch: pytest.MonkeyPatch) -> None:
     image = random_pixels(1)[0]
     content = image_bytes(Image.fromarray(image[:, :, 0]))
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
-    [(name, read)] = read_images(["-"], (1, 6, 6))
-    assert name == "-"
+    [(stored, read)] = read_images(["-"], (1, 6, 6))
+    assert stored.name == "-"
     np.testing.assert_array_equal(read, image.transpose(2, 0, 1))
 
 

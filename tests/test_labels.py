@@ -7,13 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.classes import NAMES, SHAPE, class_folder, conditional, saved
+import torch
+from support.classes import NAMES, SHAPE, class_folder, conditional, saved, with_classes
 from support.codes import sealed, set_to
 from support.commands import error_of, fame, result_of
+from support.data import idx_bytes
 from support.forgeries import with_metadata
+from support.models import randomise
 
 import famecli
 from famecli.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from famecli.coding.container import read_file
 from famecli.config.schema import misfit_of_classes
 from famecli.data import arrays
 from famecli.data.dataset import ImageSplit, load_split
@@ -22,6 +26,7 @@ from famecli.data.registry import dataset_info
 from famecli.errors import ArgumentError, GateError, InputError, UsageError
 from famecli.evaluation.comparison import compare
 from famecli.evaluation.score import measure_again
+from famecli.model.fame import Fame
 from famecli.model.layers import LabelEmbedding
 from famecli.nll.evaluate import evaluate, evaluate_marginal
 from famecli.nll.record import NllRecord, ScoredImages
@@ -47,6 +52,60 @@ def test_a_marginal_needs_no_known_labels(tmp_path: Path) -> None:
     assert "no class 'bird'" in error_of(2, *words)
     found = result_of(*words, "--marginal")
     assert (found["given"], found["accuracy"]) == ("marginal", None)
+
+
+DIGITS, GIVEN = ("1", "2", "3"), [1, 3, 2, 3, 1]
+
+
+def digit_files(folder: Path, labels: list[int], form: str) -> tuple[Path, np.ndarray]:
+    """Write a model of three digits, and images with labels; return the file of images, and the images."""
+    model = Fame(dataclasses.replace(with_classes("fame"), classes=DIGITS))
+    randomise(model, dtype=torch.float32)
+    save_checkpoint(folder / "m.safetensors", model.config, model.state_dict(), None, {})
+    x = np.random.default_rng(0).integers(0, 2, (len(labels), *SHAPE)).astype(np.uint8)
+    images, path = 255 * x[:, 0], folder / "x.npz"
+    if form == "idx":
+        path = folder / "t10k-images-idx3-ubyte"
+        path.write_bytes(idx_bytes(images))
+        (folder / "t10k-labels-idx1-ubyte").write_bytes(idx_bytes(np.array(labels, np.uint8)))
+    else:
+        np.savez(path, x_test=images, y_test=np.array(labels)[:, None])
+    return path, x
+
+
+@pytest.mark.parametrize("form", ["npz", "idx"])
+@pytest.mark.parametrize("labels", [GIVEN, [2] * 5])
+def test_files_of_images_are_taken_with_their_labels(labels: list[int], form: str, tmp_path: Path) -> None:
+    path, x = digit_files(tmp_path, labels, form)
+    checkpoint = tmp_path / "m.safetensors"
+    model = famecli.load(checkpoint)
+    names = [str(label) for label in labels]
+    right = model.nll(x, labels=names).nats
+    found = result_of("evaluate-nll", checkpoint, path, "--with-images")
+    assert found["image_nats"] == pytest.approx(right.tolist(), abs=1e-4)
+    assert found["given"] == "label"
+    assert result_of("evaluate-nll", checkpoint, path, "--marginal")["accuracy"] is not None
+    other = result_of("evaluate-nll", checkpoint, path, "--class", "3")["nats_per_image"]
+    assert other == pytest.approx(model.nll(x, labels="3").nats.mean(), abs=1e-4)
+    assert fame("compress", checkpoint, path, "-o", tmp_path / "x.fame").code == 0
+    header = read_file(tmp_path / "x.fame").header
+    assert header.labels == tuple(DIGITS.index(name) for name in names)
+    words = ("decompress", tmp_path / "x.fame", "--checkpoint", checkpoint)
+    assert fame(*words, "-o", tmp_path / "y.npy").code == 0
+    assert np.array_equal(np.load(tmp_path / "y.npy")[..., 0], 255 * x[:, 0])
+    pictures = result_of("reconstruct", checkpoint, path, "-o", tmp_path / "r.png")["images"]
+    assert [each["nats"] for each in pictures] == pytest.approx(right.tolist(), abs=1e-4)
+
+
+def test_labels_of_files_that_are_no_classes_are_told(tmp_path: Path) -> None:
+    path, _ = digit_files(tmp_path, [1, 9], "npz")
+    checkpoint = tmp_path / "m.safetensors"
+    for command in ("evaluate-nll", "reconstruct", "compress"):
+        assert "no class '9'" in error_of(2, command, checkpoint, path)
+    assert result_of("evaluate-nll", checkpoint, path, "--marginal")["accuracy"] is None
+    # Some images have labels, others none.
+    np.save(tmp_path / "z.npy", np.zeros((1, *SHAPE[1:]), np.uint8))
+    assert "--class" in error_of(2, "evaluate-nll", checkpoint, path, tmp_path / "z.npy")
 
 
 def test_labels_of_all_images_are_taken_with_a_limit(tmp_path: Path) -> None:
@@ -131,7 +190,6 @@ def test_validations_of_models_with_classes_are_given_them(tmp_path: Path) -> No
 
 def test_a_claimed_mean_over_no_classes_is_false(tmp_path: Path) -> None:
     from famecli.config.presets import model_config
-    from famecli.model.fame import Fame
 
     plain = Fame(model_config("fame", "tiny", SHAPE, 2))
     save_checkpoint(tmp_path / "p.safetensors", plain.config, plain.state_dict(), None, {})

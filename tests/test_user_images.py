@@ -37,7 +37,7 @@ def test_links_to_other_places_are_followed(tmp_path: Path) -> None:
     near = save_all(tmp_path / "near", GREYS[3:5], 3)
     (near / "linked").symlink_to(tmp_path / "far", target_is_directory=True)
     (near / "one.png").symlink_to(save(tmp_path / "other/x.png", GREYS[5]))
-    names = [Path(name).name for name, _ in read_images([near], GREY)]
+    names = [Path(each.name).name for each, _ in read_images([near], GREY)]
     assert names == ["003.png", "004.png", "000.png", "001.png", "002.png", "one.png"]
 
 

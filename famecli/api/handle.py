@@ -30,9 +30,9 @@ from famecli.checkpoints.checkpoint import Checkpoint
 from famecli.coding.compress import check_model, decode_images, encode_images
 from famecli.coding.container import from_bytes, to_bytes
 from famecli.config.schema import ModelConfig
+from famecli.data.dataset import read_files
 from famecli.data.labels import Labels, labels_of, labels_or_random
 from famecli.data.preparation import AS_THEY_ARE, Preparation
-from famecli.data.reading import read_exact
 from famecli.errors import ArgumentError, ArgumentTypeError, did_you_mean
 from famecli.nll.evaluate import ImageNlls, checked_draws
 from famecli.nll.record import Annealing, NllRecord
@@ -91,7 +91,7 @@ class Model:
             InputError: An image has another size, is damaged, or would lose something; or there is none.
         """
         how = self.checkpoint.provenance.prepared(preparation or AS_THEY_ARE)
-        return read_exact(self.config, list(map(str, paths)), how)[1]
+        return read_files(self.config, list(map(str, paths)), how).pixels
 
     def sample(
         self,

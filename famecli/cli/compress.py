@@ -111,14 +111,13 @@ def compress(
     # Deferred: torch takes seconds to load, and the checks above need none.
     from famecli.coding.compress import encode_images, read_originals
     from famecli.coding.container import to_bytes
-    from famecli.data.dataset import own_images
     from famecli.evaluation.score import scored_levels
 
     loaded = source.load(output)
     stored, first = None, start or 0
     if names:
-        stored, levels = read_originals(loaded.model.config, names, output.note)
-        images, numbers = own_images(levels, loaded.model.config.levels, "files", "Image files", stored), None
+        stored, images = read_originals(loaded.model.config, names, output.note)
+        numbers = None
     else:
         images = data.images(source, loaded, split or "test", output)
         most = len(images.pixels)

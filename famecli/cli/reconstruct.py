@@ -213,17 +213,16 @@ def _originals(
         UsageError: The model is for other images, or a place is not in the split.
         InputError: A file is not an image of the model's size.
     """
-    from famecli.data.dataset import own_images
-    from famecli.data.reading import read_levels
+    from famecli.data.dataset import read_files
     from famecli.evaluation.score import scored_levels
 
     places = [int(end) for end in ends] if ends and all(end.isdecimal() for end in ends) else None
     if files or (ends and places is None):
         config = checkpoint.model.config
         how = checkpoint.provenance.prepared(preparing)
-        names, levels = read_levels(config, files or list(ends or ()), how, output.note)
-        images = own_images(levels, config.levels, "files", "Image files", names)
-        return Originals(names, levels, scored_levels(checkpoint, images, labels=label).labels)
+        images = read_files(config, files or list(ends or ()), how, output.note, exact=False)
+        labels = scored_levels(checkpoint, images, labels=label).labels
+        return Originals(list(images.files or ()), images.pixels, labels)
     found = data.images(source, checkpoint, split, output, preparing)
     name = f"{found.info.name}/{found.split}"
     count = number if places is None else max(places) + 1

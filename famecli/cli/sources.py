@@ -303,16 +303,14 @@ class DataSource:
         """Return the images for a model: those in files, on stdin with `--data -`, or of a data set's split.
 
         Raises:
-            FameError: Any error of `read_exact`, `read_stdin`, `ModelSource.dataset_of` and `load_split`.
+            FameError: Any error of `read_files`, `read_stdin`, `ModelSource.dataset_of` and `load_split`.
         """
-        from famecli.data.dataset import own_images, read_stdin
-        from famecli.data.reading import read_exact
+        from famecli.data.dataset import read_files, read_stdin
 
         config = checkpoint.model.config
         if files:
             how = checkpoint.provenance.prepared(asked)
-            names, levels = read_exact(config, files, how, output.note)
-            return own_images(levels, config.levels, "files", "Image files", names, how)
+            return read_files(config, files, how, output.note)
         if self.data == STDIN:
             if str(asked):
                 hint = "leave --resize and --convert out"

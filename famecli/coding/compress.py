@@ -27,10 +27,10 @@ from famecli.coding.container import (
     run_lengths,
 )
 from famecli.config.schema import ModelConfig
+from famecli.data.dataset import ImageSplit, read_files
 from famecli.data.fetch import say_nothing
 from famecli.data.image_writers import to_uint8, write_png
 from famecli.data.listing import is_array
-from famecli.data.reading import read_exact
 from famecli.errors import InputError, IntegrityError, UsageError
 from famecli.model.fame import Fame
 from famecli.nll.record import NATS_PER_BIT
@@ -44,8 +44,8 @@ LONGEST_NAME = 100
 
 def read_originals(
     config: ModelConfig, files: Sequence[str], report: Callable[[str], None] = say_nothing
-) -> tuple[list[str] | None, np.ndarray]:
-    """Return PNG names of the images (None for numbered images), and their levels `(N, C, H, W)`.
+) -> tuple[list[str] | None, ImageSplit]:
+    """Return PNG names of the images (None for numbered images), and the images as levels of a model.
 
     Args:
         config: Configuration of the model that will code them.
@@ -54,7 +54,7 @@ def read_originals(
 
     Raises:
         UsageError: A file is stdin, which has no name, or an array is not the only file.
-        InputError: Two images would have the same name; see `read_exact` for other errors.
+        InputError: Two images would have the same name; see `read_files` for other errors.
     """
     if "-" in files:
         raise UsageError("an image on stdin has no name to be restored under", "name files or folders")
@@ -63,13 +63,13 @@ def read_originals(
         raise UsageError(
             f"{arrays[0]} holds numbered images and must be the only input", "write several files"
         )
-    paths, levels = read_exact(config, files, report=report)
+    images = read_files(config, files, report=report)
     if arrays:
-        return None, levels
-    names = png_names(paths, files)
+        return None, images
+    names = png_names(images.files or (), files)
     if reason := invalid_names_reason(names):
         raise InputError(f"these images cannot be in one file: {reason}", "rename it, or write several files")
-    return names, levels
+    return names, images
 
 
 def encode_images(

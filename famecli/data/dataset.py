@@ -9,15 +9,17 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from famecli.config.schema import ModelConfig
 from famecli.data.arrays import image_shape_of, images_of, read_stream
 from famecli.data.cache import locate
 from famecli.data.fetch import say_nothing
 from famecli.data.folder import SPLITS, read_folder, seen_with
 from famecli.data.folder import describe as describe
 from famecli.data.handwritten import read_amat, read_chardata, read_drawings, read_mnist
-from famecli.data.image_files import exact_levels
+from famecli.data.image_files import exact_levels, nearest_levels
 from famecli.data.photographs import read_batches, read_cifar10, read_pngs
 from famecli.data.preparation import Preparation
+from famecli.data.reading import read_images
 from famecli.data.registry import FOLDER, DatasetInfo, dataset_info
 from famecli.errors import InputError, UsageError
 from famecli.files import STDIN, open_input, read_up_to, write_atomic
@@ -255,6 +257,40 @@ def read_stdin(shape: tuple[int, int, int], levels: int) -> ImageSplit:
         pixels = images_of(read_stream(file, STDIN_NAME, accept), STDIN_NAME)
     found = exact_levels(pixels, levels, lambda index: f"{STDIN_NAME}: image {index}")
     return own_images(found, levels, STDIN_NAME, "Images on stdin")
+
+
+def read_files(
+    config: ModelConfig,
+    files: Sequence[str],
+    preparation: Preparation | None = None,
+    report: Callable[[str], None] = say_nothing,
+    *,
+    exact: bool = True,
+) -> ImageSplit:
+    """Return the images in files as levels of a model, with the labels of arrays if all images have one.
+
+    Args:
+        config: Configuration of the model.
+        files: Image files, folders of them, archives or arrays; or `-` for one image on stdin.
+        preparation: Preparation of the images; None where they must stay as they are.
+        report: Called with one line about the images.
+        exact: Whether bytes must be levels of the model; else the nearest levels are taken.
+
+    Raises:
+        InputError: See `read_images` and, for exact levels, `exact_levels`.
+    """
+    stored, images = zip(*read_images(files, config.image_shape, preparation, report), strict=True)
+    names, pixels = [each.name for each in stored], np.stack(images)
+    if exact:
+        pixels = exact_levels(pixels, config.levels, lambda index: names[index])
+    else:
+        pixels = nearest_levels(config.levels)[pixels]
+    found = own_images(pixels, config.levels, "files", "Image files", names, preparation)
+    classes, labels = np.unique([each.label for each in stored], return_inverse=True)
+    if "" in classes:
+        return found
+    info = dataclasses.replace(found.info, classes=tuple(map(str, classes)))
+    return dataclasses.replace(found, info=info, labels=labels)
 
 
 def own_images(

@@ -10,9 +10,9 @@ import numpy as np
 
 from famecli.config.schema import ModelConfig
 from famecli.data.fetch import say_nothing
-from famecli.data.image_files import ImageHeader, decode, exact_levels, image_header, nearest_levels
+from famecli.data.image_files import ImageHeader, decode, image_header, nearest_levels
 from famecli.data.image_writers import to_uint8
-from famecli.data.listing import WHAT_IS_READ, list_images
+from famecli.data.listing import WHAT_IS_READ, StoredImage, list_images
 from famecli.data.preparation import Preparation
 from famecli.errors import InputError
 
@@ -118,8 +118,8 @@ def read_images(
     shape: tuple[int, int, int],
     preparation: Preparation | None = None,
     report: Callable[[str], None] = say_nothing,
-) -> list[tuple[str, np.ndarray]]:
-    """Return names and pixels of the images in `paths`; greys become RGB for a model of three channels.
+) -> list[tuple[StoredImage, np.ndarray]]:
+    """Return the images in `paths` with their pixels; greys become RGB for a model of three channels.
 
     Args:
         paths: Images, folders, archives and arrays; see `famecli.data.listing.list_images`.
@@ -144,7 +144,7 @@ def read_images(
         with findings.of(each.name):
             content = each.content()
             header = image_header(each.name, content)
-            images.append((each.name, findings.decode(each.name, content, shape, preparation, header)))
+            images.append((each, findings.decode(each.name, content, shape, preparation, header)))
             turned += header.turned
     findings.check()
     words = f"; {turned:,} turned as their EXIF data say" if turned else ""
@@ -153,38 +153,6 @@ def read_images(
     if told := findings.converted_words():
         report(told)
     return images
-
-
-def read_levels(
-    config: ModelConfig,
-    files: Sequence[str],
-    preparation: Preparation | None = None,
-    report: Callable[[str], None] = say_nothing,
-) -> tuple[list[str], np.ndarray]:
-    """Return the names of images, and the nearest levels of their bytes, `(N, C, H, W)`, uint8.
-
-    Args:
-        config: Configuration of the model that takes the images.
-        files: Image files, folders of them, archives or arrays; or `-` for one image on stdin.
-        preparation: See `read_images`, also for errors.
-        report: Called with one line about the images.
-    """
-    names, pixels = zip(*read_images(files, config.image_shape, preparation, report), strict=True)
-    return list(names), nearest_levels(config.levels)[np.stack(pixels)]
-
-
-def read_exact(
-    config: ModelConfig,
-    files: Sequence[str],
-    preparation: Preparation | None = None,
-    report: Callable[[str], None] = say_nothing,
-) -> tuple[list[str], np.ndarray]:
-    """Return the names of images, and their exact levels `(N, C, H, W)`, uint8.
-
-    Arguments and errors are those of `read_levels` and `exact_levels`.
-    """
-    names, pixels = zip(*read_images(files, config.image_shape, preparation, report), strict=True)
-    return list(names), exact_levels(np.stack(pixels), config.levels, lambda index: names[index])
 
 
 def read_known(
@@ -207,17 +175,17 @@ def read_known(
         InputError: There is not one image.
     """
 
-    def one(path: str, channels: int) -> tuple[str, np.ndarray]:
+    def one(path: str, channels: int) -> tuple[StoredImage, np.ndarray]:
         found = read_images([path], (channels, config.height, config.width), preparation)
         if len(found) > 1:
             raise InputError(f"{path} has {len(found):,} images, expected one", "name one of its files")
         return found[0]
 
-    name, pixels = one(image, config.channels)
+    stored, pixels = one(image, config.channels)
     levels = nearest_levels(config.levels)[pixels]
     keep = np.zeros((config.height, config.width), bool)
     if mask is None:
         keep[:rows] = True
     else:
         keep = one(mask, 1)[1][0] >= WHITE
-    return KnownPixels(name, levels, keep)
+    return KnownPixels(stored.name, levels, keep)
