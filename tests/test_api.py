@@ -348,3 +348,29 @@ def test_the_presets_have_titles() -> None:
     assert famecli.presets()["pixelcnn"].latents == "none"
     famecli.presets().clear()
     assert next(iter(famecli.presets())) == "fame"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: famecli.load("nope"),
+        lambda: famecli.evaluate("fame-mnist", "nope"),
+        lambda: famecli.evaluate("fame-mnist", "../photos"),
+        lambda: famecli.train("nope", "mnist", out="run"),
+    ],
+)
+def test_unknown_names_are_value_errors(call: Callable[[], object]) -> None:
+    with pytest.raises(ValueError, match=r"nope|photos") as caught:
+        call()
+    assert isinstance(caught.value, FameError)
+    assert caught.value.hint
+
+
+def test_results_print_in_one_short_line(exact: famecli.Model) -> None:
+    x = exact.sample(6)
+    report = famecli.evaluate(exact, x)
+    other = famecli.evaluate(exact, x, seed=1)
+    for shown in (repr(report), str(famecli.compare(report, other))):
+        assert "nats/image" in shown
+        assert len(shown) < 200
+    assert f"{report.nlls.mean:.3f} +- {report.nlls.stderr:.3f}" in repr(report)

@@ -229,8 +229,8 @@ def test_annealing_that_differs_in_its_settings_is_another_estimator(files: tupl
 
 @pytest.mark.parametrize(
     ("exact", "words"),
-    [((True, True), ""), ((False, False), "both are upper bounds"), ((False, True), "larger yet"),
-     ((True, False), "the true difference is unknown")],
+    [((True, True), ""), ((False, False), "both are upper bounds"), ((False, True), "A is better by at"),
+     ((True, False), "B may be better")],
 )  # fmt: skip
 def test_what_a_difference_of_bounds_means_is_said(
     files: tuple[Path, Path], exact: tuple[bool, bool], words: str

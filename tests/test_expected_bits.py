@@ -109,7 +109,8 @@ def test_probabilities_are_those_of_the_training_bits() -> None:
     assert bit_probabilities(fixed, np.array([0])) is None
 
 
-def test_trainings_begun_before_keep_drawn_bits() -> None:
-    assert TrainConfig().expected_bits
-    assert not TrainConfig.from_dict({"batch_size": 8}).expected_bits
+def test_trainings_begun_before_keep_their_defaults() -> None:
+    new, old = TrainConfig(), TrainConfig.from_dict({"batch_size": 8})
+    assert (new.expected_bits, new.decay, new.final_lr) == (True, "linear", 0.0)
+    assert (old.expected_bits, old.decay, old.final_lr) == (False, "cosine", 0.02)
     assert TrainConfig.from_dict({"expected_bits": True}).expected_bits

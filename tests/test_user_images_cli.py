@@ -165,3 +165,27 @@ def test_a_checkpoint_among_images_and_other_words_get_hints(model: Path) -> Non
     told = error_of(4, "train", "pixelcnn", "--dataset", "mnist", "--data", "many")
     assert "no files of mnist in many" in told
     assert "--dataset folder" in told
+
+
+def test_first_weights_bring_their_model_their_data_set_and_its_preparation(model: Path) -> None:
+    rng = np.random.default_rng(3)
+    for index in range(60):
+        save(Path(f"in/{index:02}.png"), rng.integers(0, 256, (12, 14), np.uint8))
+    words = ["train", "pixelcnn", *FOLDER, "in", "--size", "tiny", "--resize", "8", "-o", "run", *SMALL]
+    assert fame(*words).code == 0
+    more = ["train", "--init", "run", "--steps", "2", "--batch-size", "2", "--threads", "1"]
+    assert "their folder or file as --data" in error_of(2, *more, "-o", "more")
+    config = fame(*more, "--data", "in", "--print-config").text
+    assert 'preset = "pixelcnn"' in config
+    assert "layers = 1" in config
+    assert fame(*more, "--data", "in", "-o", "more").code == 0
+    first, second = (result_of("info", name) for name in ("run", "more"))
+    assert second["model"] == first["model"]
+    for key in ("dataset", "preparation"):
+        assert second["provenance"][key] == first["provenance"][key]
+    # Words outrank the first weights.
+    assert "height = 4" in fame(*more, "--data", "in", "--resize", "4", "--print-config").text
+    wider = fame(*more, "--data", "in", "--set", "decoder.layers=2", "--print-config").text
+    assert "layers = 2" in wider
+    assert 'preset = "vae"' in fame("train", "vae", *more[1:], "--data", "in", "--print-config").text
+    assert "layers = 8" in fame(*more, "--data", "in", "--size", "small", "--print-config").text

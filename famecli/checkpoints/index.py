@@ -10,7 +10,7 @@ from typing import Any
 from famecli.checkpoints.description import describe
 from famecli.config.presets import PRESETS, SIZES, model_config, preset_named
 from famecli.config.schema import ModelConfig, build, to_dict
-from famecli.errors import InputError, UnavailableError, UsageError, did_you_mean
+from famecli.errors import ArgumentError, InputError, UnavailableError, did_you_mean
 from famecli.nll.record import NllRecord, parse_nll
 
 SCHEMA = "famecli/weights/1"
@@ -202,7 +202,7 @@ def default_weights(dataset: str | None, model: str | None) -> WeightsEntry:
     """Return the entry of a data set and a model; the defaults are mnist and fame.
 
     Raises:
-        UsageError: There is no such model.
+        ArgumentError: There is no such model.
         UnavailableError: There are no weights for this pair.
     """
     dataset, model = dataset or DEFAULT_DATASET, model or DEFAULT_MODEL
@@ -217,7 +217,7 @@ def default_weights(dataset: str | None, model: str | None) -> WeightsEntry:
     )
 
 
-def unknown_checkpoint(name: str) -> UsageError:
+def unknown_checkpoint(name: str) -> ArgumentError:
     """Return the error for a CKPT argument that is neither a file nor a name."""
     hint = did_you_mean(name, index(), "names of weights")
-    return UsageError(f"no checkpoint file, run folder or weights called {name}", hint)
+    return ArgumentError(f"no checkpoint file, run folder or weights called {name}", hint)

@@ -22,6 +22,7 @@ from famecli.cli.groups import (
 )
 from famecli.cli.sources import ModelSource
 from famecli.errors import UsageError
+from famecli.files import STDIN
 from famecli.output import Output
 
 if TYPE_CHECKING:
@@ -85,13 +86,14 @@ class Part:
     preparing: Preparing
 
     def check(self, decoder: str) -> None:
-        """Check that the options go together.
+        """Check that the options go together, and that the files are there.
 
         Args:
             decoder: Value of `--decoder`.
 
         Raises:
-            UsageError: They do not.
+            UsageError: Two options contradict each other.
+            InputError: There is no such file.
         """
         if self.complete is None and (self.rows is not None or self.mask is not None):
             raise UsageError("--rows and --mask say what to keep of an image", "add --complete IMAGE")
@@ -99,6 +101,12 @@ class Part:
             raise UsageError("--complete needs to know what to keep", "add one of --rows R and --mask IMAGE")
         if self.complete is not None and decoder == "mean":
             raise UsageError("a completion is drawn: --complete does not go with --decoder mean")
+        # Deferred: needs numpy, which `fame --help` does without.
+        from famecli.data.listing import file_and_array
+
+        for path in (self.complete, self.mask):
+            if path not in (None, str(STDIN)):
+                file_and_array(str(path))
 
     def read(self, checkpoint: "Checkpoint") -> "KnownPixels | None":
         """Return the known pixels for a model; None without `--complete`.
@@ -359,7 +367,7 @@ def _own(seed: int, names: Sequence[str], classes: "np.ndarray | None", place: i
 
 def _is_exact(model: "Fame", known: "KnownPixels", output: Output) -> bool:
     """Return whether completions are exact draws; warn if known pixels follow unknown ones."""
-    from famecli.sampling.generate import is_exact, looks_ahead
+    from famecli.sampling.generate import SWEEPS, is_exact, looks_ahead
 
     if looks_ahead(model, known.mask):
         patch = model.config.decoder.patch
@@ -368,4 +376,6 @@ def _is_exact(model: "Fame", known: "KnownPixels", output: Output) -> bool:
             "known pixels come after unknown ones, which are drawn without regard to them, so the "
             f"completions are no exact draws given the known pixels; {rows} come before all others"
         )
+    if model.config.stochastic_layers:
+        output.note(f"each completion takes a Markov chain of {SWEEPS} steps, and is approximate")
     return is_exact(model, known.mask)

@@ -196,7 +196,9 @@ class ModelSource(CheckpointSource):
             loaded = rounded(loaded)
         loaded.model.on(device)
         kind = f"{self.weights} weights{', rounded' if half else ''}"
-        output.note(f"{loaded.model.config.preset} from {path} ({kind}) on {device}")
+        named = self.checkpoint or self.dataset or self.model
+        chosen = "" if named else ", the default, since none is named,"
+        output.note(f"{loaded.model.config.preset} from {path} ({kind}){chosen} on {device}")
         return loaded
 
     def dataset_of(self, checkpoint: "Checkpoint") -> str:

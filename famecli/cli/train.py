@@ -13,7 +13,6 @@ from rich.console import Console
 
 from famecli.cli.grouping import grouped
 from famecli.cli.groups import Common, Machine, Network, join
-from famecli.cli.sources import CheckpointSource
 from famecli.cli.train_options import Display, TypedOptions, check_options
 from famecli.config.resolve import keys, to_toml
 from famecli.errors import ExitCode
@@ -58,9 +57,7 @@ def train(
     from famecli.training.plan import make_plan
 
     check_options(options, display, json=common.json)
-    if options.init is not None:
-        CheckpointSource(checkpoint=options.init, network=network).check(output)
-    plan = make_plan(options, fresh=display.print_config or dry_run)
+    plan = make_plan(options, fresh=display.print_config or dry_run, report=output.note)
     if display.print_config:
         _print_config(plan, output)
     elif dry_run:

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 import typer
@@ -49,7 +50,7 @@ FLAGS = {
     ),
     "data": get_args(Data)[1],
     "preparing": get_args(Preparing)[1],
-    "size": typer.Option("--size", "--preset", show_default=DEFAULT_SIZE, help="Size of the model."),
+    "size": typer.Option("--size", show_default=DEFAULT_SIZE, help="Size of the model."),
     "config": typer.Option("--config", metavar="FILE", help="TOML file, as --print-config prints it."),
     "settings": typer.Option(
         "--set",
@@ -188,7 +189,7 @@ class Display:
     ] = False
     log: Annotated[
         Literal["-"] | None,
-        typer.Option("--log", help="Print metrics.jsonl, not the path.", rich_help_panel=RUN),
+        typer.Option("--log", metavar="-", help="Print metrics.jsonl, not the path.", rich_help_panel=RUN),
     ] = None
 
 
@@ -198,6 +199,10 @@ def check_options(asked: TrainOptions, display: Display, *, json: bool) -> None:
     Raises:
         UsageError: Two options contradict each other.
     """
+    if asked.preset is not None and Path(asked.preset).is_dir():
+        raise UsageError(
+            f"{asked.preset} is a folder, where a model is expected", "-o names the folder of a run"
+        )
     if display.log and json:
         raise UsageError("--json and --log - both want stdout", "leave one of them out")
     if display.preview and asked.sample_every is None:

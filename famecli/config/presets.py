@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from famecli.config.schema import DecoderConfig, ModelConfig, StageConfig
-from famecli.errors import UsageError, did_you_mean
+from famecli.errors import ArgumentError, did_you_mean
 
 Size = Literal["tiny", "small", "paper"]
 SIZES: tuple[Size, ...] = ("tiny", "small", "paper")
@@ -115,7 +115,7 @@ def model_config(preset: str, size: Size, shape: tuple[int, int, int], levels: i
     """Return the configuration of `preset` for images of `shape` (channels, height, width).
 
     Raises:
-        UsageError: The preset is unknown.
+        ArgumentError: The preset is unknown.
     """
     row, sizes = preset_named(preset), SIZED[size]
     ladder = sizes.ladder if row.autoregressive else sizes.factorized_ladder
@@ -159,10 +159,10 @@ def preset_named(name: str) -> Preset:
     """Return the preset called `name`.
 
     Raises:
-        UsageError: The preset is unknown.
+        ArgumentError: The preset is unknown.
     """
     if name not in PRESETS:
-        raise UsageError(f"unknown model {name!r}", did_you_mean(name, PRESETS, "models"))
+        raise ArgumentError(f"unknown model {name!r}", did_you_mean(name, PRESETS, "models"))
     return PRESETS[name]
 
 

@@ -218,7 +218,8 @@ class TrainConfig:
     )
     lr: float = ranged(0.0, 10.0, "learning rate of AdamW (with muon: for all but large matrices)", 2e-3)
     muon_lr: float = ranged(0.0, 10.0, "learning rate of Muon", 2e-2)
-    final_lr: float = ranged(0.0, 1.0, "final learning rate as a fraction of the full one", 0.02)
+    decay: Literal["linear", "cosine"] = described("fall of learning rates after their warm-up", "linear")
+    final_lr: float = ranged(0.0, 1.0, "final learning rate as a fraction of the full one", 0.0)
     weight_decay: float = ranged(0.0, 10.0, "decoupled weight decay", 0.0)
     batch_size: int = ranged(1, 65536, "images per step", 16)
     total_images: int = ranged(1, 10**12, "images seen until the end of the schedule", 500_000)
@@ -248,7 +249,7 @@ class TrainConfig:
     @classmethod
     def from_dict(cls, data: object) -> Self:
         """Return the configuration in `data`, as `to_dict` made it, perhaps before some keys; see `build`."""
-        older = {"expected_bits": False} if isinstance(data, dict) else {}
+        older = {"expected_bits": False, "decay": "cosine", "final_lr": 0.02}
         return build(cls, older | data if isinstance(data, dict) else data, "training configuration")
 
 

@@ -102,9 +102,7 @@ def decode(
         return np.repeat(pixels, 3, axis=0)
     if not is_grey(pixels):
         if not how.convert:
-            raise InputError(
-                f"{name} has colours, the model takes greys", _convert_hint("greys", preparation)
-            )
+            raise InputError(f"{name} has colours, the model takes greys", _convert_hint(preparation))
         return _channels_first(Image.fromarray(pixels.transpose(1, 2, 0)).convert("L"))
     return pixels[:1]
 
@@ -129,7 +127,7 @@ def whole(name: str, content: bytes | np.ndarray, preparation: Preparation | Non
         return content
     with _opened(name, content) as image:
         if (problem := _beyond_bytes(image)) and not (preparation and preparation.convert):
-            raise InputError(f"{name} {problem}", _convert_hint("8-bit grey or RGB", preparation))
+            raise InputError(f"{name} {problem}", _convert_hint(preparation))
         return _channels_first(_opaque(name, ImageOps.exif_transpose(_in_bytes(name, image)), preparation))
 
 
@@ -138,9 +136,10 @@ def is_grey(pixels: np.ndarray) -> bool:
     return bool((pixels == pixels[:1]).all())
 
 
-def _convert_hint(kind: str, preparation: Preparation | None) -> str:
-    option = "" if preparation is None else ", or set `convert=True`"
-    return f"convert a copy to {kind} first{option}"
+def _convert_hint(preparation: Preparation | None) -> str:
+    if preparation is None:
+        return "make copies of 8-bit grey or RGB without transparency"
+    return "add `convert=True`: 8-bit values, transparency on white, greys for a grey model, the first frame"
 
 
 def _channels_first(image: "Image") -> np.ndarray:
@@ -192,7 +191,7 @@ def _opaque(name: str, image: "Image", preparation: Preparation | None) -> "Imag
     layered = image.convert("RGBA")
     if layered.getchannel("A").getextrema() != (255, 255):
         if not (preparation and preparation.convert):
-            raise InputError(f"{name} has transparent pixels", _convert_hint("opaque pixels", preparation))
+            raise InputError(f"{name} has transparent pixels", _convert_hint(preparation))
         layered = Image.alpha_composite(Image.new("RGBA", layered.size, WHITE_PIXEL), layered)
     grey = image.mode in GREY_MODES
     return layered.getchannel("R") if grey else layered.convert("RGB")

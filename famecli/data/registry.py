@@ -24,7 +24,7 @@ from famecli.data.official import (
 )
 from famecli.data.official import DataFile as DataFile
 from famecli.data.preparation import Preparation
-from famecli.errors import InputError, UsageError, did_you_mean
+from famecli.errors import ArgumentError, InputError, did_you_mean
 
 FOLDER = "folder"
 
@@ -299,8 +299,10 @@ def dataset_info(name: str) -> DatasetInfo:
     """Return the data set called `name`; `folder` has no shape yet: see `famecli.data.folder.describe`.
 
     Raises:
-        UsageError: There is no such data set.
+        ArgumentError: There is no such data set.
     """
     if name in DATASETS:
         return DATASETS[name]
-    raise UsageError(f"unknown data set {name!r}", did_you_mean(name, DATASETS, "data sets"))
+    own = f"for images of your own: `dataset={FOLDER}`, and their path as `data`"
+    hint = own if "/" in name or "." in name else did_you_mean(name, DATASETS, "data sets")
+    raise ArgumentError(f"unknown data set {name!r}", hint)

@@ -50,7 +50,7 @@ class Paired:
     p_value: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """Two NLLs of the same images; differences are `a - b`, so `a` is better if they are below 0.
 
@@ -85,9 +85,13 @@ class Comparison:
         if all(bounds):
             return "both are upper bounds: the difference is one of bounds, and gaps are part of it"
         bound_is_lower = (self.paired.mean < 0) == bounds[0]
+        better, worse = "AB" if self.paired.mean < 0 else "BA"
         if bound_is_lower:
-            return "the lower one is an upper bound and the other is exact: the true difference is larger yet"
-        return "the higher one is an upper bound: its NLL may be lower, and the true difference is unknown"
+            return (
+                f"{better} is better by at least {abs(self.paired.mean):,.3f} nats/image: its NLL is an "
+                f"upper bound, and that of {worse} is exact"
+            )
+        return f"the NLL of {worse} is an upper bound, and that of {better} is exact: {worse} may be better"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the document of schema `famecli/compare/1`; units are in the keys."""
@@ -119,6 +123,10 @@ class Comparison:
     def record(self) -> dict[str, Any]:
         """The document of `to_dict`, which `fame compare --json` prints."""
         return self.to_dict()
+
+    def __repr__(self) -> str:
+        names = " - ".join(str(nll.name) for nll in (self.a, self.b))
+        return f"<{names}: {self.paired.mean:+.3f} +- {self.paired.stderr:.3f} nats/image>"
 
     def _repr_html_(self) -> str:
         paired = self.paired

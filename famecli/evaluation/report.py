@@ -46,7 +46,7 @@ CLASS_KEYS = ("given", "class_prior", "accuracy")
 CLOSE_NATS = 2 * protocol.TOLERANCE_NATS
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class NllReport:
     """One evaluation.
 
@@ -74,11 +74,8 @@ class NllReport:
     def nll(self) -> NllRecord:
         """Mean NLL with its protocol, and the NLL of each image."""
         info, nlls, stderr = self.split.info, self.nlls, _number(self.nlls.stderr)
-        curve = (
-            []
-            if nlls.importance is None
-            else zip(nlls.importance.samples, nlls.importance.curve.T, strict=True)
-        )
+        weights = nlls.importance
+        curve = [] if weights is None else zip(weights.samples, weights.curve.T, strict=True)
         double = self._annealed is not None and self.checkpoint.model.device.type != "mps"
         return NllRecord(
             data=ScoredImages(
@@ -225,13 +222,20 @@ class NllReport:
             more["first_256_accuracy"] = self.nll.first_256_accuracy
         return {key: document[key] for key in CLAIM_KEYS} | more
 
+    def __repr__(self) -> str:
+        nlls = self.nlls
+        return f"<{self._title()}: {nlls.mean:.3f} +- {nlls.stderr:.3f} nats/image ({self.nll.estimator})>"
+
+    def _title(self) -> str:
+        data = self.nll.data
+        return f"{self.checkpoint.source}: {data.dataset_id}, {data.split}, {len(self.nlls.nats):,} images"
+
     def _repr_html_(self) -> str:
-        nlls, data = self.nlls, self.nll.data
-        caption = f"{self.checkpoint.source}: {data.dataset_id}, {data.split}, {len(nlls.nats):,} images"
+        nlls = self.nlls
         figures = (nlls.mean, nlls.stderr, self.bits_per_dim, self.per_dim(nlls.stderr))
         shown = ("" if math.isnan(figure) else f"{figure:.5g}" for figure in figures)
         row = (f"NLL ({self.nll.estimator})", *shown)
-        return html_table(caption, ["", "nats/image", "±", "bits/dim", "±"], [row])
+        return html_table(self._title(), ["", "nats/image", "±", "bits/dim", "±"], [row])
 
     def _importance(self) -> dict[str, Any]:
         """Return the keys of importance weighting; nulls and an empty curve for one sample."""

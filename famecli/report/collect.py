@@ -237,7 +237,8 @@ class Collector:
             if config.classes and labels_in(config.classes, split) is None:
                 raise UsageError(f"{dataset} has no labels, which a model with classes needs")
         except (UnavailableError, UsageError) as error:
-            self.output.warn(f"no test images for {loaded.source}: {error}")
+            hint = f" ({error.hint})" if error.hint else ""
+            self.output.warn(f"no test images for {loaded.source}: {error}{hint}")
             return None, f"{error}."
         return split, ""
 

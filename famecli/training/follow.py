@@ -116,7 +116,9 @@ class Remarks:
         """Return why the training ended, and what was saved; to be called after the last record."""
         run, best = self.run, self.run.best()
         images, total = run.trainer.images, run.trainer.config.total_images
-        lowest = "no validation yet" if best is None else f"best {self._nll(best.nats)} at {best.images:,}"
+        lowest = (
+            "no validation yet" if best is None else f"best {self._nll(best.nats)} at {best.images:,} images"
+        )
         if run.stopped in ("signal", "max_time"):
             return (
                 f"stopped at {images:,} of {total:,} images ({lowest}); everything is saved in {run.folder}: "

@@ -1,15 +1,21 @@
 """Plan of a training: data set, model and configuration, resolved from parameters. No torch here."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from famecli.checkpoints.description import model_in
+from famecli.checkpoints.header import read_header
 from famecli.checkpoints.index import DEFAULT_DATASET, DEFAULT_MODEL
+from famecli.checkpoints.provenance import Provenance, parse_provenance
+from famecli.checkpoints.store import Store, checkpoint_file
 from famecli.config.presets import DEFAULT_SIZE, model_config
 from famecli.config.resolve import Resolved, Setting, resolve
 from famecli.config.schema import ModelConfig, TrainConfig
 from famecli.data.cache import locate
+from famecli.data.fetch import say_nothing
 from famecli.data.folder import describe, seen_with
 from famecli.data.preparation import PIXELS, SplitRule
 from famecli.data.registry import DATASETS, FOLDER, DatasetInfo
@@ -80,14 +86,17 @@ class Plan:
         return dataclasses.replace(self, config=fit(config, by_hand))
 
 
-def make_plan(options: TrainOptions, *, fresh: bool = False) -> Plan:
-    """Return the plan of parameters, file, preset and defaults; earlier ones outrank later ones.
+def make_plan(
+    options: TrainOptions, *, fresh: bool = False, report: Callable[[str], None] = say_nothing
+) -> Plan:
+    """Return the plan of parameters, file, first weights, preset and defaults, in the order of their rank.
 
     A run to resume takes the place of preset and defaults.
 
     Args:
         options: Parameters of the training.
         fresh: Whether to ignore an existing run.
+        report: Called with one line when first weights are downloaded.
 
     Raises:
         UsageError: A preset or data set is unknown, or two parameters contradict each other.
@@ -98,13 +107,22 @@ def make_plan(options: TrainOptions, *, fresh: bool = False) -> Plan:
     _check_length(options)
     if options.out is not None and not fresh:
         check_unlocked(options.out)
+    first = None
+    if options.init is not None:
+        path = checkpoint_file(options.init, Store(options.cache_dir, options.offline, report))
+        metadata = read_header(path).metadata
+        first = model_in(metadata, str(path))
+        options = _completed(options, parse_provenance(metadata, str(path)))
     info, settings = _described(options, PIXELS), _settings(options)
     if options.data is not None and info.family != FOLDER and not fresh:
         locate(info, options.data)
 
     def resolved(info: DatasetInfo) -> Resolved:
         size = options.size or DEFAULT_SIZE
-        preset = model_config(options.preset or DEFAULT_MODEL, size, info.shape, info.levels)
+        if first is not None and _wanted(first, options, info):
+            preset = first
+        else:
+            preset = model_config(options.preset or DEFAULT_MODEL, size, info.shape, info.levels)
         if options.conditional:
             preset = with_classes(preset, info)
         return resolve(preset, TrainConfig(), options.config, settings)
@@ -122,6 +140,25 @@ def make_plan(options: TrainOptions, *, fresh: bool = False) -> Plan:
     plan = Plan(options, info, found.model, found.train, folder, named).fitted(found.train)
     begun = None if fresh or options.resume == NEVER else begun_with(plan.state)
     return plan if begun is None else _continued(plan, begun, settings)
+
+
+def _completed(options: TrainOptions, past: Provenance) -> TrainOptions:
+    """Return parameters with the data set and the preparation of the first weights where they name none."""
+    dataset = options.dataset or past.dataset
+    prepared = past.prepared(options.preparing, dataset or DEFAULT_DATASET)
+    return dataclasses.replace(options, dataset=dataset, preparing=prepared)
+
+
+def _wanted(first: ModelConfig, options: TrainOptions, info: DatasetInfo) -> bool:
+    """Return whether the model is that of the first weights: no other is named, and it fits the images."""
+    named = options.size is not None or options.config is not None
+    own = info.family == FOLDER
+    return (
+        not named
+        and options.preset in (None, first.preset)
+        and (first.height, first.width) == info.shape[1:]
+        and (own or (first.channels, first.levels) == (info.shape[0], info.levels))
+    )
 
 
 def with_classes(model: ModelConfig, info: DatasetInfo) -> ModelConfig:
@@ -182,6 +219,8 @@ def _continued(plan: Plan, begun: Begun, settings: list[Setting]) -> Plan:
 
 def _described(options: TrainOptions, rule: SplitRule) -> DatasetInfo:
     name = options.dataset or DEFAULT_DATASET
+    if options.dataset is None and str(options.preparing):
+        raise UsageError("only images of one's own are prepared", f"add `dataset={FOLDER}`")
     return describe(name, options.data, preparation=dataclasses.replace(options.preparing, rule=rule))
 
 

@@ -165,13 +165,12 @@ def check_values(begun: Begun, model: ModelConfig, config: TrainConfig, budget_s
         InputError: A value differs; the message names the key and both values.
     """
     refuse(begun.state, differences(to_dict(begun.model), to_dict(model), "model"))
-    hint = ANOTHER_RUN
-    if config.total_images > begun.config.total_images:
-        hint += f"; `init={begun.state.parent}` and another `out` train its model on"
+    train_on = f"{ANOTHER_RUN}; `init={begun.state.parent}` and another `out` train its model on"
+    hint = train_on if config.total_images > begun.config.total_images else ANOTHER_RUN
     refuse(begun.state, differences(to_dict(begun.config), to_dict(config), "train"), hint)
     if budget_s not in (None, begun.budget_s):
         before = "none" if begun.budget_s is None else f"{begun.budget_s:g} s"
-        refuse(begun.state, [f"budget = {before}, now it is {budget_s:g} s"])
+        refuse(begun.state, [f"budget = {before}, now it is {budget_s:g} s"], train_on)
 
 
 def refuse(state: Path, found: Iterator[str] | Sequence[str], hint: str = ANOTHER_RUN) -> None:

@@ -35,11 +35,14 @@ def fit(config: TrainConfig, by_hand: Collection[str] = ()) -> TrainConfig:
 
 
 def learning_rate_factor(config: TrainConfig, images: int) -> float:
-    """Return the factor on learning rates: a linear warm-up, then a cosine down to `config.final_lr`."""
+    """Return the factor on learning rates: a linear warm-up, then a fall down to `config.final_lr`.
+
+    Source: linear, not cosine: arXiv:2502.15938.
+    """
     warmup = min(1.0, (images + config.batch_size) / config.warmup_images) if config.warmup_images else 1.0
     progress = min(1.0, images / config.total_images)
-    cosine = 0.5 * (1.0 + math.cos(math.pi * progress))
-    return warmup * (config.final_lr + (1.0 - config.final_lr) * cosine)
+    left = 1.0 - progress if config.decay == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
+    return warmup * (config.final_lr + (1.0 - config.final_lr) * left)
 
 
 def rate_weight(config: TrainConfig, images: int) -> float:
