@@ -4,7 +4,7 @@ import inspect
 import re
 
 import pytest
-from support.commands import fame
+from support.commands import error_of, fame
 
 from famecli.cli.app import COMMANDS, app
 from famecli.cli.grouping import COMMON, MORE, with_usual_first
@@ -93,3 +93,8 @@ def test_paragraphs_of_help_have_no_breaks_of_their_own(monkeypatch: pytest.Monk
     text = fame("compress", "--help").text
     assert "black and white images. fame decompress restores them" in text
     assert "\n   fame compress run/ *.png -o -" in text
+
+
+def test_the_start_of_a_command_is_enough_for_a_hint() -> None:
+    assert "hint: did you mean evaluate-nll?" in error_of(2, "eval", "run")
+    assert "hint: fame --help lists the commands" in error_of(2, "zzz")

@@ -219,7 +219,7 @@ def train(
         precision: `fp32`, `bf16`, or `auto` for bf16 where the hardware multiplies it.
         compile: Whether to compile the steps with `torch.compile`: faster, after minutes of compilation.
         data: Folder of the data set, None for `FAME_DATA` or the cache; for `folder` your own images.
-        preparation: Preparation of your own images; None to take them as they are.
+        preparation: Preparation of your own images; None for that of `init`, or to take them as they are.
         offline: Whether downloads are forbidden.
         cache_dir: Folder of downloaded files; None for the user's cache.
         progress: Called with each line of metrics.jsonl, a dictionary with `images` and `nats_per_image`.

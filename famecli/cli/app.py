@@ -128,7 +128,10 @@ def _explain(error: typer.TyperException) -> None:
     """Print a usage error in one line, and where to look."""
     # The option parser quotes the kind of its own errors.
     message = truncate(error.format_message().replace("Value error, ", ""), 300) or "no command"
-    Output().fail(message, "fame --help lists the commands, fame COMMAND --help the options of one")
+    hint = "fame --help lists the commands, fame COMMAND --help the options of one"
+    word = message.removeprefix("No such command '").removesuffix("'.")
+    longer = [name for each in COMMANDS if (name := each.__name__.replace("_", "-")).startswith(word)]
+    Output().fail(message, f"did you mean {longer[0]}?" if longer else hint)
 
 
 def _as_fame_error(error: Exception) -> tuple[str, str, ExitCode] | None:

@@ -87,6 +87,7 @@ def _print_config(plan: "Plan", output: Output) -> None:
 def _predict(plan: "Plan", output: Output) -> None:
     """Print parameters, memory and time, predicted from a few steps on blank images."""
     from famecli.training.costs import predict
+    from famecli.training.follow import in_time
     from famecli.training.setup import make_trainer
 
     trainer = make_trainer(plan, join(output), output.note, blank=True)
@@ -99,8 +100,8 @@ def _predict(plan: "Plan", output: Output) -> None:
         (f"memory for {data['images_at_once']} at once", f"{data['predicted_memory_mib']:,.0f} MiB"),
         ("peak memory, measured", f"{data['peak_memory_mib']:,.0f} MiB"),
         ("speed", f"{data['images_per_s']:,.1f} images/s"),
-        (f"one epoch of {data['epoch_images']:,}", f"{data['seconds_per_epoch'] / 60:,.1f} minutes"),
-        (f"all {data['total_images']:,} images", f"{data['seconds_total'] / 60:,.1f} minutes"),
+        (f"one epoch of {data['epoch_images']:,}", in_time(data["seconds_per_epoch"])),
+        (f"all {data['total_images']:,} images", in_time(data["seconds_total"])),
     ]
 
     def human(console: Console) -> None:

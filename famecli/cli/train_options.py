@@ -109,7 +109,7 @@ FLAGS = {
     "init": typer.Option(
         "--init",
         metavar="CKPT",
-        help="Start from the weights of this model.",
+        help="Start from this model: its weights, size, data set and preparation.",
         rich_help_panel=RUN,
         autocompletion=complete_weights,
     ),

@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, get_args, get_origin, get_type_hints
 
 from famecli.config.first_defaults import whole
-from famecli.config.schema import DecoderConfig, ModelConfig, StageConfig, TrainConfig, leaves, to_dict
+from famecli.config.schema import (
+    FORMER_TRAINING,
+    DecoderConfig,
+    ModelConfig,
+    StageConfig,
+    TrainConfig,
+    leaves,
+    to_dict,
+)
 from famecli.errors import ConfigError, did_you_mean, truncate
 from famecli.files import read_bytes
 
@@ -128,7 +136,7 @@ def resolve(
     """Return the defaults `model` and `train`, changed by a file and then by settings.
 
     The key of a setting may lack its first part: it is looked up in both tables. A file with a whole model,
-    such as that of a run, may be older than some keys; these keys get the defaults of their classes.
+    such as that of a run, may be older than some keys; these get the values that the run had.
 
     Args:
         model: Default configuration of the model.
@@ -150,6 +158,7 @@ def resolve(
         if presets and is_whole:
             _reset(tables["model"], ModelConfig)
             _reset(tables["model"]["decoder"], DecoderConfig)
+            tables["train"] |= FORMER_TRAINING
         changes += [(f"{file}: {'.'.join(path)}", path, value) for path, value in leaves(told, (dict,))]
     for key, value in settings:
         where = f"`settings` {key}"

@@ -209,6 +209,10 @@ class ModelConfig:
         return build(cls, data, "model configuration")
 
 
+# Values of keys in trainings that began before these keys.
+FORMER_TRAINING = {"expected_bits": False, "decay": "cosine"}
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """Hyperparameters of a training; counts are in images, so that they mean the same at any batch size."""
@@ -249,8 +253,8 @@ class TrainConfig:
     @classmethod
     def from_dict(cls, data: object) -> Self:
         """Return the configuration in `data`, as `to_dict` made it, perhaps before some keys; see `build`."""
-        older = {"expected_bits": False, "decay": "cosine", "final_lr": 0.02}
-        return build(cls, older | data if isinstance(data, dict) else data, "training configuration")
+        whole = FORMER_TRAINING | data if isinstance(data, dict) else data
+        return build(cls, whole, "training configuration")
 
 
 def to_dict(config: Any) -> dict[str, Any]:  # noqa: ANN401

@@ -106,7 +106,7 @@ class Remarks:
             return ""
         text = (
             f"stochastic layer {', '.join(idle)} (0 is nearest to the image) carries under "
-            f"{SMALLEST_RATE_BITS} bits; a larger train.free_nats helps"
+            f"{SMALLEST_RATE_BITS} bits, so it adds nothing; more free_nats would keep it in use"
         )
         found = "" if text in self.warned else text
         self.warned.add(text)
