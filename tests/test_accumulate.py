@@ -38,10 +38,9 @@ def gradient(trainer: Trainer) -> dict[str, Tensor]:
 def test_one_part_is_what_the_clamped_loss_says(preset: str) -> None:
     config = configured(preset, 2)
     trainer = trainer_of(preset, config)
-    levels, _, chances = trainer.next_images()
-    assert chances is not None
-    noise = BatchNoise(stream("latents", config.seed, 0))
-    terms = trainer.model(torch.from_numpy(levels), noise, None, torch.from_numpy(chances))
+    terms = trainer.model(
+        torch.from_numpy(trainer.next_images()[0]), BatchNoise(stream("latents", config.seed, 0))
+    )
     kept = (terms.rate.mean(0) >= config.free_nats).tolist()
     assert kept[0]
     (terms.distortion.mean() + terms.rate.mean(0).clamp(min=config.free_nats).sum()).backward()

@@ -83,21 +83,23 @@ def test_only_the_distortion_has_expectations(preset: str) -> None:
     assert not torch.allclose(drawn.distortion, expected.distortion)
 
 
-def stepped(config: TrainConfig, dataset: str) -> list[Tensor]:
+def stepped(preset: str, config: TrainConfig, dataset: str) -> list[Tensor]:
     split = dataclasses.replace(split_of(), info=dataclasses.replace(dataset_info(dataset), shape=SHAPE))
     if dataset != "mnist":
         split = dataclasses.replace(split, pixels=split.pixels // 128)
-    trainer = trainer_of("pixelcnn", config)
+    trainer = trainer_of(preset, config)
     trainer.split = split
     trainer.step()
     return [weight.detach().clone() for weight in trainer.model.parameters()]
 
 
 def test_training_uses_expectations_where_bits_are_random_and_nowhere_else() -> None:
-    off = dataclasses.replace(PLAIN, expected_bits=False)
-    for dataset, random in (("mnist", True), ("mnist-static", False)):
-        pairs = zip(stepped(PLAIN, dataset), stepped(off, dataset), strict=True)
-        assert any(not torch.equal(*pair) for pair in pairs) == random
+    off, always = (dataclasses.replace(PLAIN, expected_bits=kind) for kind in ("never", "always"))
+    cases = [("pixelcnn", "mnist", PLAIN, True), ("pixelcnn", "mnist-static", PLAIN, False)]
+    cases += [("fame", "mnist", PLAIN, False), ("fame", "mnist", always, True)]
+    for preset, dataset, config, expected in cases:
+        pairs = zip(stepped(preset, config, dataset), stepped(preset, off, dataset), strict=True)
+        assert any(not torch.equal(*pair) for pair in pairs) == expected, (preset, dataset)
 
 
 def test_probabilities_are_those_of_the_training_bits() -> None:
@@ -111,6 +113,6 @@ def test_probabilities_are_those_of_the_training_bits() -> None:
 
 def test_trainings_begun_before_keep_their_defaults() -> None:
     new, old = TrainConfig(), TrainConfig.from_dict({"batch_size": 8})
-    assert (new.expected_bits, new.decay, new.final_lr) == (True, "linear", 0.0)
-    assert (old.expected_bits, old.decay) == (False, "cosine")
-    assert TrainConfig.from_dict({"expected_bits": True}).expected_bits
+    assert (new.expected_bits, new.decay, new.final_lr) == ("auto", "linear", 0.0)
+    assert (old.expected_bits, old.decay) == ("never", "cosine")
+    assert TrainConfig.from_dict({"expected_bits": "always"}).expected_bits == "always"

@@ -210,7 +210,7 @@ class ModelConfig:
 
 
 # Values of keys in trainings that began before these keys.
-FORMER_TRAINING = {"expected_bits": False, "decay": "cosine"}
+FORMER_TRAINING = {"expected_bits": "never", "decay": "cosine"}
 
 
 @dataclass(frozen=True)
@@ -232,8 +232,8 @@ class TrainConfig:
     beta: float = ranged(0.0, 1000.0, "weight of the KL divergence; 1 trains the ELBO", 1.0)
     free_nats: float = ranged(0.0, 1000.0, "free nats per stochastic layer: KL below this costs nothing", 1.0)
     ema_halflife_images: int = ranged(0, 10**12, "half-life of the averaged weights", 20_000)
-    expected_bits: bool = described(
-        "whether each random bit is scored by its mean over both values, not as drawn", True
+    expected_bits: Literal["auto", "always", "never"] = described(
+        "score each random bit by its mean over both values; auto: in models without latents", "auto"
     )
     clip_norm: float = ranged(0.0, 1e9, "maximum norm of the gradient, in nats per image", 50.0)
     max_skipped: int = ranged(0, 10**6, "consecutive steps with a non-finite gradient before giving up", 5)

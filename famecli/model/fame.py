@@ -341,7 +341,8 @@ class Fame(nn.Module):
         """Return log p(x | condition) in nats per pixel, channels summed: `(B, height, width)`.
 
         With the `probabilities` of bits `x`, each pixel has its mean over its own bit, given the others. If
-        the condition does not depend on `x`, gradients have the same mean, and a smaller variance.
+        the condition does not depend on `x`, gradients have the same mean, and a smaller variance. With
+        latents, what they tell of the drawn bits is not rewarded: a bias.
 
         Source: Rao-Blackwellisation; Casella and Robert 1996, Biometrika 83(1), section 2.
         """

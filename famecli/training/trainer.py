@@ -154,8 +154,14 @@ class Trainer:
         start = index * self.config.batch_size
         chosen = self._order[1][start : start + self.config.batch_size]
         levels = training_levels(self.split, chosen, stream("bits", self.config.seed, self.step_count))
-        chances = bit_probabilities(self.split, chosen) if self.config.expected_bits else None
+        chances = bit_probabilities(self.split, chosen) if self._expects_bits else None
         return levels, None if self.labels is None else self.labels[chosen], chances
+
+    @property
+    def _expects_bits(self) -> bool:
+        """Whether bits are scored by their mean. Latents depend on the bits, so it is a bias there."""
+        kind = self.config.expected_bits
+        return kind == "always" or (kind == "auto" and not self.model.config.stochastic_layers)
 
     def step(self) -> StepRecord:
         """Take one step.
