@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,6 +49,8 @@ from famecli.training.run import Run
 from famecli.training.trainer import Trainer
 
 BLANK_IMAGES = 4096
+# Fraction of a core below which measured steps were disturbed by other work.
+BUSY_PART = 0.6
 Note = Callable[[str], None]
 
 
@@ -83,9 +86,13 @@ def make_trainer(
         check_shared(group, plan.folder, int(plan.begun is not None))
     if plan.open_budget_s is not None:
         first = {name: value.clone() for name, value in trainer.state_tensors().items()}
+        started_s, started_cpu_s = time.monotonic(), time.thread_time()
         with capacity.explain_failed_steps(trainer):
             images, images_per_s = capacity.images_in_time(trainer, plan.open_budget_s)
         note(f"{images_per_s:,.0f} images/s: {images:,} images fit in {plan.open_budget_s:g} s")
+        had = (time.thread_time() - started_cpu_s) / max(time.monotonic() - started_s, 1e-9)
+        if had < BUSY_PART:
+            note(f"the machine is busy: these steps had {had:.0%} of a core, so more images would fit later")
         plan = plan.fitted(dataclasses.replace(plan.config, total_images=images))
         trainer.start_again(plan.config, first)
     note(
