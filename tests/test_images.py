@@ -105,7 +105,7 @@ def test_an_output_that_exists_needs_force(tmp_path: Path, name: str) -> None:
     before = stored_bytes(target)
     with pytest.raises(InputError) as caught:
         write_images(random_pixels(3), metadata_of(3), target)
-    assert "--force" in caught.value.hint
+    assert "`force`" in caught.value.hint
     assert stored_bytes(target) == before
     write_images(random_pixels(3), metadata_of(3), target, force=True)
     assert stored_bytes(target) != before

@@ -183,6 +183,12 @@ def test_first_weights_bring_their_model_their_data_set_and_its_preparation(mode
     assert second["model"] == first["model"]
     for key in ("dataset", "preparation"):
         assert second["provenance"][key] == first["provenance"][key]
+    # A run that has begun does not need the file.
+    Path("run").rename("moved")
+    again = fame(*more, *FOLDER, "in", "--resize", "8", "-o", "more")
+    assert (again.code, again.text) == (0, "more/best.safetensors\n"), again.err
+    assert error_of(2, *more, *FOLDER, "in", "--resize", "8", "-o", "other")
+    Path("moved").rename("run")
     # Words outrank the first weights.
     assert "height = 4" in fame(*more, "--data", "in", "--resize", "4", "--print-config").text
     wider = fame(*more, "--data", "in", "--set", "decoder.layers=2", "--print-config").text

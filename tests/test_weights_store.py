@@ -285,7 +285,7 @@ def test_a_name_is_taken_over_only_by_force(model: Path, tmp_path: Path) -> None
     other = save_model(tmp_path / "other.safetensors", "lvae", (1, 8, 8))
     with pytest.raises(InputError, match="another checkpoint is called mine") as caught:
         store.keep(other, "mine")
-    assert "--force" in caught.value.hint
+    assert "`force`" in caught.value.hint
     assert first.path.exists()
     second = store.keep(other, "mine", force=True)
     assert list(store.imported()) == [second]

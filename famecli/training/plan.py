@@ -9,7 +9,7 @@ from typing import Any
 from famecli.checkpoints.description import model_in
 from famecli.checkpoints.header import read_header
 from famecli.checkpoints.index import DEFAULT_DATASET, DEFAULT_MODEL
-from famecli.checkpoints.provenance import Provenance, parse_provenance
+from famecli.checkpoints.provenance import parse_provenance
 from famecli.checkpoints.store import Store, checkpoint_file
 from famecli.config.presets import DEFAULT_SIZE, model_config
 from famecli.config.resolve import Resolved, Setting, resolve
@@ -19,7 +19,7 @@ from famecli.data.fetch import say_nothing
 from famecli.data.folder import describe, seen_with
 from famecli.data.preparation import PIXELS, SplitRule
 from famecli.data.registry import DATASETS, FOLDER, DatasetInfo
-from famecli.errors import UsageError
+from famecli.errors import FameError, UsageError
 from famecli.training.lock import check_unlocked
 from famecli.training.options import NEVER, TrainOptions
 from famecli.training.resume import (
@@ -107,19 +107,14 @@ def make_plan(
     _check_length(options)
     if options.out is not None and not fresh:
         check_unlocked(options.out)
-    first = None
-    if options.init is not None:
-        path = checkpoint_file(options.init, Store(options.cache_dir, options.offline, report))
-        metadata = read_header(path).metadata
-        first = model_in(metadata, str(path))
-        options = _completed(options, parse_provenance(metadata, str(path)))
+    first, options = _with_first(options, report)
     info, settings = _described(options, PIXELS), _settings(options)
     if options.data is not None and info.family != FOLDER and not fresh:
         locate(info, options.data)
 
     def resolved(info: DatasetInfo) -> Resolved:
         size = options.size or DEFAULT_SIZE
-        if first is not None and _wanted(first, options, info):
+        if first is not None and _is_base(first, options, info):
             preset = first
         else:
             preset = model_config(options.preset or DEFAULT_MODEL, size, info.shape, info.levels)
@@ -142,15 +137,32 @@ def make_plan(
     return plan if begun is None else _continued(plan, begun, settings)
 
 
-def _completed(options: TrainOptions, past: Provenance) -> TrainOptions:
-    """Return parameters with the data set and the preparation of the first weights where they name none."""
+def _with_first(
+    options: TrainOptions, report: Callable[[str], None]
+) -> tuple[ModelConfig | None, TrainOptions]:
+    """Return the model of the first weights, and parameters with what they leave open as in its training.
+
+    That is the data set, and the preparation of the user's images. A run that has begun does not need the
+    file of its first weights any more; there is no model then.
+    """
+    if options.init is None:
+        return None, options
+    try:
+        path = checkpoint_file(options.init, Store(options.cache_dir, options.offline, report))
+    except FameError:
+        if options.out is None or not state_of(options.out, options.resume).exists():
+            raise
+        return None, options
+    metadata = read_header(path).metadata
+    past = parse_provenance(metadata, str(path))
     dataset = options.dataset or past.dataset
     prepared = past.prepared(options.preparing, dataset or DEFAULT_DATASET)
-    return dataclasses.replace(options, dataset=dataset, preparing=prepared)
+    completed = dataclasses.replace(options, dataset=dataset, preparing=prepared)
+    return model_in(metadata, str(path)), completed
 
 
-def _wanted(first: ModelConfig, options: TrainOptions, info: DatasetInfo) -> bool:
-    """Return whether the model is that of the first weights: no other is named, and it fits the images."""
+def _is_base(first: ModelConfig, options: TrainOptions, info: DatasetInfo) -> bool:
+    """Return whether the model of the first weights is trained: it fits, and no other is named."""
     named = options.size is not None or options.config is not None
     own = info.family == FOLDER
     return (
