@@ -224,8 +224,9 @@ def decompress(
 
     coded = read_file(file)
     header = coded.header
-    known = named_weights(header.name) is not None
-    hint = f"name that model: --checkpoint {shlex.quote(header.name) if known else 'CKPT'}"
+    name = header.name if named_weights(header.name) else f"{header.name}.safetensors"
+    here = name == header.name or Path(name).exists()
+    hint = f"name that model: --checkpoint {shlex.quote(name) if here else 'CKPT'}"
     if checkpoint is None:
         store = network.store(output)
         checkpoint = str(weights_with_hash(header.weights, header.weights_sha256, header.name, store, hint))

@@ -93,8 +93,10 @@ def padding_of_the_border(model: Fame, patch: pytest.MonkeyPatch) -> None:
 def scored_padding(model: Fame, patch: pytest.MonkeyPatch) -> None:
     """Score padding as level 0."""
 
-    def log_prob(original: Callable[..., Tensor], self: Fame, x: Tensor, condition: Tensor | None) -> Tensor:
-        nats = original(self, x, condition).clone()
+    def log_prob(
+        original: Callable[..., Tensor], self: Fame, x: Tensor, condition: Tensor | None, *more: None
+    ) -> Tensor:
+        nats = original(self, x, condition, *more).clone()
         (height, width), (rows, columns), side = (
             self.decoder.size,
             self.decoder.grid,
