@@ -309,7 +309,7 @@ def test_shares_are_equal_and_make_up_the_batch(size: int) -> None:
 def test_a_batch_is_divided_or_the_next_one_named() -> None:
     with pytest.raises(UsageError, match="10 images cannot be divided among 4") as caught:
         Group(0, 4).local_rows(10)
-    assert "--batch-size 12" in caught.value.hint
+    assert "`batch_size=12`" in caught.value.hint
 
 
 def test_without_a_launcher_a_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from famecli.config.costs import count_parameters
 from famecli.config.presets import PRESETS, SIZES, Size, model_config
 from famecli.config.schema import DecoderConfig, ModelConfig
 from famecli.data.registry import DATASETS
-from famecli.errors import InputError
+from famecli.errors import ExitCode, InputError
 from famecli.model.fame import Fame
 from famecli.nll.evaluate import evaluate
 from famecli.verification import runner
@@ -40,6 +40,10 @@ def loaded(config: ModelConfig) -> Fame:
 def test_forged_files_neither_crash_nor_lie(first: int, tmp_path: Path) -> None:
     for number in range(first, first + 8):
         assert len(attack(0, number, tmp_path, FEW)) == 5
+
+
+def test_an_infinite_divergence_under_a_finite_bound_is_an_error(tmp_path: Path) -> None:
+    assert attack(0, 701, tmp_path, FEW)["evaluate-nll"] == ExitCode.NUMERICS
 
 
 @pytest.mark.parametrize("number", [84, 85])

@@ -38,6 +38,9 @@ class ImageNlls:
         given: Part that classes have in the likelihood; see `famecli.nll.record.Estimator`.
         most_probable: Most probable class of each image, `(N,)`, for a `marginal` likelihood; else None.
         lead: Log-probability of that class less the one of the next class, nats, `(N,)`; else None.
+
+    Raises:
+        NumericsError: A term is not finite, though an estimate of several draws may be.
     """
 
     nats: np.ndarray
@@ -49,6 +52,11 @@ class ImageNlls:
     given: Given | None = None
     most_probable: np.ndarray | None = None
     lead: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        terms = [self.distortion, self.rate, *([] if self.importance is None else [self.importance.curve])]
+        if not all(np.isfinite(each).all() for each in terms):
+            raise NumericsError("a term of the NLL of an image is not finite: no mean can be given")
 
     @property
     def mean(self) -> float:
