@@ -154,7 +154,8 @@ def digest_of(model: ModelConfig, train: TrainConfig) -> str:
     """As folders were named once, by the keys of then."""
     table = {key: value for key, value in to_dict(model).items() if key in first_defaults.MODEL_KEYS}
     table["decoder"] = {key: table["decoder"][key] for key in first_defaults.DECODER_KEYS}
-    text = tomli_w.dumps({"model": table, "train": to_dict(train)})
+    trained = {key: to_dict(train)[key] for key in first_defaults.TRAIN}
+    text = tomli_w.dumps({"model": table, "train": trained})
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
@@ -171,8 +172,9 @@ def test_first_digests_are_frozen() -> None:
 def test_a_run_in_a_folder_of_the_first_kind_is_found(train: Command) -> None:
     words = ("vae", "--steps", 3, "--set", "decoder.lag=3")
     assert train(*words, "-o", "run", *STOP).code == 75
-    # Of then, too, is the rate of Muon.
+    # Of then, too, are the rate of Muon and the end of its fall.
     wanted = {"batch_size": 6, "total_images": 18, "eval_every_images": 12, "seed": 0, "muon_lr": 0.01}
+    wanted |= {"final_lr": 0.02}
     model = resolve(
         model_config("vae", "tiny", (1, 28, 28), 2), TrainConfig(), None, [Setting("decoder.lag", 3)]
     )[0]
