@@ -63,9 +63,9 @@ def image_flop(config: ModelConfig, parameters: int) -> float:
     return 2.0 * parameters * places * decoder.patch**2 + pairs
 
 
-def images_at_once(config: ModelConfig, most: int) -> int:
-    """Return the number of images, at most `most`, that fit into `BATCH_BYTES`, and at least 1."""
-    return max(1, min(most, BATCH_BYTES // image_bytes(config)))
+def images_at_once(config: ModelConfig, most: int, room_bytes: int = BATCH_BYTES) -> int:
+    """Return the number of images, at most `most`, that fit into `room_bytes`, and at least 1."""
+    return max(1, min(most, room_bytes // image_bytes(config)))
 
 
 def check_costs(config: ModelConfig, parameters: int, source: str) -> None:

@@ -1,6 +1,7 @@
 """Checks of the NLL: independent of the batch, with a KL divergence as its rate, equal to a code length."""
 
 import copy
+import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 
@@ -47,6 +48,8 @@ ESTIMATED, ESTIMATE_DRAWS = 16, 16
 TINY_ESTIMATED, TINY_DRAWS = 64, 64
 ANNEALED, ANNEALING = 16, Annealing(steps=8, chains=2, leapfrog=2)
 BATCH, CODE_BATCH = 512, 64
+# Memory of the images that are computed at once in float32; float64 takes twice as much.
+ROOM_BYTES = 1 << 28
 BATCHES = (
     "The NLL of an image does not depend on the other images of its batch, nor on the mode of the model."
 )
@@ -173,7 +176,7 @@ def _weights_as_evaluated(subject: Subject, images: Tensor) -> Iterator[Measurem
     """
     names = [("verify", subject.seed, "weights", index) for index in range(len(images))]
     found = []
-    most = max(1, images_at_once(subject.model.config, BATCH) // len(images))
+    most = max(1, images_at_once(subject.model.config, BATCH, ROOM_BYTES) // len(images))
     for model in (subject.model, subject.exact):
         noise, labels = ImageNoise(names, device=model.device), subject.labels(model, len(images))
         parts = []
@@ -219,7 +222,8 @@ def _estimates(subject: Subject) -> Iterator[Measurement]:
         blind.decoder.register_forward_pre_hook(lambda decoder, given: (given[0], torch.zeros_like(given[1])))
         levels = images.cpu().numpy().astype(np.uint8)
         labels = _numpy(subject.labels(model, len(levels)))
-        nlls = estimator.nlls(blind, levels, labels=labels)
+        at_once = images_at_once(model.config, CODE_BATCH, ROOM_BYTES)
+        nlls = dataclasses.replace(estimator, batch_size=at_once).nlls(blind, levels, labels=labels)
         yield Measurement(
             f"estimates of {len(images)} {what} better than exact, nats",
             # Not Python's max, which ignores NaN.
