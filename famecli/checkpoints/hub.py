@@ -11,7 +11,7 @@ from typing import TypeVar
 from famecli import __version__
 from famecli.checkpoints.card import model_card
 from famecli.checkpoints.description import Description
-from famecli.checkpoints.urls import SHA256, HubFile, Located, hub_address
+from famecli.checkpoints.urls import HUB, SHA256, HubFile, Located, hub_address
 from famecli.data.fetch import PATIENCE_S, SLOWEST_BYTES_PER_S, host_of, unless_late
 from famecli.errors import FameError, IntegrityError, UnavailableError
 
@@ -133,7 +133,7 @@ def _explained(place: HubFile) -> Iterator[None]:
     except errors.GatedRepoError:
         message, hint = f"{what} has terms to accept first", f"accept them at {page}; {LOG_IN}"
     except errors.RepositoryNotFoundError:
-        message, hint = f"{host} has no {what}, or it is private", LOG_IN
+        message, hint = f"{host} has no {what}, or it is private", f"check its name; {LOG_IN}"
     except errors.RevisionNotFoundError:
         message, hint = f"{what} has no revision {place.revision}", f"see {page}/commits"
     except errors.EntryNotFoundError:
@@ -146,6 +146,12 @@ def _explained(place: HubFile) -> Iterator[None]:
             (each for each in (error, error.__cause__) if isinstance(each, errors.HfHubHTTPError)), None
         )
         reason = type(error).__name__ if answer is None else f"status {answer.response.status_code}"
-        message = f"{host}: no proper answer about {what} ({reason})"
-        hint = LOG_IN if reason in ("status 401", "status 403") else "check the network, or run again later"
+        message, hint = (
+            f"{host}: no proper answer about {what} ({reason})",
+            "check the network, or run again later",
+        )
+        if reason in ("status 401", "status 403"):
+            message, hint = f"{host} refuses this token for {what} ({reason})", LOG_IN
+        elif hub_address() != HUB:
+            hint += "; a server without Xet needs HF_HUB_DISABLE_XET=1"
     raise UnavailableError(message, hint)

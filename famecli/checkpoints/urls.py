@@ -43,7 +43,7 @@ class HubFile:
         names = re.fullmatch(PART, organisation) and re.fullmatch(PART, repository)
         if not names or ".." in file.split("/"):
             raise UsageError(
-                f"{text!r} names no repository", "write ORG/REPO, or hf://ORG/REPO/FILE@REVISION"
+                f"{path!r} names no repository", "write ORG/REPO, or hf://ORG/REPO/FILE@REVISION"
             )
         return cls(f"{organisation}/{repository}", file.strip("/") or MODEL_FILE, revision or "main")
 
