@@ -84,9 +84,9 @@ def _show(found: "Comparison", paths: tuple[Path, Path], console: Console) -> No
     say(console, str(data))
     rows = []
     for letter, path, scores in zip("AB", paths, (found.a, found.b), strict=True):
-        nats = scores.nats_per_image
-        label = f"{letter}, {path}, {scores.estimator}"
-        rows.append((label, f"{nats:.3f}", "", f"{found.per_dim(nats):.5f}", ""))
+        figures = (scores.nats_per_image, scores.stderr_nats_per_image or 0.0)
+        nats, bits = (f"{each:.3f}" for each in figures), (f"{found.per_dim(each):.5f}" for each in figures)
+        rows.append((f"{letter}, {path}, {scores.estimator}", *nats, *bits))
     both = [f"{paired.mean:+.3f}", f"{paired.stderr:.3f}"]
     both += [f"{found.per_dim(paired.mean):+.5f}", f"{found.per_dim(paired.stderr):.5f}"]
     console.print(FittedTable("", ["", "nats/image", "+-", "bits/dim", "+-"], [*rows, ("A - B", *both)]))
