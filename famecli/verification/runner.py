@@ -26,6 +26,8 @@ Images = Callable[[str | None, Split], ImageSplit]
 LONG_FLOP, MOST_FLOP = 3e12, 2e15
 # Operations, counted as upper bounds, of one CPU core in a second; and in the time of the smallest step.
 FLOP_PER_S, STEP_FLOP = 1e11, 1e8
+# Operations in the time in which a byte of a pass in float64 is written and read, and a component of a mass.
+BYTE_FLOP, MASS_FLOP = 40, 700
 # Checks that need the model alone, no data.
 MODEL_CHECKS: dict[str, Check] = {
     "causality": check_causality,
@@ -103,7 +105,10 @@ def checks_flop(
         images: Least number of images of every other check.
         limit: Number of images that are coded.
     """
-    steps, pass_flop = costs.sampling_steps(config), costs.image_flop(config, parameters)
+    steps = costs.sampling_steps(config)
+    pass_flop = max(costs.image_flop(config, parameters), BYTE_FLOP * costs.image_bytes(config))
+    components = config.mixtures if config.likelihood == "logistic-mixture" else 1
+    masses_flop = MASS_FLOP * config.dimensions * config.levels * components
     # Passes over an image, and steps of a batch of images.
     work = {
         "causality": (4 * max(2, images) * (steps + config.grid[0]), 0),
@@ -114,7 +119,8 @@ def checks_flop(
         "code": (10 * limit, limit // 2),
         "claims": (256, 0),
     }
-    return sum(work[name][0] * pass_flop + work[name][1] * steps * STEP_FLOP for name in names)
+    drawn_flop = 2 * samples * masses_flop if "sampler" in names else 0.0
+    return drawn_flop + sum(work[name][0] * pass_flop + work[name][1] * steps * STEP_FLOP for name in names)
 
 
 def check_claim(checkpoint: Checkpoint, images: Images | None) -> Finding:
