@@ -1,5 +1,6 @@
 """Memory does not grow with the number of images, be they streamed samples or evaluated ones."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,35 +24,42 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_model(tmp_path_factory.mktemp("model") / "model.safetensors", "vae", SHAPE)
 
 
-def growth_of_streams(fork: Victims, model: Path, counts: tuple[int, int], most_kib: int) -> int:
-    """Return by how much the peak memory of streams of so many images differs, KiB.
+def growth(fork: Victims, run: Callable[[int], int], counts: tuple[int, int], most_kib: int) -> int:
+    """Return by how much the peak memory of commands on so many images differs, KiB.
 
     Each is the lowest of up to `TRIES` runs; there are no more once they differ by less than `most_kib`.
     """
     tries: dict[int, list[int]] = {count: [] for count in counts}
-    growth = most_kib
-    while growth >= most_kib and len(tries[counts[0]]) < TRIES:
+    found = most_kib
+    while found >= most_kib and len(tries[counts[0]]) < TRIES:
         for count, peaks in tries.items():
-            assert fork.run("sample", model, "-n", count, "-q", "-o", "-") == 0
+            assert run(count) == 0
             peaks.append(fork.peak_kib)
-        growth = min(tries[counts[1]]) - min(tries[counts[0]])
-    print(f"streams of images: {tries} KiB")
-    return growth
+        found = min(tries[counts[1]]) - min(tries[counts[0]])
+    print(f"peaks by images: {tries} KiB")
+    return found
 
 
-def peaks_of_evaluations(fork: Victims, model: Path, folder: Path, counts: tuple[int, ...]) -> list[int]:
-    """Return the peak memory, KiB, of evaluations of so many images."""
-    peaks = []
+def growth_of_streams(fork: Victims, model: Path, counts: tuple[int, int], most_kib: int) -> int:
+    return growth(
+        fork, lambda count: fork.run("sample", model, "-n", count, "-q", "-o", "-"), counts, most_kib
+    )
+
+
+def growth_of_evaluations(
+    fork: Victims, model: Path, folder: Path, counts: tuple[int, int], most_kib: int
+) -> int:
     for count in counts:
-        path, channels = folder / f"{count}.npy", SHAPE[0]
         # Of ten images eight are for training.
-        stored = count * 10 // 8
-        pixels = np.random.default_rng(0).integers(0, 2, (stored, *SHAPE[1:], channels), np.uint8)
-        np.save(path, pixels * np.uint8(255))
-        assert fork.run("evaluate-nll", model, "--dataset", "folder", "--data", path, *OPTIONS, "-q") == 0
-        peaks.append(fork.peak_kib)
-    print(f"evaluations of {counts} images: {peaks} KiB")
-    return peaks
+        shape = (count * 10 // 8, *SHAPE[1:], SHAPE[0])
+        pixels = np.random.default_rng(0).integers(0, 2, shape, np.uint8)
+        np.save(folder / f"{count}.npy", pixels * np.uint8(255))
+
+    def evaluate(count: int) -> int:
+        words = ("--dataset", "folder", "--data", folder / f"{count}.npy", *OPTIONS, "-q")
+        return fork.run("evaluate-nll", model, *words)
+
+    return growth(fork, evaluate, counts, most_kib)
 
 
 def test_a_stream_of_samples_needs_no_more_memory_when_it_is_longer(fork: Victims, model: Path) -> None:
@@ -68,13 +76,13 @@ def test_a_stream_of_fifty_thousand_samples_needs_no_more_memory(fork: Victims, 
 def test_an_evaluation_needs_no_more_memory_than_bytes_of_its_images(
     fork: Victims, model: Path, tmp_path: Path
 ) -> None:
-    few, many = peaks_of_evaluations(fork, model, tmp_path, (500, 2000))
-    assert many - few < NOISE_KIB + COPIES * 1500 * IMAGE_KIB
+    most = NOISE_KIB + COPIES * 1500 * IMAGE_KIB
+    assert growth_of_evaluations(fork, model, tmp_path, (500, 2000), most) < most
 
 
 @pytest.mark.slow
 def test_an_evaluation_of_ten_thousand_images_needs_no_more_memory_than_their_bytes(
     fork: Victims, model: Path, tmp_path: Path
 ) -> None:
-    few, many = peaks_of_evaluations(fork, model, tmp_path, (2500, 10_000))
-    assert many - few < NOISE_KIB + COPIES * 7500 * IMAGE_KIB
+    most = NOISE_KIB + COPIES * 7500 * IMAGE_KIB
+    assert growth_of_evaluations(fork, model, tmp_path, (2500, 10_000), most) < most
