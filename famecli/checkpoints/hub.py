@@ -146,10 +146,8 @@ def _explained(place: HubFile) -> Iterator[None]:
             (each for each in (error, error.__cause__) if isinstance(each, errors.HfHubHTTPError)), None
         )
         reason = type(error).__name__ if answer is None else f"status {answer.response.status_code}"
-        message, hint = (
-            f"{host}: no proper answer about {what} ({reason})",
-            "check the network, or run again later",
-        )
+        message = f"{host}: no proper answer about {what} ({reason})"
+        hint = "check the network, or run again later"
         if reason in ("status 401", "status 403"):
             message, hint = f"{host} refuses this token for {what} ({reason})", LOG_IN
         elif hub_address() != HUB:

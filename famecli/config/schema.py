@@ -252,7 +252,7 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, data: object) -> Self:
-        """Return the configuration in `data`, as `to_dict` made it, perhaps before some keys; see `build`."""
+        """Return the configuration in `data`, which `to_dict` made, perhaps before some keys; see `build`."""
         whole = FORMER_TRAINING | data if isinstance(data, dict) else data
         return build(cls, whole, "training configuration")
 

@@ -43,6 +43,8 @@ CHUNK_IMAGES = 1000
 PUBLISHED_SEED = 0
 ALL = "all"
 STDIN_NAME = "stdin"
+# Hashes of the training images, in the folder of a run: later commands see by them that an image was trained
+# on. They never go into a checkpoint, since they tell whether a given image was among them.
 SEEN_IMAGES = "training-images.bin"
 # The start of a hash is enough: two of a million images are equal in it by chance once in 10^7 lists.
 SHORT = "<u8"
@@ -210,18 +212,19 @@ def training_levels(split: ImageSplit, indices: np.ndarray, generator: np.random
     Shape:
         `(len(indices), C, H, W)`, uint8.
     """
-    pixels: np.ndarray = split.pixels[indices]
-    if split.info.binarization != "dynamic":
+    chances = bit_probabilities(split, indices)
+    if chances is None:
+        pixels: np.ndarray = split.pixels[indices]
         return pixels
-    bits = generator.random(pixels.shape, np.float32) < _probabilities(pixels, np.float32)
+    bits = generator.random(chances.shape, np.float32) < chances
     return np.asarray(bits).view(np.uint8)
 
 
 def bit_probabilities(split: ImageSplit, indices: np.ndarray) -> np.ndarray | None:
-    """Return the probabilities of the bits of `training_levels`, float32; None if they are not random."""
+    """Return the probabilities of the bits of `training_levels`; None if they are not random."""
     if split.info.binarization != "dynamic":
         return None
-    return _probabilities(split.pixels[indices], np.float32).astype(np.float32)
+    return _probabilities(split.pixels[indices], np.float32)
 
 
 def _probabilities(pixels: np.ndarray, dtype: type[np.floating]) -> np.ndarray:

@@ -344,7 +344,7 @@ class Fame(nn.Module):
         the condition does not depend on `x`, gradients have the same mean, and a smaller variance. With
         latents, what they tell of the drawn bits is not rewarded: a bias.
 
-        Source: Rao-Blackwellisation; Casella and Robert 1996, Biometrika 83(1), section 2.
+        Source: Rao-Blackwellisation; Casella and Robert 1996, Biometrika 83(1), pages 81 to 94.
         """
         parameters = self.pixel_parameters(x, condition)
         if probabilities is not None:

@@ -89,9 +89,10 @@ class Plan:
 def make_plan(
     options: TrainOptions, *, fresh: bool = False, report: Callable[[str], None] = say_nothing
 ) -> Plan:
-    """Return the plan of parameters, file, first weights, preset and defaults, in the order of their rank.
+    """Return the plan of a training.
 
-    A run to resume takes the place of preset and defaults.
+    Parameters outrank the file, the file outranks the first weights, and these outrank preset and defaults. A
+    run to resume takes the place of preset and defaults.
 
     Args:
         options: Parameters of the training.
@@ -162,7 +163,7 @@ def _with_first(
 
 
 def _is_base(first: ModelConfig, options: TrainOptions, info: DatasetInfo) -> bool:
-    """Return whether the model of the first weights is trained: it fits, and no other is named."""
+    """Return whether to train the model of the first weights: it fits the images, and no other is named."""
     named = options.size is not None or options.config is not None
     own = info.family == FOLDER
     return (

@@ -54,10 +54,10 @@ class Batch:
     def part(self, rows: slice, model: Fame) -> tuple[Tensor, PartNoise, Tensor | None, Tensor | None]:
         """Return some rows as the arguments of a model, on its device."""
         self.noise.rows = rows
-        x = torch.from_numpy(self.levels[rows]).to(model.device)
-        chances = None if self.probabilities is None else torch.from_numpy(self.probabilities[rows])
-        labels = labels_on(model, self.labels, rows)
-        return x, self.noise, labels, None if chances is None else chances.to(model.device)
+        x, chances = torch.from_numpy(self.levels[rows]).to(model.device), None
+        if self.probabilities is not None:
+            chances = torch.from_numpy(self.probabilities[rows]).to(model.device, torch.float32)
+        return x, self.noise, labels_on(model, self.labels, rows), chances
 
 
 class Trainer:

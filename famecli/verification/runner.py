@@ -26,7 +26,7 @@ Images = Callable[[str | None, Split], ImageSplit]
 LONG_FLOP, MOST_FLOP = 3e12, 2e15
 # Operations, counted as upper bounds, of one CPU core in a second; and in the time of the smallest step.
 FLOP_PER_S, STEP_FLOP = 1e11, 1e8
-# Operations in the time in which a byte of a pass in float64 is written and read, and a component of a mass.
+# Operations that take as long as to move a byte of a pass in float64, and as one component of a mass.
 BYTE_FLOP, MASS_FLOP = 40, 700
 # Checks that need the model alone, no data.
 MODEL_CHECKS: dict[str, Check] = {
