@@ -46,21 +46,25 @@ class Output:
     Args:
         json: Print the result as one JSON document.
         quiet: Print only the main value of the result, and no notes.
+        wording: Function that words a library's message for the command.
     """
 
-    def __init__(self, *, json: bool = False, quiet: bool = False) -> None:
+    def __init__(
+        self, *, json: bool = False, quiet: bool = False, wording: Callable[[str], str] = str
+    ) -> None:
         self.json = json
         self.quiet = quiet
+        self.wording = wording
         self.errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
     def note(self, message: str) -> None:
         """Print a line for people on stderr."""
         if not self.quiet:
-            say(self.errors, message)
+            say(self.errors, self.wording(message))
 
     def warn(self, message: str) -> None:
         """Print a warning on stderr, also when quiet."""
-        say(self.errors, f"warning: {message}", "yellow")
+        say(self.errors, f"warning: {self.wording(message)}", "yellow")
 
     def fail(self, message: str, hint: str) -> None:
         """Print an error and a hint on stderr, one line each, even if file names hold line breaks."""

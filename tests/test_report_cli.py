@@ -34,6 +34,13 @@ def test_without_test_images_the_page_says_what_is_missing(
     assert len(page.images("4 samples")) == len([tag for tag, _ in page.tags if tag == "img"]) == 1
 
 
+def test_warnings_name_flags(run: Path) -> None:
+    own = save_model(Path("own.safetensors"), "vae", (1, 8, 8), facts={"provenance": {"dataset": "folder"}})
+    done = fame("report", own, *FEW, "-o", "a.html")
+    assert "(pass their folder or file as --data)" in done.err
+    assert "`data`" not in done.err
+
+
 def test_runs_without_usable_weights_still_have_curves(run: Path) -> None:
     change_metadata(run / "best.safetensors", weights_sha256=None)
     page = page_of(run, "--evaluate")

@@ -62,7 +62,7 @@ def test_every_command_refuses_what_would_be_lost_and_names_it(model: Path, kind
     told = error_of(3, *words)
     assert "in/" in told
     assert {"16 bits": "16 bits", "alpha": "transparent", "CMYK": "CMYK"}[kind] in told
-    assert ("--convert" in told) == (words[0] != "compress")
+    assert "--convert" in told
     assert not any(Path(each).exists() for each in ("r.png", "s.png", "x.fame"))
 
 
@@ -137,6 +137,23 @@ def test_runs_made_before_keep_their_splits(model: Path) -> None:
     assert result_of("info", "run/last.safetensors")["provenance"]["preparation"]["rule"] == "tenth"
 
 
+def test_compress_changes_images_only_when_told_and_says_so(model: Path) -> None:
+    save(Path("in/a/1.png"), np.tile(GREYS[0], (2, 3)))
+    save(Path("in/b/1.png"), GREYS[1])
+    assert "or set --resize 8" in error_of(3, "compress", model, "in", "-o", "x.fame")
+    words = ["compress", model, "in", "--resize", "8", "--crop", "none", "-o", "x.fame"]
+    told = fame(*words).err
+    assert (
+        "warning: the file will hold changed images, not the originals: stretched and resized to 8x8" in told
+    )
+    fame("decompress", "x.fame", "--checkpoint", model, "-o", "out")
+    for name in ("a/1.png", "b/1.png"):
+        with Image.open(f"in/{name}") as image, Image.open(f"out/{name}") as restored:
+            assert image.resize((8, 8), Image.Resampling.LANCZOS).tobytes() == restored.tobytes()
+    unchanged = fame("compress", model, "in/b", "-o", "y.fame").err
+    assert "changed images" not in unchanged
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -144,7 +161,10 @@ def test_runs_made_before_keep_their_splits(model: Path) -> None:
             ["evaluate-nll", "m.safetensors", "--data", "-", "--resize", "8"],
             "--resize and --convert out",
         ),
-        (["compress", "m.safetensors", "a.png", "--convert", "-o", "x.fame"], "No such option: --convert"),
+        (
+            ["compress", "m.safetensors", "--dataset", "mnist", "--resize", "8", "-o", "x.fame"],
+            "--dataset folder",
+        ),
         (["evaluate-nll", "m.safetensors", "--dataset", "mnist", "--resize", "8"], "--dataset folder"),
         (["train", "pixelcnn", "--dataset", "mnist", "--pad", "--resize", "8"], "--dataset folder"),
         (["train", "pixelcnn", *FOLDER, "a.png", "--pad"], "--resize 32"),

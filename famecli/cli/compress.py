@@ -19,6 +19,7 @@ from famecli.cli.groups import (
     ImageOutput,
     Label,
     Network,
+    Preparing,
     SplitName,
     check_files,
 )
@@ -76,6 +77,7 @@ def compress(
     source: ModelSource,
     files: Files = None,
     data: DataSource,
+    preparing: Preparing,
     split: Part = None,
     start: Start = None,
     limit: Number = None,
@@ -89,7 +91,7 @@ def compress(
     """Compress images without loss, to about the model's NLL in bits. Prints the path of the output.
 
     Images come from files, or else from the data set. A binary model takes only black and white images. fame
-    decompress restores them; see docs/coding.md.
+    decompress restores them; after --resize or --convert, the changed images. See docs/coding.md.
 
     Examples:
 
@@ -107,23 +109,25 @@ def compress(
             "--split, --start, --limit and --data are for images of a data set", "leave the files out"
         )
     _check_target(target, force, common.json)
-    data.check(source, output, split, "" if labels is None else "--class", unused=bool(names))
+    for_classes = "" if labels is None else "--class"
+    data.check(source, output, split, for_classes, preparing, unused=bool(names))
     # Deferred: torch takes seconds to load, and the checks above need none.
     from famecli.coding.compress import encode_images, read_originals
     from famecli.coding.container import to_bytes
     from famecli.evaluation.score import scored_levels
 
     loaded = source.load(output)
-    stored, first = None, start or 0
+    stored, numbers, first = None, None, start or 0
     if names:
-        stored, images = read_originals(loaded.model.config, names, output.note)
-        numbers = None
+        stored, images = read_originals(loaded.model.config, names, preparing, output.note)
     else:
-        images = data.images(source, loaded, split or "test", output)
+        images = data.images(source, loaded, split or "test", output, preparing)
         most = len(images.pixels)
         numbers = range(first, most if limit is None else min(first + limit, most))
         if not numbers:
             raise UsageError(f"--start {first} is past the last of {most} images")
+    if changed := str(images.info.preparation or ""):
+        output.warn(f"the file will hold changed images, not the originals: {changed}")
     scored = scored_levels(loaded, images, numbers, labels)
     started_s = time.monotonic()
     with output.progress("encoding", len(scored.levels)) as advance:

@@ -188,7 +188,7 @@ def evaluate_nll(
     _check_classes(bound, results, labels, coded=coded)
     annealing = bound.annealing()
     for_classes = "--class" if labels is not None else "--marginal" if bound.marginal else ""
-    data.check(source, output, split, for_classes, unused=bool(names or bound.simulated))
+    data.check(source, output, split, for_classes, preparing, unused=bool(names or bound.simulated))
     # Deferred: torch takes seconds to load, and the checks above need none.
     from famecli.coding.compress import measure_code
     from famecli.data.dataset import even_part

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from famecli.checkpoints.store import Store
-from famecli.cli.grouping import COMMON
+from famecli.cli.grouping import COMMON, flags_for_parameters
 from famecli.data.preparation import Preparation
 from famecli.errors import InputError, UsageError, truncate
 from famecli.files import check_writable, free_name
@@ -155,7 +155,7 @@ class Common:
 
     def output(self) -> Output:
         """Return the streams of the command."""
-        return Output(json=self.json, quiet=self.quiet)
+        return Output(json=self.json, quiet=self.quiet, wording=flags_for_parameters)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -119,7 +119,7 @@ def reconstruct(
     check_files(images.force, latents)
     _check_ends(interpolate, names)
     for_classes = "" if labels is None else "--class"
-    data.check(source, output, split, for_classes, unused=bool(names or interpolate))
+    data.check(source, output, split, for_classes, preparing, unused=bool(names or interpolate))
     # Deferred: torch takes seconds to load, and the checks above need none.
     from famecli.checkpoints.checkpoint import save_tensors
     from famecli.data.image_writers import levels_to_bytes

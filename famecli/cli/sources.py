@@ -226,6 +226,7 @@ class DataSource:
         output: Output,
         split: str | None,
         for_classes: str = "",
+        asked: Preparation = AS_THEY_ARE,
         *,
         unused: bool = False,
     ) -> None:
@@ -236,11 +237,13 @@ class DataSource:
             output: Streams of the command.
             split: Requested split; None for the default.
             for_classes: Used option that is for models with classes; empty for none.
+            asked: Requested preparation of the images.
             unused: Whether the images come from elsewhere.
 
         Raises:
             UsageError: The checkpoint comes through stdin, too; a split of stdin is requested; stdin is a
-                terminal; or the data set is the user's images, which are not given.
+                terminal; the data set is the user's images, which are not given; or another data set has a
+                preparation.
             FameError: Any error of `CheckpointSource.check`.
         """
         if self.data == STDIN:
@@ -252,7 +255,7 @@ class DataSource:
             # Deferred: needs numpy, which `fame --help` does without.
             from famecli.data.folder import describe
 
-            describe(name)
+            describe(name, preparation=asked)
 
     def _check_stdin(self, source: CheckpointSource, split: str | None) -> None:
         if source.checkpoint == str(STDIN):

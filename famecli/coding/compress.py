@@ -31,6 +31,7 @@ from famecli.data.dataset import ImageSplit, read_files
 from famecli.data.fetch import say_nothing
 from famecli.data.image_writers import to_uint8, write_png
 from famecli.data.listing import is_array
+from famecli.data.preparation import AS_THEY_ARE, Preparation
 from famecli.errors import InputError, IntegrityError, UsageError
 from famecli.model.fame import Fame
 from famecli.nll.record import NATS_PER_BIT
@@ -43,13 +44,17 @@ LONGEST_NAME = 100
 
 
 def read_originals(
-    config: ModelConfig, files: Sequence[str], report: Callable[[str], None] = say_nothing
+    config: ModelConfig,
+    files: Sequence[str],
+    preparation: Preparation = AS_THEY_ARE,
+    report: Callable[[str], None] = say_nothing,
 ) -> tuple[list[str] | None, ImageSplit]:
     """Return PNG names of the images (None for numbered images), and the images as levels of a model.
 
     Args:
         config: Configuration of the model that will code them.
         files: Image files, folders and archives; or one array file, whose images are numbered.
+        preparation: Preparation of the images; that of the model's training images is not used.
         report: Called with one line about the images.
 
     Raises:
@@ -63,7 +68,7 @@ def read_originals(
         raise UsageError(
             f"{arrays[0]} holds numbered images and must be the only input", "write several files"
         )
-    images = read_files(config, files, report=report)
+    images = read_files(config, files, preparation, report)
     if arrays:
         return None, images
     names = png_names(images.files or (), files)
