@@ -9,7 +9,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Protocol
@@ -117,6 +117,11 @@ class Output:
             with Progress(*columns, console=self.errors) as bar:
                 task = bar.add_task(label, total=total, text="")
                 yield lambda done, text="": bar.update(task, advance=done, text=text)
+
+    def waiting(self, label: str) -> AbstractContextManager[object]:
+        """Show a label with a spinner on a terminal while the context is open."""
+        shown = self.errors.is_terminal and not self.quiet
+        return self.errors.status(label) if shown else nullcontext()
 
     def preview(self, images: "np.ndarray") -> None:
         """Show the first of `images` `(N, H, W, C)` on stderr, if that is a terminal."""

@@ -259,6 +259,10 @@ def test_arguments_are_checked(ladder: famecli.Model, exact: famecli.Model) -> N
         "mask has shape (5, 6), expected (6, 5)": lambda: ladder.complete(x, np.ones((5, 6), bool)),
         "mask is of type uint8, expected booleans": lambda: ladder.complete(x, np.ones((6, 5), np.uint8)),
         "a pixelcnn has no latents to reconstruct from": lambda: exact.reconstruct(x),
+        "preparation is {'resize': 8}, expected famecli.Preparation": lambda: ladder.read(
+            "a.png",
+            preparation={"resize": 8},  # type: ignore[arg-type]
+        ),
         "unknown check 'code '": lambda: exact.verify(["code "]),
     }
     for words, call in wrong.items():
@@ -323,6 +327,7 @@ def test_models_are_compared_on_images_of_ones_own(exact: famecli.Model, ladder:
         famecli.compare(a, b)
     found = famecli.compare(a, b, allow=["estimator"])
     assert found.paired.mean == pytest.approx(float((a.nlls.nats - b.nlls.nats).mean()))
+    assert famecli.compare(a, b, allow="estimator").record == found.record
     assert found.record["schema"] == "famecli/compare/1"
     assert "A - B" in found._repr_html_()
     with pytest.raises(ArgumentError, match="allow is 'pixels'"):

@@ -108,7 +108,7 @@ def test_the_same_command_goes_on_in_the_same_folder(train: Command) -> None:
     assert folder.name.startswith("pixelcnn-mnist-")
     assert second.out == third.out == f"{folder}/best.safetensors\n"
     assert f"resumed at 6 images from {folder}/state.safetensors" in second.err
-    assert "resumed at 18 images" in third.err
+    assert "finished at 18 images" in third.err
     train("pixelcnn", "--steps", 3, "--seed", 6)
     assert len(os.listdir("runs")) == 2
 

@@ -297,7 +297,16 @@ def test_sizes_may_differ_only_with_resize(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [{"crop": "none"}, {"pad": True}, {"resize": 0}, {"resize": 8, "crop": "center", "pad": True}]
+    "values",
+    [
+        {"crop": "none"},
+        {"pad": True},
+        {"resize": 0},
+        {"resize": 8.5},
+        {"resize": "8"},
+        {"resize": 8, "crop": "centre"},
+        {"resize": 8, "crop": "center", "pad": True},
+    ],
 )
 def test_preparations_that_contradict_themselves_are_refused(values: dict[str, object]) -> None:
     with pytest.raises(UsageError):

@@ -137,6 +137,30 @@ def test_runs_made_before_keep_their_splits(model: Path) -> None:
     assert result_of("info", "run/last.safetensors")["provenance"]["preparation"]["rule"] == "tenth"
 
 
+def test_compress_takes_all_images_of_ones_own(model: Path) -> None:
+    save_all(Path("in"), GREYS)
+    assert result_of("compress", model, "--data", "in", "-o", "x.fame")["images"] == len(GREYS)
+    assert result_of("compress", model, "--data", "in", "--split", "test", "-o", "y.fame")["images"] < len(
+        GREYS
+    )
+
+
+@pytest.mark.parametrize("words", [[], ["--batch-size", "2"]])
+def test_too_few_images_for_a_training_are_told_at_once(model: Path, words: list[str]) -> None:
+    save(Path("in/a.png"), GREYS[0])
+    told = error_of(3, "train", "pixelcnn", *FOLDER, "in", "-o", "run", *words)
+    least = words[-1] if words else "16"
+    assert f"in has 0 training and 1 validation images: a training needs at least {least} and 1" in told
+    assert "--batch-size takes fewer training images" in told
+    assert not Path("run").exists()
+
+
+def test_a_split_without_images_and_a_wrong_size_have_a_way_out(model: Path) -> None:
+    save(Path("in/a.png"), GREYS[0])
+    assert "hint: --split all takes all images" in error_of(3, "evaluate-nll", model, *FOLDER, "in")
+    assert "hint: --resize 8 fits" in error_of(2, "evaluate-nll", model, "in", "--resize", "4")
+
+
 def test_compress_changes_images_only_when_told_and_says_so(model: Path) -> None:
     save(Path("in/a/1.png"), np.tile(GREYS[0], (2, 3)))
     save(Path("in/b/1.png"), GREYS[1])

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from famecli.config.schema import ModelConfig
+from famecli.data.preparation import AS_THEY_ARE, Preparation
 from famecli.errors import ArgumentError, ArgumentTypeError, truncate
 from famecli.evaluation.score import EstimatorSettings
 from famecli.nll.record import Annealing
@@ -123,6 +124,17 @@ def choice(name: str, value: object, words: tuple[str, ...]) -> None:
     """
     if value not in words:
         raise ArgumentError(f"{name} is {truncate(repr(value))}, expected {' or '.join(map(repr, words))}")
+
+
+def preparation_of(value: object) -> Preparation:
+    """Return the preparation in a call's arguments; for None, images as they are.
+
+    Raises:
+        ArgumentTypeError: `value` is something else.
+    """
+    if value is not None and not isinstance(value, Preparation):
+        raise ArgumentTypeError(f"preparation is {truncate(repr(value))}, expected famecli.Preparation(...)")
+    return value or AS_THEY_ARE
 
 
 def counted(progress: Progress | None, total: int) -> Callable[[int], None]:

@@ -24,6 +24,7 @@ from famecli.api.arguments import (
     like,
     mask_of,
     number,
+    preparation_of,
     whole,
 )
 from famecli.checkpoints.checkpoint import Checkpoint
@@ -32,7 +33,7 @@ from famecli.coding.container import from_bytes, to_bytes
 from famecli.config.schema import ModelConfig
 from famecli.data.dataset import read_files
 from famecli.data.labels import Labels, labels_of, labels_or_random
-from famecli.data.preparation import AS_THEY_ARE, Preparation
+from famecli.data.preparation import Preparation
 from famecli.errors import ArgumentError, ArgumentTypeError, did_you_mean
 from famecli.nll.evaluate import ImageNlls, checked_draws
 from famecli.nll.record import Annealing, NllRecord
@@ -90,7 +91,7 @@ class Model:
         Raises:
             InputError: An image has another size, is damaged, or would lose something; or there is none.
         """
-        how = self.checkpoint.provenance.prepared(preparation or AS_THEY_ARE)
+        how = self.checkpoint.provenance.prepared(preparation_of(preparation))
         return read_files(self.config, list(map(str, paths)), how).pixels
 
     def sample(

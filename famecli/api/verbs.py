@@ -11,7 +11,17 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from famecli.api.arguments import Array, Progress, choice, counted, estimator_of, levels_of, number, whole
+from famecli.api.arguments import (
+    Array,
+    Progress,
+    choice,
+    counted,
+    estimator_of,
+    levels_of,
+    number,
+    preparation_of,
+    whole,
+)
 from famecli.api.handle import Model as Model
 from famecli.checkpoints.checkpoint import WeightsKind, load_checkpoint
 from famecli.checkpoints.store import Store, checkpoint_file
@@ -19,7 +29,7 @@ from famecli.config.presets import SIZES, Size
 from famecli.config.resolve import Setting
 from famecli.data.dataset import Split, even_part, load_split, own_images
 from famecli.data.labels import Labels
-from famecli.data.preparation import AS_THEY_ARE, Preparation
+from famecli.data.preparation import Preparation
 from famecli.errors import ArgumentError, ArgumentTypeError
 from famecli.evaluation import comparison
 from famecli.evaluation.comparison import WAIVERS, Comparison, Waiver
@@ -138,7 +148,7 @@ def evaluate(
             offline=offline,
             levels=handle.config.levels,
             channels=handle.config.channels,
-            preparation=handle.checkpoint.provenance.prepared(preparation or AS_THEY_ARE, dataset),
+            preparation=handle.checkpoint.provenance.prepared(preparation_of(preparation), dataset),
         )
     else:
         own = levels_of(dataset, handle.config)
@@ -238,7 +248,7 @@ def train(
         preset=preset,
         dataset=dataset,
         data=_path(data),
-        preparing=preparation or AS_THEY_ARE,
+        preparing=preparation_of(preparation),
         size=size,
         conditional=conditional,
         settings=[Setting(*each) for each in (settings or {}).items()],
@@ -281,7 +291,9 @@ def train(
     return load(run.checkpoint, device=run.trainer.device)
 
 
-def compare(a: NllReport | AnyPath, b: NllReport | AnyPath, *, allow: Collection[Waiver] = ()) -> Comparison:
+def compare(
+    a: NllReport | AnyPath, b: NllReport | AnyPath, *, allow: Waiver | Collection[Waiver] = ()
+) -> Comparison:
     """Compare two models on the same images, image by image; differences are `a - b` in nats.
 
     Args:
@@ -295,13 +307,15 @@ def compare(a: NllReport | AnyPath, b: NllReport | AnyPath, *, allow: Collection
 
     Source: the paired t test, and the percentile bootstrap; see `famecli.evaluation.comparison.paired`.
     """
-    waived = frozenset(allow)
+    waived = frozenset([allow] if isinstance(allow, str) else allow)
     for word in waived:
         choice("allow", word, WAIVERS)
     first, second = _scores(a, "a"), _scores(b, "b")
     found = [(waiver, words) for waiver, words in comparison.differences(first, second)]
     if refused := [words for waiver, words in found if waiver not in waived]:
-        hint = "score both on the same images by the same estimator, or see allow"
+        hint = (
+            "score both on the same images by the same estimator, or pass allow=[...] with estimator or names"
+        )
         raise ArgumentError(f"a and b differ in {', '.join(refused)}", hint)
     return comparison.compare(first, second, waived)
 

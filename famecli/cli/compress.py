@@ -35,7 +35,7 @@ Part = Annotated[
     typer.Option(
         "--split",
         metavar="train|valid|test|all",
-        help="Without IMAGES: part of the data set (default: test).",
+        help="Without IMAGES: part of the data set (default: test; all of your own images).",
     ),
 ]
 Out = Annotated[
@@ -121,7 +121,7 @@ def compress(
     if names:
         stored, images = read_originals(loaded.model.config, names, preparing, output.note)
     else:
-        images = data.images(source, loaded, split or "test", output, preparing)
+        images = data.images(source, loaded, split or source.usual_split(loaded), output, preparing)
         most = len(images.pixels)
         numbers = range(first, most if limit is None else min(first + limit, most))
         if not numbers:

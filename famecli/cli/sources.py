@@ -18,7 +18,7 @@ from famecli.checkpoints.store import RUN_FILES, Store, checkpoint_file
 from famecli.cli.groups import Data, Dataset, Network, SplitName
 from famecli.config.presets import PRESETS
 from famecli.data.preparation import AS_THEY_ARE, Preparation
-from famecli.data.registry import dataset_info, shared_images
+from famecli.data.registry import FOLDER, dataset_info, shared_images
 from famecli.errors import UsageError
 from famecli.files import STDIN
 from famecli.output import Output
@@ -189,17 +189,22 @@ class ModelSource(CheckpointSource):
             FameError: Any error of `path` and `famecli.checkpoints.checkpoint.load_checkpoint`.
         """
         path = self.path(output)
-        from famecli.checkpoints.checkpoint import load_checkpoint, rounded
+        with output.waiting(f"loading {path}"):
+            from famecli.checkpoints.checkpoint import load_checkpoint, rounded
 
-        loaded = load_checkpoint(path, self.weights)
-        if half:
-            loaded = rounded(loaded)
-        loaded.model.on(device)
+            loaded = load_checkpoint(path, self.weights)
+            if half:
+                loaded = rounded(loaded)
+            loaded.model.on(device)
         kind = f"{self.weights} weights{', rounded' if half else ''}"
         named = self.checkpoint or self.dataset or self.model
         chosen = "" if named else ", the default, since none is named,"
         output.note(f"{loaded.model.config.preset} from {path} ({kind}){chosen} on {device}")
         return loaded
+
+    def usual_split(self, checkpoint: "Checkpoint") -> SplitName:
+        """Return the split whose images a user means: all of the user's own, else the test images."""
+        return "all" if (self.dataset or checkpoint.provenance.dataset) == FOLDER else "test"
 
     def dataset_of(self, checkpoint: "Checkpoint") -> str:
         """Return the requested data set, else the one that the model was trained on.

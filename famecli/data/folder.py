@@ -149,7 +149,7 @@ def read_folder(
         others = ", ".join(f"{size:,} {name}" for name, size in info.splits.items() if size)
         raise InputError(
             f"{path} has no images for the split {split}, but {others}",
-            f"choose another split, add images, or put them into folders {', '.join(SPLITS)}",
+            f"`split=all` takes all images; or add images, or put them into folders {', '.join(SPLITS)}",
         )
     by_name = {each.name: each for each in list_images([path]).images}
     pixels = np.empty((info.splits[split], *info.shape), np.uint8)

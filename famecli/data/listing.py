@@ -134,7 +134,7 @@ def file_and_array(path: str) -> tuple[str, str]:
     """
     file, _, array = (path, "", "") if os.path.exists(path) else path.partition(ARRAY_MARK)
     if not os.path.exists(file):
-        raise InputError(f"cannot read image {file}: no such file or folder")
+        raise InputError(f"cannot read images {file}: no such file or folder")
     return file, array
 
 

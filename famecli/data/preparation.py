@@ -1,7 +1,7 @@
 """Preparation of a user's images for a model, and the rule that splits them. No numpy here."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from famecli.errors import UsageError
 
@@ -40,17 +40,19 @@ class Preparation:
     rule: SplitRule = PIXELS
 
     def __post_init__(self) -> None:
+        if self.crop not in (None, *get_args(Crop)):
+            raise UsageError(f"`crop={self.crop}` is none of {', '.join(get_args(Crop))}")
         if self.resize is None and (self.crop is not None or self.pad):
             name = "crop" if self.crop is not None else "pad"
             raise UsageError(f"`{name}` is for resized images", "for example `resize=32`")
-        if self.resize is not None and not 1 <= self.resize <= LARGEST_RESIZE:
+        if self.resize is not None and self.resize not in range(1, LARGEST_RESIZE + 1):
             raise UsageError(f"`resize={self.resize}` is not a side from 1 to {LARGEST_RESIZE} pixels")
         if self.pad and self.crop == "center":
             raise UsageError("`pad` keeps the whole image, `crop=center` does not", "leave one of them out")
 
     def __str__(self) -> str:
         """Return the preparation in words; empty if the images stay as they are."""
-        words = ["converted"] if self.convert else []
+        words = ["converted where needed"] if self.convert else []
         if self.resize is not None:
             how = "padded" if self.pad else "stretched" if self.crop == "none" else "cropped"
             words.append(f"{how} and resized to {self.resize}x{self.resize}")

@@ -14,7 +14,7 @@ from famecli.data.image_files import ImageHeader, decode, image_header, nearest_
 from famecli.data.image_writers import to_uint8
 from famecli.data.listing import WHAT_IS_READ, StoredImage, list_images
 from famecli.data.preparation import Preparation
-from famecli.errors import InputError
+from famecli.errors import InputError, UsageError
 
 # Grey of unknown pixels.
 UNKNOWN = np.uint8(112)
@@ -173,7 +173,13 @@ def read_known(
 
     Raises:
         InputError: There is not one image.
+        UsageError: No row is left to draw.
     """
+    if mask is None and rows is not None and rows >= config.height:
+        raise UsageError(
+            f"`rows={rows}` leaves nothing to draw: the model's images have {config.height} rows",
+            f"for example `rows={config.height // 2}`",
+        )
 
     def one(path: str, channels: int) -> tuple[StoredImage, np.ndarray]:
         found = read_images([path], (channels, config.height, config.width), preparation)

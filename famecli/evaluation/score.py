@@ -228,9 +228,12 @@ def check_fits(checkpoint: Checkpoint, shape: tuple[int, int, int], levels: int,
     """
     config = checkpoint.model.config
     if (config.image_shape, config.levels) != (shape, levels):
+        square = config.height == config.width and shape[1:] != config.image_shape[1:]
+        hint = f"`resize={config.width}` fits your own images to this model" if square else ""
         raise ArgumentError(
             f"{checkpoint.source} is a model of {config.image_shape} images with {config.levels} levels, "
-            f"{name} has {shape} with {levels}"
+            f"{name} has {shape} with {levels}",
+            hint,
         )
 
 

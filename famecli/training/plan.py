@@ -19,7 +19,7 @@ from famecli.data.fetch import say_nothing
 from famecli.data.folder import describe, seen_with
 from famecli.data.preparation import PIXELS, SplitRule
 from famecli.data.registry import DATASETS, FOLDER, DatasetInfo
-from famecli.errors import FameError, UsageError
+from famecli.errors import FameError, InputError, UsageError
 from famecli.training.lock import check_unlocked
 from famecli.training.options import NEVER, TrainOptions
 from famecli.training.resume import (
@@ -134,8 +134,25 @@ def make_plan(
     named = found.named | ({} if images is None else {TOTAL_IMAGES: images})
     folder = options.out or default_folder(options, found.model, info.name, named)
     plan = Plan(options, info, found.model, found.train, folder, named).fitted(found.train)
+    if not fresh:
+        _check_counts(plan)
     begun = None if fresh or options.resume == NEVER else begun_with(plan.state)
     return plan if begun is None else _continued(plan, begun, settings)
+
+
+def _check_counts(plan: Plan) -> None:
+    """Check that the user's own images are enough for a batch and for a validation.
+
+    Raises:
+        InputError: They are too few.
+    """
+    train, valid, least = plan.info.splits["train"], plan.info.splits["valid"], plan.config.batch_size
+    if plan.info.family == FOLDER and (train < least or not valid):
+        raise InputError(
+            f"{plan.options.data} has {train:,} training and {valid:,} validation images: a training "
+            f"needs at least {least:,} and 1",
+            "add images; `batch_size` takes fewer training images; folders train and valid split by hand",
+        )
 
 
 def _with_first(
@@ -233,7 +250,10 @@ def _continued(plan: Plan, begun: Begun, settings: list[Setting]) -> Plan:
 def _described(options: TrainOptions, rule: SplitRule) -> DatasetInfo:
     name = options.dataset or DEFAULT_DATASET
     if options.dataset is None and str(options.preparing):
-        raise UsageError("only images of one's own are prepared", f"add `dataset={FOLDER}`")
+        raise UsageError(
+            f"images of {name}, the default data set, are taken as they are",
+            f"add `dataset={FOLDER}` for your own images",
+        )
     return describe(name, options.data, preparation=dataclasses.replace(options.preparing, rule=rule))
 
 

@@ -165,7 +165,7 @@ def check_values(begun: Begun, model: ModelConfig, config: TrainConfig, budget_s
         InputError: A value differs; the message names the key and both values.
     """
     refuse(begun.state, differences(to_dict(begun.model), to_dict(model), "model"))
-    train_on = f"{ANOTHER_RUN}; `init={begun.state.parent}` and another `out` train its model on"
+    train_on = f"continue with `init={begun.state.parent}` and another `out`; or `resume=False` to start over"
     hint = train_on if config.total_images > begun.config.total_images else ANOTHER_RUN
     refuse(begun.state, differences(to_dict(begun.config), to_dict(config), "train"), hint)
     if budget_s not in (None, begun.budget_s):

@@ -85,6 +85,7 @@ def make_trainer(
     if options.budget_s is not None:
         check_shared(group, plan.folder, int(plan.begun is not None))
     if plan.open_budget_s is not None:
+        note("measuring the speed of this machine")
         first = {name: value.clone() for name, value in trainer.state_tensors().items()}
         started_s, started_cpu_s = time.monotonic(), time.thread_time()
         with capacity.explain_failed_steps(trainer):
@@ -168,7 +169,8 @@ def begin(run: Run, plan: Plan, note: Note = say_nothing, first: Checkpoint | No
                 f"no saved state {plan.state}", "`resume` takes auto, never, or a state.safetensors"
             )
         run.resume(plan.state)
-        note(f"resumed at {trainer.images:,} images from {plan.state} in {trainer.precision}")
+        kind = "finished" if trainer.done else "resumed"
+        note(f"{kind} at {trainer.images:,} images from {plan.state} in {trainer.precision}")
     else:
         _give_first_weights(run, plan, note, first)
         run.clear()
