@@ -255,6 +255,20 @@ def test_init_starts_from_the_averaged_weights(train: Command) -> None:
     assert load_checkpoint(Path("second/last.safetensors"), "raw").weights_sha256 == averaged.weights_sha256
     outcome = train("vae", "--steps", 1, "-o", "third", "--init", "first/last.safetensors")
     (line,) = error_lines(outcome)
+    assert outcome.code == 2
+    assert "first/last.safetensors is a pixelcnn, not a vae" in line
+    outcome = train(
+        "pixelcnn",
+        "--set",
+        "decoder.kernel=5",
+        "--steps",
+        1,
+        "-o",
+        "third",
+        "--init",
+        "first/last.safetensors",
+    )
+    (line,) = error_lines(outcome)
     assert outcome.code == 3
     assert "the first weights are of another model" in line
 

@@ -162,6 +162,10 @@ def _with_first(
 
     That is the data set, and the preparation of the user's images. A run that has begun does not need the
     file of its first weights any more; there is no model then.
+
+    Raises:
+        UsageError: The first weights are of another preset.
+        FameError: Any error of `checkpoint_file` and `read_header`.
     """
     if options.init is None:
         return None, options
@@ -176,7 +180,13 @@ def _with_first(
     dataset = options.dataset or past.dataset
     prepared = past.prepared(options.preparing, dataset or DEFAULT_DATASET)
     completed = dataclasses.replace(options, dataset=dataset, preparing=prepared)
-    return model_in(metadata, str(path)), completed
+    first = model_in(metadata, str(path))
+    if options.preset not in (None, first.preset):
+        raise UsageError(
+            f"{options.init} is a {first.preset}, not a {options.preset}",
+            "leave the name of the model out, or `init`",
+        )
+    return first, completed
 
 
 def _is_base(first: ModelConfig, options: TrainOptions, info: DatasetInfo) -> bool:
