@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 WIDTH_OF_FILES = 4096
 ANY_TEXT = "famecli.any_text"
 MOST_PREVIEWED = 16
+# Seconds until the first line of long work that is not on a terminal.
+FIRST_LINE_S = 15.0
 LONGEST_ERROR = 2000
 # Least width of a column of folded text.
 LEAST_TEXT = 26
@@ -105,7 +107,7 @@ class Output:
         if self.quiet or not (tenths or self.errors.is_terminal):
             yield lambda done, text="": None
         elif not self.errors.is_terminal:
-            yield _Tenths(self, label, total)
+            yield Tenths(self, label, total)
         else:
             columns = (
                 TextColumn("{task.description}"),
@@ -198,20 +200,19 @@ def _encode_first(error: UnicodeError) -> tuple[str | bytes, int]:
     )
 
 
-class _Tenths:
-    """Progress as plain lines, one per tenth of the work."""
+class Tenths:
+    """Progress as plain lines: one per tenth of the work, in long work one more near its start."""
 
-    def __init__(self, output: Output, label: str, total: int) -> None:
+    def __init__(self, output: Output, label: str, total: int, first_line_s: float = FIRST_LINE_S) -> None:
         self.output, self.label, self.total = output, label, total
         self.done, self.tenth = 0, 0
-        self.started_s = time.monotonic()
+        self.started_s, self.first_line_s = time.monotonic(), first_line_s
 
     def __call__(self, done: int, text: str = "") -> None:
         self.done += done
-        tenth = 10 * self.done // max(1, self.total)
-        if tenth > self.tenth:
-            self.tenth = tenth
-            elapsed_s = time.monotonic() - self.started_s
+        tenth, elapsed_s = 10 * self.done // max(1, self.total), time.monotonic() - self.started_s
+        if tenth > self.tenth or elapsed_s > self.first_line_s:
+            self.tenth, self.first_line_s = tenth, math.inf
             self.output.note(f"{self.label}: {self.done}/{self.total} in {elapsed_s:.0f} s {text}".rstrip())
 
 

@@ -1,11 +1,11 @@
-"""Tables for people: what fits the width is shown whole, and what does not is named."""
+"""Tables and progress for people: what fits the width is shown whole, and what does not is named."""
 
 import io
 
 import pytest
 from rich.console import Console
 
-from famecli.output import FittedTable
+from famecli.output import FittedTable, Output, Tenths
 
 COLUMNS = ("name", "NLL", "size", "note")
 ROWS = [("a-long-name-of-weights", "79.66 +- 0.20 nats", "small", "words that may be folded into lines")]
@@ -43,3 +43,13 @@ def test_nothing_is_left_out_of_a_file() -> None:
     lines = shown(FittedTable("", COLUMNS, [(*ROWS[0][:3], "x" * 300)], right=False), 4096)
     assert lines[1].endswith("x" * 300)
     assert len(lines) == 2
+
+
+@pytest.mark.parametrize(("first_line_s", "told"), [(-1.0, [1, 100, 200, 300]), (60.0, [100, 200, 300])])
+def test_long_work_tells_its_pace_before_the_first_tenth(
+    first_line_s: float, told: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    advance = Tenths(Output(), "evaluating", 1000, first_line_s)
+    for _ in range(300):
+        advance(1)
+    assert capsys.readouterr().err.splitlines() == [f"evaluating: {done}/1000 in 0 s" for done in told]

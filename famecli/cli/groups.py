@@ -36,7 +36,7 @@ Data = Annotated[
     typer.Option(
         "--data",
         metavar="PATH",
-        help="Folder with the data set's files (or set FAME_DATA), or with --dataset folder your images.",
+        help="Folder with the data set's files (or set FAME_DATA), or your own images.",
     ),
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.", envvar="FAME_SEED")]
