@@ -265,7 +265,7 @@ def test_a_run_is_not_resumed_on_other_images(arrays: dict[str, Path], tmp_path:
     other = train_on(arrays["b"], "--steps", 4)
     assert other.code == 3
     assert "state.safetensors: this run began with folder (" in other.err
-    assert "hint: choose another --out, or --resume never to start over" in other.err
+    assert "hint: train on these with --init and another --out; or --resume never to start over" in other.err
     changed = {path.name for path in Path("run").iterdir() if path.read_bytes() != kept[path.name]}
     assert changed <= {LOCK}
     moved = tmp_path / "elsewhere.npy"

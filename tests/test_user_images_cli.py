@@ -237,5 +237,5 @@ def test_first_weights_bring_their_model_their_data_set_and_its_preparation(mode
     assert "height = 4" in fame(*more, "--data", "in", "--resize", "4", "--print-config").text
     wider = fame(*more, "--data", "in", "--set", "decoder.layers=2", "--print-config").text
     assert "layers = 2" in wider
-    assert 'preset = "vae"' in fame("train", "vae", *more[1:], "--data", "in", "--print-config").text
+    assert "run is a pixelcnn, not a vae" in error_of(2, "train", "vae", *more[1:], "--data", "in")
     assert "layers = 8" in fame(*more, "--data", "in", "--size", "small", "--print-config").text

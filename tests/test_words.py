@@ -224,6 +224,7 @@ def test_files_do_not_go_with_words_about_other_images(
 WRONG = [
     ("train vae --config fame.toml", 2, "fame.toml has model.preset = 'fame', not vae"),
     ("train vae --init fame-mnist", 2, "fame-mnist is a fame, not a vae"),
+    ("train vae --config fame.toml --data photos", 2, "fame.toml has model.preset = 'fame', not vae"),
     ("train vae --size huge", 2, "huge"),
     ("train vae --images 3 --epochs 2", 2, "exclude each other"),
     ("train vae --set decoder.layers=none", 3, "decoder: layers"),

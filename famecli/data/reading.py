@@ -21,7 +21,7 @@ UNKNOWN = np.uint8(112)
 # Least byte of a mask's image that counts as white.
 WHITE = 128
 # Largest number of images that a line names.
-MOST_NAMED = 5
+MOST_NAMED = 3
 
 
 @dataclass(frozen=True)

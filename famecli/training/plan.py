@@ -110,8 +110,6 @@ def make_plan(
         check_unlocked(options.out)
     first, options = _with_first(options, report)
     info, settings = _described(options, PIXELS), _settings(options)
-    if options.data is not None and info.family != FOLDER and not fresh:
-        locate(info, options.data)
 
     def resolved(info: DatasetInfo) -> Resolved:
         size = options.size or DEFAULT_SIZE
@@ -130,14 +128,18 @@ def make_plan(
         found = resolved(info)
     _check_model(options, found)
     _check_conditional(options, found.model, options.config or "`settings`")
+    if options.data is not None and info.family != FOLDER and not fresh:
+        locate(info, options.data)
     images = _total_images(options, info, found.train)
     named = found.named | ({} if images is None else {TOTAL_IMAGES: images})
     folder = options.out or default_folder(options, found.model, info.name, named)
     plan = Plan(options, info, found.model, found.train, folder, named).fitted(found.train)
+    begun = None if fresh or options.resume == NEVER else begun_with(plan.state)
+    if begun is not None:
+        return _continued(plan, begun, settings)
     if not fresh:
         _check_counts(plan)
-    begun = None if fresh or options.resume == NEVER else begun_with(plan.state)
-    return plan if begun is None else _continued(plan, begun, settings)
+    return plan
 
 
 def _check_counts(plan: Plan) -> None:

@@ -7,7 +7,8 @@ from famecli.checkpoints.provenance import FirstWeights, TrainingData
 from famecli.config.schema import Precision, build
 from famecli.data.preparation import TENTH, SplitRule
 from famecli.errors import InputError
-from famecli.training.resume import ANOTHER_RUN
+
+OTHER_IMAGES = "train on these with `init` and another `out`; or `resume=False` to start over"
 
 
 @dataclass(frozen=True)
@@ -68,4 +69,4 @@ class Progress:
             InputError: They are others.
         """
         if self.data is not None and now is not None and self.data != now:
-            raise InputError(f"this run began with {self.data}, now it is {now}", ANOTHER_RUN)
+            raise InputError(f"this run began with {self.data}, now it is {now}", OTHER_IMAGES)
