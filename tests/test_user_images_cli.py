@@ -103,7 +103,8 @@ def test_a_training_records_the_preparation_and_later_commands_follow_it(model: 
     assert done.code == 0, done.err
     assert "60 images of 8x8" in done.err
     assert "by a hash of the pixels" in done.err
-    assert "folder, cropped and resized to 8x8" in fame("info", "run").text
+    count = result_of("info", "run")["provenance"]["data"]["train_images"]
+    assert f"folder, {count} training images, cropped and resized to 8x8" in fame("info", "run").text
     assert "| preparation | cropped and resized to 8x8 |" in fame("info", "run", "--card").text
     assert fame("report", "run", "--samples", "0", "-o", "r.md").code == 0
     assert "the images of the data set folder were not given." in Path("r.md").read_text()

@@ -150,6 +150,12 @@ class Provenance(PastTraining):
         return asked.following(self.preparation or Preparation(rule=TENTH if older else PIXELS))
 
     @property
+    def trained_on(self) -> str:
+        """Data set, number of training images and preparation, in words; empty if nothing is recorded."""
+        count = "" if self.data is None else f"{self.data.train_images:,} training images"
+        return ", ".join(filter(None, [self.dataset, count, str(self.preparation or "")]))
+
+    @property
     def past(self) -> tuple[PastTraining, ...]:
         """Trainings of the initial weights, in order."""
         return () if self.init is None else self.init.past

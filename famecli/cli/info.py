@@ -95,7 +95,7 @@ def _rows(described: Description) -> list[tuple[str, str]]:
         *((("classes", f"{len(model.classes)}: {', '.join(model.classes)}"),) if model.classes else ()),
         ("stages", "; ".join(map(_stage, model.stages)) or "none"),
         ("decoder", ", ".join(f"{key} {value}" for key, value in to_dict(model.decoder).items())),
-        ("trained on", ", ".join(filter(None, [str(past.dataset), str(past.preparation or "")]))),
+        ("trained on", past.trained_on or "not recorded"),
         ("images seen", f"{past.images_seen:,} in {past.steps or 0:,} steps"),
         *((("before that", in_words(past.past)),) if past.past else ()),
         (

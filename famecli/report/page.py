@@ -216,7 +216,7 @@ def _run_row(facts: RunFacts) -> tuple[str, ...]:
     return (
         facts.name,
         facts.model.preset,
-        facts.dataset or UNKNOWN,
+        facts.provenance.trained_on or UNKNOWN,
         UNKNOWN if facts.parameters is None else f"{facts.parameters:,}",
         UNKNOWN if facts.images_seen is None else f"{facts.images_seen:,}",
         UNKNOWN if facts.hours is None else _time(facts.hours),
