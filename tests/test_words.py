@@ -266,6 +266,8 @@ WRONG = [
     ("sample -o fame.toml", 3, "fame.toml"),
     ("reconstruct foo", 2, "called foo"),
     ("reconstruct --interpolate 1 --x", 2, "--interpolate"),
+    ("reconstruct pixelcnn-mnist", 2, "a pixelcnn has no latents to reconstruct from"),
+    ("reconstruct fame-mnist --keep-layers 9", 2, "--keep-layers 9: the model has 2 stochastic layers"),
     ("compress foo", 2, "called foo"),
     ("compress --resize 8", 2, "--dataset folder"),
     ("evaluate-nll --resize 8", 2, "--dataset folder"),

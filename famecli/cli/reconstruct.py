@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from famecli.checkpoints.description import model_in
+from famecli.checkpoints.header import Header
 from famecli.cli.grouping import grouped
 from famecli.cli.groups import (
     MOST_IMAGES,
@@ -118,8 +120,8 @@ def reconstruct(
     source, names = source.with_images(files)
     check_files(images.force, latents)
     _check_ends(interpolate, names)
-    for_classes = "" if labels is None else "--class"
-    data.check(source, output, split, for_classes, preparing, unused=bool(names or interpolate))
+    for_classes, unused = "" if labels is None else "--class", bool(names or interpolate)
+    _check_layers(data.check(source, output, split, for_classes, preparing, unused=unused), keep_layers)
     # Deferred: torch takes seconds to load, and the checks above need none.
     from famecli.checkpoints.checkpoint import save_tensors
     from famecli.data.image_writers import levels_to_bytes
@@ -161,6 +163,12 @@ def reconstruct(
         )
     if target.name != "-":
         output.result(document, target.name)
+
+
+def _check_layers(header: Header | None, keep_layers: int | None) -> None:
+    """Check before torch is loaded that a known model has the layers; see `ModelConfig.check_layers`."""
+    if header is not None:
+        model_in(header.metadata, "the checkpoint").check_layers(keep_layers)
 
 
 def _note_idle_latents(model: "Fame", originals: Originals, seed: int, output: Output) -> None:

@@ -234,8 +234,10 @@ class DataSource:
         asked: Preparation = AS_THEY_ARE,
         *,
         unused: bool = False,
-    ) -> None:
-        """Find the model and check the source of the images before torch is loaded.
+    ) -> Header | None:
+        """Find the model, check the source of the images before torch is loaded, and return the header.
+
+        The header is None where `CheckpointSource.check` returns None.
 
         Args:
             source: Source of the model.
@@ -255,12 +257,13 @@ class DataSource:
             self._check_stdin(source, split)
         header = source.check(output, for_classes)
         if header is None or unused or self.data is not None:
-            return
+            return header
         if name := source.dataset or parse_provenance(header.metadata).dataset:
             # Deferred: needs numpy, which `fame --help` does without.
             from famecli.data.folder import describe
 
             describe(name, preparation=asked)
+        return header
 
     def _check_stdin(self, source: CheckpointSource, split: str | None) -> None:
         if source.checkpoint == str(STDIN):

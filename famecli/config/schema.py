@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, TypeVar
 
-from famecli.errors import ConfigError, truncate
+from famecli.errors import ArgumentError, ConfigError, truncate
 
 # Largest number in untrusted input: axes of charts would overflow beyond it.
 LARGEST_NUMBER = 1e15
@@ -186,6 +186,22 @@ class ModelConfig:
     def stochastic_layers(self) -> int:
         """Number of stages with latents."""
         return sum(stage.latents > 0 for stage in self.stages)
+
+    def check_layers(self, keep_layers: int | None) -> None:
+        """Check that the model has latents, and at least `keep_layers` layers of them.
+
+        Raises:
+            ArgumentError: The model has no latents, or fewer layers.
+        """
+        if not self.stochastic_layers:
+            raise ArgumentError(
+                f"a {self.preset} has no latents to reconstruct from",
+                "fame sample with `complete`, or Model.complete, draws the rest of an image",
+            )
+        if keep_layers is not None and keep_layers > self.stochastic_layers:
+            raise ArgumentError(
+                f"`keep_layers={keep_layers}`: the model has {self.stochastic_layers} stochastic layers"
+            )
 
     def resolutions(self) -> list[tuple[int, int]]:
         """Rows and columns of each stage, from the patches upwards; odd sides are rounded up when halved."""

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from famecli.errors import ArgumentError
 from famecli.grids import Layout
 from famecli.model.fame import Draw, Fame, labels_on
 from famecli.rng import ImageNoise, Noise, image_uniforms
@@ -58,7 +57,7 @@ def reconstruct(
     Raises:
         ArgumentError: The model has no latents, or fewer than `settings.keep_layers` layers.
     """
-    check_layers(model, settings.keep_layers)
+    model.config.check_layers(settings.keep_layers)
     decoder = ImageDecoder(model, decoder_output=settings.decoder_output)
     found = []
     for sample in range(settings.samples):
@@ -95,7 +94,7 @@ def interpolate(
     Raises:
         ArgumentError: The model has no latents, or fewer than `settings.keep_layers` layers.
     """
-    check_layers(model, settings.keep_layers)
+    model.config.check_layers(settings.keep_layers)
     decoder = ImageDecoder(model, decoder_output=settings.decoder_output)
     of_steps = None if labels is None else labels[(2 * np.arange(steps) >= steps).astype(int)]
     _, batch, _ = next(_padded(ends))
@@ -125,22 +124,6 @@ def _between(draws: list[Draw], steps: int, batch: int) -> Noise:
         return between
 
     return normal
-
-
-def check_layers(model: Fame, keep_layers: int | None) -> None:
-    """Check that `model` has latents, and at least `keep_layers` layers of them.
-
-    Raises:
-        ArgumentError: The model has no latents, or fewer layers.
-    """
-    layers = model.config.stochastic_layers
-    if not layers:
-        raise ArgumentError(
-            f"a {model.config.preset} has no latents to reconstruct from",
-            "fame sample with `complete`, or Model.complete, draws the rest of an image",
-        )
-    if keep_layers is not None and keep_layers > layers:
-        raise ArgumentError(f"`keep_layers={keep_layers}`: the model has {layers} stochastic layers")
 
 
 @torch.no_grad()
