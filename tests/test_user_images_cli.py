@@ -32,13 +32,18 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return save_model(tmp_path / "m.safetensors", "pixelcnn", (1, 8, 8), 256, facts=FACTS)
 
 
+def latent_model() -> Path:
+    return save_model(Path("v.safetensors"), "vae", (1, 8, 8), 256, facts=FACTS)
+
+
 def commands(model: Path, images: str, one: str) -> list[list[str | Path]]:
+    latent = latent_model()
     return [
         ["evaluate-nll", model, *FOLDER, images],
         ["evaluate-nll", model, images],
         ["train", "pixelcnn", *FOLDER, images, "-o", "run", *SMALL],
-        ["reconstruct", model, *FOLDER, images, "-o", "r.png"],
-        ["reconstruct", model, images, "-o", "r.png"],
+        ["reconstruct", latent, *FOLDER, images, "-o", "r.png"],
+        ["reconstruct", latent, images, "-o", "r.png"],
         ["sample", model, "--complete", one, "--rows", "4", "-n", "1", "-o", "s.png"],
         ["sample", model, "--complete", "fine.png", "--mask", one, "-n", "1", "-o", "s.png"],
         ["compress", model, images, "-o", "x.fame"],
@@ -70,8 +75,7 @@ def test_every_command_lists_alike(model: Path) -> None:
     mixed(Path("mixed"))
     assert result_of("compress", model, "mixed", "-o", "x.fame")["images"] == 40
     assert result_of("evaluate-nll", model, "mixed")["data"]["images"] == 40
-    latent = save_model(Path("v.safetensors"), "vae", (1, 8, 8), 256, facts=FACTS)
-    made = result_of("reconstruct", latent, "mixed", "-o", "r.png")
+    made = result_of("reconstruct", latent_model(), "mixed", "-o", "r.png")
     assert len(made["images"]) == 40
     done = fame("evaluate-nll", model, "--data", "mixed")
     # This model does not record how its images were split, so every tenth one is test.
@@ -202,7 +206,9 @@ def test_preparations_are_for_images_of_ones_own(model: Path, words: list[str], 
 
 def test_a_checkpoint_among_images_and_other_words_get_hints(model: Path) -> None:
     save(Path("a.png"), GREYS[0])
-    assert "name the checkpoint first" in error_of(3, "reconstruct", model, "a.png", model, "-o", "r.png")
+    assert "name the checkpoint first" in error_of(
+        3, "reconstruct", latent_model(), "a.png", model, "-o", "r.png"
+    )
     save_all(Path("many"), GREYS[:3])
     assert "many has 3 images, expected one" in error_of(
         3, "sample", model, "--complete", "many", "--rows", "2", "-o", "s.png"
