@@ -48,7 +48,7 @@ class Output:
     Args:
         json: Print the result as one JSON document.
         quiet: Print only the main value of the result, and no notes.
-        wording: Function that words a library's message for the command.
+        wording: Function that puts a library's message into the command's words.
     """
 
     def __init__(

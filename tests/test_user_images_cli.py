@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support.commands import error_of, fame, result_of, save_model
+from support.commands import error_of, fame, result_of, save_model, use_small_mnist
 from support.user_images import COLOURS, GREYS, mixed, save, save_all
 
 SMALL = [
@@ -160,10 +160,17 @@ def test_too_few_images_for_a_training_are_told_at_once(model: Path, words: list
     assert not Path("run").exists()
 
 
-def test_a_split_without_images_and_a_wrong_size_have_a_way_out(model: Path) -> None:
+def test_a_split_without_images_and_a_wrong_size_have_a_way_out(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save(Path("in/a.png"), GREYS[0])
     assert "hint: --split all takes all images" in error_of(3, "evaluate-nll", model, *FOLDER, "in")
     assert "hint: --resize 8 fits" in error_of(2, "evaluate-nll", model, "in", "--resize", "4")
+    assert "hint: --resize 8 fits" in error_of(
+        2, "evaluate-nll", model, "--data", "in", "--resize", "4", "--split", "all"
+    )
+    use_small_mnist(Path("data"), monkeypatch)
+    assert "hint" not in error_of(2, "evaluate-nll", model, "--dataset", "mnist")
 
 
 def test_compress_changes_images_only_when_told_and_says_so(model: Path) -> None:

@@ -18,7 +18,7 @@ from famecli.data.dataset import FixedLevels, ImageSplit, Split, count_seen, fix
 from famecli.data.folder import seen_with
 from famecli.data.image_writers import bits_to_uint8, levels_to_bytes, open_writer
 from famecli.data.labels import Labels, labels_in, labels_of, labels_or_random
-from famecli.data.registry import FOLDER, dataset_info
+from famecli.data.registry import DATASETS, FOLDER, dataset_info
 from famecli.errors import ArgumentError, InputError
 from famecli.evaluation.report import NllReport, part_numbers
 from famecli.model.fame import Fame
@@ -228,8 +228,9 @@ def check_fits(checkpoint: Checkpoint, shape: tuple[int, int, int], levels: int,
     """
     config = checkpoint.model.config
     if (config.image_shape, config.levels) != (shape, levels):
-        square = config.height == config.width and shape[1:] != config.image_shape[1:]
-        hint = f"`resize={config.width}` fits your own images to this model" if square else ""
+        own, square = name == FOLDER or name not in DATASETS, config.height == config.width
+        fits = own and square and shape[1:] != config.image_shape[1:]
+        hint = f"`resize={config.width}` fits your own images to this model" if fits else ""
         raise ArgumentError(
             f"{checkpoint.source} is a model of {config.image_shape} images with {config.levels} levels, "
             f"{name} has {shape} with {levels}",

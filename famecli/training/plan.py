@@ -153,7 +153,7 @@ def _check_counts(plan: Plan) -> None:
         raise InputError(
             f"{plan.options.data} has {train:,} training and {valid:,} validation images: a training "
             f"needs at least {least:,} and 1",
-            "add images; `batch_size` takes fewer training images; folders train and valid split by hand",
+            "add images; `batch_size` takes fewer training images; folders train and valid choose the parts",
         )
 
 

@@ -23,6 +23,7 @@ RUNS = Path("runs")
 STATE = "state.safetensors"
 STATE_SCHEMA = "famecli/state/1"
 ANOTHER_RUN = "choose another `out`, or `resume=False` to start over"
+OTHER_IMAGES = "train on these with `init` and another `out`; or `resume=False` to start over"
 
 
 @dataclass(frozen=True)
