@@ -48,10 +48,12 @@ def larger(config: ModelConfig) -> ModelConfig:
 
 
 def like_fresh(model: Fame) -> Fame:
-    """Return a model with the zeros of fresh ones in its residual blocks."""
+    """Return a model with the zeros of fresh ones in its residual blocks and positions."""
     for block in [b for s in model.stages for b in (*s.up_blocks, *s.down_blocks)]:
         torch.nn.init.zeros_(block.conv2.weight)
         torch.nn.init.zeros_(block.conv2.bias)
+    if model.config.decoder.positions:
+        torch.nn.init.zeros_(model.decoder.position)
     return model
 
 
@@ -107,6 +109,7 @@ def test_patches_grow_pixel_by_pixel(preset: str, patch: int) -> None:
 
 
 ATTENTION = {"attention": (2,), "heads": 2, "attention_width": 8}
+PLACED = ATTENTION | {"positions": True}
 
 
 @pytest.mark.parametrize("patch", [1, 2])
@@ -121,6 +124,16 @@ def test_attention_grows_as_the_identity(
     for number in more:
         block = target.decoder.layers[number - 1].attention
         assert bool((block.out.weight == 0).all()) == (number != 2)
+
+
+@pytest.mark.parametrize("preset", ["fame", "fame-no-concat", "pixelcnn"])
+@pytest.mark.parametrize("before", [False, True])
+def test_positions_grow_as_zeros_or_stay(preset: str, before: bool) -> None:
+    source = changed(preset_model(preset, (1, 6, 5), 2), normalised=False, patch=2, positions=before)
+    target = assert_grows(source, with_decoder(larger(source.config), positions=True))
+    own = source.decoder.position if before else torch.zeros(())
+    width = source.config.decoder.width
+    assert torch.equal(target.decoder.position[:, :width], own.expand_as(target.decoder.position[:, :width]))
 
 
 @pytest.mark.parametrize("normalised", [False, True])
@@ -215,6 +228,7 @@ OTHERS: dict[str, tuple[bool, Callable[[ModelConfig], ModelConfig], str]] = {
     "no patch": (False, lambda c: with_decoder(c, patch=1), "decoder.patch is 2 in the first weights and 1"),
     "less": (False, lambda c: with_decoder(c, attention=()), r"decoder.attention lacks layers of \[2\]"),
     "other": (False, lambda c: with_decoder(c, attention=(1,)), r"decoder.attention lacks layers of \[2\]"),
+    "positions": (False, lambda c: with_decoder(c, positions=False), "decoder.positions is on in the first"),
     "lag": (False, lambda c: with_decoder(c, lag=3), "decoder.lag is 2 in the first weights"),
     "heads": (False, lambda c: with_decoder(c, heads=4), "decoder.heads is 2 in the first weights and 4"),
     "features": (
@@ -241,7 +255,7 @@ OTHERS: dict[str, tuple[bool, Callable[[ModelConfig], ModelConfig], str]] = {
 def test_what_would_be_another_function_is_refused_by_its_key(
     normalised: bool, change: Callable[[ModelConfig], ModelConfig], message: str
 ) -> None:
-    source = changed(preset_model("fame"), normalised=normalised, patch=2, **ATTENTION)
+    source = changed(preset_model("fame"), normalised=normalised, patch=2, **PLACED)
     with pytest.raises(InputError, match=message):
         first_weights(source, Fame(change(source.config)))
 

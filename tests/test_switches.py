@@ -19,7 +19,7 @@ from famecli.model.fame import Fame
 from famecli.model.layers import normalise
 
 NEW_KEYS = {"normalised", "bounded_latents"}
-NEW_DECODER_KEYS = {"patch", "attention", "heads", "attention_width"}
+NEW_DECODER_KEYS = {"patch", "attention", "heads", "attention_width", "positions"}
 RAW = [sign * value for value in (0.0, 1e-30, 1e-3, 0.5, 4.0, 30.0, 1e4, 1e30) for sign in (1, -1)]
 
 
@@ -132,6 +132,8 @@ def test_normalised_windows_do_not_see_the_size_of_their_input() -> None:
         {"patch": 4, "autoregressive": False, "condition": 3},
         {"attention": (2,), "layers": 3, "kernel": 5},
         {"layers": 0, "patch": 2},
+        {"patch": 2, "positions": True},
+        {"patch": 4, "autoregressive": False, "condition": 3, "positions": True},
     ],
     ids=str,
 )

@@ -25,6 +25,7 @@ ATTENTION = {"patch": 2, "attention": (2,)}
 BOTH = {"patch": 2, "attention": (1, 2)}
 LARGE = {"patch": 4, "attention": (1,)}
 SINGLE = {"attention": (1, 2)}
+PLACED = {"patch": 2, "positions": True}
 STEP = "change of a parameter by pixels of the same step"
 SLOPE = "derivative of parameters by pixels of the same step"
 ROWS = "change of a parameter by rows below"
@@ -49,8 +50,9 @@ def model_of(
         (BITS, BOTH, False),
         (BITS, LARGE, True),
         (BITS, SINGLE, True),
+        (BITS, PLACED, False),
         (COLOURS, PATCHES, True),
-        (COLOURS, BOTH, False),
+        (COLOURS, BOTH | PLACED, True),
         (COLOURS, LARGE, False),
     ],
 )
@@ -66,7 +68,7 @@ def test_models_with_patches_and_attention_pass_every_check(
 
 @pytest.mark.parametrize("shape", [BITS, COLOURS], ids=["bernoulli", "mixture"])
 def test_blind_models_of_patches_pass_every_check(shape: tuple[int, int, int]) -> None:
-    model = model_of(shape, PATCHES | {"autoregressive": False}, latents=True)
+    model = model_of(shape, PLACED | {"autoregressive": False}, latents=True)
     for result in run_checks(Subject(model, samples=32), MODEL_CHECKS):
         assert result.verdict == "passed", result
     assert failures("code", model) == []
@@ -94,6 +96,8 @@ CASES = [
     ("normalisation", COLOURS, PATCHES, broken.scored_padding, "minus that of the pixels"),
     ("sampler", BITS, ATTENTION, broken.keys_one_place_later, PASS),
     ("sampler", COLOURS, BOTH, broken.keys_one_place_later, PASS),
+    ("sampler", BITS, PLACED, broken.positions_one_patch_later, PASS),
+    ("sampler", COLOURS, PLACED, broken.positions_one_patch_later, "float64, off their quantile"),
     ("sampler", BITS, BOTH, broken.stale_keys, PASS),
     ("sampler", BITS, SINGLE, broken.stale_keys, "float64, off their quantile"),
     ("sampler", BITS, ATTENTION, broken.padding_of_the_border, PASS),

@@ -122,6 +122,7 @@ def _decoder_parameters(decoder: DecoderConfig, values: int, outputs: int, place
     inner = decoder.attention_features
     attention = width * places + _conv(width, 3 * inner, 1) + _conv(inner, width, 1)
     layers = decoder.layers * layer + len(decoder.attention) * attention
+    first += width * places if decoder.positions else 0
     return first + layers + earlier + pixels * (_conv(width, width, 1) + _conv(width, outputs, 1))
 
 

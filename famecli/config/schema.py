@@ -84,6 +84,7 @@ class DecoderConfig:
     attention: tuple[int, ...] = described("layers, from 1, that are followed by an attention block", ())
     heads: int = ranged(1, 64, "heads of an attention block", 4)
     attention_width: int = ranged(0, 4096, "features of queries, of keys and of values; 0: `width`", 0)
+    positions: bool = described("whether a learned map of positions is added to the first features", False)
 
     @property
     def attention_features(self) -> int:

@@ -96,18 +96,14 @@ class AttentionMemory:
 
     def __init__(self, block: PackedAttention, plan: Plan, batch: int, extra: int) -> None:
         self.block, self.batch = block, batch
-        order = plan.patch_order(block.position.shape[2])
-        index = torch.tensor(order, device=block.position.device)
-        position = block.position.flatten(1).index_select(1, index)
-        self.position = torch.cat([position, position.new_zeros(len(position), extra)], dim=1).unsqueeze(2)
+        self.position = _in_wave_order(block.position, plan, extra)
         features = block.project.shape[0] // (3 * block.heads)
-        self.cache = block.position.new_zeros(2, batch, block.heads, len(order), features)
+        self.cache = block.position.new_zeros(2, batch, block.heads, len(plan.patches), features)
 
     def attend(self, views: WaveViews) -> None:
         """Store the keys and values of a wave's patches, and add attention's output to their features."""
         block, wave, batch = self.block, views.wave, self.batch
-        patches = slice(wave.offset, wave.offset + views.h.shape[1] // batch)
-        views.activations.unflatten(1, (-1, batch)).add_(self.position[:, patches])
+        _add_positions(views.activations, self.position, wave, batch)
         # With features last, (patches * batch, 3 * inner), each head is copied in one piece.
         projected = torch.mm(views.ones.t(), block.project.t())[: wave.count * batch]
         places = projected.view(wave.count, batch, 3, block.heads, -1).permute(2, 1, 3, 0, 4)
@@ -155,6 +151,9 @@ class WavefrontWorkspace(Workspace):
         self.work = largest * len(plan.patches) * batch // len(plan.waves)
         self.condition = like.new_ones(like.shape[1], len(plan.patches) + rows - 1, batch)
         self.start = like.new_zeros(like.shape[0] * widest)
+        self.position = (
+            None if weights.position is None else _in_wave_order(weights.position, plan, rows - 1)
+        )
         self.sums = like.new_zeros(len(weights.head1) * widest)
         self.parameters = like.new_zeros(weights.head2.shape[1] * widest)
         self.ones = like.new_ones(width + 1, widest)
@@ -208,6 +207,8 @@ class WavefrontWorkspace(Workspace):
         if weights.pixels > 1:
             self.image.clear_slot(wave)
         multiply.write(weights.start, views.condition, views.start)
+        if self.position is not None:
+            _add_positions(h, self.position, wave, self.batch)
         for run, taps in zip(weights.first, views.taps, strict=True):
             multiply.add(run.weight, taps, h)
         for run, taps in zip(weights.past, views.past, strict=True):
@@ -272,6 +273,19 @@ class WavefrontWorkspace(Workspace):
             seen=None if self.seen is None else self.seen[patches, keys],
             mixed=self.mixed[:columns],
         )
+
+
+def _in_wave_order(position: Tensor, plan: Plan, extra: int) -> Tensor:
+    """Return a map of positions `(width, rows, columns)` in wave order, `(width, patches + extra, 1)`."""
+    index = torch.tensor(plan.patch_order(position.shape[2]), device=position.device)
+    ordered = position.flatten(1).index_select(1, index)
+    return torch.cat([ordered, ordered.new_zeros(len(ordered), extra)], dim=1).unsqueeze(2)
+
+
+def _add_positions(features: Tensor, position: Tensor, wave: Wave, batch: int) -> None:
+    """Add positions, from `_in_wave_order`, to the features of a wave, `(width, patches * batch)`."""
+    patches = slice(wave.offset, wave.offset + features.shape[1] // batch)
+    features.unflatten(1, (-1, batch)).add_(position[:, patches])
 
 
 def _seen(plan: Plan, lag: int, like: Tensor) -> Tensor:

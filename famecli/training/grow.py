@@ -28,7 +28,7 @@ def first_weights(source: Fame, target: Fame) -> dict[str, Tensor]:
 
     Feature maps of `source` come first and do not depend on the new ones. New taps are zero: those of larger
     windows, and those that only the lag of `target` unmasks. New gated layers, residual blocks, attention
-    blocks and classes add nothing. New feature maps keep the random weights of `target`, so that training can
+    blocks, positions and classes add nothing. New feature maps keep the random weights of `target`, so that training can
     use them. Equal models get the weights unchanged.
 
     Args:
@@ -111,6 +111,8 @@ def _other_function(source: ModelConfig, target: ModelConfig) -> str:
         return "the first weights have other classes"
     if old.patch != new.patch:
         return f"decoder.patch is {old.patch} in the first weights and {new.patch} here"
+    if old.positions and not new.positions:
+        return "decoder.positions is on in the first weights and off here"
     if not set(old.attention) <= set(new.attention):
         return f"decoder.attention lacks layers of {list(old.attention)}, which the first weights have"
     if old.attention and old.lag != new.lag:
@@ -160,5 +162,6 @@ def _without_sizes(config: ModelConfig) -> dict[str, Any]:
         attention=(),
         heads=1,
         attention_width=0,
+        positions=False,
     )
     return to_dict(dataclasses.replace(config, decoder=decoder, stages=stages, classes=()))

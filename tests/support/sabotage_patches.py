@@ -130,6 +130,15 @@ def keys_one_place_later(model: Fame, patch: pytest.MonkeyPatch) -> None:
     change_keys(patch, lambda keys, before: keys.roll(1, dims=2))
 
 
+def positions_one_patch_later(model: Fame, patch: pytest.MonkeyPatch) -> None:
+    """Add to the features of a patch the position of the one before it, in the sampler."""
+
+    def ordered(original: Callable[..., Tensor], *args: object) -> Tensor:
+        return original(*args).roll(1, dims=1)
+
+    wrap(patch, wavefront, "_in_wave_order", ordered)
+
+
 def stale_keys(model: Fame, patch: pytest.MonkeyPatch) -> None:
     """Keep the old value in place of the first key of a wave."""
     change_keys(patch, lambda keys, before: torch.cat([before[:, :, :1], keys[:, :, 1:]], dim=2))

@@ -71,6 +71,7 @@ def make_case(seed: int, dtype: torch.dtype = torch.float64, batch: int | None =
         attention=tuple(layer + 1 for layer in range(layers) if pick.random() < 0.4),
         heads=pick.choice([1, 2]),
         attention_width=pick.choice([2, 6]),
+        positions=bool(seed % 2),
     )
     height, width = pick.sample({1: range(1, 6), 2: range(1, 8), 4: (3, 5, 6, 7, 9)}[sizes.patch], 2)
     batch = batch or pick.randint(1, 3)
