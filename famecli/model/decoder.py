@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from famecli.config.schema import ModelConfig
-from famecli.model.layers import EMBEDDING_SCALE, CausalAttention, CausalConv2d, activate, gate, sees
+from famecli.model.layers import POSITION_SCALE, CausalAttention, CausalConv2d, activate, gate, sees
 
 
 def grid_of(height: int, width: int, patch: int) -> tuple[int, int]:
@@ -93,8 +93,8 @@ class Decoder(nn.Module):
     All layers work on the grid of patches. Patches are ordered by wavefront, the pixels of a patch in raster
     order. A patch of one pixel has no earlier pixels.
 
-    With `positions` a learned map, which starts at zero, tells the first features where they are. It is stored
-    divided by `EMBEDDING_SCALE`.
+    With `positions` a learned map is added to the first features. It starts at zero, and is stored divided by
+    `POSITION_SCALE`.
 
     Without `autoregressive` the first layer reads the condition in place of the image, no window is masked,
     and the head sees no pixels: pixels are independent given the latents ("No Concatenation").
@@ -181,7 +181,7 @@ class Decoder(nn.Module):
             patches = to_patches(image, self.config.patch)
         h = self.first(condition if patches is None else patches)
         if self.config.positions:
-            h = h + EMBEDDING_SCALE * self.position.to(h.dtype)
+            h = h + POSITION_SCALE * self.position.to(h.dtype)
         seen = sees(self.places[0], self.places[1], self.config.lag) if self.config.attention else None
         for layer in self.layers:
             h = layer(h, condition, seen)

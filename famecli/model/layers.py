@@ -14,9 +14,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 SMALLEST_SQUARE = 1e-6
-# Embeddings are stored divided by this: AdamW moves all weights at the same pace, and features are that
-# much larger than weights.
-EMBEDDING_SCALE = 10.0
+# Embeddings are stored divided by these: AdamW moves all weights at the same pace, and features are that much
+# larger than weights.
+LABEL_SCALE, POSITION_SCALE = 10.0, 30.0
 
 
 def to_float32_or_wider(x: Tensor) -> Tensor:
@@ -137,7 +137,7 @@ class ResidualBlock(nn.Module):
 class LabelEmbedding(nn.Module):
     """A vector for each class, added to the features at every place; starts at zero.
 
-    Vectors are stored divided by `EMBEDDING_SCALE`.
+    Vectors are stored divided by `LABEL_SCALE`.
 
     Args:
         classes: Number of classes.
@@ -154,7 +154,7 @@ class LabelEmbedding(nn.Module):
         self.vectors = nn.Parameter(torch.zeros(1, classes, width))
 
     def forward(self, h: Tensor, labels: Tensor) -> Tensor:
-        chosen = F.embedding(labels, EMBEDDING_SCALE * self.vectors[0])
+        chosen = F.embedding(labels, LABEL_SCALE * self.vectors[0])
         return h + chosen[:, :, None, None].to(h.dtype)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from famecli.model.decoder import Decoder, GatedLayer
-from famecli.model.layers import EMBEDDING_SCALE, CausalAttention, CausalConv2d
+from famecli.model.layers import POSITION_SCALE, CausalAttention, CausalConv2d
 from famecli.sampling.plan import Wave
 
 # Any number from 4 to the whole image is equally fast on a CPU; fewer slots take less memory.
@@ -113,7 +113,7 @@ class PackedDecoder:
         self.channels, self.pixels, self.width = decoder.channels, decoder.pixels, config.width
         self.normalised, self.seen_lag = decoder.normalised, config.lag
         self.first_reach, self.reach = first.reach, config.kernel // 2
-        self.position = EMBEDDING_SCALE * decoder.position[0] if config.positions else None
+        self.position = POSITION_SCALE * decoder.position[0] if config.positions else None
         self.first = _runs(first, self.lag)
         blind = first.weight.new_zeros(config.width, config.condition)
         self.start = torch.cat([_beside(blind, first.bias), *map(_start, decoder.layers)])

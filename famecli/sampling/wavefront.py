@@ -151,9 +151,7 @@ class WavefrontWorkspace(Workspace):
         self.work = largest * len(plan.patches) * batch // len(plan.waves)
         self.condition = like.new_ones(like.shape[1], len(plan.patches) + rows - 1, batch)
         self.start = like.new_zeros(like.shape[0] * widest)
-        self.position = (
-            None if weights.position is None else _in_wave_order(weights.position, plan, rows - 1)
-        )
+        self.position = None if weights.position is None else _in_wave_order(weights.position, plan, rows - 1)
         self.sums = like.new_zeros(len(weights.head1) * widest)
         self.parameters = like.new_zeros(weights.head2.shape[1] * widest)
         self.ones = like.new_ones(width + 1, widest)

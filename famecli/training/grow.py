@@ -28,8 +28,8 @@ def first_weights(source: Fame, target: Fame) -> dict[str, Tensor]:
 
     Feature maps of `source` come first and do not depend on the new ones. New taps are zero: those of larger
     windows, and those that only the lag of `target` unmasks. New gated layers, residual blocks, attention
-    blocks, positions and classes add nothing. New feature maps keep the random weights of `target`, so that training can
-    use them. Equal models get the weights unchanged.
+    blocks, positions and classes add nothing. New feature maps keep the random weights of `target`, so that
+    training can use them. Equal models get the weights unchanged.
 
     Args:
         source: Trained model.
