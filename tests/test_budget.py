@@ -28,8 +28,8 @@ def fitted(images: int, **by_hand: int) -> tuple[int, ...]:
 
 
 def test_short_trainings_have_short_schedules() -> None:
-    assert fitted(20_000) == (2_500, 5_000, 1_000, 2_000)
-    assert fitted(1_009) == (126, 252, 51, 101)
+    assert fitted(20_000) == (312, 5_000, 1_000, 2_000)
+    assert fitted(1_009) == (15, 252, 51, 101)
     assert fitted(1) == (0, 0, 1, 1)
     assert fit(TrainConfig()) == TrainConfig()
     assert fitted(10**9) == tuple(getattr(TrainConfig(), name) for name in FITTED)
@@ -45,7 +45,7 @@ def test_the_schedule_fits_any_length(fame: Command, data: Path, words: tuple[ob
     table = tomllib.loads(fame("train", *words, "--set", "warmup_images=7", "--print-config").out)["train"]
     assert tuple(table[name] for name in FITTED) == (7, 5_000, 1_000, 2_000)
     table = tomllib.loads(fame("train", *words, "--ema", 9, "--eval-every", 8, "--print-config").out)["train"]
-    assert tuple(table[name] for name in FITTED) == (2_500, 5_000, 9, 8)
+    assert tuple(table[name] for name in FITTED) == (312, 5_000, 9, 8)
 
 
 class Slow(Trainer):

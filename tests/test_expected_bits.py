@@ -113,6 +113,6 @@ def test_probabilities_are_those_of_the_training_bits() -> None:
 
 def test_trainings_begun_before_keep_their_defaults() -> None:
     new, old = TrainConfig(), TrainConfig.from_dict({"batch_size": 8})
-    assert (new.expected_bits, new.decay, new.final_lr) == ("auto", "linear", 0.0)
-    assert (old.expected_bits, old.decay) == ("never", "cosine")
+    assert (new.expected_bits, new.decay, new.decay_start, new.final_lr) == ("auto", "linear", 0.3, 0.0)
+    assert (old.expected_bits, old.decay, old.decay_start) == ("never", "cosine", 0.0)
     assert TrainConfig.from_dict({"expected_bits": "always"}).expected_bits == "always"

@@ -92,16 +92,19 @@ def test_every_weight_has_one_optimizer_and_large_matrices_muon(kind: str) -> No
         assert (group["lr"], group["initial_lr"], group["weight_decay"]) == (expected_lr, expected_lr, 0.125)
 
 
-def test_the_learning_rate_falls_in_a_line_to_zero_by_default() -> None:
+def test_the_learning_rate_stays_and_then_falls_in_a_line_to_zero_by_default() -> None:
     config = TrainConfig(batch_size=10, total_images=1000, warmup_images=100)
-    factors = [learning_rate_factor(config, images) for images in (0, 200, 500, 990, 1000, 5000)]
-    assert factors == pytest.approx([0.1, 0.8, 0.5, 0.01, 0.0, 0.0])
+    factors = [learning_rate_factor(config, images) for images in (0, 40, 90, 300, 650, 930, 1000, 5000)]
+    assert factors == pytest.approx([0.1, 0.5, 1.0, 1.0, 0.5, 0.1, 0.0, 0.0])
     kept = dataclasses.replace(config, final_lr=0.1)
-    assert learning_rate_factor(kept, 500) == pytest.approx(0.55)
+    assert learning_rate_factor(kept, 650) == pytest.approx(0.55)
+    at_once = dataclasses.replace(config, decay_start=0.0)
+    assert learning_rate_factor(at_once, 200) == pytest.approx(0.8)
 
 
 def test_the_learning_rate_warms_up_and_falls_as_a_cosine() -> None:
-    config = TrainConfig(batch_size=10, total_images=1000, warmup_images=100, final_lr=0.1, decay="cosine")
+    falling = {"final_lr": 0.1, "decay": "cosine", "decay_start": 0.0}
+    config = TrainConfig(batch_size=10, total_images=1000, warmup_images=100, **falling)
     assert learning_rate_factor(config, 0) == pytest.approx(0.1)
     assert learning_rate_factor(config, 40) == pytest.approx(
         0.5 * (0.1 + 0.9 * (0.5 + 0.5 * math.cos(math.pi * 0.04)))

@@ -70,7 +70,15 @@ def _equal(ladder: tuple[StageConfig, ...], decoder: DecoderConfig) -> Sizes:
 ATTENTION = (2, 5, 8)
 OTHER_FIRST_KERNEL, OTHER_WIDTH = 5, 48
 PATCHES = DecoderConfig(
-    autoregressive=True, width=64, layers=8, condition=16, lag=3, patch=2, heads=2, attention_width=32
+    autoregressive=True,
+    width=64,
+    layers=8,
+    condition=16,
+    lag=3,
+    patch=2,
+    heads=2,
+    attention_width=32,
+    positions=True,
 )
 SIZED: dict[Size, Sizes] = {
     "tiny": _equal(

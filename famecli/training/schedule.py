@@ -13,8 +13,8 @@ VALIDATIONS = 10
 def fit(config: TrainConfig, by_hand: Collection[str] = ()) -> TrainConfig:
     """Return `config` with warm-ups, averages and validations that fit its number of images.
 
-    Each is its default, or in a short training a fraction of `config.total_images`: an eighth for the warm-up
-    of learning rates, a quarter for that of the KL divergence, a twentieth for the half-life of averages, a
+    Each is its default, or in a short training a fraction of `config.total_images`: 1/64 for the warm-up of
+    learning rates, a quarter for that of the KL divergence, a twentieth for the half-life of averages, a
     tenth between two validations.
 
     Args:
@@ -23,7 +23,7 @@ def fit(config: TrainConfig, by_hand: Collection[str] = ()) -> TrainConfig:
     """
     images, default = config.total_images, TrainConfig()
     fitting = {
-        "warmup_images": images // 8,
+        "warmup_images": images // 64,
         "rate_warmup_images": images // 4,
         "ema_halflife_images": -(-images // 20),
         "eval_every_images": -(-images // VALIDATIONS),
@@ -35,12 +35,13 @@ def fit(config: TrainConfig, by_hand: Collection[str] = ()) -> TrainConfig:
 
 
 def learning_rate_factor(config: TrainConfig, images: int) -> float:
-    """Return the factor on learning rates: a linear warm-up, then a fall down to `config.final_lr`.
+    """Return the factor on learning rates: a linear warm-up, a constant part, a fall to `config.final_lr`.
 
-    Source: linear, not cosine: arXiv:2502.15938.
+    Source: the three parts: arXiv:2404.06395, section 4.2; linear, not cosine: arXiv:2502.15938.
     """
     warmup = min(1.0, (images + config.batch_size) / config.warmup_images) if config.warmup_images else 1.0
-    progress = min(1.0, images / config.total_images)
+    falling = images / config.total_images - config.decay_start
+    progress = min(1.0, max(0.0, falling / (1.0 - config.decay_start)))
     left = 1.0 - progress if config.decay == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
     return warmup * (config.final_lr + (1.0 - config.final_lr) * left)
 
