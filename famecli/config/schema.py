@@ -237,7 +237,7 @@ class TrainConfig:
     optimizer: Literal["muon", "adamw"] = described(
         "optimizer of large matrices; AdamW trains the rest", "muon"
     )
-    lr: float = ranged(0.0, 10.0, "learning rate of AdamW (with muon: for all but large matrices)", 2e-3)
+    lr: float = ranged(0.0, 10.0, "learning rate of AdamW (with muon: for all but large matrices)", 4e-3)
     muon_lr: float = ranged(0.0, 10.0, "learning rate of Muon", 2e-2)
     decay: Literal["linear", "cosine"] = described("fall of learning rates at the end", "linear")
     decay_start: float = ranged(0.0, 0.99, "fraction of the images before learning rates fall", 0.3)
