@@ -182,7 +182,7 @@ def test_a_validation_names_weights_only_if_these_are_kept(tmp_path: Path) -> No
 def test_differences_are_the_keys_that_differ() -> None:
     other = dataclasses.replace(MODEL, stages=(MODEL.stages[0], *MODEL.stages[2:]))
     assert differences([facts(), facts()]) == []
-    assert differences([facts(), facts(training=TrainConfig(lr=0.5))]) == [("train.lr", ["0.002", "0.5"])]
+    assert differences([facts(), facts(training=TrainConfig(lr=0.5))]) == [("train.lr", ["0.004", "0.5"])]
     rows = dict(differences([facts(), facts(model=other)]))
     last = len(MODEL.stages) - 1
     assert rows[f"model.stages.{last}.width"] == [str(MODEL.stages[-1].width), ""]
