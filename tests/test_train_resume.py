@@ -172,9 +172,9 @@ def test_first_digests_are_frozen() -> None:
 def test_a_run_in_a_folder_of_the_first_kind_is_found(train: Command) -> None:
     words = ("vae", "--steps", 3, "--set", "decoder.lag=3")
     assert train(*words, "-o", "run", *STOP).code == 75
-    # Of then, too, are the rate of Muon and the end of its fall.
-    wanted = {"batch_size": 6, "total_images": 18, "eval_every_images": 12, "seed": 0, "muon_lr": 0.01}
-    wanted |= {"final_lr": 0.02}
+    # Of then, too, are the rates and the end of their fall.
+    wanted = {"batch_size": 6, "total_images": 18, "eval_every_images": 12, "seed": 0}
+    wanted |= {"lr": 0.002, "muon_lr": 0.01, "final_lr": 0.02}
     model = resolve(
         model_config("vae", "tiny", (1, 28, 28), 2), TrainConfig(), None, [Setting("decoder.lag", 3)]
     )[0]

@@ -1,5 +1,6 @@
 """The index of named weights: descriptions, claimed NLLs, and addresses of files. No torch here."""
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -145,7 +146,10 @@ def _size_of(config: ModelConfig) -> str:
     shape = (config.channels, config.height, config.width)
     if config.preset in PRESETS:
         for size in SIZES:
-            if model_config(config.preset, size, shape, config.levels) == config:
+            known = model_config(config.preset, size, shape, config.levels)
+            # Older weights of the same size have no map of positions.
+            decoder = dataclasses.replace(known.decoder, positions=config.decoder.positions)
+            if dataclasses.replace(known, decoder=decoder) == config:
                 return size
     return "custom"
 
