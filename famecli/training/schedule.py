@@ -37,7 +37,7 @@ def fit(config: TrainConfig, by_hand: Collection[str] = ()) -> TrainConfig:
 def learning_rate_factor(config: TrainConfig, images: int) -> float:
     """Return the factor on learning rates: a linear warm-up, a constant part, a fall to `config.final_lr`.
 
-    Source: the three parts: arXiv:2404.06395, section 4.2; linear, not cosine: arXiv:2502.15938.
+    Source: warmup-stable-decay: arXiv:2404.06395; linear, not cosine: arXiv:2502.15938.
     """
     warmup = min(1.0, (images + config.batch_size) / config.warmup_images) if config.warmup_images else 1.0
     falling = images / config.total_images - config.decay_start
