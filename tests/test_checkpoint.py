@@ -54,10 +54,10 @@ GOLDEN_HEADER = (
     r'{"__metadata__":{"famecli":"{\"model\":{\"bounded_latents\":false,\"channels\":1,'
     r"\"decoder\":{\"attention\":[],\"attention_width\":0,\"autoregressive\":true,"
     r"\"condition\":0,\"first_kernel\":3,\"heads\":4,\"kernel\":3,\"lag\":2,\"layers\":0,\"patch\":1,"
-    r"\"width\":1},\"height\":2,\"levels\":2,\"likelihood\":\"bernoulli\",\"mixtures\":10,"
+    r"\"positions\":false,\"width\":1},\"height\":2,\"levels\":2,\"likelihood\":\"bernoulli\",\"mixtures\":10,"
     r"\"normalised\":false,\"preset\":\"pixelcnn\",\"stages\":[],\"width\":2},"
     r"\"schema\":\"famecli/checkpoint/1\","
-    r"\"sha256\":\"a3075b7b0bce36415e8040f0d58c64a92778b06ce7ecf58d7d92edd1c15a0053\","
+    r"\"sha256\":\"ec4aadcbcbca3420881761464c8f640254c06a73fe6ece8caa79bb2aaf8b2483\","
     r"\"training\":{\"lr\":0.1},\"weights_sha256\":"
     r'{\"ema\":\"a6ae470339a5d14337c498ccc962182fd9d40f2b26be49827c664362cb4fe6f3\"}}"},'
     r'"decoder.first.bias":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},'

@@ -280,7 +280,7 @@ def test_two_runs_share_charts_and_show_what_differs(run: Path) -> None:
     assert page.words.count("NLL over images seen: run, other") == 1
     table = page.source[page.source.index('<th scope="col">Key') :].split("</table>")[0]
     assert re.findall(r'row">([^<]*)', table) == ["train.lr"]
-    assert re.findall(r"<td[^>]*>([^<]*)", table) == ["0.002", "0.25"]
+    assert re.findall(r"<td[^>]*>([^<]*)", table) == ["0.004", "0.25"]
     Path("far").mkdir()
     equal = page_of(run, make_run(Path("far/run")))
     assert "The runs have equal configurations." in equal.text

@@ -178,7 +178,7 @@ def test_lines_come_at_least_twenty_times() -> None:
 @pytest.mark.parametrize(
     ("config", "preset", "named"),
     [
-        (dataclasses.replace(PLAIN, lr=0.5), "fame", "train.lr = 0.002, now it is 0.5"),
+        (dataclasses.replace(PLAIN, lr=0.5), "fame", "train.lr = 0.004, now it is 0.5"),
         (dataclasses.replace(PLAIN, total_images=96), "fame", "train.total_images = 48, now it is 96"),
         (dataclasses.replace(PLAIN, seed=1), "fame", "train.seed = 0, now it is 1"),
         (PLAIN, "fame-no-concat", "model.preset = fame, now it is fame-no-concat"),
