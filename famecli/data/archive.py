@@ -10,10 +10,10 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, BinaryIO, cast
+from typing import IO, BinaryIO, Self, cast
 
 from famecli.errors import InputError, truncate
-from famecli.files import read_up_to
+from famecli.files import CHUNK_BYTES, read_up_to
 
 GZIP_MAGIC = b"\x1f\x8b"
 # Largest compression ratio of deflate, from the documentation of zlib.
@@ -140,6 +140,19 @@ def zip_members(
                 yield member.filename, member.file_size, cast(BinaryIO, content)
 
 
+class _Header(tarfile.TarInfo):
+    """A header of a tar archive; tarfile takes any damaged one but the first as the archive's end."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(str(error)) from error
+
+
 def tar_members(
     path: Path, wanted: Callable[[str], bool], largest_bytes: int, *, limit_bytes: int
 ) -> Iterator[tuple[str, bytes]]:
@@ -152,11 +165,11 @@ def tar_members(
         limit_bytes: Largest size of the archive, unpacked.
 
     Raises:
-        InputError: The archive is damaged or too large.
+        InputError: The archive is damaged, lacks its end, or is too large.
     """
     with opened(path) as file:
         limited = cast(BinaryIO, Limited(unzipped(file), limit_bytes, f"{path}, unpacked"))
-        with tarfile.open(fileobj=limited, mode="r|") as archive:
+        with tarfile.open(fileobj=limited, mode="r|", tarinfo=_Header) as archive:
             for member in archive:
                 # Otherwise tarfile would keep every header in memory.
                 archive.members.clear()  # type: ignore[attr-defined]
@@ -166,3 +179,6 @@ def tar_members(
                             f"{path}: {member.name} claims {member.size:,} bytes, more than {largest_bytes:,}"
                         )
                     yield member.name, cast(IO[bytes], archive.extractfile(member)).read()
+        # The end of a gzip file verifies its checksum.
+        while limited.read(CHUNK_BYTES):
+            pass
