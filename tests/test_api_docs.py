@@ -1,6 +1,8 @@
-"""The examples of docs/api.md and the notebook, as they are, with the weights of the package."""
+"""The examples of docs/api.md, the notebook and docstrings, as they are, with the weights of the package."""
 
 import ast
+import doctest
+import importlib
 import json
 import re
 from pathlib import Path
@@ -14,6 +16,10 @@ PAGE = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 # What takes long on the page is short here.
 SHORTER = {"images=50_000": "images=16", "epochs=50": "epochs=1"}
+
+SHOWN = [
+    path for path in sorted((ROOT / "famecli").rglob("*.py")) if ">>> " in path.read_text(encoding="utf-8")
+]
 
 
 def run(text: str, names: dict[str, Any]) -> object:
@@ -63,3 +69,11 @@ def test_the_notebook_runs_and_shows_its_results(tmp_path: Path, monkeypatch: py
     assert [picture.width for picture in pictures] == [8 * 30 + 2] * 3
     assert tables._repr_html_().startswith("<table>")  # type: ignore[attr-defined]
     assert isinstance(shown[-1], int)
+
+
+@pytest.mark.parametrize("path", SHOWN, ids=lambda path: path.stem)
+def test_examples_in_docstrings(path: Path) -> None:
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    failed, attempted = doctest.testmod(importlib.import_module(name))
+    assert attempted > 0
+    assert failed == 0

@@ -309,8 +309,8 @@ def png_names(paths: Sequence[str], sources: Sequence[str]) -> list[str]:
         paths: Files of the images.
         sources: Files and folders that the user named, in which these files were found.
 
-    >>> png_names(["a/b/1.jpg", "a/2.png"], ["a"]), png_names(["a/1.png", "c/1.png"], ["a", "c/1.png"])
-    (['b/1.png', '2.png'], ['a/1.png', 'c/1.png'])
+    >>> png_names(["a/1.jpg", "2.png"], ["."]), png_names(["a/1.png", "a/b/2.png"], ["a/1.png", "a/b/2.png"])
+    (['a/1.png', '2.png'], ['1.png', 'b/2.png'])
     """
     named = [os.path.abspath(source) for source in sources]
     root = os.path.commonpath([each if os.path.isdir(each) else os.path.dirname(each) for each in named])

@@ -86,7 +86,7 @@ class Findings:
         """Raise one error for all images that cannot be taken.
 
         Raises:
-            InputError: There are some; the message names up to five.
+            InputError: There are some; the message names up to three.
         """
         errors = list(self.refused.values())
         if len(errors) > 1:
@@ -104,10 +104,10 @@ class Findings:
 
 
 def listed(words: Sequence[str], separator: str = ", ") -> str:
-    """Return up to five words in one line, and how many more there are.
+    """Return up to three words in one line, and how many more there are.
 
-    >>> listed("abcdefg")
-    'a, b, c, d, e and 2 more'
+    >>> listed("abcde")
+    'a, b, c and 2 more'
     """
     more = len(words) - MOST_NAMED
     return separator.join(words[:MOST_NAMED]) + (f" and {more:,} more" if more > 0 else "")
