@@ -1,6 +1,8 @@
 """Images of the user's own: nothing is dropped, mixed or guessed without a word."""
 
+import io
 import tarfile
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -67,6 +69,29 @@ def test_archives_of_samples_are_read(tmp_path: Path) -> None:
     write_images(GREYS[:12, :, :, None], [{"seed": n} for n in range(12)], tmp_path / "x.zip")
     found = read_images([tmp_path / "x.zip"], GREY)
     np.testing.assert_array_equal(np.stack([pixels[0] for _, pixels in found]), GREYS[:12])
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_of_members_with_one_name_the_last_counts(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"x.{kind}"
+    files = [(f"{n % 40}.png", image_bytes(Image.fromarray(GREYS[n]))) for n in range(80)]
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w") as packed, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for name, content in files:
+                packed.writestr(name, content)
+    else:
+        path.write_bytes(tar_bytes(dict(files[:40])))
+        with tarfile.open(path, "a") as archive:
+            for name, content in files[40:]:
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    splits = [load_split("folder", split, data=path).pixels for split in ("train", "valid", "test")]  # type: ignore[arg-type]
+    chosen = split_by_pixels(GREYS[40:80, None])
+    assert [len(part) for part in splits] == [len(chosen[split]) for split in ("train", "valid", "test")]
+    found = {image.tobytes() for part in splits for image in part}
+    assert found == {image.tobytes() for image in GREYS[40:80]}
 
 
 @pytest.mark.parametrize(

@@ -246,7 +246,8 @@ def _tar(path: Path, prefix: str, found: Listing) -> Iterator[tuple[str, bytes]]
 
 
 def _list_members(members: Iterator[tuple[str, bytes]], path: str, found: Listing) -> None:
-    for name, content in sorted(members, key=lambda each: PurePosixPath(each[0])):
+    # Of members with one name the last counts, as when the archive is unpacked.
+    for name, content in sorted(dict(members).items(), key=lambda each: PurePosixPath(each[0])):
         within, full = PurePosixPath(name).parts[:-1], f"{path}/{name}"
         if is_idx(name):
             with reading(full):
