@@ -66,6 +66,19 @@ def test_arrays_named_like_splits_are_splits(tmp_path: Path) -> None:
         np.testing.assert_array_equal(load_split("folder", "test", data=one).pixels[:, 0], GREYS[300:])
 
 
+def test_names_of_arrays_may_have_folders(tmp_path: Path) -> None:
+    path = tmp_path / "n.npz"
+    parts = {"train/x": GREYS[:2], "valid/x": GREYS[2:3], "test/x": GREYS[3:6]}
+    labels = {"train/y": np.array([4, 5]), "valid/y": np.array([4]), "test/y": np.array([5, 4, 5])}
+    np.savez(path, **parts, **labels)  # type: ignore[arg-type]
+    info = describe("folder", path)
+    assert dict(info.splits) == {"train": 2, "valid": 1, "test": 3}
+    assert info.classes == ("4", "5")
+    assert info.labels["test"] == (1, 0, 1)
+    for place in (path, Path(f"{path}::test/x")):
+        np.testing.assert_array_equal(load_split("folder", "test", data=place).pixels[:, 0], GREYS[3:6])
+
+
 def test_one_of_several_arrays_can_be_named(tmp_path: Path) -> None:
     path = tmp_path / "two.npz"
     np.savez(path, a=GREYS[:60], b=COLOURS)

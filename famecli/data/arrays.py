@@ -7,7 +7,7 @@ import re
 import struct
 import warnings
 from collections.abc import Callable, Collection, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import BinaryIO, cast
 
 import numpy as np
@@ -25,6 +25,7 @@ MOST_DIMENSIONS = 8
 MOST_IDX_DIMENSIONS = 4
 UNSIGNED_BYTE = 8
 CHANNELS = (1, 3)
+NPY_SUFFIX = ".npy"
 CHUNK_BYTES = 1 << 20
 # Words in the names of arrays of images, and of their labels.
 LABEL_WORDS = (("x", "y"), ("X", "y"), ("images", "labels"), ("image", "label"), ("data", "labels"))
@@ -69,11 +70,11 @@ def read_labels(path: Path, names: Collection[str]) -> dict[str, np.ndarray]:
     found = {}
 
     def wanted(member: str) -> bool:
-        return member.endswith(".npy") and PurePosixPath(member).stem in names
+        return member.endswith(NPY_SUFFIX) and _key(member) in names
 
     with opened(path) as file:
         for member, _, content in zip_members(file, str(path), wanted, LARGEST_BYTES):
-            key = PurePosixPath(member).stem
+            key = _key(member)
             shape, _, dtype = _read_header(content.read(npy.MAGIC_LEN), content, f"{path}: {key}")
             if dtype.kind in "iu" and (len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)):
                 stored = _read_bytes(
@@ -169,11 +170,16 @@ def npz_arrays(
     Raises:
         InputError: An array holds another type, or another number of bytes than its header says.
     """
-    for member, _, content in zip_members(file, name, ends_with(".npy"), LARGEST_BYTES):
-        key = PurePosixPath(member).stem
+    for member, _, content in zip_members(file, name, ends_with(NPY_SUFFIX), LARGEST_BYTES):
+        key = _key(member)
         header = _read_header(content.read(npy.MAGIC_LEN), content, f"{name}: {key}")
         if wanted(key, header):
             yield key, _read_data(content, header, f"{name}: {key}")
+
+
+def _key(member: str) -> str:
+    """Return the name of the array in a file of an npz archive; it may contain folders."""
+    return member[: -len(NPY_SUFFIX)]
 
 
 def _read_header(magic: bytes, file: BinaryIO, name: str) -> Header:
