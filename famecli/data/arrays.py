@@ -222,7 +222,8 @@ def _convert_hint(file: BinaryIO, header: Header) -> str:
         left -= len(content)
         values = np.frombuffer(content[: len(content) // dtype.itemsize * dtype.itemsize], dtype)
         if len(values):
-            low, high = min(low, float(values.min())), max(high, float(values.max()))
+            # Unlike min and max, these keep NaN.
+            low, high = float(np.minimum(low, values.min())), float(np.maximum(high, values.max()))
             whole = whole and bool((values == np.rint(values)).all())
     if not (math.isfinite(low) and math.isfinite(high)):
         return "its values are not all finite"
