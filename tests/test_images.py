@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import struct
 import subprocess
 import sys
 import zipfile
@@ -27,6 +28,7 @@ from famecli.data.image_writers import (
     write_images,
     write_png,
 )
+from famecli.data.preparation import Preparation
 from famecli.data.reading import read_images
 from famecli.errors import FameError, InputError, UsageError
 from famecli.evaluation.score import psnr
@@ -34,6 +36,7 @@ from famecli.grids import enlarged, grid, visible_scale
 from famecli.output import terminal_picture
 
 NAMES: dict[Format, str] = {"grid": "a.png", "png": "a", "npz": "a.npz", "npy": "a.npy", "zip": "a.zip"}
+CONVERT = Preparation(convert=True)
 
 
 def metadata_of(count: int) -> list[Metadata]:
@@ -45,9 +48,11 @@ def stored_bytes(path: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in files}
 
 
-def read_one(path: Path, content: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+def read_one(
+    path: Path, content: bytes, shape: tuple[int, int, int], how: Preparation | None = None
+) -> np.ndarray:
     path.write_bytes(content)
-    [(stored, image)] = read_images([path], shape)
+    [(stored, image)] = read_images([path], shape, how)
     assert stored.name == str(path)
     assert image.dtype == np.uint8
     return image
@@ -310,13 +315,8 @@ def test_stdin_holds_one_image(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_too_large_images_are_refused_before_they_are_unpacked(tmp_path: Path) -> None:
-    for width, height in (
-        (LARGEST_SIDE + 1, 1),
-        (5000, 5000),
-        (10_000, 10_000),
-        (60_000, 60_000),
-        (2**31 - 1, 2),
-    ):
+    sizes = ((LARGEST_SIDE + 1, 1), (5000, 5000), (10_000, 10_000), (60_000, 60_000), (2**31 - 1, 2))
+    for width, height in sizes:
         with pytest.raises(InputError):
             read_one(tmp_path / "bomb.png", png_claiming(width, height), (1, height, width))
 
@@ -344,6 +344,33 @@ def test_mutated_images_are_read_or_an_input_error(tmp_path: Path, kind: str) ->
         except FameError as error:
             lines = str(error).splitlines()
             assert len(lines) == 1
+
+
+@pytest.mark.parametrize(
+    ("depth", "colour", "clear", "stored", "expected"),
+    [
+        (16, 0, 0x8000, [0, 0x80, 0x8000, 0xFFFF], [[0, 0, 255, 255]]),
+        (16, 4, None, [0, 0, 0x80FF, 0xFFFF, 0x8000, 0x8000], [[255, 128, 191]]),
+        (16, 2, None, [0x80, 0x1FF, 0x80FF, 0, 0, 0], [[0, 0], [1, 0], [128, 0]]),
+        (2, 0, 1, [0b00011011], [[0, 255, 170, 255]]),
+        (4, 0, 2, [0x01, 0x23], [[0, 17, 255, 51]]),
+    ],
+)
+def test_depths_and_transparent_greys_are_converted_only_if_asked(
+    tmp_path: Path, depth: int, colour: int, clear: int | None, stored: list[int], expected: list[list[int]]
+) -> None:
+    row = b"\0" + np.array(stored, ">u2" if depth == 16 else "u1").tobytes()
+    key, shape = b"" if clear is None else struct.pack(">H", clear), (len(expected), 1, len(expected[0]))
+    content = png_claiming(shape[2], 1, row, depth=depth, colour=colour, clear=key)
+    with pytest.raises(InputError, match="has 16 bits" if depth == 16 else "has transparent pixels"):
+        read_one(tmp_path / "a.png", content, shape)
+    assert read_one(tmp_path / "a.png", content, shape, CONVERT)[:, 0].tolist() == expected
+
+
+def test_a_transparent_colour_of_16_bits_is_refused(tmp_path: Path) -> None:
+    content = png_claiming(1, 1, bytes(7), depth=16, colour=2, clear=bytes(6))
+    with pytest.raises(InputError, match=r"a\.png has a transparent colour of 16 bits"):
+        read_one(tmp_path / "a.png", content, (3, 1, 1), CONVERT)
 
 
 def test_a_single_png_keeps_its_text(tmp_path: Path) -> None:

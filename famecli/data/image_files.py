@@ -24,6 +24,9 @@ LARGEST_PIXELS = 1 << 26
 WHITE_PIXEL = (255, 255, 255, 255)
 # Tag of the orientation in EXIF data: above 4 the image lies on its side.
 ORIENTATION = 0x0112
+# Factors by which Pillow turns greys of fewer bits into bytes, by the coder of a PNG.
+GREY_STEPS = {"L;2": 85, "L;4": 17}
+SAVE_A_COPY = "save a copy as 8-bit grey or RGB"
 
 
 @dataclass(frozen=True)
@@ -167,18 +170,28 @@ def _beyond_bytes(image: "ImageFile") -> str:
     return "" if image.mode in MODES else f"is not grey or RGB (mode {image.mode})"
 
 
-def _in_bytes(name: str, image: "Image") -> "Image":
-    """Return an image with values of 8 bits."""
+def _in_bytes(name: str, image: "ImageFile") -> "Image":
+    """Return an image with values of 8 bits, transparent where it was."""
     from PIL import Image
 
     if image.mode == "F":
-        raise InputError(f"{name} holds floats, whose white is unknown", "save a copy as 8-bit grey or RGB")
+        raise InputError(f"{name} holds floats, whose white is unknown", SAVE_A_COPY)
+    if "transparency" in image.info:
+        coder = str(image.tile[0][-1])
+        if image.mode == "RGB" and ";16" in coder:
+            raise InputError(f"{name} has a transparent colour of 16 bits", SAVE_A_COPY)
+        # Pillow leaves the transparent grey as it is stored.
+        image.info["transparency"] *= GREY_STEPS.get(coder, 1)
     if image.mode.startswith("I"):
         values, exif = np.asarray(image), image.getexif()
         if values.min() < 0 or values.max() > 65535:
-            raise InputError(f"{name} has values beyond 16 bits", "save a copy as 8-bit grey or RGB")
-        image = Image.fromarray(np.rint(values / 257).astype(np.uint8))
-        image.getexif().update(exif)
+            raise InputError(f"{name} has values beyond 16 bits", SAVE_A_COPY)
+        grey = Image.fromarray(np.rint(values / 257).astype(np.uint8))
+        if "transparency" in image.info:
+            opaque = values != image.info["transparency"]
+            grey.putalpha(Image.fromarray(opaque.astype(np.uint8) * 255))
+        grey.getexif().update(exif)
+        return grey
     return image if image.mode in MODES else image.convert("RGB")
 
 

@@ -85,11 +85,14 @@ def image_bytes(image: Image.Image, kind: str = "PNG", **options: object) -> byt
     return content.getvalue()
 
 
-def png_claiming(width: int, height: int, data: bytes = b"") -> bytes:
-    """Return a grey PNG whose header claims a size that its data may not match."""
+def png_claiming(
+    width: int, height: int, data: bytes = b"", *, depth: int = 8, colour: int = 0, clear: bytes = b""
+) -> bytes:
+    """Return a PNG, grey unless told otherwise, whose header claims a size that its data may not match."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    header += chunk(b"tRNS", clear) if clear else b""
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
