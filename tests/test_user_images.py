@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 from support.archives import tar_bytes, zip_bytes
 from support.data import image_bytes, split_by_pixels
 from support.user_images import COLOURS, GREYS, hint_of, mixed, save, save_all
 
 from famecli.data.dataset import describe, load_split
+from famecli.data.image_files import decode
 from famecli.data.listing import list_images
 from famecli.data.preparation import Preparation
 from famecli.data.reading import read_images
@@ -273,18 +274,43 @@ def test_a_file_with_colours_is_named_to_a_grey_model(tmp_path: Path) -> None:
     assert f"{tmp_path / 'blue.png'} has colours, the model takes greys" in text
 
 
-def test_images_are_turned_as_exif_says(tmp_path: Path) -> None:
-    image = Image.fromarray(COLOURS[0][:, :6])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp"])
+@pytest.mark.parametrize(("orientation", "turns"), [(3, 2), (6, -1), (8, 1)])
+def test_images_are_turned_as_exif_says(tmp_path: Path, suffix: str, orientation: int, turns: int) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6
-    path = save(tmp_path / "a.png", image, exif=exif)
+    exif[0x0112] = orientation
+    options = {"lossless": True} if suffix == "webp" else {}
+    path = save(tmp_path / f"a.{suffix}", COLOURS[0][:, :6], exif=exif, **options)
+    stored = np.asarray(Image.open(path)) if suffix == "jpg" else COLOURS[0][:, :6]
+    expected = np.rot90(stored, turns).transpose(2, 0, 1)
     said: list[str] = []
-    [(_, pixels)] = read_images([path], (3, 6, 8), report=said.append)
-    np.testing.assert_array_equal(pixels.transpose(1, 2, 0), np.rot90(COLOURS[0][:, :6], -1))
+    [(_, pixels)] = read_images([path], expected.shape, report=said.append)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(pixels, expected)
     assert "1 turned as their EXIF data say" in said[0]
     info = describe("folder", tmp_path)
-    assert info.shape == (3, 6, 8)
+    assert info.shape == expected.shape
     assert "1 images are turned as their EXIF data say" in info.told[1]
+
+
+def test_deep_images_are_turned_as_exif_says(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name in ("a.png", "a.tif"):
+        path = save(tmp_path / name, Image.fromarray(GREYS[0][:, :6].astype(np.uint16) * 257), exif=exif)
+        pixels = read_one(path, (1, 6, 8), Preparation(convert=True))
+        np.testing.assert_array_equal(pixels[0], np.rot90(GREYS[0][:, :6], -1))
+
+
+@pytest.mark.parametrize("shape", [(1, 9, 8), (1, 9, 9)])
+def test_a_png_of_another_size_is_not_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int, int]
+) -> None:
+    path = save(tmp_path / "a.png", GREYS[0])
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("unpacked"))
+    for how in (None, Preparation(convert=True)):
+        with pytest.raises(InputError, match=f"8x8 pixels, expected {shape[2]}x{shape[1]}"):
+            decode(str(path), path.read_bytes(), shape, how)
+        assert "8x8 pixels" in hint_of(lambda how=how: read_one(path, shape, how))  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(

@@ -42,12 +42,16 @@ class ImageHeader:
     turned: bool = False
 
 
-def image_header(name: str, content: bytes | np.ndarray) -> ImageHeader:
-    """Return the header of an image without unpacking its pixels.
+def image_header(
+    name: str, content: bytes | np.ndarray, expected: tuple[int, int] | None = None
+) -> ImageHeader:
+    """Return the header of an image; Pillow unpacks a PNG, whose EXIF data may come last.
 
     Args:
         name: Name of the file, for errors.
         content: Content of the file, or pixels `(C, H, W)`.
+        expected: `(H, W)` that alone is wanted; None for any. Of an image of another size nothing is
+            unpacked, nor is its shape made upright.
 
     Raises:
         InputError: The file is not an image, or is too large.
@@ -55,9 +59,17 @@ def image_header(name: str, content: bytes | np.ndarray) -> ImageHeader:
     if isinstance(content, np.ndarray):
         channels, height, width = content.shape
         return ImageHeader((channels, height, width))
+    from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
+
     with _opened(name, content) as image:
-        (width, height), orientation = image.size, image.getexif().get(ORIENTATION, 1)
+        width, height = image.size
         channels = 1 if image.mode in GREY_MODES or image.mode.startswith("I") else 3
+        if expected is not None and sorted(image.size) != sorted(expected):
+            return ImageHeader((channels, height, width))
+        orientation = image.getexif().get(ORIENTATION, 1)
+        if isinstance(image, TiffImageFile):
+            # Pillow's size of a TIFF is that of the upright image.
+            width, height = image.tag_v2[IMAGEWIDTH], image.tag_v2[IMAGELENGTH]
     if orientation in range(5, 9):
         width, height = height, width
     return ImageHeader((channels, height, width), orientation in range(2, 9))
@@ -90,11 +102,13 @@ def decode(
 
     channels, height, width = shape
     how = preparation or Preparation()
-    if how.resize is None and (found := (header or image_header(name, content)).shape)[1:] != (height, width):
-        hint = "resize or crop a copy first"
-        if preparation is not None and height == width:
-            hint += f", or set `resize={width}`"
-        raise InputError(f"{name}: {found[2]}x{found[1]} pixels, expected {width}x{height}", hint)
+    if how.resize is None:
+        _, *found = (header or image_header(name, content, (height, width))).shape
+        if found != [height, width]:
+            hint = "resize or crop a copy first"
+            if preparation is not None and height == width:
+                hint += f", or set `resize={width}`"
+            raise InputError(f"{name}: {found[1]}x{found[0]} pixels, expected {width}x{height}", hint)
     pixels = whole(name, content, preparation)
     if how.resize is not None:
         image = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))

@@ -140,10 +140,11 @@ def read_images(
             f"no images in {', '.join(map(str, paths))}{found.passed_over_words()}", WHAT_IS_READ
         )
     images, turned, findings = [], 0, Findings()
+    expected = None if preparation and preparation.resize else shape[1:]
     for each in found.images:
         with findings.of(each.name):
             content = each.content()
-            header = image_header(each.name, content)
+            header = image_header(each.name, content, expected)
             images.append((each, findings.decode(each.name, content, shape, preparation, header)))
             turned += header.turned
     findings.check()
