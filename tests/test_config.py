@@ -11,11 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 
 from famecli.config.costs import count_parameters
 from famecli.config.presets import PRESETS, SIZES, Size, model_config, preset_named
 from famecli.config.resolve import Setting, resolve, to_toml
-from famecli.config.schema import DecoderConfig, ModelConfig, StageConfig, TrainConfig, to_dict
+from famecli.config.schema import (
+    FORMER_TRAINING,
+    DecoderConfig,
+    ModelConfig,
+    StageConfig,
+    TrainConfig,
+    to_dict,
+)
 from famecli.errors import ConfigError, ExitCode, UsageError
 
 MNIST = (1, 28, 28)
@@ -266,6 +274,27 @@ def test_nested_keys_reach_into_stages() -> None:
     assert resolve(fame(), train, None, settings("optimizer=adamw")).train.optimizer == "adamw"
 
 
+def test_a_table_as_a_value_changes_the_keys_that_it_has() -> None:
+    model, train, named, _ = resolve(
+        fame(), TrainConfig(), None, settings("train={warmup_images=7}", "decoder={layers=9}")
+    )
+    assert train == dataclasses.replace(TrainConfig(), warmup_images=7)
+    assert model == dataclasses.replace(fame(), decoder=dataclasses.replace(fame().decoder, layers=9))
+    assert named == {("train", "warmup_images"): 7, ("model", "decoder", "layers"): 9}
+
+
+@pytest.mark.parametrize("table", ["model", "train"])
+def test_a_file_has_former_training_only_where_it_has_a_training(tmp_path: Path, table: str) -> None:
+    told = tomllib.loads(to_toml(fame(), TrainConfig(seed=5)))
+    for key in FORMER_TRAINING:
+        del told["train"][key]
+    file = tmp_path / "part.toml"
+    file.write_text(tomli_w.dumps({table: told[table]}))
+    train = resolve(fame(), TrainConfig(), file, []).train
+    expected = FORMER_TRAINING | {"seed": 5} if table == "train" else {}
+    assert to_dict(train) == to_dict(TrainConfig()) | expected
+
+
 def test_resolving_leaves_the_defaults_as_they_were() -> None:
     model, before = fame(), copy.deepcopy(to_dict(fame()))
     resolve(model, TrainConfig(), None, settings("stages.1.latents=7", "decoder.layers=9"))
@@ -282,6 +311,7 @@ def test_resolving_leaves_the_defaults_as_they_were() -> None:
         ("stages.9.latents=2", "unknown key '9'", ""),
         ("stages.-1.latents=2", "unknown key '-1'", ""),
         ("lr.x=2", "unknown key 'x'", ""),
+        ("train={decay_star=0.5}", "train.decay_star: unknown key 'decay_star'", "did you mean decay_start?"),
         ("zzz=2", "unknown key 'zzz'", "known keys: preset"),
         ("=2", "unknown key ''", "known keys"),
         ("lr", "expected key=value", ""),

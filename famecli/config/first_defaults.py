@@ -119,3 +119,8 @@ def whole(model: object) -> bool:
     if not isinstance(model, dict) or not isinstance(model.get("decoder"), dict):
         return False
     return model.keys() >= set(MODEL_KEYS) and model["decoder"].keys() >= set(DECODER_KEYS)
+
+
+def whole_training(train: object) -> bool:
+    """Return whether a training's table has all keys of the first runs; config.toml of any run does."""
+    return isinstance(train, dict) and train.keys() >= TRAIN.keys()

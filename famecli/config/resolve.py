@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, get_args, get_origin, get_type_hints
 
-from famecli.config.first_defaults import whole
+from famecli.config.first_defaults import whole, whole_training
 from famecli.config.schema import (
     FORMER_TRAINING,
     DecoderConfig,
@@ -135,8 +135,9 @@ def resolve(
 ) -> Resolved:
     """Return the defaults `model` and `train`, changed by a file and then by settings.
 
-    The key of a setting may lack its first part: it is looked up in both tables. A file with a whole model,
-    such as that of a run, may be older than some keys; these get the values that the run had.
+    The key of a setting may lack its first part: it is looked up in both tables. A table as its value changes
+    the keys that it has. A file with a whole model or a whole training, such as that of a run, may be older
+    than some keys; these get the values that the run had.
 
     Args:
         model: Default configuration of the model.
@@ -158,11 +159,13 @@ def resolve(
         if presets and is_whole:
             _reset(tables["model"], ModelConfig)
             _reset(tables["model"]["decoder"], DecoderConfig)
+        if presets and whole_training(told.get("train")):
             tables["train"] |= FORMER_TRAINING
         changes += [(f"{file}: {'.'.join(path)}", path, value) for path, value in leaves(told, (dict,))]
     for key, value in settings:
         where = f"`settings` {key}"
-        changes.append((where, _path(tables, key, where), value))
+        path = _path(tables, key, where)
+        changes += [(".".join((where, *rest)), (*path, *rest), leaf) for rest, leaf in leaves(value, (dict,))]
     for where, path, value in changes:
         place, last = _entry(tables, path, where)
         place[last] = copy.deepcopy(value)

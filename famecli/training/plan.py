@@ -70,7 +70,7 @@ class Plan:
     @property
     def open_batch_size(self) -> bool:
         """Whether the batch size is still to be chosen."""
-        return self.begun is None and not {BATCH_SIZE[:1], BATCH_SIZE} & self.named.keys()
+        return self.begun is None and BATCH_SIZE not in self.named
 
     @property
     def open_budget_s(self) -> float | None:
@@ -82,7 +82,7 @@ class Plan:
         images = _total_images(self.options, self.info, config)
         if images is not None:
             config = dataclasses.replace(config, total_images=images)
-        by_hand = {path[1] for path in self.named if path[0] == "train" and len(path) > 1}
+        by_hand = {path[1] for path in self.named if path[0] == "train"}
         return dataclasses.replace(self, config=fit(config, by_hand))
 
 
