@@ -86,6 +86,6 @@ def test_training_takes_what_the_command_takes(data: Path, tmp_path: Path) -> No
 def test_a_budget_chooses_the_number_of_images(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(capacity, "images_in_time", lambda trainer, budget_s: (24, budget_s))
+    monkeypatch.setattr(capacity, "images_in_time", lambda trainer, budget_s: (24, budget_s, 1.0))
     found = famecli.train("vae", "mnist", out=tmp_path / "run", data=data, batch_size=6, budget_s=60.0)
     assert found.checkpoint.metadata["training"]["total_images"] == 24

@@ -15,6 +15,7 @@ from torch import Tensor
 from famecli.cli.train_options import seconds
 from famecli.config.schema import TrainConfig
 from famecli.runtime.distributed import Group
+from famecli.training import capacity
 from famecli.training.capacity import WARM_UP_STEPS, images_in_time
 from famecli.training.schedule import fit
 from famecli.training.trainer import Trainer
@@ -52,34 +53,60 @@ def test_the_schedule_fits_any_length(fame: Command, data: Path, words: tuple[ob
     assert tuple(table[name] for name in FITTED) == (7, 5_000, 1_000, 8)
     assert (table["decay"], table["decay_start"]) == ("linear", 0.3)
 
+
 class Slow(Trainer):
-    """Steps that take half a second of a clock that nothing else moves, and a whole one while warming up."""
+    """Steps that take half a second of a clock that nothing else moves.
+
+    Those that warm up take 20 seconds, in which another process compiles, and use one of the CPU.
+    """
+
+    part = 1.0
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.times = Times()
 
     def step(self) -> Any:
-        spent_s = 1.0 if self.step_count < WARM_UP_STEPS else 0.5
-        self.times.wall_s += spent_s
-        self.times.cpu_s += spent_s
+        warms_up = self.step_count < WARM_UP_STEPS
+        self.times.wall_s += 20.0 if warms_up else 0.5
+        self.times.cpu_s += 1.0 if warms_up else 0.5 * self.part
         self.step_count += 1
 
 
-def measured(budget_s: float) -> tuple[tuple[int, float], int]:
-    """Return what `images_in_time` finds, and the number of steps that it measured."""
+def measured(budget_s: float, part: float = 1.0) -> tuple[tuple[int, float, float], int]:
+    """Return what `images_in_time` finds, and the number of steps that it measured.
+
+    Args:
+        budget_s: Budget in seconds.
+        part: Part of a core that steps have.
+    """
     trainer = trainer_of("vae", kind=Slow)
-    found = images_in_time(trainer, budget_s, trainer.times.clock())
+    trainer.part = part
+    found = images_in_time(trainer, budget_s, trainer.times.clock(), lambda: trainer.times.cpu_s)
     return found, trainer.step_count - WARM_UP_STEPS
 
 
 def test_images_are_those_that_fit_beside_what_was_measured() -> None:
     # Five steps of half a second are measured; 47.5 seconds are left.
-    assert measured(50.0) == ((95 * 6, 12.0), 5)
+    assert measured(50.0) == ((95 * 6, 12.0, 1.0), 5)
     # A twentieth of the budget is measured, 10 s.
-    assert measured(200.0) == ((380 * 6, 12.0), 20)
-    assert measured(0.1)[0] == (6, 12.0)
+    assert measured(200.0) == ((380 * 6, 12.0, 1.0), 20)
+    assert measured(0.1)[0] == (6, 12.0, 1.0)
     assert measured(1e5)[0][0] == 6 * 2 * (100_000 - 30)
+
+
+def test_only_measured_steps_tell_how_busy_the_machine_is() -> None:
+    assert measured(50.0, part=0.25) == ((95 * 6, 12.0, 0.25), 5)
+
+
+@pytest.mark.parametrize("had", [0.25, 1.0])
+def test_a_budget_measured_on_a_busy_machine_says_so(
+    train: Command, monkeypatch: pytest.MonkeyPatch, had: float
+) -> None:
+    monkeypatch.setattr(capacity, "images_in_time", lambda trainer, budget_s: (24, 12.0, had))
+    outcome = train("vae", "--budget", "1m", "--max-time", "0s")
+    assert "24 images fit in 60 s" in outcome.err
+    assert ("the machine is busy: these steps had 25% of a core" in outcome.err) == (had == 0.25)
 
 
 def test_all_processes_take_the_number_of_the_first() -> None:
@@ -96,7 +123,7 @@ def test_all_processes_take_the_number_of_the_first() -> None:
 
     trainer = trainer_of("vae", kind=Slow)
     trainer.group = Second(1, 1, 1)
-    images, speed = images_in_time(trainer, 50.0, Times().clock())
+    images, speed, _ = images_in_time(trainer, 50.0, Times().clock())
     # Seven steps in the five seconds of the first process, whatever the clock here says.
     assert (images, speed) == (int(45 * 7 * 6 / 5) // 6 * 6, 7 * 6 / 5)
     assert told == [0] * 7 + [0.0]

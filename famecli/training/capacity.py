@@ -1,6 +1,7 @@
 """Capacity: the largest batch in memory, the images in a time budget, and advice when a step fails."""
 
 import dataclasses
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -93,7 +94,12 @@ def largest_common_batch(
     return -group.all_reduce_max(-at_once) * accumulate * group.size
 
 
-def images_in_time(trainer: Trainer, budget_s: float, clock: Clock | None = None) -> tuple[int, float]:
+def images_in_time(
+    trainer: Trainer,
+    budget_s: float,
+    clock: Clock | None = None,
+    thread_s: Callable[[], float] = time.thread_time,
+) -> tuple[int, float, float]:
     """Take trial steps, and return how many images fit in a time budget, in whole batches.
 
     Measured steps count towards the budget; warm-up steps do not. All processes return the result of the
@@ -103,15 +109,17 @@ def images_in_time(trainer: Trainer, budget_s: float, clock: Clock | None = None
         trainer: Trainer, which takes steps.
         budget_s: Seconds of training steps.
         clock: Clock of the steps; None for a new one.
+        thread_s: Function that returns the CPU time of this thread in seconds.
 
     Returns:
-        Number of images, one batch at least, and images per second.
+        Number of images, one batch at least; images per second; and the part of a core that this thread had
+        in the measured steps.
     """
     clock, group, batch = clock or Clock(), trainer.group, trainer.config.batch_size
     for _ in range(WARM_UP_STEPS):
         trainer.step()
     with clock.running():
-        started_s, steps, enough = clock.now_s(), 0, False
+        started_s, started_cpu_s, steps, enough = clock.now_s(), thread_s(), 0, False
         while not enough:
             trainer.step()
             steps += 1
@@ -119,10 +127,11 @@ def images_in_time(trainer: Trainer, budget_s: float, clock: Clock | None = None
             enough = steps >= FEWEST_STEPS and spent_s >= min(MOST_S, MEASURED_PART * budget_s)
             # The first process decides.
             enough = bool(group.all_reduce_max(int(enough and group.is_main)))
+    had = (thread_s() - started_cpu_s) / max(spent_s, 1e-9)
     spent_s = float(group.sum(torch.tensor(spent_s if group.is_main else 0.0, dtype=torch.float64)))
     images_per_s = steps * batch / max(spent_s, 1e-9)
     images = int((budget_s - spent_s) * images_per_s)
-    return max(1, images // batch) * batch, images_per_s
+    return max(1, images // batch) * batch, images_per_s, had
 
 
 @contextmanager

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -87,11 +86,9 @@ def make_trainer(
     if plan.open_budget_s is not None:
         note("measuring the speed of this machine")
         first = {name: value.clone() for name, value in trainer.state_tensors().items()}
-        started_s, started_cpu_s = time.monotonic(), time.thread_time()
         with capacity.explain_failed_steps(trainer):
-            images, images_per_s = capacity.images_in_time(trainer, plan.open_budget_s)
+            images, images_per_s, had = capacity.images_in_time(trainer, plan.open_budget_s)
         note(f"{images_per_s:,.0f} images/s: {images:,} images fit in {plan.open_budget_s:g} s")
-        had = (time.thread_time() - started_cpu_s) / max(time.monotonic() - started_s, 1e-9)
         if had < BUSY_PART:
             note(f"the machine is busy: these steps had {had:.0%} of a core, so more images would fit later")
         plan = plan.fitted(dataclasses.replace(plan.config, total_images=images))
