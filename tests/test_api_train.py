@@ -9,7 +9,13 @@ from support.outcomes import Command
 
 import famecli
 from famecli.checkpoints.checkpoint import load_checkpoint
-from famecli.errors import ArgumentError, ConfigError, FameError, UsageError
+from famecli.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    ConfigError,
+    FameError,
+    UsageError,
+)
 from famecli.training import capacity
 
 
@@ -83,9 +89,17 @@ def test_training_takes_what_the_command_takes(data: Path, tmp_path: Path) -> No
     assert not (tmp_path / "odd").exists()
 
 
+@pytest.mark.parametrize("budget_s", [60, 60.0])
 def test_a_budget_chooses_the_number_of_images(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget_s: float
 ) -> None:
     monkeypatch.setattr(capacity, "images_in_time", lambda trainer, budget_s: (24, budget_s, 1.0))
-    found = famecli.train("vae", "mnist", out=tmp_path / "run", data=data, batch_size=6, budget_s=60.0)
+
+    def trained(budget_s: Any) -> famecli.Model:
+        return famecli.train("vae", "mnist", out=tmp_path / "run", data=data, batch_size=6, budget_s=budget_s)
+
+    found = trained(budget_s)
     assert found.checkpoint.metadata["training"]["total_images"] == 24
+    assert trained(budget_s).checkpoint.sha256 == found.checkpoint.sha256
+    with pytest.raises(ArgumentTypeError, match="budget_s is '60', expected a number"):
+        trained("60")

@@ -115,6 +115,14 @@ def test_a_key_that_was_typed_must_be_as_the_run_began(
     assert Path("run/state.safetensors").read_bytes() == before
 
 
+def test_a_recorded_budget_of_whole_seconds_is_a_number_like_others(train: Command) -> None:
+    words = ("vae", "--budget", "1m", "-o", "run", *STOP)
+    assert train(*words).code == 75
+    change_state(Path("run"), lambda metadata: metadata["progress"].update(budget_s=60))
+    again = train(*words)
+    assert (again.code, "resumed at 6 images" in again.err) == (75, True)
+
+
 def test_a_run_that_does_not_record_its_size_has_that_of_its_stages(train: Command) -> None:
     assert train("vae", "--steps", 2, "--set", "decoder.layers=9", "-o", "run", *STOP).code == 75
     change_state(Path("run"), as_before)

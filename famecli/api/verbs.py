@@ -255,7 +255,7 @@ def train(
         images=images,
         epochs=epochs,
         steps=steps,
-        budget_s=budget_s,
+        budget_s=None if budget_s is None else number("budget_s", budget_s, 0.0, float("inf")),
         batch_size=batch_size,
         accumulate=accumulate,
         lr=lr,

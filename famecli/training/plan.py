@@ -249,8 +249,8 @@ def _continued(plan: Plan, begun: Begun, settings: list[Setting]) -> Plan:
     check_kind(begun, options, plan.model, info)
     _check_conditional(options, begun.model, begun.state)
     if info.family == FOLDER:
-        if begun.rule != PIXELS:
-            info = _described(options, begun.rule)
+        if begun.progress.rule != PIXELS:
+            info = _described(options, begun.progress.rule)
         info = _seen_by(info, begun.model)
     found = resolve(begun.model, begun.config, options.config, settings, presets=False)
     images = _total_images(options, info, found.train)

@@ -7,7 +7,8 @@ from famecli.checkpoints.provenance import FirstWeights, TrainingData
 from famecli.config.schema import Precision, build
 from famecli.data.preparation import TENTH, SplitRule
 from famecli.errors import InputError
-from famecli.training.resume import OTHER_IMAGES
+
+OTHER_IMAGES = "train on these with `init` and another `out`; or `resume=False` to start over"
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from famecli.checkpoints.index import DEFAULT_MODEL
 from famecli.config import first_defaults
 from famecli.config.presets import DEFAULT_SIZE, SIZES, Size, model_config
 from famecli.config.schema import ModelConfig, TrainConfig, differences, leaves, to_dict
-from famecli.data.preparation import PIXELS, TENTH, SplitRule
 from famecli.data.registry import FOLDER, DatasetInfo
 from famecli.errors import ConfigError, InputError
 from famecli.training.options import AUTO, NEVER, TrainOptions
+from famecli.training.progress import Progress
 
 if TYPE_CHECKING:
     from famecli.runtime.distributed import Group
@@ -23,7 +23,6 @@ RUNS = Path("runs")
 STATE = "state.safetensors"
 STATE_SCHEMA = "famecli/state/1"
 ANOTHER_RUN = "choose another `out`, or `resume=False` to start over"
-OTHER_IMAGES = "train on these with `init` and another `out`; or `resume=False` to start over"
 
 
 @dataclass(frozen=True)
@@ -34,21 +33,13 @@ class Begun:
         state: State file.
         model: Configuration of the model.
         config: Configuration of the training.
-        size: Size of the preset that the run began with; None if it is not recorded.
-        budget_s: Budget in seconds that the run began with; None without one.
-        valid_part: Part of the validation split, `even` or, in older runs, `first`.
-        rule: Rule that splits the user's images; by position in older runs.
-        dataset: Name of the data set; None in older runs, which did not record it.
+        progress: Progress of the run, with the options that it began with.
     """
 
     state: Path
     model: ModelConfig
     config: TrainConfig
-    size: str | None
-    budget_s: float | None
-    valid_part: str
-    rule: SplitRule = TENTH
-    dataset: str | None = None
+    progress: Progress
 
 
 def default_folder(
@@ -103,22 +94,10 @@ def begun_with(state: Path) -> Begun | None:
     try:
         model = ModelConfig.from_dict(told.get("model"))
         config = TrainConfig.from_dict(told.get("train"))
+        progress = Progress.of(told.get("progress"))
     except ConfigError as error:
         raise InputError(f"{state}: {error}", error.hint) from error
-    progress = told.get("progress")
-    progress = progress if isinstance(progress, dict) else {}
-    size, budget_s, data = (progress.get(key) for key in ("size", "budget_s", "data"))
-    dataset = data.get("dataset") if isinstance(data, dict) else None
-    return Begun(
-        state,
-        model,
-        config,
-        size if isinstance(size, str) else None,
-        budget_s if isinstance(budget_s, float) else None,
-        "even" if progress.get("valid_part") == "even" else "first",
-        PIXELS if progress.get("rule") == PIXELS else TENTH,
-        dataset if isinstance(dataset, str) else None,
-    )
+    return Begun(state, model, config, progress)
 
 
 def check_kind(begun: Begun, options: TrainOptions, fresh: ModelConfig, info: DatasetInfo) -> None:
@@ -137,18 +116,20 @@ def check_kind(begun: Begun, options: TrainOptions, fresh: ModelConfig, info: Da
     names = ["height", "width", *(["channels", "levels"] if info.family != FOLDER else [])]
     if options.preset is not None:
         refuse(begun.state, differences(begun.model.preset, fresh.preset, "model.preset"))
-    if begun.dataset not in (None, info.name):
-        hint = ANOTHER_RUN if options.dataset else f"add `dataset={begun.dataset}`, or {ANOTHER_RUN}"
-        refuse(begun.state, [f"dataset = {begun.dataset}, now it is {info.name}"], hint)
+    data = begun.progress.data
+    if data is not None and data.dataset != info.name:
+        hint = ANOTHER_RUN if options.dataset else f"add `dataset={data.dataset}`, or {ANOTHER_RUN}"
+        refuse(begun.state, [f"dataset = {data.dataset}, now it is {info.name}"], hint)
     told = options.data if info.family == FOLDER else info.name
     for name in names:
         before, now = getattr(begun.model, name), getattr(fresh, name)
         if before != now:
             refuse(begun.state, [f"images of {name} {before}, those of {told} have {now}"])
+    size = begun.progress.size
     if (
         options.size is not None
         and begun.model != fresh
-        and options.size not in (sizes := [begun.size] if begun.size is not None else sizes_like(begun.model))
+        and options.size not in (sizes := [size] if size is not None else sizes_like(begun.model))
     ):
         refuse(begun.state, [f"size = {' or '.join(sizes)}, now it is {options.size}"])
 
@@ -169,8 +150,9 @@ def check_values(begun: Begun, model: ModelConfig, config: TrainConfig, budget_s
     train_on = f"continue with `init={begun.state.parent}` and another `out`; or `resume=False` to start over"
     hint = train_on if config.total_images > begun.config.total_images else ANOTHER_RUN
     refuse(begun.state, differences(to_dict(begun.config), to_dict(config), "train"), hint)
-    if budget_s not in (None, begun.budget_s):
-        before = "none" if begun.budget_s is None else f"{begun.budget_s:g} s"
+    began_s = begun.progress.budget_s
+    if budget_s not in (None, began_s):
+        before = "none" if began_s is None else f"{began_s:g} s"
         refuse(begun.state, [f"budget = {before}, now it is {budget_s:g} s"], train_on)
 
 

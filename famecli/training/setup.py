@@ -118,7 +118,7 @@ def make_run(
     options, trainer = plan.options, make_trainer(plan, group, note)
     with group.local_main_first():
         valid = _split(plan, "valid", note)
-    older = plan.begun is not None and plan.begun.valid_part == "first"
+    older = plan.begun is not None and plan.begun.progress.valid_part == "first"
     count, total = plan.config.valid_images, len(valid.pixels)
     numbers = range(min(count, total)) if older else even_part(total, count)
     run = Run(
