@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from famecli.data import handwritten
 from famecli.data.arrays import read_idx
 from famecli.data.dataset import ImageSplit, fixed_levels, load_split
 from famecli.data.registry import DATASETS
+from famecli.training import setup
 from famecli.training.trainer import Trainer
 
 SIBLING = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -186,6 +188,22 @@ def test_max_time_saves_and_ends_with_75(train: Command) -> None:
     assert document["best"] is None
     assert train("vae", "--steps", 3, "-o", "run", "--max-time", "1h").code == 0
     assert_equal_runs(Path("run"), Path("unbroken"))
+
+
+def test_max_time_counts_from_the_start_of_the_command(
+    train: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load, now_s, loads = setup.load_split, time.monotonic, []
+
+    def take_an_hour(*told: Any, **named: Any) -> Any:
+        loads.append(told)
+        return load(*told, **named)
+
+    monkeypatch.setattr(setup, "load_split", take_an_hour)
+    monkeypatch.setattr(time, "monotonic", lambda: now_s() + 3600 * len(loads))
+    outcome = train("vae", "--steps", 3, "--max-time", "1h", "--json")
+    document = json.loads(outcome.out)
+    assert (outcome.code, document["stopped"], document["steps"]) == (75, "max_time", 1)
 
 
 def test_patience_stops_without_an_error(train: Command) -> None:

@@ -223,7 +223,7 @@ def train(
         keep: Number of numbered checkpoints to keep; each validation writes one.
         sample_every: Images between two grids of samples in `samples/`; None for no grids.
         patience: Images without a lower validation NLL before the training stops; None for never.
-        max_time_s: Seconds after which the training saves and stops; None for never.
+        max_time_s: Seconds of this call after which the training saves and stops; None for never.
         device: Device; see `load`.
         threads: Number of CPU threads; None for torch's own.
         precision: `fp32`, `bf16`, or `auto` for bf16 where the hardware multiplies it.
@@ -285,7 +285,7 @@ def train(
         run = make_run(plan)
         run.lock = lock
         begin(run, plan, first=init.checkpoint if isinstance(init, Model) else None)
-        for record in follow(run, options):
+        for record in follow(run, plan):
             if progress is not None:
                 progress(record)
     return load(run.checkpoint, device=run.trainer.device)

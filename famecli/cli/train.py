@@ -131,7 +131,7 @@ def _train(plan: "Plan", display: Display, output: Output) -> None:
         seen, remarks = run.trainer.images, Remarks(run)
         with output.progress("training", total, tenths=False) as advance:
             advance(seen, "")
-            for record in follow(run, plan.options, lambda: "signal" if signals else None, output.warn):
+            for record in follow(run, plan, lambda: "signal" if signals else None, output.warn):
                 advance(record["images"] - seen, _describe(record))
                 seen = record["images"]
                 if line := remarks.of(record):

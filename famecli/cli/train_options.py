@@ -158,7 +158,7 @@ FLAGS = {
         "--max-time",
         metavar="TIME",
         parser=seconds,
-        help="Save and stop with code 75 after this time.",
+        help="Save and stop with code 75 this time after the start.",
         rich_help_panel=RUN,
     ),
     "seed": get_args(Seed)[1],

@@ -9,7 +9,7 @@ from famecli.data.fetch import say_nothing
 from famecli.nll.record import bits_per_dim, unit_of
 from famecli.runtime.distributed import explain_lost_processes
 from famecli.training.capacity import explain_failed_steps
-from famecli.training.options import TrainOptions
+from famecli.training.plan import Plan
 from famecli.training.run import Run, Stopped
 from famecli.training.trackers import tracking
 
@@ -21,7 +21,7 @@ SHORT_S = 60.0
 
 def follow(
     run: Run,
-    options: TrainOptions,
+    plan: Plan,
     interrupted: Callable[[], Stopped | None] = lambda: None,
     warn: Callable[[str], None] = say_nothing,
 ) -> Iterator[dict[str, Any]]:
@@ -29,7 +29,7 @@ def follow(
 
     Args:
         run: Run that was begun or resumed.
-        options: Parameters of the training: its tracker, and the time after which it stops.
+        plan: Plan of the training, with its tracker and its deadline.
         interrupted: Called after each step; returns a reason to stop, or None.
         warn: Called with one line when the tracker fails, which does not end the training.
 
@@ -38,14 +38,12 @@ def follow(
         OutOfMemoryError: A step does not fit.
         UnavailableError: A step cannot be compiled here, or another process is gone.
     """
-    limit_s = options.max_time_s
-    deadline_s = None if limit_s is None else time.monotonic() + limit_s
 
     def reason() -> Stopped | None:
-        late = deadline_s is not None and time.monotonic() > deadline_s
+        late = plan.deadline_s is not None and time.monotonic() > plan.deadline_s
         return interrupted() or ("max_time" if late else None)
 
-    name = options.track if run.trainer.group.is_main else None
+    name = plan.options.track if run.trainer.group.is_main else None
     tracker = nullcontext(_ignore) if name is None else tracking(run, name, warn)
     with tracker as track, explain_lost_processes(), explain_failed_steps(run.trainer):
         for record in run.records(reason):

@@ -45,7 +45,7 @@ class TrainOptions:
         save_every_s: Seconds between two saves.
         eval_every: Images between two validations.
         patience: Images without a lower validation NLL before the training stops.
-        max_time_s: Seconds after which the training saves and stops.
+        max_time_s: Seconds since the start of the command after which the training saves and stops.
         keep: Number of numbered checkpoints to keep; each validation writes one.
         sample_every: Images between two grids of samples.
         track: Tracker that also gets the metrics; see `famecli.training.trackers`.

@@ -1,6 +1,7 @@
 """Plan of a training: data set, model and configuration, resolved from parameters. No torch here."""
 
 import dataclasses
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,7 @@ class Plan:
         folder: Folder of the run.
         named: Given values of keys, by path.
         begun: Run to resume; None for a new run.
+        deadline_s: Time of `time.monotonic` after which the training saves and stops; None for never.
     """
 
     options: TrainOptions
@@ -61,6 +63,7 @@ class Plan:
     folder: Path
     named: dict[tuple[str, ...], Any]
     begun: Begun | None = None
+    deadline_s: float | None = None
 
     @property
     def state(self) -> Path:
@@ -105,6 +108,7 @@ def make_plan(
         InputError: The existing run began with other values.
         UnavailableError: Another training is running in the folder, or the files of the data set are missing.
     """
+    deadline_s = None if options.max_time_s is None else time.monotonic() + options.max_time_s
     _check_length(options)
     if options.out is not None and not fresh:
         check_unlocked(options.out)
@@ -133,7 +137,8 @@ def make_plan(
     images = _total_images(options, info, found.train)
     named = found.named | ({} if images is None else {TOTAL_IMAGES: images})
     folder = options.out or default_folder(options, found.model, info.name, named)
-    plan = Plan(options, info, found.model, found.train, folder, named).fitted(found.train)
+    plan = Plan(options, info, found.model, found.train, folder, named, deadline_s=deadline_s)
+    plan = plan.fitted(found.train)
     begun = None if fresh or options.resume == NEVER else begun_with(plan.state)
     if begun is not None:
         return _continued(plan, begun, settings)
