@@ -131,6 +131,21 @@ def test_a_run_that_does_not_record_its_size_has_that_of_its_stages(train: Comma
     assert train("--size", "tiny", "-o", "run").code == 0
 
 
+@pytest.mark.parametrize("words", [("--init", "first"), ("--config", "first/config.toml")])
+def test_a_run_with_the_model_of_another_run_has_its_size(
+    train: Command, fame: Command, data: Path, words: tuple[str, ...]
+) -> None:
+    assert train("vae", "--steps", 1, "-o", "first").code == 0
+    common = ("--data", data, "--batch-size", 6, "--eval-every", 12, "--steps", 1, "-o", "run")
+    assert fame("train", *words, *common).code == 0
+    outcome = train("--size", "small", "-o", "run")
+    assert outcome.code == 3
+    assert error_lines(outcome) == [
+        "error: run/state.safetensors: this run began with size = tiny, now it is small"
+    ]
+    assert train("--size", "tiny", "-o", "run").code == 0
+
+
 def test_a_key_that_is_younger_than_a_run_has_the_default_of_its_class(train: Command) -> None:
     assert train("pixelcnn", "--steps", 2, "--set", "decoder.layers=1", "-o", "run", *STOP).code == 75
     change_state(Path("run"), lambda metadata: metadata["model"]["decoder"].pop("lag"))

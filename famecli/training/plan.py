@@ -12,7 +12,7 @@ from famecli.checkpoints.header import read_header
 from famecli.checkpoints.index import DEFAULT_DATASET, DEFAULT_MODEL
 from famecli.checkpoints.provenance import parse_provenance
 from famecli.checkpoints.store import Store, checkpoint_file
-from famecli.config.presets import DEFAULT_SIZE, model_config
+from famecli.config.presets import DEFAULT_SIZE, Size, model_config
 from famecli.config.resolve import Resolved, Setting, resolve
 from famecli.config.schema import ModelConfig, TrainConfig
 from famecli.data.cache import locate
@@ -52,6 +52,7 @@ class Plan:
         config: Configuration of the training, with a schedule that fits the number of images.
         folder: Folder of the run.
         named: Given values of keys, by path.
+        size: Size of the preset; None where first weights or a file set the model.
         begun: Run to resume; None for a new run.
         deadline_s: Time of `time.monotonic` after which the training saves and stops; None for never.
     """
@@ -62,6 +63,7 @@ class Plan:
     config: TrainConfig
     folder: Path
     named: dict[tuple[str, ...], Any]
+    size: Size | None = None
     begun: Begun | None = None
     deadline_s: float | None = None
 
@@ -117,10 +119,9 @@ def make_plan(
 
     def resolved(info: DatasetInfo) -> Resolved:
         size = options.size or DEFAULT_SIZE
-        if first is not None and _is_base(first, options, info):
-            preset = first
-        else:
-            preset = model_config(options.preset or DEFAULT_MODEL, size, info.shape, info.levels)
+        preset = _kept(first, options, info) or model_config(
+            options.preset or DEFAULT_MODEL, size, info.shape, info.levels
+        )
         if options.conditional:
             preset = with_classes(preset, info)
         return resolve(preset, TrainConfig(), options.config, settings)
@@ -137,7 +138,8 @@ def make_plan(
     images = _total_images(options, info, found.train)
     named = found.named | ({} if images is None else {TOTAL_IMAGES: images})
     folder = options.out or default_folder(options, found.model, info.name, named)
-    plan = Plan(options, info, found.model, found.train, folder, named, deadline_s=deadline_s)
+    size = options.size or (None if found.whole or _kept(first, options, info) else DEFAULT_SIZE)
+    plan = Plan(options, info, found.model, found.train, folder, named, size, deadline_s=deadline_s)
     plan = plan.fitted(found.train)
     begun = None if fresh or options.resume == NEVER else begun_with(plan.state)
     if begun is not None:
@@ -196,16 +198,13 @@ def _with_first(
     return first, completed
 
 
-def _is_base(first: ModelConfig, options: TrainOptions, info: DatasetInfo) -> bool:
-    """Return whether to train the model of the first weights: it fits the images, and no other is named."""
-    named = options.size is not None or options.config is not None
-    own = info.family == FOLDER
-    return (
-        not named
-        and options.preset in (None, first.preset)
-        and (first.height, first.width) == info.shape[1:]
-        and (own or (first.channels, first.levels) == (info.shape[0], info.levels))
-    )
+def _kept(first: ModelConfig | None, options: TrainOptions, info: DatasetInfo) -> ModelConfig | None:
+    """Return the model of the first weights if it fits the images and no other is named, else None."""
+    if first is None or options.size is not None or options.config is not None:
+        return None
+    same_sides = (first.height, first.width) == info.shape[1:]
+    same_values = (first.channels, first.levels) == (info.shape[0], info.levels)
+    return first if same_sides and (same_values or info.family == FOLDER) else None
 
 
 def with_classes(model: ModelConfig, info: DatasetInfo) -> ModelConfig:

@@ -14,7 +14,6 @@ from famecli.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from famecli.checkpoints.index import index
 from famecli.checkpoints.provenance import FirstWeights, TrainingData
 from famecli.checkpoints.store import Store, checkpoint_file
-from famecli.config.presets import DEFAULT_SIZE
 from famecli.config.resolve import resolve, to_toml
 from famecli.config.schema import Precision
 from famecli.data.dataset import (
@@ -135,7 +134,7 @@ def make_run(
         show=show,
         keep_precision=options.precision == AUTO,
     )
-    run.progress.size, run.progress.budget_s = options.size or DEFAULT_SIZE, options.budget_s
+    run.progress.size, run.progress.budget_s = plan.size, options.budget_s
     run.progress.valid_part, run.progress.rule = "even", PIXELS
     run.image_hashes = image_hashes(trainer.split.pixels)
     sizes = [plan.info.splits.get(name, 0) for name in ("train", "valid", "test")]
