@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from support.outcomes import Command
 
 import famecli
 from famecli.checkpoints.checkpoint import load_checkpoint
+from famecli.data.preparation import Preparation
 from famecli.errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -103,3 +105,21 @@ def test_a_budget_chooses_the_number_of_images(
     assert trained(budget_s).checkpoint.sha256 == found.checkpoint.sha256
     with pytest.raises(ArgumentTypeError, match="budget_s is '60', expected a number"):
         trained("60")
+
+
+def test_images_are_prepared_as_for_the_first_weights(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (40, 12, 12), np.uint8)
+    np.savez(tmp_path / "images.npz", images=images)
+
+    def trained(folder: str, **told: Any) -> famecli.Model:
+        sizes = {"batch_size": 4, "steps": 1}
+        own = {"data": tmp_path / "images.npz", "precision": "fp32"}
+        return famecli.train("vae", "folder", out=tmp_path / folder, **own, **sizes, **told)
+
+    first = trained("first", preparation=Preparation(resize=8))
+    found = [trained("path", init=tmp_path / "first"), trained("model", init=first)]
+    for model in found:
+        assert model.config == first.config
+        assert model.config.image_shape == (1, 8, 8)
+        assert model.checkpoint.provenance.preparation == first.checkpoint.provenance.preparation
+    assert found[0].checkpoint.weights_sha256 == found[1].checkpoint.weights_sha256

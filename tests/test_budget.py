@@ -47,7 +47,6 @@ def test_the_schedule_fits_any_length(fame: Command, data: Path, words: tuple[ob
     assert tuple(table[name] for name in FITTED) == (7, 5_000, 1_000, 2_000)
     table = tomllib.loads(fame("train", *words, "--ema", 9, "--eval-every", 8, "--print-config").out)["train"]
     assert tuple(table[name] for name in FITTED) == (312, 5_000, 9, 8)
-
     by_hand = "train={warmup_images=7, eval_every_images=8}"
     table = tomllib.loads(fame("train", *words, "--set", by_hand, "--print-config").out)["train"]
     assert tuple(table[name] for name in FITTED) == (7, 5_000, 1_000, 8)

@@ -280,11 +280,11 @@ def train(
     for name, least in SMALLEST.items():
         if (value := getattr(options, name)) is not None:
             whole(name, value, least)
-    plan = make_plan(options)
+    plan = make_plan(options, init.checkpoint if isinstance(init, Model) else None)
     with undisturbed(), locked(plan.folder, ALONE) as lock:
         run = make_run(plan)
         run.lock = lock
-        begin(run, plan, first=init.checkpoint if isinstance(init, Model) else None)
+        begin(run, plan)
         for record in follow(run, plan):
             if progress is not None:
                 progress(record)

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from famecli.checkpoints.description import model_in
 from famecli.checkpoints.header import read_header
@@ -34,6 +34,9 @@ from famecli.training.resume import (
 )
 from famecli.training.schedule import fit
 
+if TYPE_CHECKING:
+    from famecli.checkpoints.checkpoint import Checkpoint
+
 LENGTHS = ("images", "epochs", "steps", "budget_s")
 MOST_LENGTH = 10**12
 # Feature maps of the condition where it holds the class alone.
@@ -54,6 +57,7 @@ class Plan:
         named: Given values of keys, by path.
         size: Size of the preset; None where first weights or a file set the model.
         begun: Run to resume; None for a new run.
+        first: Model with the first weights, in place of the file that the parameters name.
         deadline_s: Time of `time.monotonic` after which the training saves and stops; None for never.
     """
 
@@ -65,6 +69,7 @@ class Plan:
     named: dict[tuple[str, ...], Any]
     size: Size | None = None
     begun: Begun | None = None
+    first: "Checkpoint | None" = None
     deadline_s: float | None = None
 
     @property
@@ -92,7 +97,11 @@ class Plan:
 
 
 def make_plan(
-    options: TrainOptions, *, fresh: bool = False, report: Callable[[str], None] = say_nothing
+    options: TrainOptions,
+    first: "Checkpoint | None" = None,
+    *,
+    fresh: bool = False,
+    report: Callable[[str], None] = say_nothing,
 ) -> Plan:
     """Return the plan of a training.
 
@@ -101,6 +110,7 @@ def make_plan(
 
     Args:
         options: Parameters of the training.
+        first: Model with the first weights, in place of the file that the parameters name.
         fresh: Whether to ignore an existing run.
         report: Called with one line when first weights are downloaded.
 
@@ -114,12 +124,12 @@ def make_plan(
     _check_length(options)
     if options.out is not None and not fresh:
         check_unlocked(options.out)
-    first, options = _with_first(options, report)
+    base, options = _with_first(options, first, report)
     info, settings = _described(options, PIXELS), _settings(options)
 
     def resolved(info: DatasetInfo) -> Resolved:
         size = options.size or DEFAULT_SIZE
-        preset = _kept(first, options, info) or model_config(
+        preset = _kept(base, options, info) or model_config(
             options.preset or DEFAULT_MODEL, size, info.shape, info.levels
         )
         if options.conditional:
@@ -138,9 +148,10 @@ def make_plan(
     images = _total_images(options, info, found.train)
     named = found.named | ({} if images is None else {TOTAL_IMAGES: images})
     folder = options.out or default_folder(options, found.model, info.name, named)
-    size = options.size or (None if found.whole or _kept(first, options, info) else DEFAULT_SIZE)
-    plan = Plan(options, info, found.model, found.train, folder, named, size, deadline_s=deadline_s)
-    plan = plan.fitted(found.train)
+    size = options.size or (None if found.whole or _kept(base, options, info) else DEFAULT_SIZE)
+    plan = Plan(
+        options, info, found.model, found.train, folder, named, size, first=first, deadline_s=deadline_s
+    ).fitted(found.train)
     begun = None if fresh or options.resume == NEVER else begun_with(plan.state)
     if begun is not None:
         return _continued(plan, begun, settings)
@@ -165,46 +176,50 @@ def _check_counts(plan: Plan) -> None:
 
 
 def _with_first(
-    options: TrainOptions, report: Callable[[str], None]
+    options: TrainOptions, first: "Checkpoint | None", report: Callable[[str], None]
 ) -> tuple[ModelConfig | None, TrainOptions]:
-    """Return the model of the first weights, and parameters with what they leave open as in its training.
+    """Return the model of the first weights, and completed parameters.
 
-    That is the data set, and the preparation of the user's images. A run that has begun does not need the
-    file of its first weights any more; there is no model then.
+    Data set and preparation of the user's images, where they are open, are those of the model's training. A
+    run that has begun does not need the file of its first weights any more; there is no model then.
 
     Raises:
         UsageError: The first weights are of another preset.
         FameError: Any error of `checkpoint_file` and `read_header`.
     """
-    if options.init is None:
+    if first is not None:
+        name, metadata = first.source, first.metadata
+    elif options.init is not None:
+        name = options.init
+        try:
+            path = checkpoint_file(name, Store(options.cache_dir, options.offline, report))
+        except FameError:
+            if options.out is None or not state_of(options.out, options.resume).exists():
+                raise
+            return None, options
+        metadata = read_header(path).metadata
+    else:
         return None, options
-    try:
-        path = checkpoint_file(options.init, Store(options.cache_dir, options.offline, report))
-    except FameError:
-        if options.out is None or not state_of(options.out, options.resume).exists():
-            raise
-        return None, options
-    metadata = read_header(path).metadata
-    past = parse_provenance(metadata, str(path))
+    past = parse_provenance(metadata, name)
     dataset = options.dataset or past.dataset
     prepared = past.prepared(options.preparing, dataset or DEFAULT_DATASET)
     completed = dataclasses.replace(options, dataset=dataset, preparing=prepared)
-    first = model_in(metadata, str(path))
-    if options.preset not in (None, first.preset):
+    base = model_in(metadata, name)
+    if options.preset not in (None, base.preset):
         raise UsageError(
-            f"{options.init} is a {first.preset}, not a {options.preset}",
+            f"{name} is a {base.preset}, not a {options.preset}",
             "leave the name of the model out, or `init`",
         )
-    return first, completed
+    return base, completed
 
 
-def _kept(first: ModelConfig | None, options: TrainOptions, info: DatasetInfo) -> ModelConfig | None:
+def _kept(base: ModelConfig | None, options: TrainOptions, info: DatasetInfo) -> ModelConfig | None:
     """Return the model of the first weights if it fits the images and no other is named, else None."""
-    if first is None or options.size is not None or options.config is not None:
+    if base is None or options.size is not None or options.config is not None:
         return None
-    same_sides = (first.height, first.width) == info.shape[1:]
-    same_values = (first.channels, first.levels) == (info.shape[0], info.levels)
-    return first if same_sides and (same_values or info.family == FOLDER) else None
+    same_sides = (base.height, base.width) == info.shape[1:]
+    same_values = (base.channels, base.levels) == (info.shape[0], info.levels)
+    return base if same_sides and (same_values or info.family == FOLDER) else None
 
 
 def with_classes(model: ModelConfig, info: DatasetInfo) -> ModelConfig:

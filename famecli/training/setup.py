@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from famecli.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from famecli.checkpoints.checkpoint import load_checkpoint
 from famecli.checkpoints.index import index
 from famecli.checkpoints.provenance import FirstWeights, TrainingData
 from famecli.checkpoints.store import Store, checkpoint_file
@@ -145,14 +145,13 @@ def make_run(
     return run
 
 
-def begin(run: Run, plan: Plan, note: Note = say_nothing, first: Checkpoint | None = None) -> None:
+def begin(run: Run, plan: Plan, note: Note = say_nothing) -> None:
     """Resume a run, or give it first weights and an empty folder; write its configuration.
 
     Args:
         run: Run as `make_run` returns it.
         plan: Plan of the training.
         note: Called with one line about what was done.
-        first: Model with the first weights, in place of `init`.
 
     Raises:
         InputError: There is nothing to resume, the folder cannot be made, not all processes see it, or the
@@ -168,7 +167,7 @@ def begin(run: Run, plan: Plan, note: Note = say_nothing, first: Checkpoint | No
         kind = "finished" if trainer.done else "resumed"
         note(f"{kind} at {trainer.images:,} images from {plan.state} in {trainer.precision}")
     else:
-        _give_first_weights(run, plan, note, first)
+        _give_first_weights(run, plan, note)
         run.clear()
     check_shared(trainer.group, run.folder, trainer.step_count)
     if trainer.group.is_main:
@@ -219,9 +218,9 @@ def _batch_size(
     return capacity.largest_common_batch(plan.model, plan.config, split, device, precision, parts, group)
 
 
-def _give_first_weights(run: Run, plan: Plan, note: Note, first: Checkpoint | None) -> None:
+def _give_first_weights(run: Run, plan: Plan, note: Note) -> None:
     """Start a run from the weights of another model, if one is given, and record which."""
-    options, model = plan.options, run.trainer.model
+    options, model, first = plan.options, run.trainer.model, plan.first
     name = options.init
     if first is not None:
         name = first.source
