@@ -16,6 +16,7 @@ from famecli.errors import (
     ArgumentTypeError,
     ConfigError,
     FameError,
+    InputError,
     UsageError,
 )
 from famecli.training import capacity
@@ -123,3 +124,7 @@ def test_images_are_prepared_as_for_the_first_weights(tmp_path: Path) -> None:
         assert model.config.image_shape == (1, 8, 8)
         assert model.checkpoint.provenance.preparation == first.checkpoint.provenance.preparation
     assert found[0].checkpoint.weights_sha256 == found[1].checkpoint.weights_sha256
+    # A finished run is resumed by those first weights alone.
+    assert trained("model", init=tmp_path / "first").checkpoint.sha256 == found[1].checkpoint.sha256
+    with pytest.raises(InputError, match=r"init = first/best\.safetensors .*, now it is model/best"):
+        trained("model", init=found[1])

@@ -12,7 +12,7 @@ import pytest
 import tomli_w
 from support.outcomes import Command, error_lines
 
-from famecli.checkpoints.checkpoint import load_tensors, save_tensors
+from famecli.checkpoints.checkpoint import load_checkpoint, load_tensors, save_tensors
 from famecli.config import first_defaults
 from famecli.config.first_defaults import DATA_KEYS, first_digest
 from famecli.config.presets import model_config
@@ -144,6 +144,47 @@ def test_a_run_with_the_model_of_another_run_has_its_size(
         "error: run/state.safetensors: this run began with size = tiny, now it is small"
     ]
     assert train("--size", "tiny", "-o", "run").code == 0
+
+
+@pytest.fixture
+def firsts(train: Command) -> None:
+    """Two runs, `A` and `B`, of one preset."""
+    for seed, name in enumerate("AB"):
+        assert train("vae", "--steps", 1, "--seed", seed, "-o", name).code == 0
+
+
+@pytest.mark.usefixtures("firsts")
+def test_first_weights_are_part_of_the_name_of_a_folder(train: Command) -> None:
+    words = ("vae", "--steps", 1)
+    inits: tuple[tuple[str, ...], ...] = ((), ("--init", "A"), ("--init", "B"))
+    plain, a, b = folders = [Path(train(*words, *init).out).parent for init in inits]
+    assert len(set(folders)) == 3
+    again = train(*words, "--init", "A")
+    assert (Path(again.out).parent, "finished at 6 images" in again.err) == (a, True)
+    # Older runs had a name without first weights.
+    shutil.rmtree(plain)
+    a.rename(plain)
+    shutil.rmtree(b)
+    assert [Path(train(*words, *init).out).parent for init in inits[1:]] == [plain, b]
+
+
+@pytest.mark.usefixtures("firsts")
+def test_first_weights_must_be_those_that_a_run_began_with(train: Command) -> None:
+    words = ("vae", "--steps", 1, "-o", "run")
+    assert train(*words, "--init", "A").code == 0
+    hashes = {name: load_checkpoint(Path(name, "best.safetensors")).weights_sha256[:12] for name in "AB"}
+    refused = train(*words, "--init", "B")
+    assert refused.code == 3
+    told = f"init = A (weights {hashes['A']}), now it is B (weights {hashes['B']})"
+    assert error_lines(refused) == [f"error: run/state.safetensors: this run began with {told}"]
+    # The same weights have another name here.
+    assert train(*words, "--init", "A/best.safetensors").code == 0
+    for name in "AB":
+        shutil.move(name, f"away-{name}")
+    assert [train(*words, "--init", name).code for name in "AB"] == [0, 3]
+    assert train(*words).code == 0
+    (line,) = error_lines(train("vae", "-o", "away-A", "--init", "away-B"))
+    assert f"init = none, now it is away-B (weights {hashes['B']})" in line
 
 
 def test_a_key_that_is_younger_than_a_run_has_the_default_of_its_class(train: Command) -> None:

@@ -51,9 +51,7 @@ class Description:
     @property
     def weights_sha256(self) -> str | None:
         """SHA-256 recorded with the averaged weights; None where it is not recorded."""
-        hashes = self.header.metadata.get("weights_sha256")
-        found = hashes.get("ema") if isinstance(hashes, dict) else None
-        return found if isinstance(found, str) else None
+        return weights_hash_in(self.header.metadata)
 
     def claimed(self) -> tuple[NllRecord, ...]:
         """Return the claims, at least one.
@@ -128,6 +126,13 @@ def model_in(metadata: Mapping[str, Any], source: str) -> ModelConfig:
         return ModelConfig.from_dict(metadata.get("model"))
     except ConfigError as error:
         raise ConfigError(f"{source}: {truncate(error, 400)}", error.hint) from error
+
+
+def weights_hash_in(metadata: Mapping[str, Any]) -> str | None:
+    """Return the SHA-256 that metadata record for the averaged weights; None where they record none."""
+    hashes = metadata.get("weights_sha256")
+    found = hashes.get("ema") if isinstance(hashes, dict) else None
+    return found if isinstance(found, str) else None
 
 
 def claims_in(metadata: Mapping[str, Any]) -> list[Any]:

@@ -112,6 +112,16 @@ class FirstWeights:
     weights_sha256: str = ""
     past: tuple[PastTraining, ...] = ()
 
+    def __str__(self) -> str:
+        """Return source and hash, for people."""
+        return f"{self.source} (weights {self.weights_sha256[:12] or 'unknown'})"
+
+    def same_as(self, other: "FirstWeights") -> bool:
+        """Return whether both are the same weights: by hashes, or by sources if one has no hash."""
+        if self.weights_sha256 and other.weights_sha256:
+            return self.weights_sha256 == other.weights_sha256
+        return self.source == other.source
+
 
 @dataclass(frozen=True)
 class Provenance(PastTraining):

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from famecli.checkpoints.description import model_in
+from famecli.checkpoints.description import model_in, weights_hash_in
 from famecli.checkpoints.header import read_header
 from famecli.checkpoints.index import DEFAULT_DATASET, DEFAULT_MODEL
-from famecli.checkpoints.provenance import parse_provenance
+from famecli.checkpoints.provenance import FirstWeights, parse_provenance
 from famecli.checkpoints.store import Store, checkpoint_file
 from famecli.config.presets import DEFAULT_SIZE, Size, model_config
 from famecli.config.resolve import Resolved, Setting, resolve
@@ -26,10 +26,12 @@ from famecli.training.options import NEVER, TrainOptions
 from famecli.training.resume import (
     Begun,
     begun_with,
+    check_first,
     check_kind,
     check_values,
     default_folder,
     sizes_like,
+    source_of,
     state_of,
 )
 from famecli.training.schedule import fit
@@ -124,7 +126,7 @@ def make_plan(
     _check_length(options)
     if options.out is not None and not fresh:
         check_unlocked(options.out)
-    base, options = _with_first(options, first, report)
+    base, weights, options = _with_first(options, first, report)
     info, settings = _described(options, PIXELS), _settings(options)
 
     def resolved(info: DatasetInfo) -> Resolved:
@@ -147,13 +149,14 @@ def make_plan(
         locate(info, options.data)
     images = _total_images(options, info, found.train)
     named = found.named | ({} if images is None else {TOTAL_IMAGES: images})
-    folder = options.out or default_folder(options, found.model, info.name, named)
+    folder = options.out or default_folder(options, found.model, info.name, named, weights)
     size = options.size or (None if found.whole or _kept(base, options, info) else DEFAULT_SIZE)
     plan = Plan(
         options, info, found.model, found.train, folder, named, size, first=first, deadline_s=deadline_s
     ).fitted(found.train)
     begun = None if fresh or options.resume == NEVER else begun_with(plan.state)
     if begun is not None:
+        check_first(begun, weights)
         return _continued(plan, begun, settings)
     if not fresh:
         _check_counts(plan)
@@ -177,8 +180,8 @@ def _check_counts(plan: Plan) -> None:
 
 def _with_first(
     options: TrainOptions, first: "Checkpoint | None", report: Callable[[str], None]
-) -> tuple[ModelConfig | None, TrainOptions]:
-    """Return the model of the first weights, and completed parameters.
+) -> tuple[ModelConfig | None, FirstWeights | None, TrainOptions]:
+    """Return the model of the first weights, their source and hash, and completed parameters.
 
     Data set and preparation of the user's images, where they are open, are those of the model's training. A
     run that has begun does not need the file of its first weights any more; there is no model then.
@@ -188,7 +191,8 @@ def _with_first(
         FameError: Any error of `checkpoint_file` and `read_header`.
     """
     if first is not None:
-        name, metadata = first.source, first.metadata
+        source, metadata, sha256 = first.source, first.metadata, first.weights_sha256
+        name = source
     elif options.init is not None:
         name = options.init
         try:
@@ -196,21 +200,22 @@ def _with_first(
         except FameError:
             if options.out is None or not state_of(options.out, options.resume).exists():
                 raise
-            return None, options
-        metadata = read_header(path).metadata
+            return None, FirstWeights(source_of(name)), options
+        source, metadata = str(path), read_header(path).metadata
+        sha256 = weights_hash_in(metadata) or ""
     else:
-        return None, options
-    past = parse_provenance(metadata, name)
+        return None, None, options
+    past = parse_provenance(metadata, source)
     dataset = options.dataset or past.dataset
     prepared = past.prepared(options.preparing, dataset or DEFAULT_DATASET)
     completed = dataclasses.replace(options, dataset=dataset, preparing=prepared)
-    base = model_in(metadata, name)
+    base = model_in(metadata, source)
     if options.preset not in (None, base.preset):
         raise UsageError(
             f"{name} is a {base.preset}, not a {options.preset}",
             "leave the name of the model out, or `init`",
         )
-    return base, completed
+    return base, FirstWeights(source_of(name), weights_sha256=sha256), completed
 
 
 def _kept(base: ModelConfig | None, options: TrainOptions, info: DatasetInfo) -> ModelConfig | None:

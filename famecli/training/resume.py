@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from famecli.checkpoints.header import canonical_json, read_header
 from famecli.checkpoints.index import DEFAULT_MODEL
+from famecli.checkpoints.provenance import FirstWeights
 from famecli.config import first_defaults
 from famecli.config.presets import DEFAULT_SIZE, SIZES, Size, model_config
 from famecli.config.schema import ModelConfig, TrainConfig, differences, leaves, to_dict
 from famecli.data.registry import FOLDER, DatasetInfo
 from famecli.errors import ConfigError, InputError
+from famecli.escape import redacted
 from famecli.training.options import AUTO, NEVER, TrainOptions
 from famecli.training.progress import Progress
 
@@ -41,20 +43,29 @@ class Begun:
     config: TrainConfig
     progress: Progress
 
+    def started_from(self, first: FirstWeights | None) -> bool:
+        """Return whether the run began with `first`, or none are given."""
+        return first is None or (self.progress.init is not None and self.progress.init.same_as(first))
+
 
 def default_folder(
-    options: TrainOptions, model: ModelConfig, dataset: str, named: Mapping[tuple[str, ...], Any]
+    options: TrainOptions,
+    model: ModelConfig,
+    dataset: str,
+    named: Mapping[tuple[str, ...], Any],
+    first: FirstWeights | None = None,
 ) -> Path:
     """Return the default folder of a run; it depends on the given values, but not on defaults.
 
-    Its name has a digest of all given values. Older runs, named by a digest of the whole
-    configuration, are still found.
+    Its name has a digest of all given values. Older runs, named without their first weights or by a digest of
+    the whole configuration, are still found.
 
     Args:
         options: Parameters of the training.
         model: Configuration of the model.
         dataset: Name of the data set.
         named: Given values of keys, by path.
+        first: First weights; None for random ones.
     """
     table: dict[str, Any] = {
         "size": options.size or DEFAULT_SIZE,
@@ -63,14 +74,30 @@ def default_folder(
         "budget_s": options.budget_s,
     }
     stem = f"{model.preset}-{dataset}" + ("-conditional" if model.classes else "")
-    folder = RUNS / f"{stem}-{hashlib.sha256(canonical_json(table).encode()).hexdigest()[:8]}"
-    if options.budget_s is not None or options.resume != AUTO or (folder / STATE).exists():
+    without = RUNS / f"{stem}-{_digest(table)}"
+    folder = without if options.init is None else RUNS / f"{stem}-{_digest(table | {'init': options.init})}"
+    if options.resume != AUTO or (folder / STATE).exists():
         return folder
-    data = {name: getattr(model, name) for name in first_defaults.DATA_KEYS}
-    size = options.size or first_defaults.SIZE
-    digest = first_defaults.first_digest(options.preset or DEFAULT_MODEL, size, data, named)
-    former = RUNS / f"{stem}-{digest}"
-    return former if digest is not None and (former / STATE).exists() else folder
+    former = [without]
+    if options.budget_s is None:
+        data = {name: getattr(model, name) for name in first_defaults.DATA_KEYS}
+        size = options.size or first_defaults.SIZE
+        digest = first_defaults.first_digest(options.preset or DEFAULT_MODEL, size, data, named)
+        former += [] if digest is None else [RUNS / f"{stem}-{digest}"]
+    found = [each for each in former if (begun := begun_with(each / STATE)) and begun.started_from(first)]
+    return found[0] if found else folder
+
+
+def _digest(table: Mapping[str, Any]) -> str:
+    return hashlib.sha256(canonical_json(table).encode()).hexdigest()[:8]
+
+
+def source_of(name: str) -> str:
+    """Return the source of first weights as it is recorded: the end of their path, without secrets.
+
+    Names of other folders may be private, and checkpoints are shared.
+    """
+    return "/".join(Path(redacted(name)).parts[-2:])
 
 
 def state_of(folder: Path, resume: str) -> Path:
@@ -132,6 +159,16 @@ def check_kind(begun: Begun, options: TrainOptions, fresh: ModelConfig, info: Da
         and options.size not in (sizes := [size] if size is not None else sizes_like(begun.model))
     ):
         refuse(begun.state, [f"size = {' or '.join(sizes)}, now it is {options.size}"])
+
+
+def check_first(begun: Begun, first: FirstWeights | None) -> None:
+    """Check that a run began with the first weights, if they are given.
+
+    Raises:
+        InputError: It began with others; the message names both.
+    """
+    if not begun.started_from(first):
+        refuse(begun.state, [f"init = {begun.progress.init or 'none'}, now it is {first}"])
 
 
 def check_values(begun: Begun, model: ModelConfig, config: TrainConfig, budget_s: float | None) -> None:

@@ -5,7 +5,6 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -42,7 +41,7 @@ from famecli.training import capacity
 from famecli.training.grow import first_weights
 from famecli.training.options import AUTO, NEVER
 from famecli.training.plan import Plan
-from famecli.training.resume import check_shared
+from famecli.training.resume import check_shared, source_of
 from famecli.training.run import Run
 from famecli.training.trainer import Trainer
 
@@ -231,9 +230,8 @@ def _give_first_weights(run: Run, plan: Plan, note: Note) -> None:
     if first is None or name is None:
         return
     run.trainer.start_from(first_weights(first.model, model))
-    # Only the end of the path: names of other folders may be private, and checkpoints are shared.
-    source = "/".join(Path(redacted(name)).parts[-2:])
-    run.progress.init = FirstWeights(source, first.sha256, first.weights_sha256, first.provenance.trainings)
+    trainings = first.provenance.trainings
+    run.progress.init = FirstWeights(source_of(name), first.sha256, first.weights_sha256, trainings)
     more = model.count_parameters() - first.model.count_parameters()
     note(f"started from the weights of {name}" + (f" and {more:,} new ones" if more else ""))
 
