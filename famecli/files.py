@@ -104,7 +104,7 @@ def check_writable(path: Path, *, folder: bool = False) -> None:
         folder: Whether the output is a folder, which is made with its parents.
 
     Raises:
-        InputError: There is no such folder, or no permission, or a folder in place of a file.
+        InputError: There is no such folder, or no permission, or a folder in place of a file, or the reverse.
     """
     target = Path(os.path.realpath(path))
     place = target if target.exists() and (folder or not target.is_file()) else target.parent
@@ -115,7 +115,7 @@ def check_writable(path: Path, *, folder: bool = False) -> None:
         fault = errno.ENOENT
     elif target.is_dir() and not folder:
         fault = errno.EISDIR
-    elif place != target and not place.is_dir():
+    elif not place.is_dir() and (folder or place != target):
         fault = errno.ENOTDIR
     elif not os.access(place, os.W_OK):
         fault = errno.EACCES
@@ -127,7 +127,7 @@ def check_writable(path: Path, *, folder: bool = False) -> None:
 def unwritable(path: Path | str, error: OSError) -> InputError:
     """Return the error that says why `path` cannot be written."""
     hint = "free space or choose another place"
-    if isinstance(error, FileNotFoundError | NotADirectoryError):
+    if isinstance(error, FileNotFoundError):
         hint = f"make the folder first: mkdir -p {Path(path).parent}"
     return InputError(f"cannot write {path}: {error.strerror or error}", hint)
 

@@ -357,6 +357,9 @@ def test_the_explanation_has_the_numbers_in_it(model: Path) -> None:
         (["--data", "/nowhere"], 4, "/nowhere"),
         (["--per-image", "/nowhere/rows.csv"], 3, "/nowhere/rows.csv"),
         (["--record", "/nowhere/a.safetensors"], 3, "/nowhere/a.safetensors"),
+        (["--heatmap", __file__], 3, "Not a directory\nhint: free space or choose another place"),
+        (["--heatmap", __file__, "--force"], 3, "Not a directory"),
+        (["--record", "/"], 3, "Is a directory"),
     ],
 )
 def test_errors_are_one_line_with_a_code(model: Path, words: list[str], code: int, part: str) -> None:

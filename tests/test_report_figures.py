@@ -81,6 +81,11 @@ def test_a_folder_of_figures_is_not_written_over(run: Path) -> None:
     assert "--force" in error_of(3, "report", run, *FEW, "--figures", "figures")
     assert not list(Path().glob("*.html"))
     Path("file").write_text("mine")
-    assert error_of(3, "report", run, *FEW, "--figures", "file/figures")
+    for words in (("file",), ("file", "--force"), ("file/figures",)):
+        told = error_of(3, "report", run, *FEW, "--figures", *words)
+        assert "Not a directory" in told
+        assert "--force" not in told
+        assert "mkdir" not in told
+    assert not list(Path().glob("*.html"))
     assert fame("report", run, *FEW, "--figures", "figures", "--force").code == 0
     assert Path("figures/mine").read_text() == "mine"

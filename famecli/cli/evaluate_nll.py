@@ -84,9 +84,9 @@ class Results:
             raise UsageError("--json and --per-image - both want stdout", "write --per-image to a file")
         if self.with_images and not self.common.json:
             raise UsageError("--with-images is for --json", "add --json, or write --per-image FILE")
-        check_absent(self.force, self.heatmap)
         if self.heatmap is not None:
             check_writable(self.heatmap, folder=True)
+        check_absent(self.force, self.heatmap)
         check_files(self.force, self.record, None if self.per_image == STDIN else self.per_image)
         if self.fail_above is not None and not math.isfinite(self.fail_above):
             raise UsageError(f"--fail-above {self.fail_above} is no limit", "give a number")

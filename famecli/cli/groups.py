@@ -334,7 +334,7 @@ def check_files(force: bool, *paths: Path | None) -> None:
     Raises:
         InputError: A file exists, and `force` is not set; or it cannot be written.
     """
-    check_absent(force, *paths)
     for path in paths:
         if path is not None:
             check_writable(path)
+    check_absent(force, *paths)

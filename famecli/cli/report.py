@@ -87,10 +87,11 @@ def report(
     from famecli.report.page import page_paths, write_report
 
     output, path = common.output(), out or Path(free_name("report", ".html"))
-    check_absent(force, *page_paths(path), figures)
+    paths = page_paths(path)
     check_writable(path)
     if figures is not None:
         check_writable(figures, folder=True)
+    check_absent(force, *paths, figures)
     wanted = ReportOptions(samples, images, evaluate, limit, seed, data)
     document = write_report(
         runs, path, wanted, network.store(output), machine.torch_device(), output, figures
