@@ -16,6 +16,7 @@ import pytest
 import torch
 from support.commands import (
     CLAIM,
+    ENVIRONMENT,
     IMPORTS,
     PROVENANCE,
     ROOT,
@@ -119,6 +120,13 @@ def test_quiet_is_the_hash_or_the_version(model: Path) -> None:
     done = fame("info", model, "-q")
     assert (done.text, done.err) == (hashlib.sha256(model.read_bytes()).hexdigest() + "\n", "")
     assert fame("info", "-q").text == f"{__version__}\n"
+
+
+def test_a_variable_names_no_checkpoint(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without = [fame("info", *words, "-q").text for words in ([], ["--machine"], [model])]
+    monkeypatch.setitem(ENVIRONMENT, "FAME_DATASET", "cifar10")
+    assert [fame("info", *words, "-q").text for words in ([], ["--machine"], [model])] == without
+    assert result_of("info", "--model", "fame")["path"].endswith("fame-cifar10.safetensors")
 
 
 def test_without_a_checkpoint_it_describes_the_machine(

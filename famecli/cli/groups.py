@@ -112,6 +112,12 @@ def images_or_auto(text: str) -> int | None:
     return int(text)
 
 
+def typed(context: typer.Context, parameter: str) -> bool:
+    """Return whether an option was typed: a default or a variable may have set it instead."""
+    source = context.get_parameter_source(parameter)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def complete_dataset(incomplete: str) -> list[str]:
     """Return the data sets that a shell offers to complete a word."""
     from famecli.data.registry import DATASETS

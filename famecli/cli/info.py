@@ -11,7 +11,7 @@ from famecli.checkpoints.description import Description, describe
 from famecli.checkpoints.index import index
 from famecli.checkpoints.provenance import in_words
 from famecli.cli.grouping import grouped
-from famecli.cli.groups import Common
+from famecli.cli.groups import Common, typed
 from famecli.cli.sources import CheckpointSource
 from famecli.config.schema import StageConfig, to_dict
 from famecli.errors import UsageError
@@ -55,7 +55,8 @@ def info(
       fame info --machine
     """
     output = common.output()
-    nothing = source.checkpoint is source.dataset is source.model is None
+    # FAME_DATASET names nothing: it is meant for all commands.
+    nothing = source.checkpoint is source.model is None and not typed(context, "dataset")
     if machine:
         if not nothing or tensors or card:
             raise UsageError("--machine is about no checkpoint", "leave out all but --json and -q")

@@ -15,7 +15,7 @@ from famecli.checkpoints.header import Header, read_header
 from famecli.checkpoints.index import default_weights, index
 from famecli.checkpoints.provenance import parse_provenance
 from famecli.checkpoints.store import RUN_FILES, Store, checkpoint_file
-from famecli.cli.groups import Data, Dataset, Network, SplitName
+from famecli.cli.groups import Data, Dataset, Network, SplitName, typed
 from famecli.config.presets import PRESETS
 from famecli.data.preparation import AS_THEY_ARE, Preparation
 from famecli.data.registry import FOLDER, dataset_info, shared_images
@@ -115,9 +115,9 @@ class CheckpointSource:
 
         If a checkpoint is named, `--dataset` counts only if typed: FAME_DATASET is meant for all commands.
         """
-        source = context.get_parameter_source("dataset")
-        typed = source is not None and source.name == "COMMANDLINE"
-        return self if typed or self.checkpoint is None else dataclasses.replace(self, dataset=None)
+        if self.checkpoint is None or typed(context, "dataset"):
+            return self
+        return dataclasses.replace(self, dataset=None)
 
     def check_trained_on(self, name: object) -> None:
         """Check that `--dataset`, which only picks weights, agrees with a named checkpoint.
