@@ -4,6 +4,7 @@ import errno
 import itertools
 import os
 import secrets
+import shlex
 import stat
 import sys
 import time
@@ -128,7 +129,7 @@ def unwritable(path: Path | str, error: OSError) -> InputError:
     """Return the error that says why `path` cannot be written."""
     hint = "free space or choose another place"
     if isinstance(error, FileNotFoundError):
-        hint = f"make the folder first: mkdir -p {Path(path).parent}"
+        hint = f"make the folder first: mkdir -p {shlex.quote(str(Path(path).parent))}"
     return InputError(f"cannot write {path}: {error.strerror or error}", hint)
 
 

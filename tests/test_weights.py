@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from support.commands import PROVENANCE, save_model
 
 from famecli.checkpoints.checkpoint import load_checkpoint
+from famecli.checkpoints.description import describe
 from famecli.checkpoints.index import (
     INDEX,
     SCHEMA,
@@ -156,10 +158,11 @@ def test_what_only_the_index_knows_stays_in_it(other_folder: Path) -> None:
 
 
 def test_files_without_a_claim_cannot_be_listed(tmp_path: Path) -> None:
-    path = save_model(tmp_path / "silent.safetensors", shape=(1, 8, 8))
-    with pytest.raises(InputError, match="claims no NLL") as caught:
-        entry_of(path)
-    assert "--record" in caught.value.hint
+    path = save_model(tmp_path / "the silent.safetensors", shape=(1, 8, 8))
+    for refusing in (entry_of, lambda path: describe(path).claimed()):
+        with pytest.raises(InputError, match="claims no NLL") as caught:
+            refusing(path)
+        assert shlex.split(caught.value.hint) == ["fame", "evaluate-nll", str(path), "--record", "FILE"]
     with pytest.raises(InputError):
         index_text(tmp_path)
     path.write_bytes(b"no checkpoint")

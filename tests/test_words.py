@@ -86,14 +86,26 @@ def test_a_finished_run_with_more_images_names_the_words_that_go_on(train: Comma
 
 def test_compare_names_the_commands_that_measure_models(fame: Command, data: Path) -> None:
     model = save_model(Path("m.safetensors"))
-    Path("run").mkdir()
-    for first, second in ((model, "run"), ("run", "fame-mnist"), ("pixelcnn-mnist", "b.json")):
-        outcome = fame("compare", first, second)
+    Path("a run").mkdir()
+    for name in ("b.json", "mine.json"):
+        Path(name).write_text("{}")
+    # Words, the file that each model among them is measured into, and the files to compare.
+    for words, measured, compared in (
+        ((model, "a run"), {str(model): "a.json", "a run": "b-2.json"}, ["a.json", "b-2.json"]),
+        (("a run", "fame-mnist"), {"a run": "a.json", "fame-mnist": "b-2.json"}, ["a.json", "b-2.json"]),
+        (("pixelcnn-mnist", "b.json"), {"pixelcnn-mnist": "a.json"}, ["a.json", "b.json"]),
+        (("mine.json", "a run"), {"a run": "b-2.json"}, ["mine.json", "b-2.json"]),
+        (("-", "a run"), {"a run": "b-2.json"}, ["-", "b-2.json"]),
+    ):
+        outcome = fame("compare", *words)
         assert (outcome.code, len(error_lines(outcome))) == (2, 1)
-        hint = outcome.err.splitlines()[-1]
-        assert f"fame evaluate-nll {first} --json --with-images > a.json" in hint
-        assert f"fame evaluate-nll {second} --json --with-images > b.json" in hint
-        assert hint.endswith("fame compare a.json b.json")
+        commands = outcome.err.splitlines()[-1].partition("--data PATH: ")[2].split("; ")
+        *measuring, comparing = map(shlex.split, commands)
+        assert measuring == [
+            ["fame", "evaluate-nll", each, "--json", "--with-images", ">", file]
+            for each, file in measured.items()
+        ]
+        assert comparing == ["fame", "compare", *compared]
 
 
 @pytest.mark.parametrize("command", ["evaluate-nll", "sample", "reconstruct", "compress", "verify"])

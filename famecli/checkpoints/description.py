@@ -1,6 +1,7 @@
 """A checkpoint described by its header: model, training, provenance, claimed NLLs. No torch here."""
 
 import hashlib
+import shlex
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -60,7 +61,8 @@ class Description:
             InputError: The checkpoint claims no NLL.
         """
         if not self.claims:
-            raise InputError(f"{self.path} claims no NLL", f"fame evaluate-nll {self.path} --record FILE")
+            hint = f"fame evaluate-nll {shlex.quote(str(self.path))} --record FILE"
+            raise InputError(f"{self.path} claims no NLL", hint)
         return self.claims
 
     def document(self, *, tensors: bool = False) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -121,7 +122,7 @@ def entry_of(path: Path, mirrors: Sequence[str] = ()) -> WeightsEntry:
         or not found.claims
         or any(each.stderr_nats_per_image is None for each in found.claims)
     ):
-        hint = f"fame evaluate-nll {path} --record FILE"
+        hint = f"fame evaluate-nll {shlex.quote(str(path))} --record FILE"
         raise InputError(f"{path} claims no NLL with its standard error, or names no data set", hint)
     return WeightsEntry(
         path.stem,

@@ -1,5 +1,6 @@
 """`fame compare`."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -9,7 +10,7 @@ from rich.console import Console
 from famecli.cli.grouping import grouped
 from famecli.cli.groups import Common
 from famecli.errors import UsageError
-from famecli.files import STDIN
+from famecli.files import STDIN, free_name
 from famecli.output import FittedTable, say
 
 if TYPE_CHECKING:
@@ -68,14 +69,20 @@ def _check_measured(a: Path, b: Path) -> None:
     """
     from famecli.checkpoints.index import index
 
-    for path in (a, b):
-        if path.is_dir() or path.suffix == ".safetensors" or (not path.exists() and str(path) in index()):
-            first, second = (f"fame evaluate-nll {each} --json --with-images" for each in (a, b))
-            raise UsageError(
-                f"{path} is a model, and fame compare reads measured NLLs",
-                "measure both, on images of your own with --data PATH: "
-                f"{first} > a.json; {second} > b.json; fame compare a.json b.json",
-            )
+    models, commands, measured = [], [], []
+    for path, stem in ((a, "a"), (b, "b")):
+        name = str(path)
+        if path.is_dir() or path.suffix == ".safetensors" or (not path.exists() and name in index()):
+            models.append(name)
+            name = free_name(stem, ".json")
+            commands.append(f"fame evaluate-nll {shlex.quote(models[-1])} --json --with-images > {name}")
+        measured.append(name)
+    if models:
+        raise UsageError(
+            f"{models[0]} is a model, and fame compare reads measured NLLs",
+            f"measure {'it' if len(models) == 1 else 'both'}, on images of your own with --data PATH: "
+            f"{'; '.join(commands)}; {shlex.join(['fame', 'compare', *measured])}",
+        )
 
 
 def _show(found: "Comparison", paths: tuple[Path, Path], console: Console) -> None:

@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import inspect
 import re
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -137,7 +138,7 @@ def flags_for_parameters(text: str) -> str:
         name, value = match.groups()
         if (name, value) == ("resume", "False"):
             return "--resume never"
-        given = "" if value in (None, "True") else f" {value}"
+        given = "" if value in (None, "True") else f" {shlex.quote(value)}"
         return f"{FLAGS[name]}{given}" if name in FLAGS else match[0]
 
     return re.sub(r"`([a-z_]+)(?:=([^`]*))?`", flag, text)
