@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 import re
 from xml.etree import ElementTree
 
@@ -185,6 +186,14 @@ def test_the_value_of_a_ring_is_within_the_frame(lowest: float) -> None:
     assert value.text == f"{lowest:.5g}"
     top, height = float(frame.attrib["y"]), float(frame.attrib["height"])
     assert top + 10 < float(value.attrib["y"]) < top + height - 3
+
+
+@pytest.mark.parametrize("point", [(5e-324, 80.0), (1.0, 5e-324), (3e-322, -5e-324), (0.0, 0.0)])
+def test_tiny_numbers_are_drawn(point: tuple[float, float]) -> None:
+    root = drawn(chart(Curve("a", [point], True)))
+    marks = list(root.iter(f"{SVG}circle"))
+    assert marks
+    assert all(math.isfinite(float(mark.attrib[name])) for mark in marks for name in ("cx", "cy"))
 
 
 def test_a_chart_says_what_it_shows() -> None:

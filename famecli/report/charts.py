@@ -13,6 +13,8 @@ MOST_POINTS, MOST_LETTERS = 300, 16
 # Initial part of a curve that does not set the range: the last half is what can be compared.
 STEEP_PART = 0.5
 MARGIN = 0.06
+# Shortest length of an axis: parts of shorter ones would be 0.
+LEAST_LENGTH = 1e-300
 # Hues of Okabe and Ito, adjusted for contrast and for colour-blind readers; tests measure both.
 LIGHT = ("#0146b3", "#c44e00", "#008652", "#a85190", "#7c2e00", "#4d4d4d")
 DARK = ("#5b8cff", "#ff6a2a", "#3fe0a0", "#c98fc0", "#f0e050", "#f0d8ff")
@@ -128,7 +130,7 @@ class LineChart:
         low, high = reach(curves, self.floor)
         y = Axis(low, high, HEIGHT - BOTTOM, legend[-1][-1] + LINE_PX)
         end_px = WIDTH - 16 - LETTER_PX * max(len(text) for text, *_ in ends)
-        x = Axis(0.0, max(x for points in curves for x, _ in points) or 1.0, LEFT, end_px)
+        x = Axis(0.0, _length(max(x for points in curves for x, _ in points)), LEFT, end_px)
         heights = [min(max(y.at(point[1]), y.end_px), y.start_px) for _, point, _ in ends]
         placed = zip(ends, apart(heights, 14, y.end_px, y.start_px), strict=True)
         template = HTML.get_template("line_chart.jinja")
@@ -197,7 +199,7 @@ def reach(curves: Sequence[Points], floor: float | None = None) -> tuple[float, 
         if x >= curve[0][0] + STEEP_PART * (curve[-1][0] - curve[0][0])
     )
     low = low if floor is None else min(low, floor)
-    spread = (high - low) or abs(high) or 1.0
+    spread = _length(high - low if high > low else abs(high))
     return (low if low == floor else low - MARGIN * spread), high + MARGIN * spread
 
 
@@ -228,6 +230,11 @@ def thinned(points: Points, most: int) -> list[tuple[float, float]]:
     """Return every k-th point and the last, about `most` in all."""
     step = -(-len(points) // most)
     return [*points[:-1:step], *points[-1:]] if step > 1 else list(points)
+
+
+def _length(value: float) -> float:
+    """Return the length of an axis, which is 1 for a length that cannot be divided."""
+    return value if value > LEAST_LENGTH else 1.0
 
 
 def _place(point: tuple[float, float]) -> str:

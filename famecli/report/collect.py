@@ -143,7 +143,7 @@ def grouped_by(runs: Sequence[RunReport], key: Callable[[RunReport], Hashable]) 
 def comparable(runs: Sequence[RunReport]) -> list[list[RunReport]]:
     """Return runs grouped by data set, shape and number of levels: their NLLs are comparable."""
     return grouped_by(
-        runs, lambda run: (run.facts.dataset, run.facts.model.image_shape, run.facts.model.levels)
+        runs, lambda run: (run.facts.images, run.facts.model.image_shape, run.facts.model.levels)
     )
 
 

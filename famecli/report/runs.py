@@ -9,7 +9,7 @@ from typing import Any, Literal
 from famecli.checkpoints.description import describe
 from famecli.checkpoints.provenance import Provenance
 from famecli.config.schema import ModelConfig, TrainConfig, to_dict
-from famecli.data.registry import DATASETS
+from famecli.data.registry import DATASETS, FOLDER
 from famecli.errors import ConfigError, truncate
 from famecli.escape import printable
 from famecli.nll.record import NllRecord, ScoredImages, Terms, binarization_words, bits_per_dim, unit_of
@@ -48,6 +48,12 @@ class RunFacts:
     def dataset(self) -> str | None:
         """Data set of the training; None where it is not recorded."""
         return self.provenance.dataset
+
+    @property
+    def images(self) -> tuple[str | None, str | None]:
+        """Data set of the training, and the hash of the training images where they are the user's own."""
+        data = self.provenance.data
+        return self.dataset, data.train_sha256 if data is not None and self.dataset == FOLDER else None
 
     @property
     def unit(self) -> Literal["nats/image", "bits/dim"]:
