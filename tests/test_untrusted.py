@@ -214,6 +214,7 @@ NUMBERS = ("99999999999999999999", HUGE, f"-{HUGE}", "1e9", "nan", "", "0x10", "
         ("sample", "{model}", "--start-index"),
         ("sample", "{model}", "--threads"),
         ("sample", "{model}", "--batch-size"),
+        ("sample", "{model}", "--columns"),
         ("sample", "{model}", "--temperature"),
         ("evaluate-nll", "{model}", "-k"),
         ("evaluate-nll", "{model}", "--ais"),

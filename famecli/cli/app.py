@@ -130,7 +130,10 @@ def _explain(error: typer.TyperException) -> None:
     message = truncate(error.format_message().replace("Value error, ", ""), 300) or "no command"
     hint = "fame --help lists the commands, fame COMMAND --help the options of one"
     word = message.removeprefix("No such command '").removesuffix("'.")
-    longer = [name for each in COMMANDS if (name := each.__name__.replace("_", "-")).startswith(word)]
+    context = getattr(error, "ctx", None)
+    # Commands of the group that was typed; other commands have none.
+    names = getattr(context and context.command, "commands", ())
+    longer = [name for name in names if name.startswith(word)]
     Output().fail(message, f"did you mean {longer[0]}?" if longer else hint)
 
 

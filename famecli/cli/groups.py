@@ -276,7 +276,10 @@ class PictureOutput(ImageOutput):
     rgb: Annotated[bool, typer.Option("--rgb", help="Write grey images with three channels.")] = False
     preview: Annotated[bool, typer.Option("--preview", help="Show the first images in the terminal.")] = False
     columns: Annotated[
-        int | None, typer.Option("--columns", min=1, metavar="IMAGES", help="Images in a row of a grid.")
+        int | None,
+        typer.Option(
+            "--columns", min=1, max=MOST_IMAGES, metavar="IMAGES", help="Images in a row of a grid."
+        ),
     ] = None
     scale: Annotated[
         int | None,
