@@ -210,6 +210,13 @@ def test_quiet_is_the_path_alone_and_names_are_free(model: Path) -> None:
     assert "--force" in error_of(3, "reconstruct", model, "-n", "1", "-o", "reconstructions.png")
 
 
+@pytest.mark.parametrize("suffix", ["npz", "npy", "zip"])
+def test_an_array_needs_no_format(model: Path, suffix: str) -> None:
+    for words in (("-o", f"a.{suffix}"), ("--format", suffix, "-o", f"b.{suffix}")):
+        assert fame("reconstruct", model, "-n", "2", *words).code == 0
+    assert Path(f"a.{suffix}").read_bytes() == Path(f"b.{suffix}").read_bytes()
+
+
 def test_an_npy_stream_goes_to_stdout(model: Path) -> None:
     done = fame("reconstruct", model, "-n", "2", "--format", "npy", "-o", "-")
     assert done.code == 0

@@ -58,8 +58,8 @@ def test_an_error_tells_the_meaning_of_its_key(fame: Command, data: Path) -> Non
 
 
 def test_errors_of_the_library_get_the_words_of_the_command(fame: Command, data: Path) -> None:
-    words = "`settings`, `out`, `resume=False`, `accumulate=2`, `budget_s`, `init=a run`, `width` or `save_every_s=3`"
-    expected = "--set, --out, --resume never, --accumulate 2, --budget, --init 'a run', `width` or --save-every 3"
+    words = "`settings`, `out`, `resume=False`, `accumulate=2`, `init=a run`, `width` or `save_every_s=3`"
+    expected = "--set, --out, --resume never, --accumulate 2, --init 'a run', `width` or --save-every 3"
     assert flags_for_parameters(words) == expected
     # The first of several long flags.
     assert flags_for_parameters("`size`") == "--size"

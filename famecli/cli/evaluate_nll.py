@@ -26,6 +26,7 @@ from famecli.cli.groups import (
     join,
 )
 from famecli.cli.sources import DataSource, ModelSource
+from famecli.data.preparation import Preparation
 from famecli.errors import GateError, UsageError, truncate
 from famecli.files import STDIN, check_writable, write_atomic
 from famecli.output import FittedTable, Output, say
@@ -184,7 +185,7 @@ def evaluate_nll(
     output = results.common.output()
     results.check()
     source, names = source.with_images(files)
-    _check_together(bound, results, data, split, limit, names)
+    _check_together(bound, results, data, preparing, split, limit, names)
     _check_classes(bound, results, labels, coded=coded)
     annealing = bound.annealing()
     for_classes = "--class" if labels is not None else "--marginal" if bound.marginal else ""
@@ -234,7 +235,13 @@ def evaluate_nll(
 
 
 def _check_together(
-    bound: Bound, results: Results, data: DataSource, split: str, limit: int | None, files: list[str]
+    bound: Bound,
+    results: Results,
+    data: DataSource,
+    preparing: Preparation,
+    split: str,
+    limit: int | None,
+    files: list[str],
 ) -> None:
     """Check options of several groups, and image files.
 
@@ -253,7 +260,8 @@ def _check_together(
         return
     if bound.ais is None:
         raise UsageError("--simulated is for --ais", "for example --simulated 16 --ais 500")
-    for name, value in (("--data", data.data), ("--limit", limit)):
+    words = (("--data", data.data), ("--limit", limit), ("--resize or --convert", str(preparing) or None))
+    for name, value in words:
         if value is not None:
             raise UsageError(f"{name} is for images of a data set", f"leave --simulated or {name} out")
     if split != "test":

@@ -63,6 +63,8 @@ def info(
         facts = describe_machine()
         output.result(facts, facts["precision"], lambda console: _show_rows(_machine_rows(facts), console))
     elif nothing:
+        if tensors or card:
+            raise UsageError("--tensors and --card are about a checkpoint", "add its file or name")
         facts = environment(index())
         output.result(facts, __version__, lambda console: _show_rows(_environment_rows(facts), console))
     else:

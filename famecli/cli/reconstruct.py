@@ -24,27 +24,39 @@ from famecli.cli.groups import (
 )
 from famecli.cli.sources import DataSource, ModelSource
 from famecli.data.preparation import Preparation
-from famecli.errors import UsageError
+from famecli.errors import UsageError, truncate
 from famecli.output import Output
 
 if TYPE_CHECKING:
     import numpy as np
 
     from famecli.checkpoints.checkpoint import Checkpoint
+    from famecli.data.image_writers import Format
     from famecli.model.fame import Fame
 
 SCHEMA = "famecli/reconstruct/1"
+# Endings of outputs that are no pictures of pairs.
+ARRAYS = (".npz", ".npy", ".zip")
 LATENTS_SCHEMA = "famecli/latents/1"
+# Most digits of a place in a split.
+MOST_DIGITS = 12
 # Fraction of the NLL below which latents say nearly nothing of an image, and the images that decide on it.
 LEAST_PART, FEW = 0.01, 32
 
 Number = Annotated[
-    int, typer.Option("-n", "--num", min=1, metavar="IMAGES", help="Number of images of the data set.")
-]
-PairFormat = Annotated[
-    Literal["pairs", "grid", "png", "npz", "npy", "zip"],
+    int | None,
     typer.Option(
-        "--format", metavar="pairs|grid|png|npz|npy|zip", help="pairs: each image beside its reconstructions."
+        "-n", "--num", min=1, metavar="IMAGES", show_default="32", help="Number of images of the data set."
+    ),
+]
+Pairs = Literal["pairs", "grid", "png", "npz", "npy", "zip"]
+PairFormat = Annotated[
+    Pairs | None,
+    typer.Option(
+        "--format",
+        metavar="pairs|grid|png|npz|npy|zip",
+        show_default="pairs, or the array that -o names",
+        help="pairs: each image beside its reconstructions.",
     ),
 ]
 KeepLayers = Annotated[
@@ -60,7 +72,10 @@ Latents = Annotated[
     Path | None,
     typer.Option("--latents", metavar="FILE", help="Write the posteriors' means and scales as safetensors."),
 ]
-Steps = Annotated[int, typer.Option("--steps", min=2, help="Images of an interpolation, ends included.")]
+Steps = Annotated[
+    int | None,
+    typer.Option("--steps", min=2, show_default="8", help="Images of an interpolation, ends included."),
+]
 Interpolate = Annotated[
     tuple[str, str] | None,
     typer.Option(
@@ -87,14 +102,14 @@ def reconstruct(
     preparing: Preparing,
     split: Split = "test",
     labels: Label = None,
-    number: Number = 32,
+    number: Number = None,
     images: PictureOutput,
-    format: PairFormat = "pairs",
+    format: PairFormat = None,
     keep_layers: KeepLayers = None,
     samples: Samples = 1,
     decoder: DecoderOutput = "sample",
     interpolate: Interpolate = None,
-    steps: Steps = 8,
+    steps: Steps = None,
     latents: Latents = None,
     seed: Seed = 0,
     machine: Machine,
@@ -115,11 +130,11 @@ def reconstruct(
       fame reconstruct run/ digits/ --json | jq -r '.images[] | [.source, .psnr] | @tsv'
     """
     output = images.common.output()
-    target = images.target("reconstructions", "grid" if format == "pairs" else format, rgb=images.rgb)
+    target = images.target("reconstructions", _format(format, images.out), rgb=images.rgb)
     _check_ends(interpolate, files or [])
     source, names = source.with_images(files)
     check_files(images.force, latents)
-    _check_ends(interpolate, names)
+    _check_together(names, interpolate, split, data, number, steps)
     for_classes, unused = "" if labels is None else "--class", bool(names or interpolate)
     _check_layers(data.check(source, output, split, for_classes, preparing, unused=unused), keep_layers)
     # Deferred: torch takes seconds to load, and the checks above need none.
@@ -129,16 +144,24 @@ def reconstruct(
     from famecli.sampling import reconstruction as library
 
     loaded = source.load(output, machine.torch_device())
-    originals = _originals(loaded, source, data, preparing, names, interpolate, split, labels, number, output)
+    originals = _originals(
+        loaded, source, data, preparing, names, interpolate, split, labels, number or 32, output
+    )
     settings = library.Settings(seed, keep_layers, samples, decoder)
     with output.progress("reconstructing", len(originals.levels)) as advance:
         if interpolate is None:
             found = library.reconstruct(loaded.model, originals.levels, settings, advance, originals.labels)
         else:
-            found = library.interpolate(loaded.model, originals.levels, steps, settings, originals.labels)
+            found = library.interpolate(
+                loaded.model, originals.levels, steps or 8, settings, originals.labels
+            )
     flat = levels_to_bytes(found.reshape(-1, *found.shape[2:]), loaded.model.config.levels)
     results = flat.reshape(*found.shape[:2], *flat.shape[1:])
-    before = levels_to_bytes(originals.levels, loaded.model.config.levels) if format == "pairs" else None
+    before = (
+        levels_to_bytes(originals.levels, loaded.model.config.levels)
+        if target.format == "grid" and format != "grid"
+        else None
+    )
     pixels, planned = library.arranged(results, before, interpolated=interpolate is not None)
     _note_idle_latents(loaded.model, originals, seed, output)
     made: dict[str, str | int | float] = {"weights_sha256": loaded.weights_sha256}
@@ -165,6 +188,13 @@ def reconstruct(
         output.result(document, target.name)
 
 
+def _format(format: Pairs | None, out: str | None) -> "Format":
+    """Return the format of the file: pairs are a grid, and the default where `out` names no array."""
+    if format is None and Path(out or "").suffix.lower() in ARRAYS:
+        return "auto"
+    return "grid" if format is None or format == "pairs" else format
+
+
 def _check_layers(header: Header | None, keep_layers: int | None) -> None:
     """Check before torch is loaded that a known model has the layers; see `ModelConfig.check_layers`."""
     if header is not None:
@@ -189,7 +219,7 @@ def _check_ends(ends: tuple[str, str] | None, files: list[str]) -> None:
     """Check, before anything is loaded, that an interpolation has its two images and no others.
 
     Raises:
-        UsageError: An end is an option, or there are other images.
+        UsageError: An end is an option or an absurd number, or there are other images.
     """
     if ends is None:
         return
@@ -199,8 +229,38 @@ def _check_ends(ends: tuple[str, str] | None, files: list[str]) -> None:
                 f"--interpolate needs two numbers or two files, {end} is neither",
                 "for example --interpolate 0 7",
             )
+        if end.isdecimal() and len(end) > MOST_DIGITS:
+            raise UsageError(f"--interpolate {truncate(end, 40)}: no split has so many images")
     if files:
         raise UsageError("--interpolate names its two images itself", "leave the other images out")
+
+
+def _places(ends: tuple[str, str] | None) -> list[int] | None:
+    """Return the places of the two ends in the split; None if they are files, or if there are none."""
+    return [int(end) for end in ends] if ends and all(end.isdecimal() for end in ends) else None
+
+
+def _check_together(
+    files: list[str],
+    ends: tuple[str, str] | None,
+    split: str,
+    data: DataSource,
+    number: int | None,
+    steps: int | None,
+) -> None:
+    """Check options about other images than the ones to reconstruct.
+
+    Raises:
+        UsageError: An option would be ignored; or see `_check_ends`.
+    """
+    _check_ends(ends, files)
+    if steps is not None and ends is None:
+        raise UsageError("--steps is for an interpolation", "add --interpolate A B, or leave --steps out")
+    if number is not None and ends is not None:
+        raise UsageError("--interpolate takes two images", "leave -n out")
+    named = bool(files) or (ends is not None and _places(ends) is None)
+    if named and (split != "test" or data.data is not None or number is not None):
+        raise UsageError("--split, --data and -n are for images of a data set", "leave the files out")
 
 
 def _originals(
@@ -224,7 +284,7 @@ def _originals(
     from famecli.data.dataset import read_files
     from famecli.evaluation.score import scored_levels
 
-    places = [int(end) for end in ends] if ends and all(end.isdecimal() for end in ends) else None
+    places = _places(ends)
     if files or (ends and places is None):
         config = checkpoint.model.config
         how = checkpoint.provenance.prepared(preparing)

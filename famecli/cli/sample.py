@@ -97,6 +97,8 @@ class Part:
         """
         if self.complete is None and (self.rows is not None or self.mask is not None):
             raise UsageError("--rows and --mask say what to keep of an image", "add --complete IMAGE")
+        if self.complete is None and str(self.preparing):
+            raise UsageError("--resize and --convert prepare the image of --complete", "leave them out")
         if self.complete is not None and (self.rows is None) == (self.mask is None):
             raise UsageError("--complete needs to know what to keep", "add one of --rows R and --mask IMAGE")
         if self.complete is not None and decoder == "mean":

@@ -205,6 +205,8 @@ def check_options(asked: TrainOptions, display: Display, *, json: bool) -> None:
         )
     if display.log and json:
         raise UsageError("--json and --log - both want stdout", "leave one of them out")
+    if display.print_config and json:
+        raise UsageError("--print-config prints TOML, which --json does not change", "leave one of them out")
     if display.preview and asked.sample_every is None:
         raise UsageError("--preview shows samples of the training", "add --sample-every IMAGES")
     if not asked.save_every_s:

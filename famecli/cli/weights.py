@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from famecli.checkpoints.header import read_header
 from famecli.checkpoints.index import KEYS, WeightsEntry, entry_of, index, unknown_checkpoint, weights_folder
 from famecli.checkpoints.store import Named, Store
 from famecli.checkpoints.urls import addresses, is_hub
@@ -77,8 +78,14 @@ CachedName = Annotated[
 ]
 Claims = Annotated[bool, typer.Option("--claims", help="Also measure the claimed NLL again.")]
 ClaimLimit = Annotated[
-    int,
-    typer.Option("--limit", min=1, metavar="IMAGES", help="With --claims: 256, or the number of the claim."),
+    int | None,
+    typer.Option(
+        "--limit",
+        min=1,
+        metavar="IMAGES",
+        show_default=str(FIRST_IMAGES),
+        help="With --claims: 256, or the number of the claim.",
+    ),
 ]
 Further = Annotated[
     bool, typer.Option("--further", help="With --claims: also the claims by other estimators.")
@@ -183,7 +190,7 @@ def remove(name: CachedName, *, network: Network, common: Common) -> None:
 def verify(
     name: VerifiedName = None,
     claims: Claims = False,
-    limit: ClaimLimit = FIRST_IMAGES,
+    limit: ClaimLimit = None,
     further: Further = False,
     batch_size: BatchSize = None,
     *,
@@ -204,6 +211,9 @@ def verify(
     output = common.output()
     if data.data == STDIN:
         raise UsageError("claims are about data sets, not about images on stdin", "name a folder with --data")
+    if not claims and (further or limit is not None):
+        raise UsageError("--further and --limit are for --claims", "add --claims, or leave them out")
+    most = limit or FIRST_IMAGES
 
     # All claims of a file are measured one after the other.
     @functools.lru_cache(maxsize=1)
@@ -219,7 +229,7 @@ def verify(
 
         loaded = load(weights.path)
         output.note(f"{weights.name} claims {claim}")
-        count, _ = claim.expected(weights.name, limit)
+        count, _ = claim.expected(weights.name, most)
         if claim.accuracy is not None and claim.expected_accuracy(count) is None:
             output.note(f"its accuracy is only compared with --limit {claim.data.images}")
         with output.progress("evaluating", count) as advance:
@@ -228,7 +238,7 @@ def verify(
                 claim,
                 lambda dataset, split: data.split(dataset, split, loaded, output),
                 name=weights.name,
-                limit=limit,
+                limit=most,
                 batch_size=batch_size,
                 advance=advance,
                 report=output.note,
@@ -284,6 +294,7 @@ def _pulled(store: Store, word: str, name: str | None, *, force: bool, dry_run: 
         if not (path.exists() or path.suffix or len(path.parts) > 1):
             raise unknown_checkpoint(word)
         if dry_run:
+            read_header(path)
             return {"name": name or path.stem, "path": None, "urls": [word]}
         kept = store.keep(path, name, force=force)
         return {"name": kept.name, "path": str(kept.path), "fetched": True}
