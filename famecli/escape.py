@@ -8,9 +8,12 @@ import json
 import re
 
 # User, password, query and fragment of a URL may be secrets. A revision after @ in hf:// is none, nor a hash.
-USER = re.compile(r"\b((?!hf:)[a-z][a-z0-9+.-]*://)[^/\n]*@", re.IGNORECASE)
-QUERY = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s?#]*)\?[^\s#'\"]*", re.IGNORECASE)
-FRAGMENT = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s#]*)#(?!sha256=)[^\s'\"]*", re.IGNORECASE)
+USER = re.compile(r"(?<!\bhf)://[^/\n]*@", re.IGNORECASE)
+# Matches from each :// on, so that long texts take linear time.
+URL = re.compile(r"(://[^\s?#]*)(\?[^\s#]*)?(#\S*)?")
+HASH = re.compile(r"#sha256=[0-9a-f]*", re.IGNORECASE)
+# Characters after a URL that belong to the text around it.
+CLOSING = "'\"`.,:;)]>"
 # Characters that start emphasis, code, links, headings, tables and formulas in Markdown.
 SPECIAL = re.compile(r"([\\`*_\[\]#|~$!])")
 # Start of a line that would make it a list in Markdown.
@@ -27,7 +30,17 @@ def redacted(text: str) -> str:
     """
     if "://" not in text:
         return text
-    return FRAGMENT.sub(r"\1", QUERY.sub(r"\1?...", USER.sub(r"\1", text)))
+    return URL.sub(_public, USER.sub("://", text))
+
+
+def _public(url: re.Match[str]) -> str:
+    """Return a found URL without query and any fragment but a hash, with what closes it."""
+    address, query, fragment = url.groups("")
+    private = query + fragment
+    closing = private[len(private.rstrip(CLOSING)) :]
+    fragment = fragment.rstrip(CLOSING)
+    shown = fragment if HASH.fullmatch(fragment) else ""
+    return address + ("?..." if query else "") + shown + closing
 
 
 def printable(text: str) -> str:

@@ -116,7 +116,7 @@ class Store:
         place = HubFile.parse(address) if is_hub(text) else None
         if place is not None and not sha256:
             if is_offline(self.offline):
-                hint = f"name a file on this machine, or the hash: {place}#sha256=HEX"
+                hint = f"name a file on this machine, or the hash: {place}#sha256=..."
                 raise UnavailableError(f"the hub is not asked for {place}: downloads are off", hint)
             return hub.locate(place)
         if not sha256:
