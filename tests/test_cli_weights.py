@@ -380,6 +380,11 @@ def test_claims_about_other_weights_go(claiming: Path) -> None:
     for first, second in ((claim_of(claiming), more), (more, claim_of(claiming))):
         found = with_claim({"claim": first}, second)
         assert found == {"claim": claim_of(claiming), "further_claims": [more]}
+    # An older claim need not say how many images it is about.
+    for images in ({"images": None}, {}):
+        older = fewer | {"data": {name: fewer["data"][name] for name in ("dataset_id", "split")} | images}
+        found = with_claim({"claim": older}, claim_of(claiming))
+        assert found == {"claim": claim_of(claiming), "further_claims": [older]}
     both = {"claim": fewer, "further_claims": []}
     assert with_claim(both, claim_of(claiming))["claim"] == claim_of(claiming)
     with pytest.raises(InputError, match="claim"):

@@ -168,7 +168,10 @@ def with_claim(metadata: Mapping[str, Any], claim: dict[str, Any]) -> dict[str, 
         earlier = parse_nll(each, "claim")
         if earlier.weights_sha256 == own.weights_sha256 and not earlier.same_kind(own):
             found.append(each)
-    first, *others = sorted(
-        [*found, claim], key=lambda each: (-each["data"]["images"], each.get("importance_samples", 1))
-    )
+
+    def order(each: dict[str, Any]) -> tuple[int, int]:
+        record = parse_nll(each, "claim")
+        return -(record.data.images or 0), record.importance_samples
+
+    first, *others = sorted([*found, claim], key=order)
     return {"claim": first} | ({FURTHER: others} if others else {})
