@@ -11,6 +11,7 @@ from support.loopback import FaultServer
 from famecli.checkpoints.index import index, weights_folder
 from famecli.checkpoints.store import Named, Store
 from famecli.checkpoints.urls import addresses, parse_url
+from famecli.data.fetch import file_sha256
 from famecli.errors import InputError, IntegrityError, UnavailableError, UsageError
 
 HASH = "ab" * 32
@@ -290,6 +291,23 @@ def test_a_name_is_taken_over_only_by_force(model: Path, tmp_path: Path) -> None
     second = store.keep(other, "mine", force=True)
     assert list(store.imported()) == [second]
     assert second.path.stem == hashlib.sha256(other.read_bytes()).hexdigest()
+
+
+def test_a_refused_pull_leaves_the_cache_as_it_was(model: Path, tmp_path: Path) -> None:
+    store, url = Store(tmp_path / "cache"), f"{model.as_uri()}#sha256={file_sha256(model)}"
+    store.keep(save_model(tmp_path / "other.safetensors", "lvae", (1, 8, 8)), "taken")
+    located = store.locate(url)
+    with pytest.raises(InputError, match="another checkpoint is called taken"):
+        store.pull(located, "taken")
+    assert list(store.folder.glob("*.safetensors")) == []
+    cached = store.get(url)
+    with pytest.raises(InputError, match="another checkpoint is called taken"):
+        store.pull(located, "taken")
+    assert list(store.folder.glob("*.safetensors")) == [cached]
+    # The copy under the name takes the place of the other.
+    kept = store.pull(located, "mine")
+    assert list(store.folder.glob("*.safetensors")) == []
+    assert Store(tmp_path / "cache", offline=True).get(url) == kept.path
 
 
 def test_what_is_no_checkpoint_is_not_kept(model: Path, tmp_path: Path) -> None:

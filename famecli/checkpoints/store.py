@@ -130,21 +130,32 @@ class Store:
             if each.sha256 == located.sha256:
                 check_hash(each.path, each.sha256)
                 return each.path
-        name = re.sub(r"[^A-Za-z0-9._-]", "_", located.name.removesuffix(SUFFIX)).lstrip(".")[:100]
-        target = self.cached(name or "checkpoint", located.sha256)
         headers = hub.headers() if is_hub(located.address) else {}
         return self._fetch(
-            located.address, [located.url], target, located.sha256, located.size_bytes, headers
+            located.address,
+            [located.url],
+            self._target(located),
+            located.sha256,
+            located.size_bytes,
+            headers,
         )
+
+    def _target(self, located: Located) -> Path:
+        """Return the path that a file which `locate` found has in the cache."""
+        name = re.sub(r"[^A-Za-z0-9._-]", "_", located.name.removesuffix(SUFFIX)).lstrip(".")[:100]
+        return self.cached(name or "checkpoint", located.sha256)
 
     def pull(self, located: Located, name: str | None = None, *, force: bool = False) -> Named:
         """Fetch and check a file that `locate` found, and keep it under a name; errors as for `keep`."""
+        target = self._target(located)
+        was_here = os.path.isfile(target)
         path = self.fetch_located(located)
         kept = None
         try:
             kept = self.keep(path, name or located.name.removesuffix(SUFFIX), force=force)
         finally:
-            if path.parent == self.folder and (kept is None or kept.path != path):
+            # A kept copy serves the address, too. What was here before a refused pull stays.
+            if path == target and (not was_here if kept is None else kept.path != path):
                 path.unlink(missing_ok=True)
         return kept
 
