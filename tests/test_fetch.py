@@ -234,3 +234,23 @@ def test_the_folder_that_lacks_fewest_files_is_chosen(tmp_path: Path) -> None:
     assert find_dataset(info, tmp_path) == tmp_path / "mnist"
     put(tmp_path, list(info.files))
     assert find_dataset(info, tmp_path) == tmp_path
+
+
+def test_a_part_of_a_data_set_in_fame_data_does_not_hide_the_cache(
+    server: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info, root, cache = DATASETS["mnist-static"], tmp_path / "root", tmp_path / "cache"
+    folder, names = cache / "datasets" / "mnist-static", list(info.files)
+    monkeypatch.setenv("FAME_DATA", str(root))
+    put(root, ["binarized_mnist_test.amat"])
+    assert locate(info, cache_dir=cache, offline=True) == root
+    put(folder, [name for name in names if name != "binarized_mnist_test.amat"])
+    # Each split is read where it is.
+    places = {split: locate(info, cache_dir=cache, offline=True, split=split) for split in info.splits}
+    assert places == {"train": folder, "valid": folder, "test": root}
+    put(folder, names)
+    assert locate(info, cache_dir=cache, offline=True) == folder
+    put(root, names)
+    assert locate(info, cache_dir=cache, offline=True) == root
+    assert locate(info, folder, cache) == folder
+    assert server.asked == []

@@ -128,21 +128,22 @@ def dataset_cache(info: DatasetInfo, cache_dir: Path | None = None) -> Path:
     return cache_root(cache_dir) / "datasets" / info.family
 
 
-def find_dataset(info: DatasetInfo, data: Path | None = None, cache_dir: Path | None = None) -> Path | None:
-    """Return the folder with files of a data set on this machine, or None; see `locate` for the order.
+def find_dataset(
+    info: DatasetInfo, data: Path | None = None, cache_dir: Path | None = None, split: str | None = None
+) -> Path | None:
+    """Return the folder with files of a data set on this machine, or None; arguments are those of `locate`.
 
     Raises:
         InputError: `data` holds the data set only as pickles.
     """
-    named = os.environ.get("FAME_DATA")
-    root = data or (Path(named) if named else None)
-    if root is not None and (folder := _folder_in(root, info)):
-        return folder
     if data is not None:
-        _refuse_pickles(data, info)
-        return None
-    folder = dataset_cache(info, cache_dir)
-    return folder if len(missing_files(info, folder)) < len(info.files) else None
+        found = _fullest(_places(data, info), info, split)
+        if found is None:
+            _refuse_pickles(data, info)
+        return found
+    named = os.environ.get("FAME_DATA")
+    places = _places(Path(named), info) if named else []
+    return _fullest([*places, dataset_cache(info, cache_dir)], info, split)
 
 
 def locate(
@@ -156,7 +157,8 @@ def locate(
     """Return the folder with the files of a data set, after a download of missing ones.
 
     Search order: `data`, the folder in FAME_DATA, the cache, the official mirrors. The first two may hold the
-    files themselves, or a folder named after the data set or the part before its dash.
+    files themselves, or a folder named after the data set or the part before its dash. A folder that lacks
+    fewer files of the split comes first.
 
     Args:
         info: The data set.
@@ -171,9 +173,9 @@ def locate(
         UnavailableError: The files are not on this machine, and cannot be downloaded.
         IntegrityError: No mirror has the right file.
     """
-    found = find_dataset(info, data, cache_dir)
+    found = find_dataset(info, data, cache_dir, split)
     folder = dataset_cache(info, cache_dir)
-    if found is not None and found != folder:
+    if found is not None and (data is not None or found != folder):
         return found
     if data is not None:
         # Deferred: needs numpy, which `fame --help` does without.
@@ -203,11 +205,11 @@ def locate(
     return folder
 
 
-def _folder_in(folder: Path, info: DatasetInfo) -> Path | None:
-    """Return the first of `_places` that lacks the fewest files of the data set; None without any file."""
+def _fullest(places: Sequence[Path], info: DatasetInfo, split: str | None) -> Path | None:
+    """Return the first place that lacks the fewest files of a split; None if no place has any file."""
     names = [*info.files, *(member for file in info.files.values() for member in file.members)]
-    found = [place for place in _places(folder, info) if any(find_file(place, name) for name in names)]
-    return min(found, key=lambda place: len(missing_files(info, place)), default=None)
+    found = [place for place in places if any(find_file(place, name) for name in names)]
+    return min(found, key=lambda place: len(missing_files(info, place, split)), default=None)
 
 
 def _places(folder: Path, info: DatasetInfo) -> list[Path]:

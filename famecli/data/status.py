@@ -77,7 +77,7 @@ def verify_dataset(info: DatasetInfo, data: Path | None, cache_dir: Path | None)
         IntegrityError: A file, or the pixels, are not the official ones.
     """
     own = info.family == FOLDER
-    folder = data if own else find_dataset(info, data, cache_dir)
+    folder = data if own else find_dataset(info, data, cache_dir, "test")
     if folder is None and not own:
         raise UnavailableError(f"{info.name} is not on this machine", f"fame datasets pull {info.name}")
     states = [] if folder is None else file_states(info, folder)
