@@ -87,6 +87,22 @@ def test_a_split_is_all_that_is_downloaded_for_it(
     assert len(server.asked) == 3
 
 
+@pytest.mark.parametrize(
+    ("name", "needed"),
+    [
+        ("mnist", ["t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"]),
+        ("mnist-fixed", ["t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"]),
+        ("imagenet32", ["Imagenet32_val_npz.zip"]),
+        ("imagenet32-old", ["valid_32x32.tar"]),
+    ],
+)
+def test_test_images_need_no_training_images(name: str, needed: list[str], tmp_path: Path) -> None:
+    info = dataset_info(name)
+    assert missing_files(info, tmp_path, "test") == needed
+    for split in ("train", "valid"):
+        assert missing_files(info, tmp_path, split) == [file for file in info.files if file not in needed]
+
+
 def test_verify_prints_files_and_the_pixels_that_are_scored(
     fame: Command, static: DatasetInfo, server: FaultServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
