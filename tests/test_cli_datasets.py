@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -190,3 +191,13 @@ def test_pickles_in_fame_data_do_not_hide_the_download(
     (tmp_path / "data" / "bad.pkl").touch()
     monkeypatch.setenv("FAME_DATA", str(tmp_path / "data"))
     assert locate(info) == tmp_path / "cache" / "datasets" / "mnist-static"
+
+
+def test_the_docs_have_the_hashes_that_are_compared() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "datasets.md").read_text().partition("## Hashes")[2]
+    rows = re.findall(
+        r"^\| `([a-z0-9-]+)` \|.*\| (?:`([0-9a-f]{64})`|never measured) \|$", text, re.MULTILINE
+    )
+    assert {name: sha256 or None for name, sha256 in rows} == {
+        name: info.pixels_sha256 for name, info in DATASETS.items() if info.files
+    }

@@ -183,7 +183,7 @@ DATASETS = {
             citation="Larochelle, Murray 2011, The neural autoregressive distribution estimator",
             rule="a file for each split",
             source=_TFDS,
-            pixels_sha256=None,
+            pixels_sha256="ca0294c3b8d984c7a1dc891015a8eea6f37bae59a34e35ea0fc8c47110a8dd86",
             classes=(),
         ),
         DatasetInfo(
