@@ -197,6 +197,18 @@ def test_a_failed_pull_leaves_nothing(hub: HubServer, model: Path, tmp_path: Pat
     assert not list((tmp_path / "cache").rglob("*.safetensors"))
 
 
+def test_a_file_that_is_too_large_is_neither_fetched_nor_pushed(
+    hub: HubServer, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add("org/repo", model_safetensors=model.read_bytes())
+    hub.headers["X-Linked-Size"] = str(2**30 + 1)
+    assert "1,073,741,825 bytes, more than 1,024 MiB" in error_of(4, "weights", "pull", "hf://org/repo")
+    assert [path for path, _ in hub.tokens] == ["/org/repo/resolve/main/model.safetensors"]
+    monkeypatch.setattr("famecli.checkpoints.hub.LARGEST_BYTES", model.stat().st_size - 1)
+    assert "bytes, more than" in error_of(4, "weights", "push", "org/repo", model)
+    assert len(hub.tokens) == 1
+
+
 @pytest.mark.parametrize(
     ("path", "status", "text"),
     [

@@ -12,7 +12,7 @@ from famecli import __version__
 from famecli.checkpoints.card import model_card
 from famecli.checkpoints.description import Description
 from famecli.checkpoints.urls import HUB, SHA256, HubFile, Located, hub_address
-from famecli.data.fetch import PATIENCE_S, SLOWEST_BYTES_PER_S, host_of, unless_late
+from famecli.data.fetch import LARGEST_BYTES, PATIENCE_S, SLOWEST_BYTES_PER_S, host_of, unless_late
 from famecli.errors import FameError, IntegrityError, UnavailableError
 
 T = TypeVar("T")
@@ -33,8 +33,8 @@ def locate(place: HubFile) -> Located:
     """Return the commit of a revision, and the hash and the size that the repository records of a file.
 
     Raises:
-        UnavailableError: The library is not installed, the hub does not answer, or has no such file for
-            this user.
+        UnavailableError: The library is not installed, the hub does not answer, has no such file for this
+            user, or one beyond `LARGEST_BYTES`.
     """
     _check_library()
     from huggingface_hub import get_hf_file_metadata
@@ -47,6 +47,7 @@ def locate(place: HubFile) -> Located:
             f"{host_of(place.url)} names no commit, SHA-256 and size of {place}",
             "large files have them; a hash of your own will do: add #sha256=HEX",
         )
+    _check_size(place, size_bytes)
     pinned = dataclasses.replace(place, revision=commit)
     return Located(str(pinned), place.name, sha256, size_bytes)
 
@@ -66,12 +67,14 @@ def push(
         The file, as the repository describes it after the commit.
 
     Raises:
-        UnavailableError: The library is not installed, the hub does not answer, or refuses.
+        UnavailableError: The library is not installed, the hub does not answer, or refuses, or the file is
+            beyond `LARGEST_BYTES`.
         IntegrityError: The file in the repository has another hash.
     """
     _check_library()
     from huggingface_hub import CommitOperationAdd, HfApi
 
+    _check_size(place, described.header.file_bytes)
     api = HfApi(endpoint=hub_address(), library_name="famecli", library_version=__version__)
     card = model_card(described, place.repository, licence)
     operations = [
@@ -111,6 +114,12 @@ def _check_library() -> None:
 
     disable_progress_bars()
     logging.set_verbosity(logging.CRITICAL)
+
+
+def _check_size(place: HubFile, size_bytes: int) -> None:
+    """Check the size of a file, which only the server names: no larger one is fetched, so none is pushed."""
+    if size_bytes > LARGEST_BYTES:
+        raise UnavailableError(f"{place}: {size_bytes:,} bytes, more than {LARGEST_BYTES >> 20:,} MiB")
 
 
 def _in_time(request: Callable[[], T], limit_s: float) -> T:

@@ -20,7 +20,7 @@ TRIES = 5
 # The pause doubles after each try.
 FIRST_PAUSE_S = 0.5
 CHUNK_BYTES = 1 << 16
-# Largest download of a file whose size nobody published.
+# Largest download of a file whose size is not pinned in the package.
 LARGEST_BYTES = 1 << 30
 # A file may take `PATIENCE_S`, and another second per `SLOWEST_BYTES_PER_S` received, all tries together.
 PATIENCE_S = 300.0
