@@ -77,7 +77,8 @@ def remove_leftovers(folder: Path, older_than_s: float = 0.0) -> None:
         older_than_s: Minimum age of deleted files; 0 is safe only if no other process writes there.
     """
     for leftover in folder.glob(f".*.{'[0-9a-f]' * (2 * TOKEN_BYTES)}.tmp"):
-        with suppress(FileNotFoundError):
+        # In a shared cache another user's may have to stay.
+        with suppress(OSError):
             if time.time() - leftover.stat().st_mtime >= older_than_s:
                 leftover.unlink()
 
@@ -189,9 +190,17 @@ def cache_root(cache_dir: Path | None = None) -> Path:
     """Return the cache folder: `cache_dir`, else FAME_CACHE, else the system's place for caches.
 
     A missing folder is made, with the tag by which backup programs skip it.
+
+    Raises:
+        InputError: The folder begins with `~`, which stands for no home folder.
     """
     named = cache_dir or os.environ.get("FAME_CACHE")
-    root = Path(named).expanduser() if named else platformdirs.user_cache_path("famecli")
+    try:
+        root = Path(named).expanduser() if named else platformdirs.user_cache_path("famecli")
+    except RuntimeError as error:
+        raise InputError(
+            f"{named}: ~ stands for no home folder", "write `cache_dir` or FAME_CACHE without ~"
+        ) from error
     if not os.path.exists(root):
         # A home that cannot be written to matters only once something has to be stored there.
         with suppress(OSError):

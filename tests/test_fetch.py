@@ -11,7 +11,7 @@ from support.loopback import FaultServer
 from famecli.data.cache import find_dataset, locate
 from famecli.data.fetch import fetch_file, is_offline
 from famecli.data.registry import DATASETS, DatasetInfo
-from famecli.errors import IntegrityError, UnavailableError
+from famecli.errors import InputError, IntegrityError, UnavailableError
 from famecli.files import cache_root
 
 CONTENT = bytes(range(256)) * 100
@@ -129,6 +129,9 @@ def test_the_cache_is_where_it_was_asked_for(tmp_path: Path, monkeypatch: pytest
     assert cache_root() == tmp_path / "by environment"
     assert cache_root(tmp_path / "by option") == tmp_path / "by option"
     assert (tmp_path / "by option" / "CACHEDIR.TAG").read_bytes().startswith(b"Signature: 8a477f597d28d172")
+    monkeypatch.setenv("FAME_CACHE", "~no-such-user/cache")
+    with pytest.raises(InputError, match="~no-such-user/cache: ~ stands for no home folder"):
+        cache_root()
     monkeypatch.delenv("FAME_CACHE")
     monkeypatch.setattr("platformdirs.user_cache_path", lambda name: tmp_path / name)
     assert cache_root() == tmp_path / "famecli"

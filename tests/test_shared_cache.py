@@ -114,11 +114,15 @@ def test_a_server_that_sends_something_else_to_some_spoils_nothing(
 
 def test_what_a_killed_download_left_goes_after_a_day(server: FaultServer, tmp_path: Path) -> None:
     old, young = tmp_path / ".file.0123456789ab.tmp", tmp_path / ".file.ba9876543210.tmp"
+    # Cannot be deleted, like another user's in a folder where all may write.
+    stuck = tmp_path / ".file.000000000000.tmp"
+    stuck.mkdir()
     old.touch()
     young.touch()
-    os.utime(old, (0, 0))
+    for path in (old, stuck):
+        os.utime(path, (0, 0))
     fetch_file([server.url + "file"], SHA256, tmp_path / "file")
-    assert sorted(os.listdir(tmp_path)) == sorted(["file", young.name])
+    assert sorted(os.listdir(tmp_path)) == sorted(["file", young.name, stuck.name])
 
 
 # Starts `fame` so that permissions hold for it even if root runs the tests.
