@@ -5,9 +5,11 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from support import sabotage as broken
 from support.commands import Done, error_of, fame, random_model, result_of, save_model, use_small_mnist
+from support.forgeries import with_metadata
 
 from famecli.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from famecli.cli.verify import CHECKS
@@ -133,6 +135,36 @@ def test_a_wrong_claim_fails(claiming: Path, tmp_path: Path) -> None:
     save_checkpoint(path, loaded.model.config, weights, None, facts)
     document = failed(fame("verify", path, *FEW, "--json", "--checks", "batch,claims"), "claims")
     assert document["checks"][1]["measurements"][0]["what"].startswith("NLL of 7 test images")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("nats_per_image", 1.0, "1.0000 nats/image, which"),
+        ("bits_per_dim", 0.5, "0.50000 bits/dim and"),
+        ("annealing", {"steps": 500}, "AIS, 500 steps"),
+        (None, None, ""),
+    ],
+)
+def test_a_claim_that_contradicts_itself_fails(
+    tmp_path: Path, key: str | None, value: object, told: str
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 2, (400, 8, 8), np.uint8)
+    np.save(tmp_path / "own.npy", 255 * pixels)
+    model = save_model(tmp_path / "model.safetensors", "vae", (1, 8, 8))
+    claiming, own = tmp_path / "claiming.safetensors", ("--data", tmp_path / "own.npy")
+    words = ("--dataset", "folder", "--split", "all", "--record", claiming)
+    result_of("evaluate-nll", model, *own, *words)
+    change = {} if key is None else {key: value}
+    forged = with_metadata(claiming.read_bytes(), lambda metadata: metadata["claim"].update(change))
+    claiming.write_bytes(forged)
+    done = fame("verify", claiming, *own, "--checks", "claims", "--json")
+    if key is not None:
+        assert told in failed(done, "claims")["checks"][0]["sentence"]
+        return
+    (check,) = json.loads(done.out)["checks"]
+    assert check["sentence"].startswith("The NLL of the first 256 of 400 images is the one")
+    assert check["measurements"][0]["what"].startswith("NLL of the first 256 of 400 test images")
 
 
 def test_what_claims_nothing_is_skipped(model: Path) -> None:

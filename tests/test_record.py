@@ -15,7 +15,8 @@ SETTINGS = Annealing(steps=9, chains=2)
 
 
 def record(**changes: Any) -> NllRecord:
-    return dataclasses.replace(parse_nll(CLAIM, "here"), **changes)
+    data = CLAIM["data"] | {"shape": [1, 28, 28]}  # type: ignore[operator]
+    return dataclasses.replace(parse_nll(CLAIM | {"data": data}, "here"), **changes)
 
 
 def test_what_is_written_is_read_again() -> None:
@@ -104,3 +105,45 @@ def test_older_claims_of_several_draws_may_differ_by_a_hundredth(
     claim.check("it", dataclasses.replace(claim, nats_per_image=nats + 0.99 * allowed))
     with pytest.raises(GateError):
         claim.check("it", dataclasses.replace(claim, nats_per_image=nats + 1.01 * allowed))
+
+
+# 256 of 1,000 images cost 80 nats each, so all cost 20.48 at least. With a standard error of 0.5 nats, the
+# mean of all lies within 0.5 * sqrt(999 * 744 / 256) = 26.94 nats of theirs.
+@pytest.mark.parametrize(
+    ("bound", "changes", "told"),
+    [
+        ("elbo", {}, ""),
+        ("elbo", {"nats_per_image": 20.4801, "stderr_nats_per_image": None}, ""),
+        (
+            "elbo",
+            {"nats_per_image": 20.47, "stderr_nats_per_image": None},
+            "20.4700 nats/image, which 80.0000",
+        ),
+        ("exact", {"nats_per_image": 1.0, "stderr_nats_per_image": 9.0}, "rule out"),
+        ("iwae", {"nats_per_image": 1.0, "stderr_nats_per_image": 9.0}, ""),
+        ("iwae", {"nats_per_image": 53.1}, ""),
+        ("iwae", {"nats_per_image": 53.0}, "rule out"),
+        ("iwae", {"nats_per_image": 107.0}, "rule out"),
+        ("elbo", {"stderr_nats_per_image": -1.0}, "rule out"),
+        ("elbo", {"bits_per_dim": 0.5}, "0.50000 bits/dim and 81.0000 nats/image, which differ"),
+        ("elbo", {"bits_per_dim": 0.14905}, ""),
+        ("elbo", {"stderr_bits_per_dim": 0.5}, "0.50000 bits/dim and 0.5000 nats/image, which differ"),
+        ("elbo", {"annealing": SETTINGS}, "AIS, 9 steps"),
+        ("exact", {"importance_samples": 5}, "exact"),
+    ],
+)
+def test_numbers_that_the_first_images_rule_out_are_refused(
+    bound: Bound, changes: dict[str, Any], told: str
+) -> None:
+    measured = record(bound=bound, importance_samples=1, nats_per_image=80.0)
+    claim = dataclasses.replace(
+        measured, nats_per_image=81.0, bits_per_dim=None, first_256_nats_per_image=80.0
+    )
+    claim = dataclasses.replace(claim, data=dataclasses.replace(claim.data, images=1_000))
+    measured = dataclasses.replace(measured, data=dataclasses.replace(claim.data, images=256))
+    forged = dataclasses.replace(claim, **changes)
+    if not told:
+        forged.check("it", measured)
+        return
+    with pytest.raises(GateError, match=told):
+        forged.check("it", measured)

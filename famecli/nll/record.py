@@ -14,6 +14,8 @@ SCHEMA = "famecli/nll/1"
 BITS_SEED = 0
 FIRST_IMAGES = 256
 TOLERANCE_NATS = 1e-3
+# Files may hold bits/dim as they are printed, with five digits.
+TOLERANCE_BITS = 1e-5
 # Version 2 computes the densities of latents from their noise. Version 1 divided float32 latents by their
 # scale again, which moved a weight by up to 7e-3 nats.
 ESTIMATOR_VERSION = 2
@@ -270,7 +272,8 @@ class NllRecord:
         Raises:
             IntegrityError: All images were scored, but their pixels are not those of the claim.
             GateError: The estimators or the priors over classes differ, the means differ by more than
-                `tolerance_nats`, or the accuracies by more than rounding explains.
+                `tolerance_nats`, or the accuracies by more than rounding explains; or the claim's own numbers
+                contradict each other.
         """
         ours, theirs = self.data, measured.data
         if theirs.images == ours.images and theirs.pixels_sha256 != ours.pixels_sha256:
@@ -278,12 +281,14 @@ class NllRecord:
             raise IntegrityError(f"{ours.dataset_id} has pixels {found}, the claim is about {claimed}")
         _, nats = self.expected(name, theirs.images or 0)
         # A comparison with NaN is false: NaN must not pass.
-        same = (measured.bound, measured.given) == (self.bound, self.given)
+        same = measured.estimator == self.estimator
         if not same or not abs(measured.nats_per_image - nats) <= self.tolerance_nats:
             raise GateError(
                 f"{name} claims {nats:.4f} nats/image ({self.estimator}), has "
                 f"{measured.nats_per_image:.4f} ({measured.estimator})"
             )
+        if found := self._contradiction(theirs.shape, theirs.images or 0, nats):
+            raise GateError(f"{name} claims {found}")
         if self.class_prior not in ((), measured.class_prior):
             raise GateError(f"{name} claims another prior over classes than it has")
         accuracy, own = self.expected_accuracy(theirs.images or 0), measured.accuracy
@@ -292,6 +297,32 @@ class NllRecord:
         if accuracy is not None and (own is None or not abs(own - accuracy) <= most):
             has = "none" if own is None else f"{own:.2%}"
             raise GateError(f"{name} claims an accuracy of {accuracy:.2%}, has {has}")
+
+    def _contradiction(self, shape: Sequence[int], first: int, first_nats: float) -> str:
+        """Return which of the claim's numbers cannot be true at once, in words; empty if they can.
+
+        The mean of some images bounds that of all, in any order. An NLL is not below 0, unless weights
+        estimate it. The standard error gives the variance of all images, which limits how far a part can be
+        from their mean.
+
+        Args:
+            shape: Channels, height and width of an image.
+            first: Number of first images.
+            first_nats: Mean over these, nats per image.
+        """
+        nats, stderr, images = self.nats_per_image, self.stderr_nats_per_image, self.data.images or 0
+        for bits, each in ((self.bits_per_dim, nats), (self.stderr_bits_per_dim, stderr)):
+            if bits is None or each is None:
+                continue
+            if not abs(bits - bits_per_dim(each, shape)) <= TOLERANCE_BITS:
+                return f"{bits:.5f} bits/dim and {each:.4f} nats/image, which differ"
+        if first >= images:
+            return ""
+        least = -math.inf if self.bound in ("iwae", "ais") else first_nats * first / images
+        most = math.inf if stderr is None else stderr * math.sqrt((images - 1) * (images - first) / first)
+        if not (nats >= least - self.tolerance_nats and abs(nats - first_nats) <= most + self.tolerance_nats):
+            return f"{nats:.4f} nats/image, which {first_nats:.4f} on the first {first} images rule out"
+        return ""
 
 
 def parse_nll(table: object, where: str, origin: Origin = "claim") -> NllRecord:

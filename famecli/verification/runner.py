@@ -124,7 +124,7 @@ def checks_flop(
 
 
 def check_claim(checkpoint: Checkpoint, images: Images | None) -> Finding:
-    """Measure the first claim of a checkpoint again, on 256 images.
+    """Measure the first claim of a checkpoint again, on its first 256 images.
 
     Args:
         checkpoint: Checkpoint of the model.
@@ -155,10 +155,17 @@ def check_claim(checkpoint: Checkpoint, images: Images | None) -> Finding:
     if wrong and difference <= claim.tolerance_nats:
         # The value is right, but another part of the claim is wrong, such as the bound: no figure shows it.
         return Finding.broken(wrong)
+    sentence, which = "The NLL is the one that the checkpoint claims.", f"{count}"
+    if count != claim.data.images:
+        which = f"the first {count} of {claim.data.images:,}"
+        sentence = (
+            f"The NLL of {which} images is the one that the checkpoint claims. "
+            "The others were not measured: `fame evaluate-nll` scores all."
+        )
     return Finding.of(
-        "The NLL is the one that the checkpoint claims.",
+        sentence,
         Measurement(
-            f"NLL of {count} test images minus the claimed one, nats", difference, claim.tolerance_nats
+            f"NLL of {which} test images minus the claimed one, nats", difference, claim.tolerance_nats
         ),
     )
 
