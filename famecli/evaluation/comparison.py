@@ -27,6 +27,8 @@ RESAMPLES = 10_000
 RESAMPLED_AT_ONCE = 1 << 22
 HASH_LETTERS = 16
 LARGEST_SIDE = 1 << 16
+# The exponential of minus this is 0 in double precision.
+UNDERFLOW = 800.0
 
 
 @dataclass(frozen=True)
@@ -269,6 +271,9 @@ def two_sided_p(t: float, degrees: int) -> float:
     # Deferred: slow to import. mpmath comes with torch.
     from mpmath import betainc
 
+    # p is less than the exponential of minus this, and mpmath does not converge where p is 0.
+    if 0.5 * degrees * math.log1p(t * t / degrees) > UNDERFLOW:
+        return 0.0
     return float(betainc(0.5 * degrees, 0.5, 0.0, degrees / (degrees + t * t), regularized=True))
 
 
