@@ -138,6 +138,15 @@ def test_equal_images_are_no_difference_and_a_constant_one_is_certain() -> None:
     assert (shifted.mean, shifted.interval, shifted.t, shifted.p_value) == (0.25, (0.25, 0.25), None, 0)
 
 
+@pytest.mark.parametrize("nats", [0.1, 0.3, -0.7])
+@pytest.mark.parametrize("images", [10, 100, 1_000])
+def test_rounding_is_no_deviation_of_equal_differences(nats: float, images: int) -> None:
+    found = paired(np.full(images, nats))
+    assert (found.mean, found.stderr, found.interval) == (nats, 0.0, (nats, nats))
+    assert (found.t, found.p_value) == (None, 0.0)
+    assert found.bootstrap == pytest.approx((nats, nats), rel=1e-12)
+
+
 def test_json_has_every_key_in_both_units(files: tuple[Path, Path]) -> None:
     found = result_of("compare", *files)
     a, b = pair_of_nats()

@@ -254,8 +254,10 @@ def paired(nats: np.ndarray) -> Paired:
     Source: the paired t test; the percentile bootstrap: Efron and Tibshirani, An introduction to the
     bootstrap, 1993, chapter 13.
     """
-    mean, degrees = float(nats.mean()), len(nats) - 1
-    stderr = float(nats.std(ddof=1) / math.sqrt(len(nats)))
+    # Rounding would give equal differences a deviation.
+    equal, degrees = bool(np.ptp(nats) == 0), len(nats) - 1
+    mean = float(nats[0] if equal else nats.mean())
+    stderr = 0.0 if equal else float(nats.std(ddof=1) / math.sqrt(len(nats)))
     t = mean / stderr if stderr > 0 else None
     p_value = float(mean == 0) if t is None else two_sided_p(t, degrees)
     reach = stderr * two_sided_quantile(CHANCE_OUTSIDE, degrees)
