@@ -295,6 +295,14 @@ def test_a_file_has_former_training_only_where_it_has_a_training(tmp_path: Path,
     assert to_dict(train) == to_dict(TrainConfig()) | expected
 
 
+def test_a_later_value_may_replace_the_table_of_an_earlier_one() -> None:
+    texts = ("stages.2.latents=8", "stages.0.latents=8", "stages=[{width=5, blocks=1, stride=2, latents=2}]")
+    found = resolve(fame(), TrainConfig(), None, settings(*texts))
+    stages = (StageConfig(width=5, blocks=1, stride=2, latents=2),)
+    assert found.model.stages == stages
+    assert found.named == {("model", "stages", "0", "latents"): 2, ("model", "stages"): [to_dict(stages[0])]}
+
+
 def test_resolving_leaves_the_defaults_as_they_were() -> None:
     model, before = fame(), copy.deepcopy(to_dict(fame()))
     resolve(model, TrainConfig(), None, settings("stages.1.latents=7", "decoder.layers=9"))

@@ -1,5 +1,6 @@
 """Keys of the configurations: their table, and how files and settings change values. No torch here."""
 
+import contextlib
 import copy
 import dataclasses
 import tomllib
@@ -173,8 +174,10 @@ def resolve(
     tables = {"model": to_dict(model), "train": to_dict(train)}
     named = {}
     for where, path, _ in changes:
-        place, last = _entry(tables, path, where)
-        named[path] = place[last]
+        # A later value, such as fewer stages, may have replaced the table of an earlier one.
+        with contextlib.suppress(ConfigError):
+            place, last = _entry(tables, path, where)
+            named[path] = place[last]
     return Resolved(model, train, named, is_whole)
 
 
