@@ -318,6 +318,7 @@ def test_resolving_leaves_the_defaults_as_they_were() -> None:
         ("stages.1.latent=2", "unknown key 'latent'", "did you mean latents?"),
         ("stages.9.latents=2", "unknown key '9'", ""),
         ("stages.-1.latents=2", "unknown key '-1'", ""),
+        (f"stages.{'1' * 5000}.latents=1", "unknown key '111", ""),
         ("lr.x=2", "unknown key 'x'", ""),
         ("train={decay_star=0.5}", "train.decay_star: unknown key 'decay_star'", "did you mean decay_start?"),
         ("zzz=2", "unknown key 'zzz'", "known keys: preset"),

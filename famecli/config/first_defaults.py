@@ -102,7 +102,7 @@ def _entry(place: Any, part: str) -> Any:  # noqa: ANN401
     """Return the entry of a table or list by key or index; None if it is missing."""
     if isinstance(place, dict):
         return place.get(part)
-    if isinstance(place, list) and part.isdecimal() and int(part) < len(place):
+    if isinstance(place, list) and part in map(str, range(len(place))):
         return place[int(part)]
     return None
 

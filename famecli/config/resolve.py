@@ -234,7 +234,7 @@ def _entry(tables: dict[str, Any], path: Sequence[str], where: str) -> tuple[Any
         place = place[index]
         if isinstance(place, dict) and part in place:
             index = part
-        elif isinstance(place, list) and part.isdecimal() and int(part) < len(place):
+        elif isinstance(place, list) and part in map(str, range(len(place))):
             index = int(part)
         else:
             raise _unknown(where, part, list(place) if isinstance(place, dict) else [])
