@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.classes import conditional
 from support.commands import error_of, result_of, use_small_mnist
 from support.models import preset_model, randomise
 
@@ -41,7 +42,7 @@ def larger(config: ModelConfig) -> ModelConfig:
         width=config.decoder.width + (0 if config.normalised or config.decoder.attention else 7),
         layers=config.decoder.layers + 2,
         first_kernel=config.decoder.first_kernel + 4,
-        condition=config.decoder.condition + 3 if config.stages else 0,
+        condition=config.decoder.condition + (3 if config.decoder.condition else 0),
         lag=config.decoder.lag + (0 if config.decoder.attention else 1),
     )
     return dataclasses.replace(config, decoder=decoder, stages=stages)
@@ -70,7 +71,8 @@ def assert_grows(source: Fame, config: ModelConfig) -> Fame:
 
 def costs(model: Fame, images: torch.Tensor) -> torch.Tensor:
     noise = ImageNoise([("grow", k) for k in range(len(images))])
-    terms = model(images, noise)
+    labels = torch.arange(len(images)) % len(model.config.classes) if model.config.classes else None
+    terms = model(images, noise, labels)
     return torch.cat([terms.distortion[:, None], terms.rate, terms.log_weight[:, None]], dim=1)
 
 
@@ -106,6 +108,18 @@ def test_patches_grow_pixel_by_pixel(preset: str, patch: int) -> None:
         for pixel in range(patch**2):
             kept = after[pixel * width : pixel * width + old, : before.shape[1]]
             assert torch.equal(kept, before[pixel * old : (pixel + 1) * old]), (name, pixel)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("normalised", [False, True])
+def test_a_model_with_classes_grows(preset: str, normalised: bool) -> None:
+    source = changed(conditional(preset, (1, 6, 5)), normalised=normalised)
+    target = assert_grows(source, larger(source.config))
+    for name, old in source.named_parameters():
+        if name.startswith("label"):
+            new = target.get_parameter(name)
+            assert torch.equal(new[:, :, : old.shape[2]], old)
+            assert not new[:, :, old.shape[2] :].any()
 
 
 ATTENTION = {"attention": (2,), "heads": 2, "attention_width": 8}

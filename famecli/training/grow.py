@@ -81,6 +81,8 @@ def _placed(fresh: Tensor, old: Tensor, parts: int) -> Tensor:
     rows = torch.cat([part * (len(fresh) // parts) + torch.arange(count) for part in range(parts)])
     part = torch.zeros_like(fresh[rows])
     inside = part[:, : old.shape[1]] if old.dim() > 1 else part
+    if old.dim() == 3:
+        inside = inside[:, :, : old.shape[2]]
     if old.dim() == 4:
         left = (fresh.shape[3] - old.shape[3]) // 2
         inside = inside[:, :, fresh.shape[2] - old.shape[2] :, left : left + old.shape[3]]
