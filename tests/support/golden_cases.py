@@ -20,7 +20,7 @@ from torch import Tensor
 
 from famecli.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from famecli.config.presets import model_config
-from famecli.model.fame import Fame
+from famecli.model.fame import Fame, labels_on
 from famecli.nll.evaluate import evaluate
 from famecli.rng import ImageNoise, image_uniforms
 from famecli.sampling.generate import complete_batches, generate
@@ -59,6 +59,8 @@ class Case:
         half: Whether weights are rounded to and stored in half precision.
         lag: Lag of the decoder; None for the preset's.
         patches: Whether the decoder has 2x2 patches, attention, and normalised windows.
+        positions: Whether the decoder has positions.
+        classes: Names of the classes.
     """
 
     preset: str
@@ -67,6 +69,8 @@ class Case:
     half: bool = True
     lag: int | None = None
     patches: bool = False
+    positions: bool = False
+    classes: tuple[str, ...] = ()
 
     def build(self, seed: int) -> Fame:
         config = model_config(self.preset, "tiny", self.shape, self.levels)
@@ -77,6 +81,8 @@ class Case:
                 config.decoder, layers=3, patch=2, attention=(1, 3), heads=2, attention_width=8
             )
             config = dataclasses.replace(config, decoder=decoder, normalised=True, bounded_latents=True)
+        decoder = dataclasses.replace(config.decoder, positions=self.positions)
+        config = dataclasses.replace(config, decoder=decoder, classes=self.classes)
         model = randomise(Fame(config), seed, torch.float32)
         return model.half().float() if self.half else model
 
@@ -93,6 +99,8 @@ CASES = {
     "pixelcnn-rgb": Case("pixelcnn", (3, 8, 8), 256, half=False),
     "pixelcnn-odd": Case("pixelcnn", (1, 7, 9), half=False),
     "fame-patches": Case("fame", (1, 12, 12), half=False, patches=True),
+    "pixelcnn-positions": Case("pixelcnn", (1, 7, 9), patches=True, positions=True),
+    "fame-classes": Case("fame", (1, 8, 8), classes=("cat", "dog", "7")),
 }
 
 
@@ -145,6 +153,12 @@ def images_of(name: str) -> np.ndarray:
     return from_hex(json.loads(place.read_text(encoding="utf-8"))[name], case.shape)
 
 
+def labels_of(name: str) -> np.ndarray | None:
+    """Return the class of each test image of a case; None without classes."""
+    classes = len(CASES[name].classes)
+    return np.arange(IMAGES) % classes if classes else None
+
+
 def known_rows(shape: tuple[int, int, int]) -> np.ndarray:
     """Return the mask of an image whose upper half is known, `(H, W)`."""
     mask = np.zeros(shape[1:], bool)
@@ -152,9 +166,9 @@ def known_rows(shape: tuple[int, int, int]) -> np.ndarray:
     return mask
 
 
-def measure_nll(model: Fame, images: np.ndarray) -> dict[str, Any]:
+def measure_nll(model: Fame, images: np.ndarray, labels: np.ndarray | None = None) -> dict[str, Any]:
     """Return -ELBO or exact NLL of each image and its terms, nats, with the noise of `fame evaluate-nll`."""
-    found = evaluate(model, images)
+    found = evaluate(model, images, labels=labels)
     return {
         "bound": found.bound,
         "nats": found.nats.tolist(),
@@ -165,37 +179,38 @@ def measure_nll(model: Fame, images: np.ndarray) -> dict[str, Any]:
 
 def measure(name: str) -> dict[str, Any]:
     """Return all figures of a case."""
-    model, images = load(name), images_of(name)
-    single = measure_nll(model, images)
-    importance = evaluate(model, images, importance_samples=SAMPLES).nats.tolist()
+    model, images, labels = load(name), images_of(name), labels_of(name)
+    single = measure_nll(model, images, labels)
+    importance = evaluate(model, images, labels=labels, importance_samples=SAMPLES).nats.tolist()
     return {
         "shapes": {key: list(value.shape) for key, value in model.state_dict().items()},
         "float32": single,
         "importance": importance,
-        "float64": measure_nll(load(name).double(), images),
+        "float64": measure_nll(load(name).double(), images, labels),
     }
 
 
 def draw_all(name: str) -> dict[str, np.ndarray]:
     """Return the samples of a case by sampling method, each `(4, C, H, W)`, uint8."""
-    model, images = load(name), images_of(name)
+    model, images, labels = load(name), images_of(name), labels_of(name)
     mask, latents = known_rows(CASES[name].shape), model.config.stochastic_layers
-    found = {"samples": generate(model, SEEDS)}
+    found = {"samples": generate(model, SEEDS, labels)}
     for sweeps in (0, 1) if latents else (0,):
-        batches = complete_batches(model, images, mask, SEEDS, sweeps=sweeps)
+        batches = complete_batches(model, images, mask, SEEDS, labels, sweeps=sweeps)
         found[f"completions {sweeps}"] = np.concatenate(list(batches))
     if latents:
-        found["reconstructions"] = reconstruct(model, images, Settings())[:, 0].astype(np.uint8)
+        rebuilt = reconstruct(model, images, Settings(), labels=labels)
+        found["reconstructions"] = rebuilt[:, 0].astype(np.uint8)
     return found
 
 
 def drawn_by(name: str, stored: dict[str, np.ndarray]) -> Iterator[tuple[str, Drawn]]:
     """Yield the float64 pixel parameters from which the `stored` images of a case were drawn."""
-    model, images = load(name).double(), images_of(name)
+    model, images, labels = load(name).double(), images_of(name), labels_of(name)
     known = known_rows(CASES[name].shape)
     for kind, levels in stored.items():
         names, source = _streams(kind), _source(kind, images, stored)
-        yield kind, _drawn(model, levels, names, source, known if "completions" in kind else None)
+        yield kind, _drawn(model, levels, names, source, known if "completions" in kind else None, labels)
 
 
 def _streams(kind: str) -> list[tuple[str | int, ...]]:
@@ -218,12 +233,13 @@ def _drawn(
     names: list[tuple[str | int, ...]],
     source: np.ndarray | None,
     known: np.ndarray | None,
+    labels: np.ndarray | None,
 ) -> Drawn:
-    noise, condition = ImageNoise(names), None
+    noise, classes = ImageNoise(names), labels_on(model, labels)
     if source is None:
-        condition = model.prior_condition(len(names), noise)
+        condition = model.prior_condition(len(names), noise, labels=classes)
     else:
-        condition = model.infer(_tensor(source), noise)[0]
+        condition = model.infer(_tensor(source), noise, labels=classes)[0]
     parameters = model.pixel_parameters(_tensor(levels), condition)
     uniforms = image_uniforms(names, model.uniforms_shape).double()
     config = model.config
