@@ -5,9 +5,10 @@ import pytest
 import torch
 from support.models import LATENT_PRESETS, preset_model, random_images
 
-from famecli.errors import UsageError
+from famecli.errors import NumericsError, UsageError
 from famecli.model.fame import Fame
 from famecli.rng import ImageNoise, image_uniforms
+from famecli.sampling.generate import complete_batches, generate
 from famecli.sampling.reconstruction import CHUNK, Settings, interpolate, posteriors, reconstruct
 from famecli.sampling.sampler import sample_naive
 
@@ -142,3 +143,22 @@ def test_an_interpolation_goes_from_one_image_to_the_other(preset: str) -> None:
 def test_a_model_without_latents_interpolates_nothing() -> None:
     with pytest.raises(UsageError, match="no latents"):
         interpolate(model_of("pixelcnn"), levels_of(2), 4, Settings())
+
+
+@pytest.mark.parametrize("output", ["sample", "mean"])
+@pytest.mark.parametrize("levels", [2, 256])
+@pytest.mark.parametrize("preset", ["fame", "vae"])
+def test_images_that_are_not_finite_are_an_error(preset: str, levels: int, output: str) -> None:
+    model, images = preset_model(preset, SHAPE, levels, torch.float32), levels_of(2)
+    settings = Settings(decoder_output=output)  # type: ignore[arg-type]
+    with torch.no_grad():
+        for head in (model.decoder.head1, model.decoder.head2):
+            head.weight.mul_(1e37)
+    with pytest.raises(NumericsError, match="not finite"):
+        reconstruct(model, images, settings)
+    with pytest.raises(NumericsError, match="not finite"):
+        interpolate(model, images, 3, settings)
+    with pytest.raises(NumericsError, match="not finite"):
+        generate(model, range(2), decoder_output=settings.decoder_output)
+    with pytest.raises(NumericsError, match="not finite"):
+        list(complete_batches(model, images, np.zeros(SHAPE[1:], bool), range(2), sweeps=0))

@@ -237,6 +237,7 @@ class Model:
 
         Raises:
             ArgumentError: The model has no latents; see `nll` for other errors.
+            NumericsError: A reconstruction is not finite.
         """
         choice("decoder_output", decoder_output, OUTPUTS)
         levels, count = levels_of(x, self.config), 1 if samples is None else whole("samples", samples, 1)

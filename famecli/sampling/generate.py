@@ -65,6 +65,10 @@ class ImageDecoder:
             uniforms: Numbers in [0, 1), `(B, likelihood.uniforms, H, W)`.
             known: Levels of given pixels, `(B, C, H, W)`.
             mask: True where a pixel is given, `(B, 1, H, W)`; required with `known`.
+
+        Raises:
+            NumericsError: A condition or an image is not finite, or the parameters of its pixels are not.
+                With sampled levels, only the first image of each part is looked at for parameters.
         """
         model, shape = self.model, self.model.config.image_shape
         wide = torch.promote_types(model.dtype, torch.float32)
@@ -92,10 +96,14 @@ class ImageDecoder:
         condition = None if condition is None else condition.to(model.device, model.dtype)
         x = self._sample(condition, uniforms, known, mask)
         if self.decoder_output == "sample":
+            # Parameters that are not finite can give levels that are.
+            seen = model.pixel_parameters(x[:1], None if condition is None else condition[:1])
+            _check_finite(condition, seen, x)
             return x
         whole = pad(x, padded_batch(len(x)))
         parameters = model.pixel_parameters(whole, padded(condition)).to(uniforms.dtype)
         found = model.likelihood.mean(parameters)[: len(uniforms)]
+        _check_finite(condition, parameters, found)
         return found if known is None or mask is None else torch.where(mask, known.to(found), found)
 
     def _sample(
@@ -115,6 +123,12 @@ class ImageDecoder:
             mask=padded(mask),
         )
         return found[: len(uniforms)]
+
+
+def _check_finite(*values: Tensor | None) -> None:
+    """Raise a NumericsError unless all values of an image, and on the way to it, are finite."""
+    if not all(bool(torch.isfinite(each).all()) for each in values if each is not None):
+        raise NumericsError("images of the model are not finite: its weights are too large")
 
 
 def generate_batches(
@@ -147,7 +161,7 @@ def generate_batches(
         report: Called with one line of text when memory runs out.
 
     Raises:
-        NumericsError: An image is not finite.
+        NumericsError: An image is not finite; see `ImageDecoder`.
     """
     chunk = padded_batch(batch_size or chunk_on(model.device) * processes_on(model.device))
     pieces = AdaptiveBatches(chunk, LANES, report)
@@ -191,8 +205,6 @@ def _draw(
         classes = padded(labels_on(model, labels))
         condition = model.prior_condition(batch, noise, latent_temperature, classes)
     images = decoder(condition, image_uniforms(names[: len(seeds)], model.uniforms_shape))
-    if not bool(torch.isfinite(images).all()):
-        raise NumericsError("images of the model are not finite: its weights are too large")
     return images.float().cpu().numpy().astype(np.uint8 if decoder.decoder_output == "sample" else np.float32)
 
 
@@ -282,6 +294,9 @@ def complete_batches(
         temperature: Temperature of each pixel's distribution.
         cached: See `ImageDecoder`.
         group: Processes that share the batches; each gets all completions.
+
+    Raises:
+        NumericsError: A completion is not finite; see `ImageDecoder`.
 
     Source: the chain: arXiv:1401.4082, section 6.4 and appendix F.
     """

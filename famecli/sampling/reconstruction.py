@@ -56,6 +56,7 @@ def reconstruct(
 
     Raises:
         ArgumentError: The model has no latents, or fewer than `settings.keep_layers` layers.
+        NumericsError: A reconstruction is not finite; see `ImageDecoder`.
     """
     model.config.check_layers(settings.keep_layers)
     decoder = ImageDecoder(model, decoder_output=settings.decoder_output)
@@ -93,6 +94,7 @@ def interpolate(
 
     Raises:
         ArgumentError: The model has no latents, or fewer than `settings.keep_layers` layers.
+        NumericsError: An image is not finite; see `ImageDecoder`.
     """
     model.config.check_layers(settings.keep_layers)
     decoder = ImageDecoder(model, decoder_output=settings.decoder_output)
