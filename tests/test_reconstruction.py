@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 from support.models import LATENT_PRESETS, preset_model, random_images
+from torch import Tensor
 
 from famecli.errors import NumericsError, UsageError
 from famecli.model.fame import Fame
 from famecli.rng import ImageNoise, image_uniforms
-from famecli.sampling.generate import complete_batches, generate
+from famecli.sampling.generate import ImageDecoder, complete_batches, generate
 from famecli.sampling.reconstruction import CHUNK, Settings, interpolate, posteriors, reconstruct
 from famecli.sampling.sampler import sample_naive
 
@@ -83,10 +84,20 @@ def test_seed_sample_and_index_draw_differently() -> None:
     assert (reconstruct(model, levels, Settings(seed=1))[:, 0] != found[:, 0]).any()
 
 
-def test_progress_counts_each_image_once() -> None:
-    done: list[int] = []
-    reconstruct(model_of("vae"), levels_of(CHUNK + 3), Settings(samples=2), done.append)
-    assert done == [CHUNK, 3]
+def test_progress_counts_each_image_once_it_has_all_its_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    decode, drawn = ImageDecoder.__call__, 0
+    done: list[tuple[int, int]] = []
+
+    def counted(self: ImageDecoder, condition: Tensor | None, uniforms: Tensor) -> Tensor:
+        nonlocal drawn
+        drawn += len(uniforms)
+        return decode(self, condition, uniforms)
+
+    monkeypatch.setattr(ImageDecoder, "__call__", counted)
+    reconstruct(
+        model_of("vae"), levels_of(CHUNK + 3), Settings(samples=2), lambda count: done.append((count, drawn))
+    )
+    assert done == [(CHUNK, 2 * CHUNK), (3, 2 * (CHUNK + 3))]
 
 
 def test_what_cannot_be_reconstructed_is_a_usage_error() -> None:

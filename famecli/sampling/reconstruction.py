@@ -61,18 +61,17 @@ def reconstruct(
     model.config.check_layers(settings.keep_layers)
     decoder = ImageDecoder(model, decoder_output=settings.decoder_output)
     found = []
-    for sample in range(settings.samples):
-        parts = []
-        for start, batch, count in _padded(x):
+    for start, batch, count in _padded(x):
+        samples = []
+        for sample in range(settings.samples):
             names = [("reconstruct", settings.seed, sample, start + offset) for offset in range(len(batch))]
             noise, classes = ImageNoise(names, device=model.device), _classes(model, labels, start, count)
             condition, _ = model.infer(batch.to(model.device), noise, settings.keep_layers, classes)
             uniforms = image_uniforms(names[:count], model.uniforms_shape)
-            parts.append(decoder(condition, uniforms).cpu().numpy())
-            if not sample:
-                advance(count)
-        found.append(np.concatenate(parts))
-    return np.stack(found, axis=1)
+            samples.append(decoder(condition, uniforms).cpu().numpy())
+        found.append(np.stack(samples, axis=1))
+        advance(count)
+    return np.concatenate(found)
 
 
 @torch.no_grad()
