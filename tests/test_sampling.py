@@ -155,12 +155,14 @@ def test_draws_follow_the_exact_distribution_of_two_by_two_images(
     assert float(chi_squared) < 44.26
 
 
-@pytest.mark.parametrize("patch", [1, 2])
-def test_nothing_in_the_step_loop_waits_for_the_device(patch: int) -> None:
+@pytest.mark.parametrize("positions", [False, True])
+@pytest.mark.parametrize(("patch", "attention"), [(1, ()), (2, (1,))])
+def test_nothing_in_the_step_loop_waits_for_the_device(
+    patch: int, attention: tuple[int, ...], positions: bool
+) -> None:
     # Tensors on the meta device have no values to read, as tensors of a captured graph have none yet.
-    sizes = DecoderConfig(
-        True, width=8, layers=2, kernel=5, condition=4, patch=patch, attention=(1,) if patch > 1 else ()
-    )
+    layout = {"patch": patch, "attention": attention, "positions": positions}
+    sizes = DecoderConfig(True, width=8, layers=2, kernel=5, condition=4, **layout)  # type: ignore[arg-type]
     config = model_around(sizes, (6, 5), channels=3, levels=256, mixtures=4)
     with torch.device("meta"):
         decoder = make_decoder(config)

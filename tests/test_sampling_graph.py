@@ -138,9 +138,11 @@ def sample_on(
     completing: bool,
     patch: int = 1,
     attention: tuple[int, ...] = (),
+    positions: bool = False,
 ) -> Tensor:
     """All steps of a sampler whose tensors are made on `device`, without graphs."""
-    sizes = DecoderConfig(True, 8, 2, kernel=5, condition=4, patch=patch, attention=attention)
+    layout = {"patch": patch, "attention": attention, "positions": positions}
+    sizes = DecoderConfig(True, 8, 2, kernel=5, condition=4, **layout)  # type: ignore[arg-type]
     levels = 2 if isinstance(likelihood, Bernoulli) else 256
     torch.set_default_dtype(dtype)
     with torch.device(device):
@@ -163,7 +165,10 @@ def no_first_weights(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("no_first_weights")
-@pytest.mark.parametrize(("patch", "attention"), [(1, ()), (1, (1, 2)), (2, ()), (2, (2,))])
+@pytest.mark.parametrize(
+    ("patch", "attention", "positions"),
+    [(1, (), False), (1, (), True), (1, (1, 2), False), (2, (), False), (2, (2,), False), (2, (2,), True)],
+)
 @pytest.mark.parametrize(
     ("channels", "likelihood", "dtype", "completing"),
     [
@@ -180,10 +185,11 @@ def test_the_step_loop_runs_on_fake_cuda_tensors(
     completing: bool,
     patch: int,
     attention: tuple[int, ...],
+    positions: bool,
 ) -> None:
     # Fake tensors refuse to give their values to the host, and to meet a tensor of another device.
     with FakeTensorMode(), Slices():
-        sampled = sample_on("cuda", likelihood, channels, dtype, completing, patch, attention)
+        sampled = sample_on("cuda", likelihood, channels, dtype, completing, patch, attention, positions)
     assert sampled.shape == (3, channels, 4, 3)
     assert sampled.device.type == "cuda"
     assert sampled.dtype == dtype
@@ -219,16 +225,21 @@ def test_fake_tensors_notice_a_tensor_of_another_device() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=["binary", "grey", "rgb"])
-@pytest.mark.parametrize(("patch", "attention"), [(1, ()), (2, (2,))])
+@pytest.mark.parametrize(
+    ("patch", "attention", "positions"), [(1, (), False), (1, (), True), (2, (2,), False), (2, (2,), True)]
+)
 def test_a_real_graph_equals_the_eager_loop(
-    likelihood: Likelihood, dtype: torch.dtype, patch: int, attention: tuple[int, ...]
+    likelihood: Likelihood, dtype: torch.dtype, patch: int, attention: tuple[int, ...], positions: bool
 ) -> None:
     channels = 3 if likelihood is LIKELIHOODS[2] else 1
     levels = 2 if isinstance(likelihood, Bernoulli) else 256
     torch.manual_seed(0)
-    sizes = DecoderConfig(True, width=32, layers=3, patch=patch, attention=attention)
+    sizes = DecoderConfig(True, width=32, layers=3, patch=patch, attention=attention, positions=positions)
     config = model_around(sizes, (16, 16), channels, levels)
     decoder = make_decoder(config).to("cuda", dtype).requires_grad_(False)
+    if positions:
+        # They are zero at first.
+        decoder.position.normal_(std=0.1)
     uniforms = torch.rand(40, likelihood.uniforms, 16, 16, device="cuda")
     eager = Sampler(decoder, likelihood, levels, graph="off").sample(None, uniforms)
     sampler = Sampler(decoder, likelihood, levels, graph="on")
