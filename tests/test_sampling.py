@@ -60,6 +60,18 @@ def test_an_image_does_not_depend_on_the_lag(seed: int, more: int) -> None:
     assert torch.equal(sampler.sample(case.condition, case.uniforms), expected)
 
 
+def test_the_number_of_columns_is_a_lag_of_every_decoder() -> None:
+    decoder = make_decoder(model_around(DecoderConfig(True, width=4, layers=1, lag=9), (3, 4)))
+    decoder = randomise(decoder).requires_grad_(False)
+    sampler, own = Sampler(decoder, Bernoulli(1), 2, lag=4), Sampler(decoder, Bernoulli(1), 2)
+    assert sampler.plan == own.plan
+    assert sampler.plan.order == tuple(range(12))
+    uniforms = torch.rand(2, 1, 3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert torch.equal(sampler.sample(None, uniforms), own.sample(None, uniforms))
+    with pytest.raises(ValueError, match="lag of at least 4, got 3"):
+        Sampler(decoder, Bernoulli(1), 2, lag=3)
+
+
 def test_a_lag_below_the_decoders_own_is_refused() -> None:
     decoder = make_decoder(model_around(DecoderConfig(True, width=4, layers=1, lag=3), (3, 3)))
     with pytest.raises(ValueError, match="lag of at least 3, got 2"):

@@ -105,11 +105,12 @@ class PackedDecoder:
         config, first = decoder.config, decoder.first
         if not isinstance(first, CausalConv2d):
             raise ValueError("only an autoregressive decoder is sampled in wavefronts")
-        self.lag = config.lag if lag is None else lag
-        if self.lag < config.lag:
-            raise ValueError(f"this decoder needs a lag of at least {config.lag}, got {lag}")
         # As in the plan: a larger lag gives raster order, too, and the taps that it adds see no pixel.
-        self.lag = min(self.lag, decoder.grid[1])
+        most = decoder.grid[1]
+        least = min(config.lag, most)
+        self.lag = least if lag is None else min(lag, most)
+        if self.lag < least:
+            raise ValueError(f"this decoder needs a lag of at least {least}, got {lag}")
         self.channels, self.pixels, self.width = decoder.channels, decoder.pixels, config.width
         self.normalised, self.seen_lag = decoder.normalised, config.lag
         self.first_reach, self.reach = first.reach, config.kernel // 2

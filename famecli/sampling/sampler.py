@@ -40,7 +40,8 @@ class Sampler:
             The number of columns gives raster order. The images do not depend on the lag.
 
     Raises:
-        ValueError: The lag is below the decoder's own, or `chunk` is not a multiple of `LANES`.
+        ValueError: The lag is below the decoder's own and gives no raster order, or `chunk` is not a multiple
+            of `LANES`.
     """
 
     def __init__(
