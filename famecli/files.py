@@ -26,7 +26,7 @@ LARGEST_TEXT_BYTES = 32 << 20
 
 
 @contextmanager
-def partial_file(path: Path, *, sync: bool = True) -> Iterator[Path]:
+def partial_file(path: Path, *, sync: bool = True, replace: bool = True) -> Iterator[Path]:
     """Yield an empty file beside `path`; it is renamed to `path` at the end, or deleted after an exception.
 
     Its random name lets several processes write the same target. The mode is that of the replaced file,
@@ -36,9 +36,10 @@ def partial_file(path: Path, *, sync: bool = True) -> Iterator[Path]:
     Args:
         path: Final name of the file.
         sync: Whether the file must survive a power cut after renaming; slow for thousands of small files.
+        replace: Whether an existing file is replaced, even one that appears only in the meantime.
 
     Raises:
-        OSError: The file cannot be created or renamed.
+        OSError: The file cannot be created or renamed, or another exists and is not replaced.
     """
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_file():
@@ -55,12 +56,30 @@ def partial_file(path: Path, *, sync: bool = True) -> Iterator[Path]:
                 os.fchmod(file.fileno(), stat.S_IMODE(target.stat().st_mode))
             if sync:
                 os.fsync(file.fileno())
-        os.replace(temporary, target)
+        if replace:
+            os.replace(temporary, target)
+        else:
+            _rename_if_free(temporary, target)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     if sync:
         _sync_folder(target.parent)
+
+
+def _rename_if_free(temporary: Path, target: Path) -> None:
+    """Rename a file to a name that nothing has, not even since the last look."""
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        raise
+    except OSError:
+        # A file system without hard links.
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
+        os.replace(temporary, target)
+    else:
+        temporary.unlink()
 
 
 def free_name(stem: str, suffix: str) -> str:
@@ -83,16 +102,17 @@ def remove_leftovers(folder: Path, older_than_s: float = 0.0) -> None:
                 leftover.unlink()
 
 
-def write_atomic(path: Path, content: bytes) -> None:
+def write_atomic(path: Path, content: bytes, *, replace: bool = True) -> None:
     """Write `content` to `path` atomically: even after a crash, readers see the old file or the new one.
 
-    See `partial_file` for modes, links and devices.
+    See `partial_file` for modes, links, devices and `replace`.
 
     Raises:
-        InputError: The file cannot be written (no such folder, no permission, disk full).
+        InputError: The file cannot be written (no such folder, no permission, disk full), or another exists
+            and is not replaced.
     """
     try:
-        with partial_file(path) as partial:
+        with partial_file(path, replace=replace) as partial:
             partial.write_bytes(content)
     except OSError as error:
         raise unwritable(path, error) from error
@@ -129,7 +149,9 @@ def check_writable(path: Path, *, folder: bool = False) -> None:
 def unwritable(path: Path | str, error: OSError) -> InputError:
     """Return the error that says why `path` cannot be written."""
     hint = "free space or choose another place"
-    if isinstance(error, FileNotFoundError):
+    if isinstance(error, FileExistsError):
+        hint = "choose another name"
+    elif isinstance(error, FileNotFoundError):
         hint = f"make the folder first: mkdir -p {shlex.quote(str(Path(path).parent))}"
     return InputError(f"cannot write {path}: {error.strerror or error}", hint)
 

@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.commands import fame, save_model, use_small_mnist
 from support.faults import CALLS, fault_at, watched
 
 from famecli.errors import InputError
-from famecli.files import read_bytes, remove_leftovers, write_atomic
+from famecli.files import partial_file, read_bytes, remove_leftovers, write_atomic
 
 RENAMED = CALLS.index("replace 1")
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EINTR, errno.EDQUOT, errno.EACCES, errno.EROFS)
@@ -79,6 +80,76 @@ def test_folders_that_cannot_be_synced_do_without(tmp_path: Path) -> None:
         with watched(fault_at("fsync 2", fail)):
             write_atomic(path, b"new")
         assert path.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_that_appears_in_the_meantime_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    def refuse(*names: Path) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    path = tmp_path / "file"
+
+    def overtaken() -> None:
+        with partial_file(path, replace=False) as partial:
+            partial.write_bytes(b"second")
+            path.write_bytes(b"first")
+
+    with pytest.raises(FileExistsError):
+        overtaken()
+    assert path.read_bytes() == b"first"
+    assert os.listdir(tmp_path) == ["file"]
+    path.unlink()
+    write_atomic(path, b"second", replace=False)
+    assert path.read_bytes() == b"second"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+# Commands, and one file that each of them writes.
+OUTPUTS = [
+    ("sample m.safetensors -n 1 -o a.png", "a.png"),
+    ("sample m.safetensors -n 1 -o a.npz", "a.npz"),
+    ("sample m.safetensors -n 1 -o a", "a/000000.png"),
+    ("sample m.safetensors -n 1 -o a", "a/manifest.jsonl"),
+    ("reconstruct m.safetensors -n 1 -o a.zip", "a.zip"),
+    ("reconstruct m.safetensors -n 1 -o a.png --latents z.safetensors", "z.safetensors"),
+    ("compress m.safetensors --limit 1 -o a.fame", "a.fame"),
+    ("decompress x.fame --checkpoint m.safetensors -o a", "a/000000.png"),
+    ("decompress x.fame --checkpoint m.safetensors -o a.npy", "a.npy"),
+    ("evaluate-nll m.safetensors --limit 1 --per-image a.csv", "a.csv"),
+    ("evaluate-nll m.safetensors --limit 1 --record a.safetensors", "a.safetensors"),
+    ("evaluate-nll m.safetensors --limit 1 --heatmap a", "a/000000.png"),
+    ("report m.safetensors --samples 1 --images 0 -o a.html", "a.html"),
+    ("report m.safetensors --samples 1 --images 0 -o a.md", "a_files/samples-1.png"),
+    ("report m.safetensors --samples 1 --images 0 -o a.html --figures a", "a/samples-1.svg"),
+]
+
+
+@pytest.mark.parametrize(("words", "made"), OUTPUTS)
+def test_an_output_of_another_process_is_kept_without_force(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, made: str
+) -> None:
+    use_small_mnist(tmp_path / "data", monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    save_model(Path("m.safetensors"))
+    if words.startswith("decompress"):
+        assert fame("compress", "m.safetensors", "--limit", "1", "-o", "x.fame").code == 0
+    link = os.link
+
+    def late(source: Path, target: Path) -> None:
+        if target == tmp_path / made:
+            target.write_bytes(b"another")
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", late)
+    done = fame(*words.split())
+    assert (done.code, Path(made).read_bytes()) == (3, b"another"), done.err
+    assert "File exists\nhint: choose another name" in done.err
+    assert fame(*words.split(), "--force").code == 0
+    assert Path(made).read_bytes() != b"another"
 
 
 KILLED = """

@@ -76,8 +76,10 @@ class Checkpoint:
         return readable_claims(self.metadata)
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, Any]) -> str:
-    """Write a safetensors file atomically and return its SHA-256.
+def save_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, Any], *, replace: bool = True
+) -> str:
+    """Write a safetensors file atomically and return its SHA-256; see `write_atomic` for `replace`.
 
     Raises:
         NumericsError: A tensor has a value that is not finite. Nothing is written.
@@ -87,7 +89,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, 
             raise NumericsError(f"not saved: {name} has values that are not finite")
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     content = safetensors.torch.save(plain, {METADATA_KEY: seal(metadata)})
-    write_atomic(path, content)
+    write_atomic(path, content, replace=replace)
     return hashlib.sha256(content).hexdigest()
 
 
@@ -116,6 +118,8 @@ def save_checkpoint(
     ema: Mapping[str, Tensor],
     raw: Mapping[str, Tensor] | None,
     facts: dict[str, Any],
+    *,
+    replace: bool = True,
 ) -> str:
     """Write a model and return the SHA-256 of the file.
 
@@ -127,6 +131,7 @@ def save_checkpoint(
         ema: Averaged weights, the default when loading.
         raw: Weights of the last step; None leaves them out.
         facts: JSON values under the keys `training`, `provenance` and `claim`.
+        replace: Whether an existing file is replaced.
     """
     tensors = dict(ema) | {RAW + name: tensor for name, tensor in (raw or {}).items()}
     hashes = {"ema": hash_weights(ema)} | ({} if raw is None else {"raw": hash_weights(raw)})
@@ -138,7 +143,7 @@ def save_checkpoint(
     # During training, the first tensor already needs single precision, so the check is cheap.
     if all(torch.equal(tensor.half().float(), tensor) for tensor in tensors.values()):
         tensors = {name: tensor.half() for name, tensor in tensors.items()}
-    return save_tensors(path, tensors, metadata)
+    return save_tensors(path, tensors, metadata, replace=replace)
 
 
 def rounded(checkpoint: Checkpoint) -> Checkpoint:

@@ -146,7 +146,7 @@ def compress(
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
     else:
-        write_atomic(Path(target), content)
+        write_atomic(Path(target), content, replace=force)
     count, dimensions = coded.images, loaded.model.config.dimensions
     bits = coded.net_bits / count
     document = {
@@ -241,7 +241,7 @@ def decompress(
         levels = decode_images(loaded, coded, advance)
     seconds = time.monotonic() - started_s
     if target.format == "png":
-        write_named(levels, header, Path(target.name))
+        write_named(levels, header, Path(target.name), replace=target.force)
     else:
         made: dict[str, str | int | float] = {"weights_sha256": header.weights_sha256}
         rows = [made | {"index": index, "name": name} for index, name in enumerate(header.file_names())]

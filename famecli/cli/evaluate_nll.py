@@ -116,11 +116,11 @@ class Results:
         elif not output.quiet:
             _show(report, output.errors, self.explain)
         if self.heatmap is not None:
-            write_heatmaps(report, self.heatmap)
+            write_heatmaps(report, self.heatmap, force=self.force)
         if self.record is not None:
-            save_claim(report, self.record)
+            save_claim(report, self.record, replace=self.force)
         if self.per_image is not None:
-            _write_per_image(report, self.per_image)
+            _write_per_image(report, self.per_image, self.force)
         if self.fail_above is not None and report.bits_per_dim > self.fail_above:
             raise GateError(f"{report.bits_per_dim:.5f} bits/dim are above the limit of {self.fail_above}")
 
@@ -334,7 +334,7 @@ def _label(report: "NllReport", claim: "NllRecord") -> str:
     return label
 
 
-def _write_per_image(report: "NllReport", target: Path) -> None:
+def _write_per_image(report: "NllReport", target: Path, force: bool) -> None:
     from famecli.evaluation.report import per_image_text
 
     text = per_image_text(report, lines=target.suffix == ".jsonl")
@@ -342,4 +342,4 @@ def _write_per_image(report: "NllReport", target: Path) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
     else:
-        write_atomic(target, text.encode())
+        write_atomic(target, text.encode(), replace=force)

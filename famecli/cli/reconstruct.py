@@ -172,7 +172,7 @@ def reconstruct(
     facts = {"weights_sha256": loaded.weights_sha256, "sources": originals.sources}
     if latents is not None:
         moments = library.posteriors(loaded.model, originals.levels, seed, originals.labels)
-        save_tensors(latents, moments, {"schema": LATENTS_SCHEMA, **facts})
+        save_tensors(latents, moments, {"schema": LATENTS_SCHEMA, **facts}, replace=images.force)
     document: dict[str, Any] = {
         "schema": SCHEMA,
         "checkpoint": loaded.reference,

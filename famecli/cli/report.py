@@ -94,6 +94,6 @@ def report(
     check_absent(force, *paths, figures)
     wanted = ReportOptions(samples, images, evaluate, limit, seed, data)
     document = write_report(
-        runs, path, wanted, network.store(output), machine.torch_device(), output, figures
+        runs, path, wanted, network.store(output), machine.torch_device(), output, figures, force
     )
     output.result(document, str(path))

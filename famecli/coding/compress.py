@@ -300,13 +300,14 @@ def _size_bytes(image: "Image", format: str, **options: object) -> int:
     return len(content.getvalue())
 
 
-def write_named(levels: np.ndarray, header: FileHeader, folder: Path) -> None:
+def write_named(levels: np.ndarray, header: FileHeader, folder: Path, *, replace: bool = True) -> None:
     """Write images as PNG files under their names, which were checked when their file was read.
 
     Args:
         levels: Levels of the images, `(N, C, H, W)`.
         header: Header of the file of coded images.
         folder: Folder, created if missing.
+        replace: Whether existing files are replaced.
 
     Raises:
         InputError: The folder or a file in it cannot be written, or a name is that of a link.
@@ -321,4 +322,4 @@ def write_named(levels: np.ndarray, header: FileHeader, folder: Path) -> None:
         except OSError as error:
             raise InputError(f"cannot make folder {parent}: {error.strerror}") from error
     for name, image in zip(names, to_uint8(levels, header.levels), strict=True):
-        write_png(folder / name, image, {}, sync=False)
+        write_png(folder / name, image, {}, sync=False, replace=replace)

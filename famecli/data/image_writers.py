@@ -66,13 +66,15 @@ def bits_to_uint8(bits: np.ndarray) -> np.ndarray:
     return mean_to_uint8(bits[:, None] / 8)
 
 
-def write_png(path: Path, image: np.ndarray, text: Metadata, *, sync: bool = True) -> None:
-    """Write one image `(H, W, C)` as a PNG with `text` in its text chunks.
+def write_png(
+    path: Path, image: np.ndarray, text: Metadata, *, sync: bool = True, replace: bool = True
+) -> None:
+    """Write one image `(H, W, C)` as a PNG with `text` in its text chunks; see `partial_file` for the others.
 
     Raises:
         InputError: The file cannot be written.
     """
-    with _write_errors(str(path)), partial_file(path, sync=sync) as partial:
+    with _write_errors(str(path)), partial_file(path, sync=sync, replace=replace) as partial:
         partial.write_bytes(png_bytes(image, text))
 
 
@@ -86,11 +88,14 @@ class ImageWriter(ABC):
         count: Total number of images.
         rgb: Whether grey images are written with three channels.
         layout: Layout of a grid; other formats have none.
+        replace: Whether files are replaced that exist, or that appear in the meantime.
     """
 
-    def __init__(self, target: str, count: int, rgb: bool, layout: Layout | None = None) -> None:
+    def __init__(
+        self, target: str, count: int, rgb: bool, layout: Layout | None = None, replace: bool = False
+    ) -> None:
         self.target, self.count, self.rgb, self.layout = target, count, rgb, layout or Layout()
-        self.written = 0
+        self.replace, self.written = replace, 0
         with _write_errors(target), ExitStack() as self.resources:
             self._open()
             self.resources = self.resources.pop_all()
@@ -127,7 +132,7 @@ class ImageWriter(ABC):
         if self.target == "-":
             self.resources.callback(sys.stdout.buffer.flush)
             return sys.stdout.buffer
-        partial = self.resources.enter_context(partial_file(Path(self.target)))
+        partial = self.resources.enter_context(partial_file(Path(self.target), replace=self.replace))
         return self.resources.enter_context(partial.open("wb"))
 
     @abstractmethod
@@ -151,7 +156,7 @@ class FolderWriter(ImageWriter):
     def _open(self) -> None:
         folder = Path(self.target)
         folder.mkdir(parents=True, exist_ok=True)
-        partial = self.resources.enter_context(partial_file(folder / MANIFEST))
+        partial = self.resources.enter_context(partial_file(folder / MANIFEST, replace=self.replace))
         self.manifest = self.resources.enter_context(partial.open("w", encoding="utf-8"))
 
     def _add(self, images: np.ndarray, metadata: Sequence[Metadata]) -> None:
@@ -162,7 +167,7 @@ class FolderWriter(ImageWriter):
             self.manifest.write(json.dumps({"file": name, **entry}) + "\n")
 
     def _write(self, name: str, content: bytes) -> None:
-        with partial_file(Path(self.target) / name, sync=False) as partial:
+        with partial_file(Path(self.target) / name, sync=False, replace=self.replace) as partial:
             partial.write_bytes(content)
 
 
@@ -245,11 +250,13 @@ class ImageTarget:
         name: Path, or `-` for stdout.
         format: Key of `WRITERS`.
         rgb: Whether grey images are written with three channels.
+        force: Whether an existing output is overwritten.
     """
 
     name: str
     format: str
     rgb: bool = False
+    force: bool = False
 
     @classmethod
     def of(
@@ -283,7 +290,7 @@ class ImageTarget:
             _check_stdout(format)
         else:
             _check_target(Path(target), format, force)
-        return cls(name, format, rgb)
+        return cls(name, format, rgb, force)
 
     def open(self, count: int, layout: Layout | None = None) -> ImageWriter:
         """Return a writer.
@@ -295,7 +302,7 @@ class ImageTarget:
         Raises:
             InputError: The output cannot be made.
         """
-        return WRITERS[self.format](self.name, count, self.rgb, layout)
+        return WRITERS[self.format](self.name, count, self.rgb, layout, self.force)
 
 
 def open_writer(

@@ -280,23 +280,23 @@ def measure_again(
     return score(checkpoint, split, scored, estimator, advance=advance, report=report).nll
 
 
-def save_claim(report: NllReport, path: Path) -> None:
-    """Write the weights of a report with its NLL as their only claim; see `save_checkpoint` for errors."""
+def save_claim(report: NllReport, path: Path, *, replace: bool = True) -> None:
+    """Write the weights of a report with its NLL as their only claim; see `save_checkpoint`."""
     checkpoint = report.checkpoint
     facts = {key: checkpoint.metadata.get(key) for key in ("training", "provenance")}
     claims = with_claim(checkpoint.metadata, report.claim())
     weights = checkpoint.model.state_dict()
-    save_checkpoint(path, checkpoint.model.config, weights, None, facts | claims)
+    save_checkpoint(path, checkpoint.model.config, weights, None, facts | claims, replace=replace)
 
 
-def write_heatmaps(report: NllReport, folder: Path) -> None:
+def write_heatmaps(report: NllReport, folder: Path, *, force: bool = False) -> None:
     """Write a PNG per image with the bits of each pixel; white is 8 bits or more per channel.
 
     Raises:
         InputError: A file cannot be written.
     """
     channels = report.split.info.shape[0]
-    with open_writer(folder, len(report.nlls.nats), format="png", force=True) as writer:
+    with open_writer(folder, len(report.nlls.nats), format="png", force=force) as writer:
         numbers = report.scored.numbers
         labels = report.scored.labels
         maps = pixel_bits(

@@ -65,17 +65,19 @@ def write_report(
     device: torch.device,
     output: Output,
     figures: Path | None = None,
+    replace: bool = True,
 ) -> dict[str, Any]:
     """Write one page about runs and return its figures: the schema `famecli/report/1`.
 
     Args:
         runs: Run folders, checkpoints, or names of weights, at least one.
-        out: Path of the page; files of that name are replaced.
+        out: Path of the page.
         options: Options of the page.
         store: Named weights, and the cache that also has the data sets.
         device: Device to compute on.
         output: Streams for notes, warnings and progress.
         figures: Folder for the charts and grids of the page as SVG and PDF; None for no such files.
+        replace: Whether existing files of the same names are replaced.
 
     Raises:
         UsageError: A run is named twice, or `out` is not a name of a page.
@@ -92,9 +94,9 @@ def write_report(
     if folder is not None:
         folder.mkdir(exist_ok=True)
         for figure in shown:
-            write_atomic(folder / _file_name(figure), _file_content(figure))
-    write_atomic(path, (to_html(content) if folder is None else markdown).encode())
-    drawn = [] if figures is None else write_figures(shown, figures, output.note)
+            write_atomic(folder / _file_name(figure), _file_content(figure), replace=replace)
+    write_atomic(path, (to_html(content) if folder is None else markdown).encode(), replace=replace)
+    drawn = [] if figures is None else write_figures(shown, figures, output.note, replace)
     return {
         "schema": SCHEMA,
         "out": str(path),

@@ -134,13 +134,16 @@ def _data_url(png: bytes) -> str:
 Figure = Picture | LineChart | ColourBar
 
 
-def write_figures(figures: Iterable[Figure], folder: Path, report: Callable[[str], None]) -> list[Path]:
+def write_figures(
+    figures: Iterable[Figure], folder: Path, report: Callable[[str], None], replace: bool = True
+) -> list[Path]:
     """Write each figure as SVG, and as PDF where the extra `plot` is installed; return the paths.
 
     Args:
         figures: Figures with unique names.
-        folder: Folder of the files, which is created; files of the same names are replaced.
+        folder: Folder of the files, which is created.
         report: Function for a note that there are no PDFs.
+        replace: Whether existing files of the same names are replaced.
 
     Raises:
         InputError: A file cannot be written.
@@ -154,7 +157,7 @@ def write_figures(figures: Iterable[Figure], folder: Path, report: Callable[[str
         contents = {".svg": svg} | ({} if to_pdf is None else {".pdf": to_pdf(svg)})
         for suffix, content in contents.items():
             paths.append(folder / f"{figure.name}{suffix}")
-            write_atomic(paths[-1], content)
+            write_atomic(paths[-1], content, replace=replace)
     return paths
 
 
