@@ -14,6 +14,7 @@ from pathlib import Path
 import famecli
 from benchmarks.estimates import mean_of
 from benchmarks.tables import Cell, Table, publish
+from benchmarks.trainings import read_metrics, step_seconds
 from famecli.config.presets import PRESETS
 from famecli.runtime.processor import processor
 
@@ -67,10 +68,11 @@ def parse_options() -> argparse.Namespace:
 
 def row_of(preset: str, minutes: float, seed: int, options: argparse.Namespace) -> tuple[Cell, ...]:
     """Train a model within a budget, and return its row of the table."""
+    folder = options.out / f"{options.dataset}-{preset}-{options.size}-{minutes:g}min-seed{seed}"
     model = famecli.train(
         preset,
         options.dataset,
-        out=options.out / f"{options.dataset}-{preset}-{options.size}-{minutes:g}min-seed{seed}",
+        out=folder,
         size=options.size,
         budget_s=60 * minutes,
         seed=seed,
@@ -83,13 +85,12 @@ def row_of(preset: str, minutes: float, seed: int, options: argparse.Namespace) 
         famecli.evaluate(model, options.dataset, split=split, limit=options.limit, data=options.data)
         for split in ("valid", "test")
     )
-    past = model.checkpoint.provenance
     return (
         preset,
         minutes,
         seed,
-        round((past.cpu_seconds or 0.0) / 60, 2),
-        past.images_seen,
+        round(step_seconds(read_metrics(folder)) / 60, 2),
+        model.checkpoint.provenance.images_seen,
         model.checkpoint.model.count_parameters(),
         mean_of(valid.nlls.nats),
         mean_of(test.nlls.nats),

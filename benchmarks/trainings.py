@@ -62,7 +62,7 @@ class Trained:
     Args:
         nats: -ELBO, or exact NLL, of each image of the split, by the weights of the best validation, `(N,)`.
         rate: KL divergence of each stochastic layer in nats, from the image upwards.
-        seconds: CPU seconds of training.
+        seconds: CPU seconds of the training steps, without validations.
         images: Number of images seen in training.
         config: Configuration of the model.
         curve: Validations during training.
@@ -117,18 +117,36 @@ def _read(place: Path) -> Trained:
         nats = np.array([float(row["nats"]) for row in csv.DictReader(file)])
     content = read_checkpoint(place / "best.safetensors")
     header = parse_header(content, len(content), str(place))
+    records = read_metrics(place)
     return Trained(
         nats,
         tuple(summary["nll"]["terms_nats_per_image"]["kl"]),
-        summary["train"]["cpu_seconds"] or summary["train"]["seconds"],
+        step_seconds(records),
         summary["train"]["images"],
         ModelConfig.from_dict(header.metadata["model"]),
-        tuple(_curve(place / "metrics.jsonl")),
+        tuple(_curve(records)),
     )
 
 
-def _curve(path: Path) -> list[Validation]:
-    records: list[dict[str, Any]] = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """Return the records of `metrics.jsonl` in the folder of a run."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
+
+
+def step_seconds(records: Sequence[dict[str, Any]]) -> float:
+    """Return the CPU seconds of the training steps, without validations; of older runs, the seconds."""
+    key = "elapsed_s" if records[-1].get("cpu_s") is None else "cpu_s"
+    times = [0.0, *(record[key] for record in records)]
+    spent = sum(
+        after - before
+        for record, before, after in zip(records, times, times[1:], strict=False)
+        if record["split"] == "train"
+    )
+    # The records have tenths of a second.
+    return max(0.1, round(spent, 1))
+
+
+def _curve(records: Sequence[dict[str, Any]]) -> list[Validation]:
     return [
         Validation(record["images"], record["elapsed_s"], record["nats_per_image"])
         for record in records

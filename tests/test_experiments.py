@@ -25,6 +25,7 @@ from famecli.config.presets import PRESETS, Size, model_config
 from famecli.config.schema import ModelConfig
 from famecli.errors import InputError, UsageError
 from famecli.model.fame import Fame
+from famecli.training.trainer import Trainer
 
 PAGE = (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
 SECTIONS = {text.partition("\n")[0]: text for text in PAGE.split("\n## ")[1:] if "\n| --" in text}
@@ -153,9 +154,27 @@ def fake_run(calls: list[list[str]]) -> Callable[[Sequence[str]], str]:
     return run
 
 
+@pytest.fixture
+def slow_validations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a step take 10 seconds of CPU time, and a validation 100."""
+    taken: list[float] = []
+
+    def taking(seconds: float, method: Callable[..., object]) -> Callable[..., object]:
+        def call(*given: object) -> object:
+            taken.append(seconds)
+            return method(*given)
+
+        return call
+
+    monkeypatch.setattr(Trainer, "step", taking(10.0, Trainer.step))
+    monkeypatch.setattr(Trainer, "validate", taking(100.0, Trainer.validate))
+    monkeypatch.setattr("time.process_time", lambda: sum(taken))
+
+
 WORDS = ("pixelcnn", "--dataset", "mnist", "--size", "tiny", "--images", "12", "--batch-size", "6")
 
 
+@pytest.mark.usefixtures("slow_validations")
 def test_a_training_is_done_once_and_read_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_small_mnist(tmp_path / "data", monkeypatch)
     calls: list[list[str]] = []
@@ -167,7 +186,8 @@ def test_a_training_is_done_once_and_read_afterwards(tmp_path: Path, monkeypatch
     assert np.array_equal(first.nats, again.nats)
     assert len(first.nats) == 7
     assert [each.images for each in first.curve] == [6, 12]
-    assert first.images == 12
+    # Two steps; the two validations do not count.
+    assert (first.images, first.seconds) == (12, 20.0)
     scored = result_of("evaluate-nll", tmp_path / "runs" / "one", "--dataset", "mnist")
     assert first.mean == pytest.approx(scored["nats_per_image"])
     with (tmp_path / "runs" / "one" / "nll.csv").open() as file:
@@ -292,6 +312,7 @@ def test_moved_digits_compares_within_each_range_of_moves(
         assert difference.value == pytest.approx(nlls[1] - nlls[0], abs=1e-6)
 
 
+@pytest.mark.usefixtures("slow_validations")
 def test_a_speedrun_has_a_row_for_each_budget_model_and_seed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -310,6 +331,10 @@ def test_a_speedrun_has_a_row_for_each_budget_model_and_seed(
         again = result_of("evaluate-nll", run, "--dataset", "mnist")
         assert float(row["test NLL, bits/dim"]) == pytest.approx(again["bits_per_dim"])
         assert int(row["images"]) > 0
+        # The validation does not count.
+        metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        assert [each["split"] for each in metrics[-2:]] == ["train", "valid"]
+        assert float(row["CPU minutes"]) == round(metrics[-2]["cpu_s"] / 60, 2)
 
 
 def test_tables_are_markdown_or_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
