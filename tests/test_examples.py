@@ -97,7 +97,12 @@ def test_a_job_goes_back_in_the_queue_if_it_was_stopped_in_time(
         (tmp_path / name).chmod(0o755)
     done = subprocess.run(
         [ROOT / "examples" / "train.sbatch"],
-        env={"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "SLURM_JOB_ID": "17", "RUN": "here"},
+        env={
+            "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
+            "SLURM_JOB_ID": "17",
+            "SLURM_CPUS_PER_TASK": "8",
+            "RUN": "here",
+        },
         cwd=tmp_path,
         check=False,
     )
@@ -105,7 +110,8 @@ def test_a_job_goes_back_in_the_queue_if_it_was_stopped_in_time(
     queue = tmp_path / "queue.txt"
     assert (queue.read_text() if queue.exists() else "") == ("requeue 17\n" if requeued else "")
     words = (tmp_path / "srun.txt").read_text().split("\n")[:-1]
-    assert words[:2] == ["fame", "train"]
+    assert words[:3] == ["--cpus-per-task=8", "fame", "train"]
+    assert words[words.index("--threads") + 1] == "8"
     # Every word is one that the command takes.
-    printed = fame(*words[1:], "--print-config")
+    printed = fame(*words[2:], "--print-config")
     assert (printed.code, printed.text[:7]) == (0, "[model]"), printed.err
