@@ -11,7 +11,10 @@ there too. The same command resumes an interrupted experiment. Prints one Markdo
 import argparse
 import dataclasses
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +38,11 @@ from benchmarks.trainings import (
     validations,
 )
 from famecli.config.costs import count_parameters
-from famecli.errors import UsageError, did_you_mean
+from famecli.config.resolve import Setting
+from famecli.config.schema import leaves, to_dict
+from famecli.errors import ConfigError, UsageError, did_you_mean
+from famecli.training.options import TrainOptions
+from famecli.training.plan import make_plan
 
 SCHEMA = "famecli/recipe/1"
 BASE = "base"
@@ -80,6 +87,9 @@ VARIATIONS: Mapping[str, tuple[str, ...]] = {
     "no warm-up of the KL": ("train.rate_warmup_images=0",),
     "long warm-up of the KL": ("train.rate_warmup_images={half}",),
 }
+# Keys without effect in a model without attention, or without latents.
+OF_ATTENTION = {"heads", "attention_width"}
+OF_LATENTS = {"bounded_latents", "condition", "beta", "free_nats", "rate_warmup_images"}
 
 
 @dataclass(frozen=True)
@@ -104,42 +114,77 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--model", default="fame", help="preset; default: fame")
     parser.add_argument("--size", default="small", help="size of the model; default: small")
     parser.add_argument("--images", type=int, default=51_200, help="images per run; default: 51200")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="variations; default: all")
+    parser.add_argument(
+        "--only", nargs="+", metavar="NAME", help="variations; default: all that change the training"
+    )
     parser.add_argument(
         "--equal", nargs="+", choices=("images", "seconds"), default=["images", "seconds"],
         help="what is held equal; images alone takes half the time; default: both",
     )  # fmt: skip
     add_training_options(parser, "runs/recipe")
     options = parse_training_options(parser, QUICK_IMAGES)
-    if options.quick:
-        # Tiny models have fewer stages.
-        whole = [
-            name for name, changes in VARIATIONS.items() if not any("stages" in each for each in changes)
-        ]
-        options.only = options.only or whole
+    options.only = options.only or names_of_changes(options)
     return options
 
 
-def chosen(names: Sequence[str] | None) -> list[Variation]:
-    """Return the base and the variations called `names`, or all of them.
+def names_of_changes(options: argparse.Namespace) -> list[str]:
+    """Return the names of the variations that the model can have, and that change its training."""
+    base = effective_values((), options)
+    found = []
+    for name, changes in VARIATIONS.items():
+        with suppress(ConfigError):
+            if effective_values(changes, options) != base:
+                found.append(name)
+    return found
+
+
+def effective_values(changes: Sequence[str], options: argparse.Namespace) -> dict[tuple[str, ...], Any]:
+    """Return the values of all keys with an effect on the training of the base with `changes`, by path.
+
+    Raises:
+        ConfigError: The model cannot have the changes.
+    """
+    plan = make_plan(
+        TrainOptions(
+            preset=options.model,
+            dataset=options.dataset,
+            data=None if options.data is None else Path(options.data),
+            size=options.size,
+            settings=[Setting.parse(text) for text in (*options.set, *texts_of(changes, options.images))],
+            images=options.images,
+        ),
+        fresh=True,
+    )
+    bits, latents = plan.config.expected_bits, plan.model.stochastic_layers
+    if bits == "auto":
+        bits = "never" if latents else "always"
+    tables = {"model": to_dict(plan.model), "train": to_dict(plan.config) | {"expected_bits": bits}}
+    idle = (set() if plan.model.decoder.attention else OF_ATTENTION) | (set() if latents else OF_LATENTS)
+    return {path: value for path, value in leaves(tables) if path[-1] not in idle}
+
+
+def texts_of(changes: Sequence[str], images: int) -> list[str]:
+    """Return changes of a training on a number of images, each KEY=VALUE."""
+    return [each.format(half=images // 2) for each in changes]
+
+
+def chosen(names: Sequence[str]) -> list[Variation]:
+    """Return the base and the variations called `names`.
 
     Raises:
         UsageError: A name is unknown.
     """
-    for name in names or ():
+    for name in names:
         if name not in VARIATIONS:
             raise UsageError(f"unknown variation {name!r}", did_you_mean(name, VARIATIONS, "variations"))
-    wanted = [name for name in VARIATIONS if names is None or name in names]
+    wanted = [name for name in VARIATIONS if name in names]
     return [Variation(BASE, ()), *(Variation(name, VARIATIONS[name]) for name in wanted)]
 
 
 def training_of(variation: Variation, images: int, seed: int, options: argparse.Namespace) -> Training:
     """Return the training of a variation on a number of images."""
-    changes = [each.format(half=images // 2, tenth=images // 10) for each in variation.changes]
-    words = (
-        *run_words(options.model, images, seed, options),
-        *set_words((validations(images, VALIDATIONS), *options.set, *changes)),
-    )
+    changes = (validations(images, VALIDATIONS), *options.set, *texts_of(variation.changes, images))
+    words = (*run_words(options.model, images, seed, options), *set_words(changes))
     name = f"{variation.name.replace(' ', '-')}-{options.size}-{images}-seed{seed}"
     return Training(name, words, options.dataset, "valid", shared_words(options))
 

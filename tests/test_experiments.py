@@ -218,19 +218,6 @@ def test_equal_seconds_are_as_many_images_as_the_speed_gives() -> None:
     assert recipe.images_in_time(outcome([1.0], seconds=10.3), base) == 1000
 
 
-def test_every_variation_of_the_recipe_is_a_configuration() -> None:
-    for name, changes in recipe.VARIATIONS.items():
-        words = [each.format(half=500, tenth=100) for each in changes]
-        options = [word for change in words for word in ("--set", change)]
-        plain, changed = (
-            fame_here("train", "fame", "--size", "small", *more, "--print-config") for more in ([], options)
-        )
-        assert (plain.code, changed.code) == (0, 0), name
-        assert plain.out != changed.out, f"{name} changes nothing"
-    with pytest.raises(UsageError, match="unknown variation 'batch 31'"):
-        recipe.chosen(["batch 31"])
-
-
 @pytest.mark.parametrize("size", ["tiny", "small"])
 def test_all_presets_are_brought_to_the_parameters_of_fame(size: Size) -> None:
     target = count_parameters(model_config("fame", size, SHAPE, 2))
