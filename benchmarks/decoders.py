@@ -25,7 +25,7 @@ from benchmarks.checkpoints import (
     shared_facts,
 )
 from benchmarks.estimates import mean_of
-from benchmarks.tables import Cell, Table, publish
+from benchmarks.tables import Cell, Table, check_target, publish
 from famecli.data.dataset import even_part, fixed_levels
 from famecli.data.image_writers import levels_to_bytes, write_png
 from famecli.data.registry import dataset_info
@@ -41,6 +41,7 @@ SHOWN = 64
 
 def main() -> None:
     options = parse_options()
+    check_target(options.json)
     torch.set_num_threads(options.threads)
     info = dataset_info(options.dataset)
     models = load_models(options.checkpoints, info.shape, info.levels)

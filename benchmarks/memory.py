@@ -1,6 +1,6 @@
 """Peak memory of the sampler against that of one forward pass of the same decoder.
 
-    python benchmarks/memory.py --width 64 --batch 64
+    python -m benchmarks.memory --width 64 --batch 64
 
 Each case runs in its own process: nothing (the floor), one pass without gradients, and the sampler. Prints
 the peak resident memory above the floor, in MiB.
@@ -14,6 +14,7 @@ import sys
 
 import torch
 
+from benchmarks.checkpoints import run
 from famecli.config.schema import DecoderConfig, ModelConfig
 from famecli.model.decoder import Decoder
 from famecli.model.distributions import make_likelihood
@@ -29,8 +30,12 @@ def main() -> None:
         return
     found = {}
     for case in CASES:
-        command = [sys.executable, __file__, *sys.argv[1:], "--case", case]
-        found[case] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        command = [sys.executable, "-m", "benchmarks.memory", *sys.argv[1:], "--case", case]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+        if done.returncode:
+            # The process has printed its error.
+            sys.exit(done.returncode)
+        found[case] = float(done.stdout)
     forward, sampler = (found[case] - found["nothing"] for case in ("forward", "sampler"))
     row = {"forward_mib": forward, "sampler_mib": sampler, "sampler_per_forward": sampler / forward}
     print(json.dumps(vars(options) | row))
@@ -66,4 +71,4 @@ def peak_mib(options: argparse.Namespace) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,8 +1,8 @@
 """Time of wavefront sampling, against one forward pass and other exact samplers.
 
-    python benchmarks/sampling.py                          # untrained weights of --model and --size
-    python benchmarks/sampling.py model.safetensors --json
-    python benchmarks/sampling.py --model pixelcnn --width 64 --layers 5 --peer ../pytorch-generative
+    python -m benchmarks.sampling                          # untrained weights of --model and --size
+    python -m benchmarks.sampling model.safetensors --json
+    python -m benchmarks.sampling --model pixelcnn --width 64 --layers 5 --peer ../pytorch-generative
 
 Every figure is the median over --rounds rounds. Each contender runs once per round, so that other load on the
 machine affects all of them. The samplers with a full pass per pixel (naive and peer) are timed on
@@ -29,8 +29,10 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
+from benchmarks.checkpoints import run
 from famecli.checkpoints.checkpoint import load_checkpoint
 from famecli.config.presets import PRESETS, Size, model_config
+from famecli.errors import InputError, UsageError
 from famecli.model.distributions import scale_levels
 from famecli.model.fame import Fame
 from famecli.rng import BatchNoise, stream
@@ -106,7 +108,7 @@ def load(options: argparse.Namespace) -> Fame:
         decoder = dataclasses.replace(config.decoder, **changes)
         model = Fame(dataclasses.replace(config, decoder=decoder))
     if not model.config.decoder.autoregressive:
-        raise SystemExit(f"{model.config.preset} has no PixelCNN decoder, so there is nothing to compare")
+        raise UsageError(f"{model.config.preset} has no PixelCNN decoder, so there is nothing to compare")
     model.on(device_named(options.device))
     if options.bf16:
         model.decoder.bfloat16()
@@ -114,7 +116,13 @@ def load(options: argparse.Namespace) -> Fame:
 
 
 def peer_of(model: Fame, folder: Path) -> torch.nn.Module:
-    """Return the PixelCNN of pytorch-generative with as many layers and feature maps."""
+    """Return the PixelCNN of pytorch-generative with as many layers and feature maps.
+
+    Raises:
+        InputError: `folder` is no checkout of pytorch-generative.
+    """
+    if not (folder / "pytorch_generative").is_dir():
+        raise InputError(f"{folder} is no checkout of pytorch-generative")
     # Load the PixelCNN's modules alone: the packages import data sets, torchvision and more.
     for name in (
         "pytorch_generative",
@@ -166,7 +174,7 @@ def measure(
         )
         contenders["beside"] = lambda: others.sample(*inputs)
     wanted = options.only or list(contenders)
-    seconds = medians({name: run for name, run in contenders.items() if name in wanted}, options.rounds)
+    seconds = medians({name: each for name, each in contenders.items() if name in wanted}, options.rounds)
     return row_of(model, seconds, batch, options) | {
         "pixels_differing": sampler.verify(x, uniforms, condition)
     }
@@ -252,11 +260,11 @@ def medians(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[st
     """Return the median seconds of each contender, after one warm-up round."""
     found: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds + 1):
-        for name, run in contenders.items():
+        for name, contender in contenders.items():
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             started = time.perf_counter()
-            run()
+            contender()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             found[name].append(time.perf_counter() - started)
@@ -281,4 +289,4 @@ def render(rows: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

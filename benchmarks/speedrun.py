@@ -9,13 +9,16 @@ Prints one Markdown table; `--csv FILE` writes the rows as well.
 
 import argparse
 import csv
+import io
 from pathlib import Path
 
 import famecli
+from benchmarks.checkpoints import run
 from benchmarks.estimates import mean_of
-from benchmarks.tables import Cell, Table, publish
+from benchmarks.tables import Cell, Table, check_target, publish
 from benchmarks.trainings import read_metrics, step_seconds
 from famecli.config.presets import PRESETS
+from famecli.files import write_atomic
 from famecli.runtime.processor import processor
 
 SCHEMA = "famecli/speedrun/1"
@@ -36,6 +39,8 @@ NEVER = 10**12
 
 def main() -> None:
     options = parse_options()
+    for target in (options.csv, options.json):
+        check_target(target)
     rows = [
         row_of(model, minutes, seed, options)
         for minutes in options.minutes
@@ -46,8 +51,9 @@ def main() -> None:
     title = f"{options.dataset}: NLL by time of training"
     note = f"One core of {machine.name}, family {machine.family} ({', '.join(machine.instructions)})."
     if options.csv is not None:
-        with options.csv.open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows([COLUMNS, *rows])
+        text = io.StringIO()
+        csv.writer(text).writerows([COLUMNS, *rows])
+        write_atomic(options.csv, text.getvalue().encode())
     publish([Table("speedrun", title, COLUMNS, rows, note)], SCHEMA, {}, options.json)
 
 
@@ -100,4 +106,4 @@ def row_of(preset: str, minutes: float, seed: int, options: argparse.Namespace) 
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -18,6 +18,7 @@ import torch
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.checkpoints import run
 from benchmarks.tables import Table, publish
 from famecli.config.presets import PRESETS, SIZES, model_config
 from famecli.config.resolve import Setting, resolve
@@ -120,4 +121,4 @@ def kind_of(event: FunctionEvent) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

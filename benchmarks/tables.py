@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.estimates import Estimate
-from famecli.files import write_atomic
+from famecli.files import check_writable, write_atomic
 
 Cell = str | int | float | Estimate | None
 
@@ -46,6 +46,16 @@ class Table:
         """Return the table as JSON values; a row is an object with the headings as keys."""
         rows = [dict(zip(self.columns, [_value(cell) for cell in row], strict=True)) for row in self.rows]
         return {"name": self.name, "title": self.title, "note": self.note, "rows": rows}
+
+
+def check_target(target: Path | None) -> None:
+    """Check, before any work is done, that a target of `publish` can be written.
+
+    Raises:
+        InputError: It cannot.
+    """
+    if target is not None and str(target) != "-":
+        check_writable(target)
 
 
 def publish(tables: Sequence[Table], schema: str, facts: dict[str, Any], target: Path | None) -> None:

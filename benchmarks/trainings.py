@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.checkpoints import versions
 from benchmarks.estimates import Estimate, mean_of
-from benchmarks.tables import Cell, Table, publish
+from benchmarks.tables import Cell, Table, check_target, publish
 from famecli.checkpoints.header import parse_header, read_checkpoint
 from famecli.config.schema import ModelConfig, Precision
 from famecli.files import write_atomic
@@ -236,6 +236,7 @@ def add_training_options(parser: ArgumentParser, folder: str) -> None:
 def parse_training_options(parser: ArgumentParser, quick_images: int) -> Namespace:
     """Return the options of an experiment; `--quick` makes `--size` and `--images` small."""
     options = parser.parse_args()
+    check_target(options.json)
     if options.quick:
         options.size, options.images = "tiny", min(options.images, quick_images)
     return options

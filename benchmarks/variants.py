@@ -1,6 +1,6 @@
 """Ablations of the sampler: chunk, slots, order and threads, interleaved in one run.
 
-    python benchmarks/variants.py --width 64 --batch 64
+    python -m benchmarks.variants --width 64 --batch 64
 
 Prints a Markdown table: median seconds, and the ratio to the package's choice. It checks that all variants
 draw the same images.
@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import torch
 
+from benchmarks.checkpoints import run
 from famecli.config.schema import DecoderConfig, ModelConfig
 from famecli.model.decoder import Decoder
 from famecli.model.distributions import Bernoulli
@@ -33,9 +34,9 @@ def main() -> None:
     found: dict[str, list[float]] = {name: [] for name in cases}
     expected = cases["as it is"]()
     for turn in range(options.rounds + 1):
-        for name, run in cases.items():
+        for name, case in cases.items():
             started = time.perf_counter()
-            images = run()
+            images = case()
             if turn:
                 found[name].append(time.perf_counter() - started)
             assert torch.equal(images, expected), name
@@ -95,4 +96,4 @@ def variants(decoder: Decoder, uniforms: torch.Tensor) -> dict[str, Callable[[],
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,8 +1,10 @@
-"""The commands of `benchmarks/`: what they run by default."""
+"""The commands of `benchmarks/`: what they run by default, and how they end with an error."""
 
 import itertools
+import runpy
 
 import pytest
+from support.commands import ROOT, check_error
 
 from benchmarks import recipe
 from famecli.errors import UsageError
@@ -33,3 +35,49 @@ def test_variations_are_those_that_change_the_training(
     assert all(one != other for one, other in itertools.combinations(found, 2))
     with pytest.raises(UsageError, match="unknown variation 'batch 31'"):
         recipe.chosen(["batch 31"])
+
+
+MISSING = "no-such-folder/file"
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "code", "told"),
+    [
+        ("decoders", ["no-such-weights"], 2, "no-such-weights"),
+        ("decoders", ["fame-mnist", "--json", MISSING], 3, MISSING),
+        ("equal_sizes", ["--dataset", "mnits"], 2, "'mnits'"),
+        ("equal_sizes", ["--json", MISSING], 3, MISSING),
+        ("global_modelling/__main__", ["no-such-weights"], 2, "no-such-weights"),
+        ("global_modelling/__main__", ["fame-mnist", "--json", MISSING], 3, MISSING),
+        ("maps_against_dense", ["--dataset", "mnits"], 2, "'mnits'"),
+        ("memory", ["--width", "0", "--case", "forward"], 3, "width"),
+        ("moved_digits", ["--dataset", "mnits"], 2, "'mnits'"),
+        ("recipe", ["--only", "batch 31"], 2, "'batch 31'"),
+        ("recipe", ["--dataset", "mnits"], 2, "'mnits'"),
+        ("sampling", ["no-such-weights"], 3, "no-such-weights"),
+        ("sampling", ["--model", "vae"], 2, "vae has no PixelCNN decoder"),
+        ("sampling", ["--model", "pixelcnn", "--peer", "no-such-folder"], 3, "no-such-folder"),
+        ("speedrun", ["--dataset", "mnits"], 2, "'mnits'"),
+        ("speedrun", ["--csv", MISSING], 3, MISSING),
+        ("speedrun", ["--json", MISSING], 3, MISSING),
+        ("step", ["--dataset", "mnits"], 2, "'mnits'"),
+        ("step", ["--set", "lrr=1"], 3, "'lrr'"),
+        ("variants", ["--width", "0"], 3, "width"),
+    ],
+)
+def test_an_error_is_one_line_before_any_work(
+    name: str,
+    words: list[str],
+    code: int,
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("sys.argv", [name, *words])
+    monkeypatch.setattr("torch.set_num_threads", lambda threads: None)
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(ROOT / "benchmarks" / f"{name}.py"), run_name="__main__")
+    assert stop.value.code == code
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert told in check_error(printed.err)

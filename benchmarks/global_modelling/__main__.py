@@ -22,7 +22,7 @@ from benchmarks.checkpoints import (
     shared_facts,
 )
 from benchmarks.global_modelling import completions, halves, maps, probe
-from benchmarks.tables import Table, publish
+from benchmarks.tables import Table, check_target, publish
 from famecli.data.dataset import ImageSplit, Split, fixed_levels
 from famecli.data.image_writers import levels_to_bytes, write_png
 from famecli.data.registry import dataset_info
@@ -92,6 +92,7 @@ class Digits:
 
 def main() -> None:
     options = parse_options()
+    check_target(options.json)
     torch.set_num_threads(options.threads)
     info = dataset_info(options.dataset)
     models = load_models(options.checkpoints, info.shape, info.levels)
