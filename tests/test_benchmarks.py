@@ -2,6 +2,7 @@
 
 import itertools
 import runpy
+from pathlib import Path
 
 import pytest
 from support.commands import ROOT, check_error
@@ -70,9 +71,11 @@ def test_an_error_is_one_line_before_any_work(
     words: list[str],
     code: int,
     told: str,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", [name, *words])
     monkeypatch.setattr("torch.set_num_threads", lambda threads: None)
     with pytest.raises(SystemExit) as stop:
