@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support import sabotage as broken
-from support.commands import Done, error_of, fame, random_model, result_of, save_model, use_small_mnist
+from support.commands import CLAIM, Done, error_of, fame, random_model, result_of, save_model, use_small_mnist
 from support.forgeries import with_metadata
 
 from famecli.checkpoints.checkpoint import load_checkpoint, save_checkpoint
@@ -165,6 +165,33 @@ def test_a_claim_that_contradicts_itself_fails(
     (check,) = json.loads(done.out)["checks"]
     assert check["sentence"].startswith("The NLL of the first 256 of 400 images is the one")
     assert check["measurements"][0]["what"].startswith("NLL of the first 256 of 400 test images")
+
+
+@pytest.mark.parametrize(
+    ("shape", "change", "told"),
+    [
+        ((3, 8, 8), {}, "mnist has (1, 28, 28)"),
+        ((1, 28, 28), {"images": 8}, "about 8 images, mnist has 7 in test"),
+        ((1, 28, 28), {"images": 300}, "about 300 images, mnist has 7 in test"),
+        ((1, 28, 28), {"images": 100_000, "part": "first"}, "about 100,000 images, mnist has 7 in test"),
+        ((1, 28, 28), {"split": "foo"}, "about a split 'foo'"),
+    ],
+)
+def test_a_claim_about_images_that_do_not_exist_fails(
+    tmp_path: Path, shape: tuple[int, int, int], change: dict[str, Any], told: str
+) -> None:
+    data = CLAIM["data"] | {"images": 7, "part": "even"} | change  # type: ignore[operator]
+    claim = CLAIM | {"data": data, "first_256_nats_per_image": 81.25}
+    path = save_model(tmp_path / "model.safetensors", "vae", shape, facts={"claim": claim})
+    document = failed(fame("verify", path, "--checks", "claims", "--json"), "claims")
+    assert told in document["checks"][0]["sentence"]
+
+
+def test_a_claim_about_ones_own_images_is_skipped_without_them(tmp_path: Path) -> None:
+    claim = CLAIM | {"data": CLAIM["data"] | {"dataset_id": "folder", "images": 7}}  # type: ignore[operator]
+    path = save_model(tmp_path / "model.safetensors", facts={"claim": claim})
+    done = fame("verify", path, "--checks", "claims", "-q")
+    assert (done.code, done.out) == (4, b"skip\n")
 
 
 def test_what_claims_nothing_is_skipped(model: Path) -> None:

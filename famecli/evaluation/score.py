@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import numpy as np
 from torch import Tensor
@@ -19,7 +19,7 @@ from famecli.data.folder import seen_with
 from famecli.data.image_writers import bits_to_uint8, levels_to_bytes, open_writer
 from famecli.data.labels import Labels, labels_in, labels_of, labels_or_random
 from famecli.data.registry import DATASETS, FOLDER, dataset_info
-from famecli.errors import ArgumentError, InputError
+from famecli.errors import ArgumentError, InputError, truncate
 from famecli.evaluation.report import NllReport, part_numbers
 from famecli.model.fame import Fame
 from famecli.nll.ais import Simulated, double, evaluate_ais, simulate
@@ -262,18 +262,27 @@ def measure_again(
         report: Called with one line when memory runs out.
 
     Raises:
-        InputError: The claim does not record its data set, its images or its seed, or is a mean over classes
-            that the model does not have.
+        InputError: The claim does not record its data set, its images or its seed, is about a split or images
+            that do not exist, or is a mean over classes that the model does not have.
         FameError: Any error of `NllRecord.expected`, `images`, `scored_levels` and `score`.
     """
     data, seed = claim.data, claim.seed
     if data.dataset_id is None or data.images is None or seed is None:
         raise InputError(f"{name}: its claim does not record data set, images and seed")
+    if data.split not in get_args(Split):
+        raise InputError(
+            f"{name}: its claim is about a split {truncate(repr(data.split))}, which does not exist"
+        )
     count, _ = claim.expected(name, limit)
     split = images(data.dataset_id, cast(Split, data.split))
     marginal = claim.given == "marginal"
     if marginal and not checkpoint.model.config.classes:
         raise InputError(f"{name}: its claim is a mean over classes, and the model has none")
+    if data.images > len(split.pixels):
+        raise InputError(
+            f"{name}: its claim is about {data.images:,} images, {data.dataset_id} has {len(split.pixels):,} "
+            f"in {data.split}"
+        )
     estimator = EstimatorSettings(claim.importance_samples, None, seed, batch_size, marginal)
     numbers = part_numbers(data.part, data.images, len(split.pixels))[:count]
     scored = scored_levels(checkpoint, split, numbers, marginal=marginal)

@@ -140,13 +140,19 @@ def check_claim(checkpoint: Checkpoint, images: Images | None) -> Finding:
         return Finding.skipped("there are no images to measure the claim with")
     if checkpoint.weights != "ema":
         return Finding.skipped("the claim is about the averaged weights")
+
+    def available(dataset: str | None, split: Split) -> ImageSplit:
+        """Return a split; a data set that is not known here, or needs a path, is not available."""
+        try:
+            return images(dataset, split)
+        except UsageError as error:
+            raise UnavailableError(str(error)) from error
+
     try:
         claim = parse_nll(stored, f"{name}: claim")
-        found = measure_again(checkpoint, claim, images, name=name)
+        found = measure_again(checkpoint, claim, available, name=name)
         claim.check(name, found)
-    except UsageError as error:
-        return Finding.skipped(str(error))
-    except InputError as error:
+    except (UsageError, InputError) as error:
         return Finding.broken(str(error))
     except GateError as error:
         wrong = str(error)
