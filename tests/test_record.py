@@ -24,6 +24,12 @@ def test_what_is_written_is_read_again() -> None:
         CLAIM | {"curve": [{"importance_samples": 1, "nats_per_image": 82.0, "more": 3}]}, "here"
     )
     assert parse_nll(to_dict(claim), "here") == claim
+    preparation = {"resize": 28, "crop": "center"}
+    data = to_dict(claim.data) | {"preparation": preparation}
+    whole = to_dict(claim) | {"data": data, "annealing": to_dict(SETTINGS)}
+    more = whole | {"data": data | {"preparation": preparation | {"more": 3}, "more": 3}, "more": 3}
+    more |= {key: whole[key] | {"more": 3} for key in ("annealing", "terms_nats_per_image")}
+    assert parse_nll(more, "here") == parse_nll(whole, "here")
     annealed = record(bound="ais", importance_samples=2, annealing=SETTINGS)
     assert parse_nll(to_dict(annealed), "here") == annealed
     assert claim.one_draw_nats == 82.0

@@ -344,6 +344,7 @@ def parse_nll(table: object, where: str, origin: Origin = "claim") -> NllRecord:
     known: dict[str, Any] = {
         "data": data,
         "annealing": known_keys(Annealing, table.get("annealing")),
+        "terms_nats_per_image": known_keys(Terms, table.get("terms_nats_per_image")),
         "curve": [known_keys(Point, point) for point in curve] if isinstance(curve, list) else curve,
         "origin": origin,
     }
