@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.commands import check_error, save_model
+from support.commands import check_error, save_model, use_small_mnist
 from support.commands import fame as fame_here
 from support.outcomes import Command, error_lines
 from support.trainers import split_of, trainer_of
@@ -19,6 +19,8 @@ from famecli.config.presets import model_config
 from famecli.config.resolve import Setting
 from famecli.config.schema import TrainConfig
 from famecli.errors import OutOfMemoryError
+from famecli.evaluation import score
+from famecli.model.fame import Fame
 from famecli.runtime.distributed import ALONE, Group
 from famecli.runtime.memory import AdaptiveBatches
 from famecli.training import capacity, setup
@@ -259,6 +261,47 @@ def test_with_little_memory_an_nll_is_the_same(folder: Path) -> None:
     assert "out of memory" not in expected.err
     documents = [json.loads(text) for text in (done.stdout, expected.text)]
     assert documents[0]["nats_per_image"] == documents[1]["nats_per_image"]
+
+
+@pytest.mark.parametrize("words", [(), ("--batch-size", "1")])
+def test_heat_maps_are_drawn_by_as_many_images_as_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    use_small_mnist(tmp_path / "data", monkeypatch)
+    model, folder = save_model(tmp_path / "model.safetensors"), tmp_path / "maps"
+    original, rows = Fame.log_prob, list[int]()
+
+    def one_fits(model: Fame, x: torch.Tensor, *others: Any) -> torch.Tensor:
+        rows.append(len(x))
+        if len(x) > 1:
+            raise MemoryError
+        return original(model, x, *others)
+
+    monkeypatch.setattr(Fame, "log_prob", one_fits)
+    done = fame_here("evaluate-nll", model, "--heatmap", folder, *words)
+    assert done.code == 0, done.err
+    # Seven images for the NLL, and seven for the maps; without words, both begin with all.
+    assert (rows.count(1), max(rows)) == (14, 1 if words else 7)
+    assert len(list(folder.glob("*.png"))) == 7
+    assert done.err.count("going on with 1\n") == (0 if words else 2)
+
+
+def test_without_room_for_heat_maps_the_other_files_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_small_mnist(tmp_path / "data", monkeypatch)
+    model, files = (
+        save_model(tmp_path / "model.safetensors"),
+        (tmp_path / "a.safetensors", tmp_path / "a.csv"),
+    )
+
+    def nothing_fits(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(score, "pixel_bits", nothing_fits)
+    words = ("--heatmap", tmp_path / "maps", "--record", files[0], "--per-image", files[1])
+    assert fame_here("evaluate-nll", model, *words).code == 8
+    assert all(path.is_file() for path in files)
 
 
 @pytest.mark.gpu

@@ -92,8 +92,8 @@ class Results:
         if self.fail_above is not None and not math.isfinite(self.fail_above):
             raise UsageError(f"--fail-above {self.fail_above} is no limit", "give a number")
 
-    def write(self, report: "NllReport", output: Output) -> None:
-        """Print the result, and write the files that were asked for.
+    def write(self, report: "NllReport", output: Output, batch_size: int | None) -> None:
+        """Print the result, and write the files that were asked for; the heat maps need another pass.
 
         Raises:
             InputError: A file cannot be written.
@@ -115,12 +115,12 @@ class Results:
             )
         elif not output.quiet:
             _show(report, output.errors, self.explain)
-        if self.heatmap is not None:
-            write_heatmaps(report, self.heatmap, force=self.force)
         if self.record is not None:
             save_claim(report, self.record, replace=self.force)
         if self.per_image is not None:
             _write_per_image(report, self.per_image, self.force)
+        if self.heatmap is not None:
+            write_heatmaps(report, self.heatmap, batch_size, force=self.force, note=output.note)
         if self.fail_above is not None and report.bits_per_dim > self.fail_above:
             raise GateError(f"{report.bits_per_dim:.5f} bits/dim are above the limit of {self.fail_above}")
 
@@ -231,7 +231,7 @@ def evaluate_nll(
         with output.progress("coding and decoding", 2 * len(scored.levels)) as advance:
             code = measure_code(loaded.model, scored.levels, advance, scored.labels)
         report = dataclasses.replace(report, coded=code)
-    results.write(report, output)
+    results.write(report, output, bound.batch_size)
 
 
 def _check_together(

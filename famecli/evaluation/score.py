@@ -298,21 +298,34 @@ def save_claim(report: NllReport, path: Path, *, replace: bool = True) -> None:
     save_checkpoint(path, checkpoint.model.config, weights, None, facts | claims, replace=replace)
 
 
-def write_heatmaps(report: NllReport, folder: Path, *, force: bool = False) -> None:
+def write_heatmaps(
+    report: NllReport,
+    folder: Path,
+    batch_size: int | None = None,
+    *,
+    force: bool = False,
+    note: Callable[[str], None] = lambda text: None,
+) -> None:
     """Write a PNG per image with the bits of each pixel; white is 8 bits or more per channel.
+
+    Args:
+        report: NLL of the images.
+        folder: Folder of the PNGs.
+        batch_size: Number of images in one forward pass; None for a default.
+        force: Whether files that exist are replaced.
+        note: Called with one line when memory runs out.
 
     Raises:
         InputError: A file cannot be written.
     """
-    channels = report.split.info.shape[0]
+    model, scored, channels = report.checkpoint.model, report.scored, report.split.info.shape[0]
+    at_once = batch_size or images_at_once(model.config, AUTOMATIC_BATCH)
     with open_writer(folder, len(report.nlls.nats), format="png", force=force) as writer:
-        numbers = report.scored.numbers
-        labels = report.scored.labels
         maps = pixel_bits(
-            report.checkpoint.model, report.scored.levels, report.seed, numbers=numbers, labels=labels
+            model, scored.levels, report.seed, at_once, scored.numbers, scored.labels, report=note
         )
         for start, bits in maps:
-            indices = numbers[start : start + len(bits)]
+            indices = scored.numbers[start : start + len(bits)]
             rows = [
                 {"index": index, "bits": float(each.sum())} for index, each in zip(indices, bits, strict=True)
             ]

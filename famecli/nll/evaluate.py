@@ -269,18 +269,22 @@ def pixel_bits(
     batch_size: int = 128,
     numbers: Sequence[int] | None = None,
     labels: np.ndarray | None = None,
+    report: Callable[[str], None] = lambda text: None,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield the index of a batch's first image, and `-log2 p(pixel | z, earlier pixels)` as `(B, H, W)`.
 
     Latents are those of `evaluate` with one sample, the same seed, numbers and labels; channels are summed.
+    `report` is called with one line when memory runs out.
     """
     names = _noise_names(seed, len(levels), numbers)
-    for start in range(0, len(levels), batch_size):
-        rows = slice(start, start + batch_size)
+
+    def bits_of(rows: slice) -> tuple[int, np.ndarray]:
         batch = torch.from_numpy(levels[rows]).to(model.device)
         noise = ImageNoise(names[rows], device=model.device)
         condition, _ = model.infer(batch, noise, labels=labels_on(model, labels, rows))
-        yield start, (-model.log_prob(batch, condition) / NATS_PER_BIT).cpu().numpy()
+        return rows.start, (-model.log_prob(batch, condition) / NATS_PER_BIT).cpu().numpy()
+
+    yield from AdaptiveBatches(batch_size, report=report).map(len(levels), bits_of)
 
 
 def evaluate_marginal(
