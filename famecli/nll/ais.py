@@ -110,9 +110,9 @@ def evaluate_ais(
     table = map_rows(table_of, len(levels), images, pieces, group, advance)
     splits = [1, 2, 2 + settings.chains]
     chances, steps, forward, reverse = np.split(table, splits, axis=1)
-    log_weights = torch.from_numpy(forward)
+    log_weights, pixels = torch.from_numpy(forward), math.prod(levels.shape[2:])
     return AnnealedNlls(
-        check_nats(-log_mean(log_weights).numpy(), "ais", numbers),
+        check_nats(-log_mean(log_weights).numpy(), "ais", pixels, numbers),
         elbo.distortion,
         elbo.rate,
         "ais",
@@ -124,7 +124,7 @@ def evaluate_ais(
         step=steps[:, 0],
         elbo=elbo.nats,
         # The mean of the reverse chains' inverse weights is unbiased, so its logarithm is biased downwards.
-        lower=check_nats(log_mean(-torch.from_numpy(reverse)).numpy(), None, numbers)
+        lower=check_nats(log_mean(-torch.from_numpy(reverse)).numpy(), None, pixels, numbers)
         if reverse.size
         else None,
     )

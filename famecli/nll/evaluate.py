@@ -21,6 +21,8 @@ from famecli.sampling.execution import FEW_IMAGES, ONE_THREAD, THREADED_WORK, th
 
 # Lower limits: NLL of an image, below 0 only by rounding, and sum of estimates over images.
 LOWEST_NATS, LOWEST_SUM_NATS = -1e-4, -14.0
+# Room for each pixel: in single precision, a mixture gives a certain pixel a probability of up to 1 + 3e-7.
+PIXEL_NATS = 1e-6
 LABEL: Given = "label"
 
 
@@ -129,7 +131,8 @@ def evaluate(
     )
     importance = Importance(sizes, curve, stderr, effective[:, 0]) if sizes else None
     bound: Bound = "exact" if not layers else "elbo" if samples == 1 and closed_form else "iwae"
-    checked, given = check_nats(nats[:, 0], bound, numbers), None if labels is None else LABEL
+    checked = check_nats(nats[:, 0], bound, math.prod(levels.shape[2:]), numbers)
+    given = None if labels is None else LABEL
     return ImageNlls(checked, distortion[:, 0], rate, bound, samples, importance, given)
 
 
@@ -165,12 +168,15 @@ def map_rows(
     return np.concatenate(parts)
 
 
-def check_nats(nats: np.ndarray, bound: Bound | None, numbers: Sequence[int] | None = None) -> np.ndarray:
+def check_nats(
+    nats: np.ndarray, bound: Bound | None, pixels: int, numbers: Sequence[int] | None = None
+) -> np.ndarray:
     """Return the NLLs of images unchanged.
 
     Args:
         nats: NLLs `(N,)`.
         bound: Kind of estimate; None for a lower bound, which may have any sign.
+        pixels: Number of pixels of an image.
         numbers: Number of each image, for errors; None for 0 to N - 1.
 
     Raises:
@@ -178,16 +184,16 @@ def check_nats(nats: np.ndarray, bound: Bound | None, numbers: Sequence[int] | N
             unbiased: if probabilities are valid, by Markov's inequality the product of N means exceeds
             exp(14) with a probability of at most exp(-14), less than one in a million.
     """
-    names = range(len(nats)) if numbers is None else numbers
+    names, room = range(len(nats)) if numbers is None else numbers, pixels * PIXEL_NATS
     if not np.isfinite(nats).all():
         bad = int(np.flatnonzero(~np.isfinite(nats))[0])
         raise NumericsError(f"the NLL of image {names[bad]} is {nats[bad]}: no mean can be given")
-    if bound in ("exact", "elbo") and nats.min(initial=0.0) < LOWEST_NATS:
+    if bound in ("exact", "elbo") and nats.min(initial=0.0) < LOWEST_NATS - room:
         bad = int(nats.argmin())
         raise NumericsError(
             f"the NLL of image {names[bad]} is {nats[bad]:.4f} nats: its probability is above one"
         )
-    if bound in ("iwae", "ais") and nats.sum() < LOWEST_SUM_NATS:
+    if bound in ("iwae", "ais") and nats.sum() < LOWEST_SUM_NATS - len(nats) * room:
         raise NumericsError(
             f"the NLLs of {len(nats)} images sum to {nats.sum():.1f} nats: a probability above one"
         )
@@ -318,7 +324,7 @@ def evaluate_marginal(
     log_joint = torch.from_numpy(np.stack([-each.nats for each in given])) - np.log(len(given))
     posterior, first = log_joint.softmax(0).numpy(), log_joint.topk(2, dim=0)
     return ImageNlls(
-        check_nats(-log_joint.logsumexp(0).numpy(), given[0].bound, numbers),
+        check_nats(-log_joint.logsumexp(0).numpy(), given[0].bound, math.prod(levels.shape[2:]), numbers),
         np.einsum("yn,yn->n", posterior, np.stack([each.distortion for each in given])),
         np.einsum("yn,ynl->nl", posterior, np.stack([each.rate for each in given])),
         given[0].bound,
