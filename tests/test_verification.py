@@ -1,18 +1,22 @@
 """Models as they should be pass every check; what findings say; how evenly numbers are spread."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
-from support.models import randomise
+from support.models import random_images, randomise
 from support.verification import BITS, COLOURS, model_of
 
+from famecli.config.costs import image_bytes
 from famecli.config.presets import PRESETS
 from famecli.config.schema import DecoderConfig, ModelConfig
-from famecli.errors import NumericsError, UnavailableError
+from famecli.errors import NumericsError, OutOfMemoryError, UnavailableError
 from famecli.model.fame import Fame
+from famecli.verification import nll_checks
 from famecli.verification.causality import check_causality
 from famecli.verification.findings import Finding, Measurement
+from famecli.verification.nll_checks import check_code
 from famecli.verification.runner import MODEL_CHECKS, run_checks
 from famecli.verification.sampling import MOST_DISTANCE, distance
 from famecli.verification.subject import Subject
@@ -79,6 +83,31 @@ def test_a_check_that_cannot_be_finished(error: Exception, verdict: str) -> None
 
     (result,) = run_checks(Subject(model_of("vae")), {"broken": broken})
     assert (result.verdict, result.finding.sentence) == (verdict, "bad")
+
+
+def test_a_check_without_memory_is_named() -> None:
+    def greedy(subject: Subject) -> Finding:
+        raise MemoryError
+
+    with pytest.raises(OutOfMemoryError, match="in the check 'greedy'") as caught:
+        list(run_checks(Subject(model_of("vae")), {"greedy": greedy}))
+    assert "`samples`" in caught.value.hint
+
+
+@pytest.mark.parametrize("images", [1, 3])
+def test_the_code_is_checked_by_as_many_images_as_fit(monkeypatch: pytest.MonkeyPatch, images: int) -> None:
+    model, original, rows = model_of("fame").requires_grad_(False), Fame.bottom_up, list[int]()
+
+    def counted(model: Fame, x: torch.Tensor, *others: Any) -> list[torch.Tensor]:
+        rows.append(len(x))
+        return original(model, x, *others)
+
+    monkeypatch.setattr(Fame, "bottom_up", counted)
+    monkeypatch.setattr(nll_checks, "ROOM_BYTES", images * image_bytes(model.config))
+    levels = random_images(8, BITS).numpy()
+    assert check_code(model, levels, "images").verdict == "passed"
+    # Two draws of an image are the least that shows their variance.
+    assert max(rows) == max(2, images)
 
 
 def test_distance_tells_uniforms_from_others() -> None:

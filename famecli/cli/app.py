@@ -144,6 +144,6 @@ def _as_fame_error(error: Exception) -> tuple[str, str, ExitCode] | None:
     if isinstance(error, OSError) and not is_out_of_memory(error):
         return str(error), "free space, or choose another place", ExitCode.BAD_INPUT
     if is_out_of_memory(error):
-        hint = "choose a smaller --batch-size, or train with --accumulate"
+        hint = "free memory, or choose a smaller --batch-size where the command has one"
         return "out of memory", hint, ExitCode.OUT_OF_MEMORY
     return None

@@ -292,15 +292,16 @@ def check_code(model: Fame, levels: np.ndarray, source: str, labels: np.ndarray 
         source: Description of the images.
         labels: Class of each image, `(N,)`; None for a model without classes.
     """
+    at_once = images_at_once(model.config, CODE_BATCH, ROOM_BYTES)
     # Rounding would hide differences between encoder and decoder.
-    codec = Codec(model, rounding=False)
+    codec = Codec(model, at_once, rounding=False)
     latents = [stage.latents for stage in model.config.stages if stage.latents]
     coded = codec.encode(levels, [[LATENT_BITS] * maps for maps in latents], labels=labels)
     again = codec.decode(coded, labels=labels)
     wrong = int((again != levels).sum()) if again.shape == levels.shape else levels.size
-    nlls = evaluate(model, levels, labels=labels, importance_samples=DRAWS)
+    nlls = evaluate(model, levels, labels=labels, importance_samples=DRAWS, batch_size=at_once)
     bound = float(nlls.distortion.sum() + nlls.rate.sum()) / NATS_PER_BIT
-    allowed = STATE_BITS + STANDARD_ERRORS * _chance_bits(model, levels, labels)
+    allowed = STATE_BITS + STANDARD_ERRORS * _chance_bits(model, levels, labels, max(1, at_once // 2))
     # A model that is certain has a bound of 0.
     size = max(bound, 1.0)
     return Finding.of(
@@ -314,17 +315,17 @@ def check_code(model: Fame, levels: np.ndarray, source: str, labels: np.ndarray 
     )
 
 
-def _chance_bits(model: Fame, levels: np.ndarray, labels: np.ndarray | None) -> float:
+def _chance_bits(model: Fame, levels: np.ndarray, labels: np.ndarray | None, images: int) -> float:
     """Return the standard deviation in bits that the draws of latents add to the difference.
 
     It includes one draw, the coder's, and the mean of `DRAWS` draws in the bound, and is estimated from two
-    draws per image.
+    draws per image, for `images` at a time.
     """
     variance = 0.0
-    for first in range(0, len(levels), CODE_BATCH):
-        part = torch.from_numpy(levels[first : first + CODE_BATCH]).to(model.device)
+    for first in range(0, len(levels), images):
+        part = torch.from_numpy(levels[first : first + images]).to(model.device)
         names = [("verify", "code", first + index) for index in range(len(part))]
-        classes = None if labels is None else labels[first : first + CODE_BATCH].repeat(2)
+        classes = None if labels is None else labels[first : first + images].repeat(2)
         noise = ImageNoise(names, 2, model.device)
         terms = model(part.repeat_interleave(2, dim=0), noise, labels_on(model, classes))
         one, two = terms.log_weight.double().view(-1, 2).unbind(1)

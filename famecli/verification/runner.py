@@ -9,9 +9,18 @@ from famecli.checkpoints.checkpoint import Checkpoint
 from famecli.config import costs
 from famecli.config.schema import ModelConfig
 from famecli.data.dataset import ImageSplit, Split, even_part
-from famecli.errors import GateError, InputError, IntegrityError, NumericsError, UnavailableError, UsageError
+from famecli.errors import (
+    GateError,
+    InputError,
+    IntegrityError,
+    NumericsError,
+    OutOfMemoryError,
+    UnavailableError,
+    UsageError,
+)
 from famecli.evaluation.score import measure_again, scored_levels
 from famecli.nll.record import parse_nll
+from famecli.runtime.memory import is_out_of_memory
 from famecli.verification.causality import check_causality
 from famecli.verification.findings import CHECKS, CheckResult, Finding, Measurement
 from famecli.verification.nll_checks import check_batches, check_code, check_latents
@@ -187,11 +196,20 @@ def run_checks(
         subject: Model under verification.
         checks: Checks by name.
         advance: Called with 0 and the name before each check, and with 1 and the name after it.
+
+    Raises:
+        OutOfMemoryError: A check does not fit in memory.
     """
     for name, check in checks.items():
         started_s = time.monotonic()
         advance(0, name)
-        finding = _find(check, subject)
+        try:
+            finding = _find(check, subject)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            message = f"out of memory in the check {name!r}"
+            raise OutOfMemoryError(message, "free memory, or choose fewer `images` and `samples`") from error
         advance(1, name)
         yield CheckResult(name, finding, time.monotonic() - started_s)
 
