@@ -33,6 +33,18 @@ def test_given_pixels_stay_and_the_others_equal_the_naive_loop(seed: int) -> Non
     assert torch.equal(sampler.sample(case.condition, case.uniforms), case.naive())
 
 
+@pytest.mark.parametrize("missing", ["known", "mask"])
+def test_known_pixels_and_their_mask_go_together(missing: str) -> None:
+    case = make_case(0)
+    known = torch.ones_like(case.naive())
+    given = {"known": known, "mask": torch.ones(len(known), 1, *known.shape[2:], dtype=torch.bool)}
+    del given[missing]
+    with pytest.raises(ValueError, match=f"{missing} is missing"):
+        case.sampler().sample(case.condition, case.uniforms, **given)
+    with pytest.raises(ValueError, match=f"{missing} is missing"):
+        case.naive(**given)
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_nothing_known_is_a_sample_and_everything_known_the_image(seed: int) -> None:
     case = make_case(seed)

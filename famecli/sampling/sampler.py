@@ -86,7 +86,11 @@ class Sampler:
             temperature: Temperature of each pixel's distribution; 1 is the model's own.
             known: Levels of given pixels, `(B, C, H, W)`; the others are drawn given the earlier ones.
             mask: True where a pixel is given, `(B, 1, H, W)`; required with `known`.
+
+        Raises:
+            ValueError: There is a mask without known pixels, or the reverse.
         """
+        _check_pair(known, mask)
         size = self.decoder.channels, *self.decoder.size
         found = [torch.zeros(0, *size, dtype=self.decoder.dtype, device=self.decoder.device)]
         for first in range(0, len(uniforms), self.chunk):
@@ -216,6 +220,11 @@ def chunk_on(device: torch.device) -> int:
     return GPU_CHUNK if device.type == "cuda" else CHUNK
 
 
+def _check_pair(known: Tensor | None, mask: Tensor | None) -> None:
+    if (known is None) != (mask is None):
+        raise ValueError(f"`known` and `mask` go together: {'known' if known is None else 'mask'} is missing")
+
+
 def padded_batch(batch: int) -> int:
     """Return the number of images that networks compute for `batch` of them: a multiple of `LANES`."""
     return -(-batch // LANES) * LANES
@@ -246,8 +255,12 @@ def sample_naive(
         temperature: Temperature of each pixel's distribution; 1 is the model's own.
         known: Levels of given pixels, `(B, C, H, W)`.
         mask: True where a pixel is given, `(B, 1, H, W)`; required with `known`.
+
+    Raises:
+        ValueError: There is a mask without known pixels, or the reverse.
     """
     assert decoder.config.autoregressive
+    _check_pair(known, mask)
     height, width = decoder.size
     x = torch.zeros(
         len(uniforms), decoder.channels, height, width, dtype=decoder.dtype, device=decoder.device
