@@ -15,7 +15,7 @@ from torch import Tensor
 
 from famecli.runtime import forks
 from famecli.runtime.forks import fill, processes_on, shared
-from famecli.sampling.generate import complete_batches, generate
+from famecli.sampling.generate import complete_batches, generate, generate_batches
 from famecli.sampling.sampler import LANES
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks are for Linux alone")
@@ -129,6 +129,15 @@ def test_forks_are_for_this_machines_processor_alone(
         assert processes_on(CPU) == 1
     monkeypatch.setattr(sys, "platform", "darwin")
     assert processes_on(CPU) == 1
+
+
+@pytest.mark.parametrize(("forked", "sizes"), [("1", [128, 2]), ("0", [64, 64, 2])])
+def test_by_default_each_process_draws_64_images_at_once(
+    forked: str, sizes: list[int], two_threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = preset_model("pixelcnn", (1, 6, 6), dtype=torch.float32)
+    monkeypatch.setenv(forks.VARIABLE, forked)
+    assert [len(images) for images in generate_batches(model, range(130))] == sizes
 
 
 @pytest.mark.parametrize(("preset", "images"), [("pixelcnn", 1), ("fame", 2 * LANES + 5)])
