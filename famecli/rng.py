@@ -8,6 +8,7 @@ drawing 3 + 5 values gives the same as drawing 8.
 
 import hashlib
 import math
+import operator
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -22,9 +23,10 @@ def stream(*name: str | int) -> np.random.Generator:
     """Return the generator of the stream called `name`.
 
     Args:
-        name: Words and integers; `("a", 1)` and `("a", "1")` are two different streams.
+        name: Words and integers of any type; `("a", 1)` and `("a", "1")` are two different streams.
     """
-    digest = hashlib.sha256(repr(name).encode()).digest()
+    plain = tuple(part if isinstance(part, str) else operator.index(part) for part in name)
+    digest = hashlib.sha256(repr(plain).encode()).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
 
 

@@ -1,7 +1,9 @@
 """Streams of random numbers: what they yield depends on their names alone."""
 
 import math
+from collections.abc import Callable
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,6 +32,11 @@ def test_the_same_name_gives_the_same_numbers() -> None:
     before.random(1000)
     np.random.default_rng(0).random(5)
     assert first("sample", 17) == list(stream("sample", 17).random(4))
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.int32, np.uint8, torch.tensor])
+def test_a_stream_does_not_depend_on_the_type_of_its_integers(kind: Callable[[int], Any]) -> None:
+    assert first("sample", kind(17), 0) == first("sample", 17, 0)
 
 
 def test_different_names_give_different_numbers() -> None:
