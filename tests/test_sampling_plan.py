@@ -20,6 +20,7 @@ def test_every_pixel_is_sampled_once_at_its_own_time(height: int, width: int, la
     rows, columns = -(-height // patch), -(-width // patch)
     lag = min(lag, columns)
     assert [wave.t for wave in plan.waves] == list(range(columns + lag * (rows - 1)))
+    assert all(wave.count for wave in plan.waves)
     assert sorted(plan.order) == list(range(height * width))
     assert [step.index for step in plan.steps] == list(range(len(plan.steps)))
     for step in plan.steps:

@@ -11,8 +11,9 @@ class Wave:
 
     Args:
         t: Index of the wave, the common `t` of its patches.
-        row: Topmost row of the patches; without patches, the first unfinished row.
-        count: Number of patches; the k-th of them is in row `row + k` and column `t - lag * (row + k)`.
+        row: Topmost row of the patches.
+        count: Number of patches, at least 1; the k-th of them is in row `row + k` and column
+            `t - lag * (row + k)`.
         offset: Number of patches in all earlier waves.
     """
 
