@@ -1,10 +1,17 @@
 """Names that come from a file mean new files in the folder, on any system, or are refused."""
 
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+from support.data import idx_bytes
 
+from famecli.coding.compress import read_originals
 from famecli.coding.container import invalid_names_reason, png_names
+from famecli.config.presets import model_config
+from famecli.errors import UsageError
 
 EVIL = [
     "../x.png",
@@ -112,3 +119,32 @@ def test_an_image_is_stored_under_its_path_below_what_was_named(
         (tmp_path / folder).mkdir(parents=True)
     monkeypatch.chdir(here)
     assert png_names(paths, sources) == names
+
+
+def test_an_idx_file_among_others_is_to_be_named_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config, name = model_config("pixelcnn", "tiny", (1, 5, 4), 2), "t10k-images-idx3-ubyte"
+    array = Path("f", name)
+    array.parent.mkdir()
+    array.write_bytes(idx_bytes(np.full((3, 5, 4), 255, np.uint8)))
+    with zipfile.ZipFile("a.zip", "w") as archive:
+        archive.write(array, name)
+    for source in ("f", "a.zip"):
+        with pytest.raises(UsageError, match=f"^{source}/{name} holds numbered images") as caught:
+            read_originals(config, [source])
+        assert "name the array file itself" in caught.value.hint
+    names, images = read_originals(config, [str(array)])
+    assert (names, images.pixels.shape) == (None, (3, 1, 5, 4))
+
+
+def test_images_of_an_archive_are_stored_in_a_folder_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("L", (4, 5), 255).save("0.png")
+    with zipfile.ZipFile("a.zip", "w") as archive:
+        archive.write("0.png", "b/0.png")
+    names, _ = read_originals(model_config("pixelcnn", "tiny", (1, 5, 4), 2), ["a.zip"])
+    assert names == ["a.zip/b/0.png"]

@@ -71,6 +71,13 @@ def read_originals(
     images = read_files(config, files, preparation, report)
     if arrays:
         return None, images
+    # An image of an array is called by the array's file and its number.
+    sources = [name.rpartition(": image ")[0] for name in images.files or ()]
+    if inside := next(filter(is_array, sources), None):
+        raise UsageError(
+            f"{inside} holds numbered images and must be the only input",
+            "name the array file itself, outside of folders and archives",
+        )
     names = png_names(images.files or (), files)
     if reason := invalid_names_reason(names):
         raise InputError(f"these images cannot be in one file: {reason}", "rename it, or write several files")
