@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.codes import packed, sealed, set_to
+from support.codes import BITS, images_of, packed, sealed, set_to
+from support.commands import save_model
 from support.mutants import judge, mutant
 
-from famecli.coding import container
+from famecli.checkpoints.checkpoint import load_checkpoint
+from famecli.coding import compress, container
 from famecli.coding.codec import Coded
 from famecli.coding.container import (
     CodedFile,
@@ -163,6 +165,38 @@ def test_impossible_headers_are_refused(change: Callable[[dict[str, Any]], Any],
         from_bytes(sealed(to_bytes(whole()), change), "x.fame")
 
 
+LIMITS = {
+    "LARGEST_GROUP": ("invalid groups of images", 3),
+    "LARGEST_IMAGES": ("5 images of shape", 5),
+    "LARGEST_VALUES": ("5 images of shape", 5 * 12),
+    "LARGEST_SIDE": ("images of shape", 4),
+    "LARGEST_HEADER_BYTES": ("too long for one file|no header of coded images", None),
+    "LARGEST_NAME_BYTES": ("is longer than", 7),
+    "LARGEST_PATH_BYTES": ("is longer than", 7),
+    "MOST_BITS": ("latents of more than", 3),
+    "MOST_CLASSES": ("labels of impossible classes", 2),
+    "LONGEST_TEXT": ("no machine", None),
+    "LARGEST_FILE_BYTES": ("more than [0-9,]+ bytes|larger than [0-9,]+ bytes", None),
+}
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_what_a_reader_refuses_is_not_written(
+    limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = CodedFile(dataclasses.replace(whole().header, labels=(0, 1, 1, 0, 1)), whole().payload)
+    (tmp_path / "x.fame").write_bytes(to_bytes(file))
+    words, least = LIMITS[limit]
+    if least is not None:
+        monkeypatch.setattr(container, limit, least)
+        assert from_bytes(to_bytes(file), "x.fame").header == file.header
+    monkeypatch.setattr(container, limit, 10 if least is None else least - 1)
+    with pytest.raises(InputError, match=words):
+        read_file(tmp_path / "x.fame")
+    with pytest.raises(InputError, match=words):
+        to_bytes(file)
+
+
 def test_headers_in_another_writing_are_refused() -> None:
     content = to_bytes(whole())
     length = int.from_bytes(content[12:16], "little")
@@ -199,3 +233,15 @@ def test_groups_are_counted() -> None:
     assert run_lengths((1, 1, 3, 64, 64, 64, 2)) == ((1, 2), (3, 1), (64, 3), (2, 1))
     assert run_lengths(()) == ()
     assert Coded(np.zeros(2, np.uint32), 0, (), ()).images == 0
+
+
+def test_a_file_holds_what_is_encoded_or_nothing_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = load_checkpoint(save_model(tmp_path / "m.safetensors", "pixelcnn", BITS))
+    monkeypatch.setattr(compress, "LARGEST_GROUP", 2)
+    file = compress.encode_images(checkpoint, images_of(5), group=2048)
+    assert file.coded().groups == (2, 2, 1)
+    monkeypatch.setattr(container, "LARGEST_VALUES", 5 * 20 - 1)
+    done: list[int] = []
+    with pytest.raises(InputError, match="5 images are too many for one file, which holds up to 4"):
+        compress.encode_images(checkpoint, images_of(5), advance=done.append)
+    assert not done

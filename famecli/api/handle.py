@@ -315,6 +315,7 @@ class Model:
         Raises:
             ArgumentError: `x` has another shape or other levels, or there is no such class.
             ArgumentTypeError: `x` is no array or tensor of integers.
+            InputError: There are too many images for one file.
         """
         levels = levels_of(x, self.config)
         classes = labels_of(self.config.classes, labels, len(levels))

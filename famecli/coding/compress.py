@@ -17,12 +17,14 @@ from famecli.checkpoints.checkpoint import Checkpoint
 from famecli.checkpoints.store import RUN_FILES
 from famecli.coding.codec import Codec
 from famecli.coding.container import (
+    LARGEST_GROUP,
     SCHEMA,
     CodedFile,
     FileHeader,
     Machine,
     hash_levels,
     invalid_names_reason,
+    most_images,
     png_names,
     run_lengths,
 )
@@ -102,11 +104,20 @@ def encode_images(
         labels: Class of each image, `(N,)`, which the file holds; None for a model without classes.
         names: Names of the images' files; None for numbered images.
         first: Number of the first image, for numbered images.
-        group: Largest number of images that are coded at once.
+        group: Largest number of images that are coded at once, at most `LARGEST_GROUP`.
         advance: Called with the number of images just done.
+
+    Raises:
+        InputError: There are too many images for one file.
     """
-    coded = _portable_codec(checkpoint.model, group).encode(levels, advance=advance, labels=labels)
     config = checkpoint.model.config
+    if len(levels) > (most := most_images(config.image_shape)):
+        raise InputError(
+            f"{len(levels):,} images are too many for one file, which holds up to {most:,}",
+            "write several files",
+        )
+    codec = _portable_codec(checkpoint.model, min(group, LARGEST_GROUP))
+    coded = codec.encode(levels, advance=advance, labels=labels)
     header = FileHeader(
         schema=SCHEMA,
         name=_name(Path(checkpoint.source))[-LONGEST_NAME:],

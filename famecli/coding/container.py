@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import platform
 import re
@@ -177,11 +178,16 @@ def hash_levels(levels: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(levels).data).hexdigest()
 
 
+def most_images(shape: tuple[int, ...]) -> int:
+    """Return the largest number of images of a shape, `(C, H, W)`, in one file."""
+    return min(LARGEST_IMAGES, LARGEST_VALUES // math.prod(shape))
+
+
 def to_bytes(file: CodedFile) -> bytes:
     """Return the content of a file.
 
     Raises:
-        InputError: Names and labels of the images are too long in total.
+        InputError: `from_bytes` would refuse the file, or `read_file` its length.
     """
     table = asdict(file.header)
     if file.header.labels is None:
@@ -193,11 +199,15 @@ def to_bytes(file: CodedFile) -> bytes:
             f"names and labels of {file.header.images} images are too long for one file",
             "write several files",
         )
+    if reason := _invalid_reason(file.header):
+        raise InputError(f"these images cannot be in one file: {truncate(reason, 300)}")
     header = zlib.compress(text, 9)
     nested = NESTED if any("/" in name for name in file.header.names or ()) else FLAT
     version = nested if file.header.labels is None else LABELLED
     numbers = version.to_bytes(4, "little") + len(header).to_bytes(4, "little")
     content = MAGIC + numbers + header + file.payload.astype("<u4").tobytes()
+    if len(content) + CHECK_BYTES > LARGEST_FILE_BYTES:
+        raise InputError(f"these images take more than {LARGEST_FILE_BYTES:,} bytes", "write several files")
     return content + zlib.crc32(content).to_bytes(CHECK_BYTES, "little")
 
 
@@ -288,8 +298,7 @@ def _invalid_reason(header: FileHeader) -> str:
         return f"latents of more than {MOST_BITS} bits"
     if not all(len(run) == 2 and 1 <= run[0] <= LARGEST_GROUP and run[1] >= 1 for run in header.groups):
         return "invalid groups of images"
-    channels, height, width = header.shape
-    if not 1 <= header.images <= min(LARGEST_IMAGES, LARGEST_VALUES // (channels * height * width)):
+    if not 1 <= header.images <= most_images(header.shape):
         return f"{header.images} images of shape {header.shape}"
     if not 0 <= header.first <= LARGEST_FIRST:
         return f"images from number {header.first} on"
