@@ -54,6 +54,16 @@ def test_a_marginal_needs_no_known_labels(tmp_path: Path) -> None:
     assert (found["given"], found["accuracy"]) == ("marginal", None)
 
 
+def test_a_mean_over_classes_has_no_statistics_of_its_weights(tmp_path: Path) -> None:
+    checkpoint, data = saved(tmp_path / "m.safetensors"), class_folder(tmp_path / "p", 3)
+    words = ("evaluate-nll", checkpoint, "--dataset", "folder", "--data", data, "--split", "all", "-k", "5")
+    given, marginal = result_of(*words), result_of(*words, "--marginal")
+    assert given.keys() == marginal.keys()
+    assert [point["importance_samples"] for point in given["curve"]] == [1, 2, 5]
+    keys = ("bound", "importance_samples", "curve", "stderr_latents_nats_per_image", "effective_samples")
+    assert [marginal[key] for key in keys] == ["iwae", 5, [], None, None]
+
+
 DIGITS, GIVEN = ("1", "2", "3"), [1, 3, 2, 3, 1]
 
 

@@ -238,7 +238,7 @@ class NllReport:
         return html_table(self._title(), ["", "nats/image", "±", "bits/dim", "±"], [row])
 
     def _importance(self) -> dict[str, Any]:
-        """Return the keys of importance weighting; nulls and an empty curve for one sample."""
+        """Return the keys of importance weighting; nulls and an empty curve without its statistics."""
         importance = self.nlls.importance
         if importance is None:
             return {"stderr_latents_nats_per_image": None, "effective_samples": None, "curve": []}

@@ -36,7 +36,7 @@ class ImageNlls:
         rate: KL divergence per stochastic layer, from the image upwards, `(N, layers)`.
         bound: Kind of estimate in `nats`: exact, or an upper bound in expectation.
         importance_samples: Draws of the latents per image; for `ais` the number of chains.
-        importance: Statistics of the weights of several draws; None for one draw.
+        importance: Statistics of the weights of several draws; None for one draw and for means over classes.
         given: Part that classes have in the likelihood; see `famecli.nll.record.Estimator`.
         most_probable: Most probable class of each image, `(N,)`, for a `marginal` likelihood; else None.
         lead: Log-probability of that class less the one of the next class, nats, `(N,)`; else None.
