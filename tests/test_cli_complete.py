@@ -100,6 +100,7 @@ def test_a_mask_that_looks_ahead_is_told_also_if_quiet(tmp_path: Path, digit: Pa
         (["--complete", "digit.png"], "what to keep"),
         (["--complete", "digit.png", "--rows", 3, "--mask", "digit.png"], "what to keep"),
         (["--complete", "digit.png", "--rows", 3, "--decoder", "mean"], "--decoder mean"),
+        (["--complete", "digit.png", "--rows", 3, "--latent-temperature", 0], "--latent-temperature"),
         (["--complete", "digit.png", "--rows", 3, "--precision", "bf16"], "--precision bf16"),
         (["--complete", "digit.png", "--rows", 28], "--rows 28 leaves nothing to draw"),
         (["--precision", "fp8"], "fp8"),

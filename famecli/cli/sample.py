@@ -85,11 +85,11 @@ class Part:
 
     preparing: Preparing
 
-    def check(self, decoder: str) -> None:
+    def check(self, drawing: "Drawing") -> None:
         """Check that the options go together, and that the files are there.
 
         Args:
-            decoder: Value of `--decoder`.
+            drawing: Settings of the draws.
 
         Raises:
             UsageError: Two options contradict each other.
@@ -101,8 +101,12 @@ class Part:
             raise UsageError("--resize and --convert prepare the image of --complete", "leave them out")
         if self.complete is not None and (self.rows is None) == (self.mask is None):
             raise UsageError("--complete needs to know what to keep", "add one of --rows R and --mask IMAGE")
-        if self.complete is not None and decoder == "mean":
+        if self.complete is not None and drawing.decoder == "mean":
             raise UsageError("a completion is drawn: --complete does not go with --decoder mean")
+        if self.complete is not None and drawing.latent_temperature != 1.0:
+            raise UsageError(
+                "a completion takes the priors as they are: --complete does not go with --latent-temperature"
+            )
         # Deferred: needs numpy, which `fame --help` does without.
         from famecli.data.listing import file_and_array
 
@@ -299,7 +303,7 @@ def sample(
       fame sample --dataset mnist -n 256 -o - > samples.npy
     """
     output, source = images.common.output(), source.picked(context)
-    part.check(drawing.decoder)
+    part.check(drawing)
     target = images.target("samples", format, rgb=images.rgb)
     source.check(output, "" if drawing.labels is None else "--class")
     # Deferred: torch takes seconds to load, and the checks above need none.
