@@ -120,20 +120,26 @@ def test_expected_pixels_are_greys(model: Path) -> None:
     assert "'sample', 'mean'" in error_of(2, "reconstruct", model, "--decoder", "median")
 
 
-def test_json_has_a_row_per_image_with_the_nll_of_evaluate(model: Path) -> None:
-    found = result_of("reconstruct", model, "-n", "5", "--seed", "2")
+@pytest.mark.parametrize(
+    ("words", "places"), [(["-n", "5"], [0, 1, 2, 3, 4]), (["--interpolate", "4", "2"], [4, 2])]
+)
+def test_json_has_a_row_per_image_with_the_nll_of_evaluate(
+    model: Path, words: list[str], places: list[int]
+) -> None:
+    found = result_of("reconstruct", model, *words, "--seed", "2")
     assert set(found) >= {"schema", "checkpoint", "out", "seed", "images"}
     assert (found["schema"], found["out"], found["seed"]) == (
         "famecli/reconstruct/1",
         "reconstructions.png",
         2,
     )
-    assert [list(row) for row in found["images"]] == [KEYS] * 5
-    assert [row["source"] for row in found["images"]] == [f"mnist/test/{index}" for index in range(5)]
+    assert [list(row) for row in found["images"]] == [KEYS] * len(places)
+    assert [row["source"] for row in found["images"]] == [f"mnist/test/{place}" for place in places]
     done = fame("evaluate-nll", model, "--per-image", "-", "--seed", "2")
     nlls = list(csv.DictReader(io.StringIO(done.text)))
-    for row, nll in zip(found["images"], nlls[:5], strict=True):
-        assert row["index"] == int(nll["index"])
+    for index, (row, place) in enumerate(zip(found["images"], places, strict=True)):
+        nll = nlls[place]
+        assert (row["index"], int(nll["index"])) == (index, place)
         assert row["nats"] == pytest.approx(float(nll["nats"]), abs=2e-4)
         assert row["bits_per_dim"] == pytest.approx(float(nll["bits_per_dim"]), abs=1e-6)
         kl_nats = [float(nll[f"kl_nats_{layer}"]) for layer in range(LAYERS)]

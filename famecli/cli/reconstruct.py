@@ -1,5 +1,6 @@
 """`fame reconstruct`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -86,11 +87,19 @@ Interpolate = Annotated[
 
 @dataclass(frozen=True)
 class Originals:
-    """Images to reconstruct: names, levels `(N, C, H, W)`, and classes `(N,)` if the model has any."""
+    """Images to reconstruct.
+
+    Args:
+        sources: Name of each image.
+        levels: Integer levels `(N, C, H, W)`.
+        labels: Class of each image, `(N,)`; None for a model without classes.
+        numbers: Number of each image in its split, or among the files.
+    """
 
     sources: list[str]
     levels: "np.ndarray"
-    labels: "np.ndarray | None" = None
+    labels: "np.ndarray | None"
+    numbers: Sequence[int]
 
 
 @grouped
@@ -182,7 +191,13 @@ def reconstruct(
     if output.json:
         one = results[:, 0] if interpolate is None else results[0][[0, -1]]
         document["images"] = fidelity(
-            loaded.model, originals.levels, one, originals.sources, seed, originals.labels
+            loaded.model,
+            originals.levels,
+            one,
+            originals.sources,
+            seed,
+            originals.labels,
+            originals.numbers,
         )
     if target.name != "-":
         output.result(document, target.name)
@@ -206,7 +221,7 @@ def _note_idle_latents(model: "Fame", originals: Originals, seed: int, output: O
     from famecli.nll.evaluate import evaluate
 
     labels = None if originals.labels is None else originals.labels[:FEW]
-    nlls = evaluate(model, originals.levels[:FEW], labels=labels, seed=seed)
+    nlls = evaluate(model, originals.levels[:FEW], labels=labels, seed=seed, numbers=originals.numbers[:FEW])
     part = nlls.rate.sum() / nlls.nats.sum()
     if part < LEAST_PART:
         output.warn(
@@ -289,8 +304,8 @@ def _originals(
         config = checkpoint.model.config
         how = checkpoint.provenance.prepared(preparing)
         images = read_files(config, files or list(ends or ()), how, output.note, exact=False)
-        labels = scored_levels(checkpoint, images, labels=label).labels
-        return Originals(list(images.files or ()), images.pixels, labels)
+        scored = scored_levels(checkpoint, images, labels=label)
+        return Originals(list(images.files or ()), images.pixels, scored.labels, scored.numbers)
     found = data.images(source, checkpoint, split, output, preparing)
     name = f"{found.info.name}/{found.split}"
     count = number if places is None else max(places) + 1
@@ -300,6 +315,6 @@ def _originals(
         raise UsageError(
             f"{found.info.name} has {len(found.pixels)} {found.split} images, none numbered {max(places)}"
         )
-    chosen = list(range(len(levels))) if places is None else places
+    chosen = range(len(levels)) if places is None else places
     labels = None if scored.labels is None else scored.labels[chosen]
-    return Originals([f"{name}/{place}" for place in chosen], levels[chosen], labels)
+    return Originals([f"{name}/{place}" for place in chosen], levels[chosen], labels, chosen)

@@ -350,6 +350,7 @@ def fidelity(
     sources: Sequence[str],
     seed: int = 0,
     labels: np.ndarray | None = None,
+    numbers: Sequence[int] | None = None,
 ) -> list[dict[str, Any]]:
     """Return PSNR (dB), squared error and NLL of each image, for JSON; units are in the keys.
 
@@ -360,8 +361,9 @@ def fidelity(
         sources: Name of each original.
         seed: Seed of the latents of the NLL.
         labels: Class of each image; None for a model without classes.
+        numbers: Number of each image, which names the streams of its latents; None for 0 to N - 1.
     """
-    nlls = evaluate(model, levels, labels=labels, seed=seed)
+    nlls = evaluate(model, levels, labels=labels, seed=seed, numbers=numbers)
     rows = []
     for index, before in enumerate(levels_to_bytes(levels, model.config.levels)):
         decibels, nats = psnr(before, images[index]), float(nlls.nats[index])
