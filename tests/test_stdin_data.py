@@ -216,8 +216,8 @@ def test_what_is_no_stream_of_images_is_one_line(model: Path, content: bytes, me
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["evaluate-nll", "-", "--data", "-"], "cannot both come through stdin"),
-        (["reconstruct", "-", "--data", "-"], "cannot both come through stdin"),
+        (["evaluate-nll", "-", "--data", "-"], "two inputs cannot both come through stdin"),
+        (["reconstruct", "-", "--data", "-"], "two inputs cannot both come through stdin"),
         (["evaluate-nll", "MODEL", "--data", "-", "--split", "valid"], "no split valid"),
         (["evaluate-nll", "MODEL", "--data", "-", "--record", "x.safetensors"], "--record"),
         (["train", "pixelcnn", "--data", "-"], "only images to score"),

@@ -23,7 +23,7 @@ from famecli.cli.groups import (
     SplitName,
     check_files,
 )
-from famecli.cli.sources import DataSource, ModelSource
+from famecli.cli.sources import DataSource, ModelSource, check_stdin_once
 from famecli.errors import InputError, UsageError
 from famecli.files import STDIN, free_name, write_atomic
 
@@ -219,6 +219,7 @@ def decompress(
     """
     output = images.common.output()
     target = images.target("images", format, suffix="")
+    check_stdin_once(file, checkpoint)
     if file != STDIN and not file.exists():
         raise InputError(f"cannot read coded images {file}: no such file", "fame compress writes one")
     # Deferred: torch takes seconds to load, and the checks above need none.

@@ -20,7 +20,7 @@ from famecli.cli.groups import (
     Seed,
     join,
 )
-from famecli.cli.sources import ModelSource
+from famecli.cli.sources import ModelSource, check_stdin_once
 from famecli.errors import UsageError
 from famecli.files import STDIN
 from famecli.output import Output
@@ -303,6 +303,7 @@ def sample(
       fame sample --dataset mnist -n 256 -o - > samples.npy
     """
     output, source = images.common.output(), source.picked(context)
+    check_stdin_once(source.checkpoint, part.complete, part.mask)
     part.check(drawing)
     target = images.target("samples", format, rgb=images.rgb)
     source.check(output, "" if drawing.labels is None else "--class")

@@ -41,6 +41,16 @@ def complete_model(incomplete: str) -> list[str]:
     return [name for name in PRESETS if name.startswith(incomplete)]
 
 
+def check_stdin_once(*words: object) -> None:
+    """Check that at most one of a command's inputs is `-`: stdin is read once.
+
+    Raises:
+        UsageError: Two are.
+    """
+    if [str(word) for word in words].count(str(STDIN)) > 1:
+        raise UsageError("two inputs cannot both come through stdin", "name a file in place of one -")
+
+
 @dataclass(frozen=True, kw_only=True)
 class CheckpointSource:
     """A named checkpoint, or the weights of a data set and a model."""
@@ -146,13 +156,14 @@ class CheckpointSource:
             words: Words after the first.
 
         Raises:
-            UsageError: A word after the first names another model.
+            UsageError: A word after the first names another model, or two words are stdin.
             InputError: There is no such file or folder.
         """
         # Deferred: needs numpy, which `fame --help` does without.
         from famecli.data.listing import file_and_array, holds_images
 
         word, files = self.checkpoint, words or []
+        check_stdin_once(word, *files)
         for each in files:
             if any(os.path.isfile(os.path.join(each, name)) for name in RUN_FILES) or each in index():
                 raise UsageError(
@@ -266,8 +277,7 @@ class DataSource:
         return header
 
     def _check_stdin(self, source: CheckpointSource, split: str | None) -> None:
-        if source.checkpoint == str(STDIN):
-            raise UsageError("checkpoint and images cannot both come through stdin", "name the checkpoint")
+        check_stdin_once(source.checkpoint, self.data)
         # `test` is the default of --split.
         if split not in (None, "test", "all"):
             raise UsageError(f"images on stdin have no split {split}", "leave --split out")

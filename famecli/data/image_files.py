@@ -231,8 +231,9 @@ def _opened(name: str, content: bytes) -> "Iterator[ImageFile]":
     Raises:
         InputError: The image is too large, or damaged; damage may show only during unpacking.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
+    kinds = ", ".join(READABLE)
     try:
         with warnings.catch_warnings():
             # The limit below is stricter.
@@ -245,9 +246,10 @@ def _opened(name: str, content: bytes) -> "Iterator[ImageFile]":
         yield image
     except InputError:
         raise
+    except UnidentifiedImageError as error:
+        raise InputError(f"{name}: not a readable image ({kinds})") from error
     # Pillow's decoders answer damaged files with a dozen kinds of exceptions, SyntaxError among them.
     except Exception as error:
-        kinds = ", ".join(READABLE)
         raise InputError(f"{name}: not a readable image ({kinds}): {truncate(error)}") from error
 
 
