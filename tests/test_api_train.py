@@ -10,6 +10,7 @@ from support.outcomes import Command
 
 import famecli
 from famecli.checkpoints.checkpoint import load_checkpoint
+from famecli.config.presets import DEFAULT_SIZE, model_config
 from famecli.data.preparation import Preparation
 from famecli.errors import (
     ArgumentError,
@@ -33,6 +34,7 @@ def test_training_is_that_of_the_command(train: Command, data: Path, tmp_path: P
             "vae",
             "mnist",
             out=tmp_path / "b",
+            size="tiny",
             images=24,
             batch_size=6,
             seed=3,
@@ -67,7 +69,7 @@ def test_training_takes_what_the_command_takes(data: Path, tmp_path: Path) -> No
     def trained(folder: str, **told: Any) -> famecli.Model:
         return famecli.train("vae", "mnist", out=tmp_path / folder, data=data, precision="fp32", **told)
 
-    sizes = {"batch_size": 6, "eval_every": 12}
+    sizes = {"size": "tiny", "batch_size": 6, "eval_every": 12}
     whole = trained("whole", epochs=2, **sizes)
     stopped = trained(
         "parts", steps=6, accumulate=2, keep=1, sample_every=12, max_time_s=0.0, threads=1, **sizes
@@ -92,6 +94,28 @@ def test_training_takes_what_the_command_takes(data: Path, tmp_path: Path) -> No
     assert not (tmp_path / "odd").exists()
 
 
+@pytest.mark.parametrize(
+    "values",
+    [{"size": "small"}, {"size": "tiny"}, {"size": "tiny", "settings": {"decoder.width": 5}}],
+    ids=["small", "tiny", "custom"],
+)
+def test_a_size_that_is_not_given_is_that_of_the_run_or_of_the_first_weights(
+    data: Path, tmp_path: Path, values: dict[str, Any]
+) -> None:
+    def trained(folder: str, **told: Any) -> famecli.Model:
+        return famecli.train("vae", "mnist", out=tmp_path / folder, data=data, batch_size=6, **told)
+
+    begun = trained("run", steps=1, **values)
+    assert trained("run").checkpoint.sha256 == begun.checkpoint.sha256
+    assert trained("next", steps=1, init=begun.name).config == begun.config
+
+
+def test_the_size_of_a_new_run_is_that_of_the_command(data: Path, tmp_path: Path) -> None:
+    found = famecli.train("vae", "mnist", out=tmp_path, data=data, batch_size=6, steps=1)
+    shape = found.config.image_shape
+    assert found.config == model_config("vae", DEFAULT_SIZE, shape, found.config.levels)
+
+
 @pytest.mark.parametrize("budget_s", [60, 60.0])
 def test_a_budget_chooses_the_number_of_images(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget_s: float
@@ -99,7 +123,9 @@ def test_a_budget_chooses_the_number_of_images(
     monkeypatch.setattr(capacity, "images_in_time", lambda trainer, budget_s: (24, budget_s, 1.0))
 
     def trained(budget_s: Any) -> famecli.Model:
-        return famecli.train("vae", "mnist", out=tmp_path / "run", data=data, batch_size=6, budget_s=budget_s)
+        return famecli.train(
+            "vae", "mnist", out=tmp_path / "run", size="tiny", data=data, batch_size=6, budget_s=budget_s
+        )
 
     found = trained(budget_s)
     assert found.checkpoint.metadata["training"]["total_images"] == 24

@@ -165,7 +165,7 @@ def train(
     dataset: str,
     *,
     out: AnyPath,
-    size: Size = "tiny",
+    size: Size | None = None,
     conditional: bool = False,
     images: int | None = None,
     epochs: float | None = None,
@@ -204,7 +204,7 @@ def train(
         preset: Name of the model; see `famecli.presets`.
         dataset: Name of the data set; `folder` for the images in `data`.
         out: Folder of the run.
-        size: `tiny`, `small` or `paper`.
+        size: `tiny`, `small` or `paper`; None for that of the run or of `init`, else `small`.
         conditional: Whether the model is given the class of each image: p(x|y).
         images: Number of images to see; only one of `images`, `epochs`, `steps` and `budget_s` may be given.
         epochs: Length in epochs.
@@ -242,7 +242,8 @@ def train(
         OutOfMemoryError: A step does not fit in memory; the hint says what would.
         FameError: The data set is unknown, missing or damaged; see `load` for errors of `init` and `device`.
     """
-    choice("size", size, SIZES)
+    if size is not None:
+        choice("size", size, SIZES)
     choice("precision", precision, get_args(AnyPrecision))
     options = TrainOptions(
         preset=preset,
