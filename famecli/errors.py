@@ -100,7 +100,7 @@ class GateError(FameError):
     exit_code = ExitCode.GATE
 
 
-def did_you_mean(name: str, known: Collection[str], heading: str) -> str:
+def did_you_mean(name: object, known: Collection[str], heading: str) -> str:
     """Return a hint for an unknown name: the most similar known name, or all names if none is similar.
 
     Args:
@@ -108,5 +108,5 @@ def did_you_mean(name: str, known: Collection[str], heading: str) -> str:
         known: Known names.
         heading: Heading of the list of known names.
     """
-    found = difflib.get_close_matches(name, known, 1)
+    found = difflib.get_close_matches(str(name), known, 1)
     return f"did you mean {found[0]}?" if found else f"{heading}: {', '.join(known) or 'none'}"

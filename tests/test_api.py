@@ -1,5 +1,6 @@
 """The public Python API: results of the commands, pixels of the same kind, settings left alone."""
 
+import functools
 import inspect
 import io
 import json
@@ -89,6 +90,8 @@ def test_a_model_is_loaded_by_name_file_and_run_folder(folder: Path, tmp_path: P
     assert caught.value.hint == "did you mean fame-mnist?"
     with pytest.raises(ArgumentError, match="weights is 'new', expected 'ema' or 'raw'"):
         famecli.load("fame-mnist", weights="new")  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="has no raw weights"):
+        famecli.load(folder / "vae.safetensors", weights="raw")
     with pytest.raises(ArgumentTypeError, match="source is of type int"):
         famecli.load(3)  # type: ignore[arg-type]
 
@@ -249,7 +252,8 @@ def test_booleans_are_levels_of_two_alone(coloured: famecli.Model) -> None:
 
 
 def test_arguments_are_checked(ladder: famecli.Model, exact: famecli.Model) -> None:
-    x = ladder.sample(1)
+    x, score = ladder.sample(1), functools.partial(famecli.evaluate, ladder)
+    found = score(x)
     wrong: dict[str, Callable[[], object]] = {
         "n is -1, expected at least 0": lambda: ladder.sample(-1),
         "n is 2.5, expected a whole number": lambda: ladder.sample(2.5),  # type: ignore[arg-type]
@@ -263,7 +267,21 @@ def test_arguments_are_checked(ladder: famecli.Model, exact: famecli.Model) -> N
             "a.png",
             preparation={"resize": 8},  # type: ignore[arg-type]
         ),
+        "path is of type list, expected a name or a path": lambda: ladder.read(["a.png"]),  # type: ignore[arg-type]
         "unknown check 'code '": lambda: exact.verify(["code "]),
+        "checks is 3, expected words": lambda: exact.verify(3),  # type: ignore[arg-type]
+        "progress is 3, expected a function": lambda: exact.nll(x, progress=3),  # type: ignore[arg-type]
+        "x is of type list, expected a numpy array": lambda: ladder.grid([1]),  # type: ignore[arg-type]
+        "x has shape (1, 1, 1, 6, 5), expected (N, 1, 6, 5)": lambda: ladder.grid(x[None]),
+        "x has shape (1, 1, 5, 6), expected (N, 1, 6, 5)": lambda: ladder.grid(np.zeros((1, 1, 5, 6))),
+        "columns is -1, expected at least 1": lambda: ladder.grid(x, columns=-1),
+        "allow is None, expected words": lambda: famecli.compare(found, found, allow=None),  # type: ignore[arg-type]
+        "allow is [['names']], expected words": lambda: famecli.compare(found, found, allow=[["names"]]),  # type: ignore[list-item]
+        "split is 'zz', expected": lambda: score(x, split="zz"),
+        "preparation is 'zz', expected": lambda: score(x, preparation="zz"),
+        "unknown device 'gpu'": lambda: famecli.load("fame-mnist", device="gpu"),
+        "a URL without a hash is not fetched": lambda: famecli.load("https://example.org/a.safetensors"),
+        "`pad` is for resized images": lambda: famecli.Preparation(pad=True),
     }
     for words, call in wrong.items():
         with pytest.raises(FameError) as caught:
@@ -339,6 +357,7 @@ def test_models_are_compared_on_images_of_ones_own(exact: famecli.Model, ladder:
 def test_images_are_shown(coloured: famecli.Model, ladder: famecli.Model) -> None:
     assert coloured.grid(coloured.sample(3), columns=3).size == (3 * 6 + 2, 8)
     assert ladder.grid(torch.from_numpy(ladder.sample(2))).mode == "L"
+    assert ladder.grid(torch.zeros(1, *SHAPE, dtype=torch.bfloat16)).size == (9, 10)
     assert coloured.grid(coloured.reconstruct(coloured.sample(2), decoder_output="mean")).mode == "RGB"
 
 

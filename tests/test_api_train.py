@@ -1,5 +1,6 @@
 """`famecli.train`: the training of the command, with all that the command takes."""
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ from famecli.errors import (
     ConfigError,
     FameError,
     InputError,
-    UsageError,
 )
 from famecli.training import capacity
+from famecli.training.plan import LENGTHS
 
 
 def test_training_is_that_of_the_command(train: Command, data: Path, tmp_path: Path) -> None:
@@ -87,11 +88,66 @@ def test_training_takes_what_the_command_takes(data: Path, tmp_path: Path) -> No
     assert famecli.load(tmp_path / "patient" / "last.safetensors").checkpoint.provenance.images_seen == 24
     again = trained("patient", init=whole, resume=False, images=6, **frozen, **sizes)
     assert again.checkpoint.weights_sha256 == whole.checkpoint.weights_sha256
-    with pytest.raises(UsageError, match="`images` and `epochs` exclude each other"):
+    with pytest.raises(ArgumentError, match="`images` and `epochs` exclude each other"):
         trained("odd", images=6, epochs=1)
-    with pytest.raises(ArgumentError, match="accumulate is 0"):
-        trained("odd", accumulate=0)
     assert not (tmp_path / "odd").exists()
+
+
+WRONG: dict[str, tuple[object, ...]] = {
+    "preset": (3,),
+    "dataset": (None,),
+    "out": (None,),
+    "size": ("huge",),
+    "images": (0, 2.5, 10**13),
+    "epochs": (-1, 0, "3", float("nan")),
+    "steps": (0, "3"),
+    "budget_s": ("10m", 0, -1),
+    "batch_size": (0, "auto", 10**6),
+    "accumulate": (0, None),
+    "lr": ("0.1", 11),
+    "ema": (-1, 0.5),
+    "seed": (-1, "a", 2**63),
+    "settings": (["train.beta"], "train.beta=1"),
+    "init": (3,),
+    "resume": (None, 3),
+    "save_every_s": (-1, None, "10m"),
+    "eval_every": (0, "all"),
+    "keep": (-1, None),
+    "sample_every": (0,),
+    "patience": (0,),
+    "max_time_s": ("1h", -1),
+    "device": ("gpu",),
+    "threads": (0, 10**9),
+    "precision": ("fp64",),
+    "data": (3,),
+    "preparation": ({"resize": 8},),
+    "cache_dir": (3,),
+    "progress": (3,),
+}
+
+
+def test_every_argument_that_is_no_truth_value_has_wrong_values() -> None:
+    truths = {"conditional", "compile", "offline"}
+    assert set(WRONG) == set(inspect.signature(famecli.train).parameters) - truths
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name in WRONG for value in WRONG[name]])
+def test_wrong_arguments_are_told_by_name_before_a_folder_is_made(
+    data: Path, tmp_path: Path, name: str, value: object
+) -> None:
+    told: dict[str, Any] = {"preset": "vae", "dataset": "mnist", "out": tmp_path / "odd", "data": data}
+    short = {} if name in LENGTHS else {"steps": 1}
+    with pytest.raises(FameError, match=name) as caught:
+        famecli.train(**told | short | {name: value})
+    assert isinstance(caught.value, ValueError | TypeError)
+    assert not (tmp_path / "odd").exists()
+
+
+def test_numbers_of_numpy_are_numbers(data: Path, tmp_path: Path) -> None:
+    numbers: dict[str, Any] = {"images": np.int64(6), "batch_size": np.int16(6), "lr": np.float32(0.5)}
+    found = famecli.train("vae", "mnist", out=tmp_path / "run", size="tiny", data=data, **numbers)
+    training = found.checkpoint.metadata["training"]
+    assert (training["total_images"], training["batch_size"], training["lr"]) == (6, 6, 0.5)
 
 
 @pytest.mark.parametrize(

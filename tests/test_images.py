@@ -326,9 +326,8 @@ def test_other_kinds_and_damaged_images_are_input_errors(tmp_path: Path) -> None
     contents = [b"", b"text", png_claiming(6, 6), png_claiming(6, 6, b"short"), image_bytes(image)[:-30]]
     contents += [image_bytes(image, kind) for kind in ("ICO", "EPS", "PDF", "SGI")]
     for content in contents:
-        with pytest.raises(InputError, match="not a readable image") as caught:
+        with pytest.raises(InputError, match=r"not a readable image(?!.*object at)"):
             read_one(tmp_path / "a.png", content, (1, 6, 6))
-        assert "object at 0x" not in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM"])

@@ -18,7 +18,7 @@ from famecli.data.image_files import decode
 from famecli.data.listing import list_images
 from famecli.data.preparation import Preparation
 from famecli.data.reading import read_images
-from famecli.errors import InputError, UsageError
+from famecli.errors import ArgumentError, InputError
 
 GREY, RGB = (1, 8, 8), (3, 8, 8)
 
@@ -354,13 +354,15 @@ def test_sizes_may_differ_only_with_resize(tmp_path: Path) -> None:
         {"pad": True},
         {"resize": 0},
         {"resize": 8.5},
+        {"resize": 8.0},
+        {"resize": True},
         {"resize": "8"},
         {"resize": 8, "crop": "centre"},
         {"resize": 8, "crop": "center", "pad": True},
     ],
 )
 def test_preparations_that_contradict_themselves_are_refused(values: dict[str, object]) -> None:
-    with pytest.raises(UsageError):
+    with pytest.raises(ArgumentError):
         Preparation(**values)  # type: ignore[arg-type]
 
 

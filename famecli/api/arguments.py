@@ -1,7 +1,8 @@
 """Arguments of calls, checked before a model sees them: pixels, numbers, words, estimators."""
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from os import PathLike
 from typing import Any, TypeVar
 
 import numpy as np
@@ -36,18 +37,31 @@ def levels_of(x: Array | Tensor, config: ModelConfig) -> npt.NDArray[np.uint8]:
         ArgumentError: `x` has another shape, no image, or a level that the model does not have.
     """
     _check_kind(x, config.levels)
-    shape = tuple(x.shape)
-    if len(shape) != 4 or shape[1:] != config.image_shape:
-        expected = ", ".join(map(str, config.image_shape))
-        raise ArgumentError(f"x has shape {shape}, expected (N, {expected})")
-    if not shape[0]:
-        raise ArgumentError(f"x has shape {shape}, expected at least one image")
+    _check_shape(tuple(x.shape), config)
     found: Array = x.detach().cpu().numpy() if isinstance(x, Tensor) else x
     least, most = int(found.min()), int(found.max())
     if least < 0 or most >= config.levels:
         bad = least if least < 0 else most
         raise ArgumentError(f"x has a level of {bad}, expected 0 to {config.levels - 1}")
     return np.ascontiguousarray(found, dtype=np.uint8)
+
+
+def shown_of(x: Array | Tensor, config: ModelConfig) -> Array:
+    """Return the result of `levels_of`, also for errors, or expected levels (floats) of that shape."""
+    if isinstance(x, Tensor) and x.is_floating_point():
+        x = x.detach().cpu().float().numpy()
+    if not (isinstance(x, np.ndarray) and x.dtype.kind == "f"):
+        return levels_of(x, config)
+    _check_shape(tuple(x.shape), config)
+    return x
+
+
+def _check_shape(shape: tuple[int, ...], config: ModelConfig) -> None:
+    if len(shape) != 4 or shape[1:] != config.image_shape:
+        expected = ", ".join(map(str, config.image_shape))
+        raise ArgumentError(f"x has shape {shape}, expected (N, {expected})")
+    if not shape[0]:
+        raise ArgumentError(f"x has shape {shape}, expected at least one image")
 
 
 def _check_kind(x: object, levels: int) -> None:
@@ -126,6 +140,29 @@ def choice(name: str, value: object, words: tuple[str, ...]) -> None:
         raise ArgumentError(f"{name} is {truncate(repr(value))}, expected {' or '.join(map(repr, words))}")
 
 
+def text_of(name: str, value: object) -> str:
+    """Return the argument `name` of a call, a name or a path, as text.
+
+    Raises:
+        ArgumentTypeError: `value` is neither.
+    """
+    if not isinstance(value, str | PathLike):
+        raise ArgumentTypeError(f"{name} is of type {type(value).__name__}, expected a name or a path")
+    return str(value)
+
+
+def words_of(name: str, value: object) -> tuple[str, ...]:
+    """Return the argument `name` of a call, a word or several, as words.
+
+    Raises:
+        ArgumentTypeError: `value` is something else.
+    """
+    words = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value,)
+    if not all(isinstance(word, str) for word in words):
+        raise ArgumentTypeError(f"{name} is {truncate(repr(value))}, expected words")
+    return words
+
+
 def preparation_of(value: object) -> Preparation:
     """Return the preparation in a call's arguments; for None, images as they are.
 
@@ -137,8 +174,23 @@ def preparation_of(value: object) -> Preparation:
     return value or AS_THEY_ARE
 
 
+def check_callback(progress: object) -> None:
+    """Check that the argument `progress` of a call can be called.
+
+    Raises:
+        ArgumentTypeError: It cannot.
+    """
+    if progress is not None and not callable(progress):
+        raise ArgumentTypeError(f"progress is {truncate(repr(progress))}, expected a function")
+
+
 def counted(progress: Progress | None, total: int) -> Callable[[int], None]:
-    """Return a callback that adds up the images just done and passes the sum to `progress`."""
+    """Return a callback that adds up the images just done and passes the sum to `progress`.
+
+    Raises:
+        ArgumentTypeError: `progress` is no function.
+    """
+    check_callback(progress)
     done = 0
 
     def advance(images: int) -> None:

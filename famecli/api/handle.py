@@ -1,7 +1,7 @@
 """The handle of a model.
 
 Pixels are integer levels, 0 to `config.levels - 1`, `(N, C, H, W)`. Numpy arrays and torch tensors go in, and
-the same kind comes out. Nothing is printed, and the settings of torch stay as they are.
+the same kind comes out, `nll` apart. Nothing is printed, and the settings of torch stay as they are.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -25,16 +25,21 @@ from famecli.api.arguments import (
     mask_of,
     number,
     preparation_of,
+    shown_of,
+    text_of,
     whole,
+    words_of,
 )
 from famecli.checkpoints.checkpoint import Checkpoint
 from famecli.coding.compress import check_model, decode_images, encode_images
 from famecli.coding.container import from_bytes, to_bytes
 from famecli.config.schema import ModelConfig
 from famecli.data.dataset import read_files
+from famecli.data.image_writers import levels_to_bytes
 from famecli.data.labels import Labels, labels_of, labels_or_random
 from famecli.data.preparation import Preparation
 from famecli.errors import ArgumentError, ArgumentTypeError, did_you_mean
+from famecli.grids import grid
 from famecli.nll.evaluate import ImageNlls, checked_draws
 from famecli.nll.record import Annealing, NllRecord
 from famecli.runtime.devices import undisturbed
@@ -92,7 +97,7 @@ class Model:
             InputError: An image has another size, is damaged, or would lose something; or there is none.
         """
         how = self.checkpoint.provenance.prepared(preparation_of(preparation))
-        return read_files(self.config, list(map(str, paths)), how).pixels
+        return read_files(self.config, [text_of("path", path) for path in paths], how).pixels
 
     def sample(
         self,
@@ -368,11 +373,10 @@ class Model:
             ArgumentError: A check is unknown, or a number is out of range.
             InputError: The checks would take days.
         """
-        most, names = whole("limit", limit, 1), OWN_CHECKS if checks is None else tuple(checks)
+        most, names = whole("limit", limit, 1), OWN_CHECKS if checks is None else words_of("checks", checks)
         if unknown := [name for name in names if name not in OWN_CHECKS]:
-            raise ArgumentError(
-                f"unknown check {unknown[0]!r}", did_you_mean(unknown[0], OWN_CHECKS, "checks")
-            )
+            hint = did_you_mean(unknown[0], OWN_CHECKS, "checks")
+            raise ArgumentError(f"unknown check {unknown[0]!r}", hint)
         drawn = None if samples is None else whole("samples", samples, 2)
         least = None if images is None else whole("images", images, 1)
         with undisturbed():
@@ -385,14 +389,12 @@ class Model:
         Args:
             x: Levels `(N, C, H, W)`, or expected levels (floats).
             columns: Images in a row; None for a square.
+
+        Raises:
+            ArgumentError: `columns` is below 1; see `nll` for other errors.
         """
         from PIL import Image
 
-        from famecli.data.image_writers import levels_to_bytes
-        from famecli.grids import grid
-
-        array = x.detach().cpu().numpy() if isinstance(x, Tensor) else x
-        if array.dtype.kind != "f":
-            array = levels_of(x, self.config)
-        found = grid(levels_to_bytes(array, self.config.levels), columns)
+        shown, row = shown_of(x, self.config), None if columns is None else whole("columns", columns, 1)
+        found = grid(levels_to_bytes(shown, self.config.levels), row)
         return Image.fromarray(found.squeeze(2) if found.shape[2] == 1 else found)

@@ -3,6 +3,8 @@
 Nothing is printed, and the settings of torch stay as they are.
 """
 
+import dataclasses
+import math
 from collections.abc import Callable, Collection, Mapping
 from os import PathLike
 from pathlib import Path
@@ -14,19 +16,23 @@ from torch import Tensor
 from famecli.api.arguments import (
     Array,
     Progress,
+    check_callback,
     choice,
     counted,
     estimator_of,
     levels_of,
     number,
     preparation_of,
+    text_of,
     whole,
+    words_of,
 )
 from famecli.api.handle import Model as Model
 from famecli.checkpoints.checkpoint import WeightsKind, load_checkpoint
 from famecli.checkpoints.store import Store, checkpoint_file
 from famecli.config.presets import SIZES, Size
 from famecli.config.resolve import Setting
+from famecli.config.schema import TrainConfig
 from famecli.data.dataset import Split, even_part, load_split, own_images
 from famecli.data.labels import Labels
 from famecli.data.preparation import Preparation
@@ -36,25 +42,39 @@ from famecli.evaluation.comparison import WAIVERS, Comparison, Waiver
 from famecli.evaluation.report import NllReport
 from famecli.evaluation.score import score, scored_levels
 from famecli.nll.record import Annealing, NllRecord
-from famecli.runtime.devices import device_named, undisturbed
+from famecli.runtime.devices import MOST_THREADS, device_named, undisturbed
 from famecli.runtime.distributed import ALONE
 from famecli.training.follow import follow
 from famecli.training.lock import locked
 from famecli.training.options import AUTO, NEVER, AnyPrecision, TrainOptions
-from famecli.training.plan import make_plan
+from famecli.training.plan import MOST_LENGTH, make_plan
 from famecli.training.setup import begin, make_run
 
 AnyPath = str | PathLike[str]
 OWN_IMAGES = "own"
-# Minimum values of the whole numbers that `train` takes.
-SMALLEST = {
-    "images": 1,
-    "steps": 1,
-    "accumulate": 1,
-    "patience": 1,
-    "keep": 0,
-    "sample_every": 1,
-    "threads": 1,
+# Least and largest values of keys.
+RANGES = {
+    item.name: (item.metadata["minimum"], item.metadata["maximum"])
+    for item in dataclasses.fields(TrainConfig)
+    if "minimum" in item.metadata
+}
+# Least and largest values of the numbers that `train` takes and that may be None.
+WHOLE_NUMBERS: dict[str, tuple[int, int | None]] = {
+    "images": (1, MOST_LENGTH),
+    "steps": (1, MOST_LENGTH),
+    "batch_size": RANGES["batch_size"],
+    "ema": RANGES["ema_halflife_images"],
+    "eval_every": RANGES["eval_every_images"],
+    "seed": RANGES["seed"],
+    "patience": (1, None),
+    "sample_every": (1, None),
+    "threads": (1, MOST_THREADS),
+}
+NUMBERS: dict[str, tuple[float, float]] = {
+    "epochs": (0.0, MOST_LENGTH),
+    "budget_s": (0.0, MOST_LENGTH),
+    "lr": RANGES["lr"],
+    "max_time_s": (0.0, math.inf),
 }
 
 
@@ -76,17 +96,16 @@ def load(
         cache_dir: Folder of downloaded files; None for the user's cache.
 
     Raises:
-        UsageError: No checkpoint has this name, or the file has no raw weights.
+        ArgumentError: No checkpoint has this name, or the file has no raw weights.
         UnavailableError: The weights are missing and cannot be downloaded, or the device is missing.
         InputError: The file is damaged or no checkpoint.
         IntegrityError: The hash of the file is wrong.
     """
     choice("weights", weights, get_args(WeightsKind))
-    if not isinstance(source, str | PathLike):
-        raise ArgumentTypeError(f"source is of type {type(source).__name__}, expected a name or a path")
+    name, store = text_of("source", source), Store(_path("cache_dir", cache_dir), offline)
     with undisturbed():
         place = device_named(str(device))
-        path = checkpoint_file(str(source), Store(_path(cache_dir), offline))
+        path = checkpoint_file(name, store)
         loaded = load_checkpoint(path, weights)
         loaded.model.on(place)
     return Model(loaded)
@@ -137,18 +156,18 @@ def evaluate(
     """
     handle = _model(model, offline, cache_dir)
     estimator = estimator_of(importance_samples, annealing, seed, batch_size, marginal=marginal)
-    most = None if limit is None else whole("limit", limit, 1)
+    most, asked = None if limit is None else whole("limit", limit, 1), preparation_of(preparation)
+    choice("split", split, get_args(Split))
     if isinstance(dataset, str):
-        choice("split", split, get_args(Split))
         images = load_split(
             dataset,
             split,
-            data=_path(data),
-            cache_dir=_path(cache_dir),
+            data=_path("data", data),
+            cache_dir=_path("cache_dir", cache_dir),
             offline=offline,
             levels=handle.config.levels,
             channels=handle.config.channels,
-            preparation=handle.checkpoint.provenance.prepared(preparation_of(preparation), dataset),
+            preparation=handle.checkpoint.provenance.prepared(asked, dataset),
         )
     else:
         own = levels_of(dataset, handle.config)
@@ -236,7 +255,8 @@ def train(
 
     Raises:
         ArgumentError: A number is out of range.
-        ConfigError: A key is unknown or a value impossible.
+        ArgumentTypeError: An argument is of the wrong kind.
+        ConfigError: A key of `settings` is unknown or its value impossible.
         InputError: The run in `out` began with other values.
         NumericsError: The training diverged.
         OutOfMemoryError: A step does not fit in memory; the hint says what would.
@@ -245,42 +265,43 @@ def train(
     if size is not None:
         choice("size", size, SIZES)
     choice("precision", precision, get_args(AnyPrecision))
+    check_callback(progress)
+    if settings is not None and not isinstance(settings, Mapping):
+        raise ArgumentTypeError(f"settings is of type {type(settings).__name__}, expected keys with values")
     options = TrainOptions(
-        preset=preset,
-        dataset=dataset,
-        data=_path(data),
+        preset=text_of("preset", preset),
+        dataset=text_of("dataset", dataset),
+        data=_path("data", data),
         preparing=preparation_of(preparation),
         size=size,
         conditional=conditional,
-        settings=[Setting(*each) for each in (settings or {}).items()],
+        settings=[Setting(str(key), value) for key, value in (settings or {}).items()],
         images=images,
         epochs=epochs,
         steps=steps,
-        budget_s=None if budget_s is None else number("budget_s", budget_s, 0.0, float("inf")),
+        budget_s=budget_s,
         batch_size=batch_size,
-        accumulate=accumulate,
+        accumulate=whole("accumulate", accumulate, 1),
         lr=lr,
         ema=ema,
         precision=precision,
         compile=compile,
-        out=Path(out),
-        resume=(AUTO if resume else NEVER) if isinstance(resume, bool) else str(resume),
-        init=None if init is None or isinstance(init, Model) else str(init),
-        save_every_s=number("save_every_s", save_every_s, 0.0, float("inf")),
+        out=Path(text_of("out", out)),
+        resume=(AUTO if resume else NEVER) if isinstance(resume, bool) else text_of("resume", resume),
+        init=None if init is None or isinstance(init, Model) else text_of("init", init),
+        save_every_s=number("save_every_s", save_every_s, 0.0, math.inf),
         eval_every=eval_every,
         patience=patience,
         max_time_s=max_time_s,
-        keep=keep,
+        keep=whole("keep", keep, 0),
         sample_every=sample_every,
         seed=seed,
         device=str(device),
         threads=threads,
         offline=offline,
-        cache_dir=_path(cache_dir),
+        cache_dir=_path("cache_dir", cache_dir),
     )
-    for name, least in SMALLEST.items():
-        if (value := getattr(options, name)) is not None:
-            whole(name, value, least)
+    options = dataclasses.replace(options, **_numbers(options))
     plan = make_plan(options, init.checkpoint if isinstance(init, Model) else None)
     with undisturbed(), locked(plan.folder, ALONE) as lock:
         run = make_run(plan)
@@ -308,9 +329,10 @@ def compare(
 
     Source: the paired t test, and the percentile bootstrap; see `famecli.evaluation.comparison.paired`.
     """
-    waived = frozenset([allow] if isinstance(allow, str) else allow)
-    for word in waived:
+    allowed = words_of("allow", allow)
+    for word in allowed:
         choice("allow", word, WAIVERS)
+    waived = frozenset(waiver for waiver in WAIVERS if waiver in allowed)
     first, second = _scores(a, "a"), _scores(b, "b")
     found = [(waiver, words) for waiver, words in comparison.differences(first, second)]
     if refused := [words for waiver, words in found if waiver not in waived]:
@@ -334,5 +356,17 @@ def _model(model: Model | AnyPath, offline: bool, cache_dir: AnyPath | None) -> 
     return model if isinstance(model, Model) else load(model, offline=offline, cache_dir=cache_dir)
 
 
-def _path(path: AnyPath | None) -> Path | None:
-    return None if path is None else Path(path)
+def _path(name: str, path: AnyPath | None) -> Path | None:
+    return None if path is None else Path(text_of(name, path))
+
+
+def _numbers(options: TrainOptions) -> dict[str, Any]:
+    """Return the numbers of a training that may be None and are not; errors are those of `whole`."""
+    given = {name: getattr(options, name) for name in (*WHOLE_NUMBERS, *NUMBERS)}
+    return {
+        name: whole(name, value, *WHOLE_NUMBERS[name])
+        if name in WHOLE_NUMBERS
+        else number(name, value, *NUMBERS[name])
+        for name, value in given.items()
+        if value is not None
+    }

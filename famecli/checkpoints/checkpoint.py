@@ -25,7 +25,7 @@ from famecli.checkpoints.header import (
 from famecli.checkpoints.provenance import Provenance, parse_provenance
 from famecli.config.costs import check_costs, count_parameters
 from famecli.config.schema import ModelConfig, to_dict
-from famecli.errors import InputError, IntegrityError, NumericsError, UsageError, truncate
+from famecli.errors import ArgumentError, InputError, IntegrityError, NumericsError, truncate
 from famecli.files import write_atomic
 from famecli.model.fame import Fame
 from famecli.nll.record import NllRecord
@@ -182,7 +182,7 @@ def parse_checkpoint(content: bytes, source: str, weights: WeightsKind = "ema") 
         InputError: The file is damaged, or its tensors are not those of its configuration.
         IntegrityError: Weights or metadata do not have their recorded hash.
         ConfigError: The configuration is invalid.
-        UsageError: Raw weights were requested, and the file has none.
+        ArgumentError: Raw weights were requested, and the file has none.
     """
     header = parse_header(content, len(content), source)
     header.check_schema(CHECKPOINT_SCHEMA, source)
@@ -190,7 +190,7 @@ def parse_checkpoint(content: bytes, source: str, weights: WeightsKind = "ema") 
     _check_size(config, header, source)
     check_costs(config, header.parameters, source)
     if weights == "raw" and not header.has_raw:
-        raise UsageError(f"{source} has no raw weights", "leave `weights` out to use the averaged ones")
+        raise ArgumentError(f"{source} has no raw weights", "leave `weights` out to use the averaged ones")
     model = Fame(config)
     _check_tensors(model, header, source)
     tensors = _tensors(content, source)

@@ -16,7 +16,7 @@ from famecli.checkpoints.index import WeightsEntry, index, named_weights, unknow
 from famecli.checkpoints.provenance import parse_provenance
 from famecli.checkpoints.urls import SHA256, HubFile, Located, addresses, is_hub, parse_url
 from famecli.data.fetch import fetch_file, is_offline, say_nothing
-from famecli.errors import FameError, InputError, IntegrityError, UnavailableError, UsageError
+from famecli.errors import ArgumentError, FameError, InputError, IntegrityError, UnavailableError
 from famecli.files import CHUNK_BYTES, STDIN, cache_root, open_input, unwritable, write_atomic
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -90,7 +90,7 @@ class Store:
         """Return the file of a name or a URL, fetched if needed; None for any other word.
 
         Raises:
-            UsageError: A URL has an unknown scheme, or no hash.
+            ArgumentError: A URL has an unknown scheme, or no hash.
             FameError: `fetch` fails.
         """
         if "://" in word:
@@ -103,7 +103,7 @@ class Store:
         """Return the file at a URL with its hash: the typed one, that of the index, or that of the hub.
 
         Raises:
-            UsageError: A URL has an unknown scheme, or no hash.
+            ArgumentError: A URL has an unknown scheme, or no hash.
             UnavailableError: The hub is not asked, or does not answer.
         """
         url, sha256 = parse_url(text)
@@ -121,7 +121,7 @@ class Store:
             return hub.locate(place)
         if not sha256:
             hint = f"add #sha256=HEX, the file's hash: {url}#sha256=..."
-            raise UsageError("a URL without a hash is not fetched", hint)
+            raise ArgumentError("a URL without a hash is not fetched", hint)
         return Located(address, file if place is None else place.name, sha256, size_bytes)
 
     def fetch_located(self, located: Located) -> Path:
@@ -238,7 +238,7 @@ class Store:
             name: Name of the weights, or of the file of a URL.
 
         Raises:
-            UsageError: The weights are part of the package, or the name is unknown.
+            ArgumentError: The weights are part of the package, or the name is unknown.
             UnavailableError: The weights are not on this machine.
             InputError: A file cannot be deleted.
         """
@@ -249,7 +249,7 @@ class Store:
         if not found and entry is None:
             raise unknown_checkpoint(name)
         if not found and (weights_folder() / str(entry and entry.file)).exists():
-            raise UsageError(
+            raise ArgumentError(
                 f"{name} is part of the package: cannot remove it", "fame weights list says where files are"
             )
         if not found:
@@ -297,7 +297,7 @@ def checkpoint_file(name: str, store: Store) -> Path:
         store: Named weights.
 
     Raises:
-        UsageError: The name is unknown, or a URL has no hash.
+        ArgumentError: The name is unknown, or a URL has no hash.
         UnavailableError: The weights are not on this machine, and downloads are off or fail.
         IntegrityError: No address has the right file.
         InputError: No such file, or a run folder without a checkpoint.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from urllib.parse import quote, urldefrag, urlsplit
 
 from famecli.checkpoints.index import WeightsEntry
-from famecli.errors import UsageError
+from famecli.errors import ArgumentError
 
 URL = re.compile(r"(https?|file|hf)://.", re.IGNORECASE)
 HUB = "https://huggingface.co"
@@ -35,14 +35,14 @@ class HubFile:
         """Return the file of `ORG/REPO/FILE@REVISION`, with or without hf:// before it.
 
         Raises:
-            UsageError: The text is something else.
+            ArgumentError: The text is something else.
         """
         path, _, revision = (text[len("hf://") :] if is_hub(text) else text).partition("@")
         organisation, _, rest = path.partition("/")
         repository, _, file = rest.partition("/")
         names = re.fullmatch(PART, organisation) and re.fullmatch(PART, repository)
         if not names or ".." in file.split("/"):
-            raise UsageError(
+            raise ArgumentError(
                 f"{path!r} names no repository", "write ORG/REPO, or hf://ORG/REPO/FILE@REVISION"
             )
         return cls(f"{organisation}/{repository}", file.strip("/") or MODEL_FILE, revision or "main")
@@ -104,7 +104,7 @@ def addresses(entry: WeightsEntry) -> list[str]:
     """Return the addresses of the file of an entry: under FAME_WEIGHTS_URL, then on its mirrors.
 
     Raises:
-        UsageError: FAME_WEIGHTS_URL is not a URL.
+        ArgumentError: FAME_WEIGHTS_URL is not a URL.
     """
     bases = [base for base in (os.environ.get("FAME_WEIGHTS_URL", ""), *entry.mirrors) if base]
     return [parse_url(_under(base, entry.file))[0] for base in bases]
@@ -123,19 +123,19 @@ def parse_url(text: str) -> tuple[str, str]:
     default file is `MODEL_FILE`, the default revision `main`.
 
     Raises:
-        UsageError: The text is not a supported URL.
+        ArgumentError: The text is not a supported URL.
 
     >>> parse_url("hf://org/repo/file.safetensors@v1")
     ('https://huggingface.co/org/repo/resolve/v1/file.safetensors', '')
     """
     if not URL.match(text):
-        raise UsageError(f"{text!r} is not a supported URL", "use https://, http://, file:// or hf://")
+        raise ArgumentError(f"{text!r} is not a supported URL", "use https://, http://, file:// or hf://")
     try:
         url, fragment = urldefrag(text)
         urlsplit(url)
     except ValueError as error:
-        raise UsageError(f"{text!r} is not a URL ({error})") from error
+        raise ArgumentError(f"{text!r} is not a URL ({error})") from error
     key, _, sha256 = fragment.lower().partition("=")
     if fragment and not (key == "sha256" and SHA256.fullmatch(sha256)):
-        raise UsageError(f"{text!r} has no sha256 after #", "write #sha256= and 64 hexadecimal digits")
+        raise ArgumentError(f"{text!r} has no sha256 after #", "write #sha256= and 64 hexadecimal digits")
     return HubFile.parse(url).url if is_hub(url) else url, sha256

@@ -14,7 +14,7 @@ from famecli.data.preparation import Preparation
 from famecli.errors import InputError, UsageError, truncate
 from famecli.files import check_writable, free_name
 from famecli.output import Output
-from famecli.runtime.devices import check_device
+from famecli.runtime.devices import MOST_THREADS, check_device
 
 if TYPE_CHECKING:
     import torch
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from famecli.grids import Layout
     from famecli.runtime.distributed import Group
 
-# Largest number of images in memory at once, and threads: more would crash where the system has fewer.
-MOST_IMAGES, MOST_THREADS = 100_000, 256
+# Largest number of images in memory at once: more would crash where the system has less.
+MOST_IMAGES = 100_000
 # Suffixes of default names; the format png is a folder.
 SUFFIXES = {"grid": ".png", "png": ""}
 SplitName = Literal["train", "valid", "test", "all"]

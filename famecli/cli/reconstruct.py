@@ -23,7 +23,7 @@ from famecli.cli.groups import (
     SplitName,
     check_files,
 )
-from famecli.cli.sources import DataSource, ModelSource, check_stdin_once
+from famecli.cli.sources import DataSource, ModelSource
 from famecli.data.preparation import Preparation
 from famecli.errors import UsageError, truncate
 from famecli.output import Output
@@ -141,8 +141,7 @@ def reconstruct(
     output = images.common.output()
     target = images.target("reconstructions", _format(format, images.out), rgb=images.rgb)
     _check_ends(interpolate, files or [])
-    check_stdin_once(source.checkpoint, *(interpolate or ()))
-    source, names = source.with_images(files)
+    source, names = source.with_images(files, interpolate or ())
     check_files(images.force, latents)
     _check_together(names, interpolate, split, data, number, steps)
     for_classes, unused = "" if labels is None else "--class", bool(names or interpolate)

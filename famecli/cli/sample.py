@@ -85,16 +85,18 @@ class Part:
 
     preparing: Preparing
 
-    def check(self, drawing: "Drawing") -> None:
+    def check(self, drawing: "Drawing", checkpoint: str | None) -> None:
         """Check that the options go together, and that the files are there.
 
         Args:
             drawing: Settings of the draws.
+            checkpoint: Word that names the checkpoint; None without one.
 
         Raises:
-            UsageError: Two options contradict each other.
+            UsageError: Two options contradict each other, or two inputs are stdin.
             InputError: There is no such file.
         """
+        check_stdin_once(checkpoint, self.complete, self.mask)
         if self.complete is None and (self.rows is not None or self.mask is not None):
             raise UsageError("--rows and --mask say what to keep of an image", "add --complete IMAGE")
         if self.complete is None and str(self.preparing):
@@ -303,8 +305,7 @@ def sample(
       fame sample --dataset mnist -n 256 -o - > samples.npy
     """
     output, source = images.common.output(), source.picked(context)
-    check_stdin_once(source.checkpoint, part.complete, part.mask)
-    part.check(drawing)
+    part.check(drawing, source.checkpoint)
     target = images.target("samples", format, rgb=images.rgb)
     source.check(output, "" if drawing.labels is None else "--class")
     # Deferred: torch takes seconds to load, and the checks above need none.

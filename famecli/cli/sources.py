@@ -146,7 +146,7 @@ class CheckpointSource:
                 "--dataset picks weights by name: leave it out where a checkpoint is named",
             )
 
-    def with_images(self, words: list[str] | None) -> tuple[Self, list[str]]:
+    def with_images(self, words: list[str] | None, others: Sequence[str] = ()) -> tuple[Self, list[str]]:
         """Return the source and the image files of a command line.
 
         The first word names images, not the checkpoint, if it is a file of images, or a folder with images
@@ -154,16 +154,17 @@ class CheckpointSource:
 
         Args:
             words: Words after the first.
+            others: Inputs that options name.
 
         Raises:
-            UsageError: A word after the first names another model, or two words are stdin.
+            UsageError: A word after the first names another model, or two inputs are stdin.
             InputError: There is no such file or folder.
         """
         # Deferred: needs numpy, which `fame --help` does without.
         from famecli.data.listing import file_and_array, holds_images
 
         word, files = self.checkpoint, words or []
-        check_stdin_once(word, *files)
+        check_stdin_once(word, *files, *others)
         for each in files:
             if any(os.path.isfile(os.path.join(each, name)) for name in RUN_FILES) or each in index():
                 raise UsageError(

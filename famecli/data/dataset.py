@@ -21,7 +21,7 @@ from famecli.data.photographs import read_batches, read_cifar10, read_pngs
 from famecli.data.preparation import Preparation
 from famecli.data.reading import read_images
 from famecli.data.registry import FOLDER, DatasetInfo, dataset_info
-from famecli.errors import InputError, UsageError
+from famecli.errors import ArgumentError, InputError
 from famecli.files import STDIN, open_input, read_up_to, write_atomic
 from famecli.rng import stream
 
@@ -114,7 +114,7 @@ def load_split(
         preparation: For `folder`, preparation of the images.
 
     Raises:
-        UsageError: There is no such data set or split.
+        ArgumentError: There is no such data set or split.
         UnavailableError: The files are not on this machine, and cannot be downloaded.
         InputError: A file is damaged.
         IntegrityError: A file is not the official one.
@@ -136,7 +136,7 @@ def load_split(
         pixels = np.concatenate([part.pixels for part in parts])
         return ImageSplit(info, ALL, pixels, every, files=files or None)
     if split not in info.splits:
-        raise UsageError(f"{name} has no split {split!r}", f"splits: {', '.join(info.splits)}")
+        raise ArgumentError(f"{name} has no split {split!r}", f"splits: {', '.join(info.splits)}")
     return read(split)
 
 

@@ -15,7 +15,7 @@ from famecli.data.listing import WHAT_IS_READ, StoredImage, list_images
 from famecli.data.preparation import AS_THEY_ARE, PIXELS, TENTH, Preparation
 from famecli.data.reading import Findings
 from famecli.data.registry import FOLDER, DatasetInfo, dataset_info
-from famecli.errors import InputError, UsageError
+from famecli.errors import ArgumentError, InputError
 from famecli.files import STDIN
 
 SPLITS = ("train", "valid", "test")
@@ -62,21 +62,23 @@ def describe(
         preparation: For `folder`, preparation of the images.
 
     Raises:
-        UsageError: There is no such data set, `folder` comes without `data`, or `data` is stdin.
+        ArgumentError: There is no such data set, `folder` comes without `data`, or `data` is stdin.
         InputError: The path or images are missing, sizes differ, or folders that look like splits do not add
             up.
     """
     info = dataset_info(name)
     if data == STDIN:
-        raise UsageError("only images to score or to reconstruct come through stdin", "name a file or folder")
+        raise ArgumentError(
+            "only images to score or to reconstruct come through stdin", "name a file or folder"
+        )
     if info.family != FOLDER:
         if preparation is not None and str(preparation):
-            raise UsageError(
+            raise ArgumentError(
                 f"images of {name} are taken as they are", f"only `dataset={FOLDER}` prepares images"
             )
         return info
     if data is None:
-        raise UsageError(
+        raise ArgumentError(
             f"the images of the data set {FOLDER} were not given", "pass their folder or file as `data`"
         )
     how, listing = preparation or AS_THEY_ARE, list_images([data])

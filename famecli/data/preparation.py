@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
-from famecli.errors import UsageError
+from famecli.errors import ArgumentError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -30,7 +30,7 @@ class Preparation:
         rule: Rule that splits images that no folder or array splits.
 
     Raises:
-        UsageError: The values do not go together.
+        ArgumentError: The values do not go together.
     """
 
     resize: int | None = None
@@ -41,14 +41,16 @@ class Preparation:
 
     def __post_init__(self) -> None:
         if self.crop not in (None, *get_args(Crop)):
-            raise UsageError(f"`crop={self.crop}` is none of {', '.join(get_args(Crop))}")
+            raise ArgumentError(f"`crop={self.crop}` is none of {', '.join(get_args(Crop))}")
         if self.resize is None and (self.crop is not None or self.pad):
             name = "crop" if self.crop is not None else "pad"
-            raise UsageError(f"`{name}` is for resized images", "for example `resize=32`")
-        if self.resize is not None and self.resize not in range(1, LARGEST_RESIZE + 1):
-            raise UsageError(f"`resize={self.resize}` is not a side from 1 to {LARGEST_RESIZE} pixels")
+            raise ArgumentError(f"`{name}` is for resized images", "for example `resize=32`")
+        if self.resize is not None and not (type(self.resize) is int and 1 <= self.resize <= LARGEST_RESIZE):
+            raise ArgumentError(f"`resize={self.resize}` is not a side from 1 to {LARGEST_RESIZE} pixels")
         if self.pad and self.crop == "center":
-            raise UsageError("`pad` keeps the whole image, `crop=center` does not", "leave one of them out")
+            raise ArgumentError(
+                "`pad` keeps the whole image, `crop=center` does not", "leave one of them out"
+            )
 
     def __str__(self) -> str:
         """Return the preparation in words; empty if the images stay as they are."""

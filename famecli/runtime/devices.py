@@ -4,23 +4,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from famecli.errors import UnavailableError, UsageError
+from famecli.errors import ArgumentError, UnavailableError
 
 if TYPE_CHECKING:
     import torch
 
 KINDS = ("cpu", "cuda", "mps")
+# More threads would crash where the system has fewer.
+MOST_THREADS = 256
 
 
 def check_device(name: str) -> str:
     """Return the name of a device if it is one, whether or not this machine has it. No torch needed.
 
     Raises:
-        UsageError: `name` is no kind of device.
+        ArgumentError: `name` is no kind of device.
     """
     kind, _, index = name.partition(":")
     if name != "auto" and (kind not in KINDS or (index and not index.isdecimal())):
-        raise UsageError(f"unknown device {name!r}", "choose auto, cpu, cuda, cuda:0 or mps")
+        raise ArgumentError(f"unknown device {name!r}", "choose auto, cpu, cuda, cuda:0 or mps")
     return name
 
 
@@ -34,7 +36,7 @@ def device_named(name: str) -> "torch.device":
         name: `auto`, `cpu`, `cuda`, `cuda:0` and so on, or `mps`.
 
     Raises:
-        UsageError: `name` is no kind of device.
+        ArgumentError: `name` is no kind of device.
         UnavailableError: This machine has no such device.
     """
     import torch

@@ -20,7 +20,7 @@ from famecli.data.fetch import say_nothing
 from famecli.data.folder import describe, seen_with
 from famecli.data.preparation import PIXELS, SplitRule
 from famecli.data.registry import DATASETS, FOLDER, DatasetInfo
-from famecli.errors import FameError, InputError, UsageError
+from famecli.errors import ArgumentError, FameError, InputError
 from famecli.training.lock import check_unlocked
 from famecli.training.options import NEVER, TrainOptions
 from famecli.training.resume import (
@@ -117,7 +117,7 @@ def make_plan(
         report: Called with one line when first weights are downloaded.
 
     Raises:
-        UsageError: A preset or data set is unknown, or two parameters contradict each other.
+        ArgumentError: A preset or data set is unknown, or two parameters contradict each other.
         ConfigError: A key is unknown or a value impossible.
         InputError: The existing run began with other values.
         UnavailableError: Another training is running in the folder, or the files of the data set are missing.
@@ -187,7 +187,7 @@ def _with_first(
     run that has begun does not need the file of its first weights any more; there is no model then.
 
     Raises:
-        UsageError: The first weights are of another preset.
+        ArgumentError: The first weights are of another preset.
         FameError: Any error of `checkpoint_file` and `read_header`.
     """
     if first is not None:
@@ -211,7 +211,7 @@ def _with_first(
     completed = dataclasses.replace(options, dataset=dataset, preparing=prepared)
     base = model_in(metadata, source)
     if options.preset not in (None, base.preset):
-        raise UsageError(
+        raise ArgumentError(
             f"{name} is a {base.preset}, not a {options.preset}",
             "leave the name of the model out, or `init`",
         )
@@ -231,14 +231,14 @@ def with_classes(model: ModelConfig, info: DatasetInfo) -> ModelConfig:
     """Return a model that is given the class of an image, with the classes of a data set.
 
     Raises:
-        UsageError: The data set has no labels.
+        ArgumentError: The data set has no labels.
     """
     if not info.classes:
         names = ", ".join(name for name, each in DATASETS.items() if each.classes)
         own = (
             "folders with a folder for each class; npz files with labels" if info.family == FOLDER else names
         )
-        raise UsageError(f"{info.name} has no labels, which `conditional` needs", f"labels: {own}")
+        raise ArgumentError(f"{info.name} has no labels, which `conditional` needs", f"labels: {own}")
     condition = model.decoder.condition or CONDITION
     decoder = dataclasses.replace(model.decoder, condition=condition)
     return dataclasses.replace(model, classes=info.classes, decoder=decoder)
@@ -246,23 +246,25 @@ def with_classes(model: ModelConfig, info: DatasetInfo) -> ModelConfig:
 
 def _check_conditional(options: TrainOptions, model: ModelConfig, source: object) -> None:
     if options.conditional and not model.classes:
-        raise UsageError(f"`conditional` contradicts {source}, whose model has no classes", "leave one out")
+        raise ArgumentError(
+            f"`conditional` contradicts {source}, whose model has no classes", "leave one out"
+        )
 
 
 def _check_model(options: TrainOptions, found: Resolved) -> None:
     """Check that file and settings do not replace a model or a size that was asked for.
 
     Raises:
-        UsageError: One of them does; the message names both.
+        ArgumentError: One of them does; the message names both.
     """
     preset, told = options.preset, found.model.preset
     if preset is not None and preset != told:
         source = options.config or "`settings`"
         hint = "leave the name of the model out, or `config`"
-        raise UsageError(f"{source} has model.preset = {told!r}, not {preset}", hint)
+        raise ArgumentError(f"{source} has model.preset = {told!r}, not {preset}", hint)
     if found.whole and options.size is not None and options.size not in (sizes := sizes_like(found.model)):
         told = " or ".join(sizes)
-        raise UsageError(
+        raise ArgumentError(
             f"{options.config} has a model of size {told}, not {options.size}", "leave out `size` or `config`"
         )
 
@@ -286,7 +288,7 @@ def _continued(plan: Plan, begun: Begun, settings: list[Setting]) -> Plan:
 def _described(options: TrainOptions, rule: SplitRule) -> DatasetInfo:
     name = options.dataset or DEFAULT_DATASET
     if options.dataset is None and str(options.preparing):
-        raise UsageError(
+        raise ArgumentError(
             f"images of {name}, the default data set, are taken as they are",
             f"add `dataset={FOLDER}` for your own images",
         )
@@ -301,14 +303,14 @@ def _seen_by(info: DatasetInfo, model: ModelConfig) -> DatasetInfo:
 def _check_length(options: TrainOptions) -> None:
     given = {name: value for name in LENGTHS if (value := getattr(options, name)) is not None}
     if len(given) > 1:
-        raise UsageError(
+        raise ArgumentError(
             f"{' and '.join(f'`{name}`' for name in given)} exclude each other: give one of them"
         )
     if options.budget_s == 0:
-        raise UsageError("`budget_s=0` leaves no time for a step", "for example `budget_s=600`")
+        raise ArgumentError("`budget_s=0` leaves no time for a step", "for example `budget_s=600`")
     for name, value in given.items():
         if not 0 < value <= MOST_LENGTH:
-            raise UsageError(f"`{name}={value}` is not a valid length")
+            raise ArgumentError(f"`{name}={value}` is not a valid length")
 
 
 def _total_images(options: TrainOptions, info: DatasetInfo, config: TrainConfig) -> int | None:
