@@ -122,7 +122,7 @@ def test_outputs_of_images_are_checked_before_a_model_is_loaded(
 def test_the_nll_is_printed_before_files_are_written(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*words: object) -> None:
+    def fail(*words: object, **more: object) -> None:
         raise InputError("the disk is full")
 
     monkeypatch.setattr("famecli.cli.evaluate_nll.write_atomic", fail)
