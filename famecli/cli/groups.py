@@ -11,7 +11,7 @@ import typer
 from famecli.checkpoints.store import Store
 from famecli.cli.grouping import COMMON, flags_for_parameters
 from famecli.data.preparation import Preparation
-from famecli.errors import InputError, UsageError, truncate
+from famecli.errors import ArgumentError, InputError, UsageError, truncate
 from famecli.files import check_writable, free_name
 from famecli.output import Output
 from famecli.runtime.devices import MOST_THREADS, check_device
@@ -186,6 +186,14 @@ class Network:
         return Store(self.cache_dir, self.offline, output.note)
 
 
+def _device(name: str) -> str:
+    """Return the name of a device; see `check_device`. The option parser would drop a ValueError's hint."""
+    try:
+        return check_device(name)
+    except ArgumentError as error:
+        raise UsageError(str(error), error.hint) from None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Machine:
     """Device and threads."""
@@ -207,7 +215,7 @@ class Machine:
             "--device",
             metavar="auto|cpu|cuda[:i]|mps",
             help="Device to compute on.",
-            parser=check_device,
+            parser=_device,
             envvar="FAME_DEVICE",
             rich_help_panel=COMMON,
         ),
