@@ -1,7 +1,7 @@
 """The handle of a model.
 
 Pixels are integer levels, 0 to `config.levels - 1`, `(N, C, H, W)`. Numpy arrays and torch tensors go in, and
-the same kind comes out, `nll` apart. Nothing is printed, and the settings of torch stay as they are.
+the same kind comes out, except from `nll`. Nothing is printed, and the settings of torch stay as they are.
 """
 
 from collections.abc import Callable, Iterable, Iterator

@@ -117,7 +117,7 @@ def _check_library() -> None:
 
 
 def _check_size(place: HubFile, size_bytes: int) -> None:
-    """Check the size of a file, which only the server names: no larger one is fetched, so none is pushed."""
+    """Check that a file is within `LARGEST_BYTES`; a larger one would be refused when it is fetched."""
     if size_bytes > LARGEST_BYTES:
         raise UnavailableError(f"{place}: {size_bytes:,} bytes, more than {LARGEST_BYTES >> 20:,} MiB")
 

@@ -158,7 +158,7 @@ FLAGS = {
         "--max-time",
         metavar="TIME",
         parser=seconds,
-        help="Save and stop with code 75 this time after the start.",
+        help="Time from the start until the training saves and stops with code 75.",
         rich_help_panel=RUN,
     ),
     "seed": get_args(Seed)[1],

@@ -50,8 +50,8 @@ def image_header(
     Args:
         name: Name of the file, for errors.
         content: Content of the file, or pixels `(C, H, W)`.
-        expected: `(H, W)` that alone is wanted; None for any. Of an image of another size nothing is
-            unpacked, nor is its shape made upright.
+        expected: The only size `(H, W)` that the caller takes; None for any. An image of another size is
+            neither unpacked nor turned.
 
     Raises:
         InputError: The file is not an image, or is too large.
