@@ -246,7 +246,10 @@ class TrainConfig:
     batch_size: int = ranged(1, 65536, "images per step", 16)
     total_images: int = ranged(1, 10**12, "images seen until the end of the schedule", 500_000)
     warmup_images: int = ranged(0, 10**12, "images until the full learning rate", 6_400)
-    rate_warmup_images: int = ranged(0, 10**12, "images until the KL divergence has its full weight", 38_400)
+    rate_warmup_images: int = ranged(0, 10**12, "images with latents until the KL divergence has its full weight", 38_400)
+    decoder_only: float = ranged(
+        0.0, 0.99, "fraction of the images, the first, on which the decoder learns without latents", 0.0
+    )
     beta: float = ranged(0.0, 1000.0, "weight of the KL divergence; 1 trains the ELBO", 1.0)
     free_nats: float = ranged(0.0, 1000.0, "free nats per stochastic layer: KL below this costs nothing", 1.0)
     ema_halflife_images: int = ranged(0, 10**12, "half-life of the averaged weights", 20_000)
@@ -267,6 +270,11 @@ class TrainConfig:
     def total_steps(self) -> int:
         """Steps until `total_images` are seen; the last one may pass it."""
         return -(-self.total_images // self.batch_size)
+
+    @property
+    def decoder_only_steps(self) -> int:
+        """Steps, the first, that train the decoder without latents."""
+        return int(self.decoder_only * self.total_steps)
 
     @classmethod
     def from_dict(cls, data: object) -> Self:

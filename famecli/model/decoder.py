@@ -174,6 +174,10 @@ class Decoder(nn.Module):
         weight = self.earlier.weight.view(self.pixels, -1, self.pixels, self.channels)
         return (weight * keep[:, None, :, None]).view(self.earlier.weight.shape[:2])
 
+    def no_condition(self, batch: int) -> Tensor:
+        """Return a condition of zeros, `(batch, condition, rows, columns)`."""
+        return self.head2.weight.new_zeros(batch, self.config.condition, *self.grid)
+
     def forward(self, image: Tensor | None, condition: Tensor | None) -> Tensor:
         patches = None
         if self.config.autoregressive:

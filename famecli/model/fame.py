@@ -169,9 +169,13 @@ class Fame(nn.Module):
     Args:
         config: Sizes and switches of the model.
 
+    With `decoder_only`, `forward` has a condition of zeros in place of the latents' features, and no rate.
+
     Shape: images are levels 0 to `levels - 1` in any dtype, `(B, channels, height, width)`. Labels are
     indices of `config.classes`, int64, `(B,)`; None for a model without classes.
     """
+
+    decoder_only = False
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -295,10 +299,17 @@ class Fame(nn.Module):
                 draws.insert(0, draw)
             assert h is not None
             h = stage.descend(h, labels)
-        if labels is not None:
-            plain = self.label.vectors.new_zeros(batch, self.config.decoder.condition, *self.config.grid)
-            h = self.label(plain if h is None else h, labels)
-        return h, draws
+        return (h if labels is None else self._label(h, labels)), draws
+
+    def _label(self, h: Tensor | None, labels: Tensor) -> Tensor:
+        labelled: Tensor = self.label(self.decoder.no_condition(len(labels)) if h is None else h, labels)
+        return labelled
+
+    def start_without_latents(self) -> None:
+        """Zero the ladder's last convolution, so that latents join a trained decoder without a jump."""
+        for stage in self.stages[:1]:
+            for weight in stage.down.conv.parameters():
+                nn.init.zeros_(weight)
 
     def forward(
         self, x: Tensor, noise: Noise, labels: Tensor | None = None, probabilities: Tensor | None = None
@@ -312,7 +323,18 @@ class Fame(nn.Module):
             probabilities: Probabilities with which the bits `x` were drawn, for `log_prob`; None for `x` as
                 it is.
         """
+        if self.decoder_only and self.stages:
+            self._check_labels(labels)
+            condition = self.decoder.no_condition(len(x)) if labels is None else self._label(None, labels)
+            log_px = self._log_px(x, condition, probabilities)
+            return NllTerms(-log_px, log_px.new_zeros(len(x), self.config.stochastic_layers), log_px)
         return self.terms(x, self.bottom_up(self._scaled(x), labels), noise, labels, probabilities)
+
+    def _log_px(self, x: Tensor, condition: Tensor | None, probabilities: Tensor | None) -> Tensor:
+        """Return log p(x | condition) of each image, nats, `(B,)`."""
+        # Sums of a thousand terms: single precision would round differently by batch size.
+        exact = torch.float32 if x.device.type == "mps" else torch.float64
+        return self.log_prob(x, condition, probabilities).flatten(1).sum(1, dtype=exact)
 
     def terms(
         self,
@@ -324,16 +346,14 @@ class Fame(nn.Module):
     ) -> NllTerms:
         """Return the result of `forward`, from the `features` that `bottom_up` returned."""
         condition, draws = self.top_down(features, noise, x.shape[0], labels=labels)
-        # Sums of a thousand terms: single precision would round differently by batch size.
-        exact = torch.float32 if x.device.type == "mps" else torch.float64
-        log_px = self.log_prob(x, condition, probabilities).flatten(1).sum(1, dtype=exact)
+        log_px = self._log_px(x, condition, probabilities)
         rate, log_weight = [], log_px
         for draw in draws:
             assert draw.posterior is not None
             assert draw.normals is not None
             rate.append(draw.posterior.kl(draw.prior))
             ratio = draw.posterior.log_ratio(draw.prior, draw.normals)
-            log_weight = log_weight + ratio.flatten(1).sum(1, dtype=exact)
+            log_weight = log_weight + ratio.flatten(1).sum(1, dtype=log_px.dtype)
         rates = torch.stack(rate, dim=1) if rate else log_px.new_zeros(x.shape[0], 0)
         return NllTerms(-log_px, rates, log_weight)
 

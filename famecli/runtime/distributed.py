@@ -141,11 +141,16 @@ class Group:
         if not self.local_rank:
             self.all_reduce_max(0)
 
-    def parallel(self, model: nn.Module) -> nn.Module:
-        """Return `model`; with several processes, wrapped to average gradients over them."""
+    def parallel(self, model: nn.Module, *, some_unused: bool = False) -> nn.Module:
+        """Return `model`; with several processes, wrapped to average gradients over them.
+
+        Args:
+            model: Model in training.
+            some_unused: Whether some steps do not use all weights.
+        """
         if self.size == 1:
             return model
-        wrapper = DistributedDataParallel(model)
+        wrapper = DistributedDataParallel(model, find_unused_parameters=some_unused)
         # Buffers are masks, which never change. New versions of torch deprecate the argument of this name.
         wrapper.broadcast_buffers = False
         return wrapper

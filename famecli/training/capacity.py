@@ -1,6 +1,7 @@
 """Capacity: the largest batch in memory, the images in a time budget, and advice when a step fails."""
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ FIRST_TRIAL = 8
 # These steps load libraries, allocate memory and compile code.
 WARM_UP_STEPS = 3
 FEWEST_STEPS = 5
+# More steps than are measured.
+MANY = 10**6
 # Time of measuring: fraction of a budget, but at most this many seconds.
 MEASURED_PART = 0.05
 MOST_S = 30.0
@@ -62,13 +65,14 @@ def peak_on_gpu(
 ) -> Callable[[int], int]:
     """Return a function that takes two steps of a number of images and returns the peak memory in bytes.
 
-    Only the second step has the optimizers' state in memory.
+    Only the second step has the optimizers' state in memory. Both have latents, which take memory.
     """
 
     def measure(images: int) -> int:
         release()
         torch.cuda.reset_peak_memory_stats(device)
-        trainer = Trainer(model, dataclasses.replace(config, batch_size=images), split, device, precision)
+        changed = dataclasses.replace(config, batch_size=images, decoder_only=0.0)
+        trainer = Trainer(model, changed, split, device, precision)
         for _ in range(2):
             trainer.step()
         return torch.cuda.max_memory_allocated(device)
@@ -116,12 +120,13 @@ def images_in_time(
         in the measured steps.
     """
     clock, group, batch = clock or Clock(), trainer.group, trainer.config.batch_size
+    step = _mixed_steps(trainer)
     for _ in range(WARM_UP_STEPS):
-        trainer.step()
+        step()
     with clock.running():
         started_s, started_cpu_s, steps, enough = clock.now_s(), thread_s(), 0, False
         while not enough:
-            trainer.step()
+            step()
             steps += 1
             spent_s = clock.now_s() - started_s
             enough = steps >= FEWEST_STEPS and spent_s >= min(MOST_S, MEASURED_PART * budget_s)
@@ -132,6 +137,21 @@ def images_in_time(
     images_per_s = steps * batch / max(spent_s, 1e-9)
     images = int((budget_s - spent_s) * images_per_s)
     return max(1, images // batch) * batch, images_per_s, had
+
+
+def _mixed_steps(trainer: Trainer) -> Callable[[], None]:
+    """Return a function that takes a step; as many have no latents as in the whole training."""
+    config, fraction = trainer.config, trainer.config.decoder_only
+    with_latents = dataclasses.replace(config, decoder_only=0.0)
+    without = dataclasses.replace(config, decoder_only=0.99, total_images=MANY * config.batch_size)
+    taken = itertools.count()
+
+    def step() -> None:
+        number = next(taken)
+        trainer.config = without if int(fraction * (number + 1)) > int(fraction * number) else with_latents
+        trainer.step()
+
+    return step
 
 
 @contextmanager

@@ -97,7 +97,8 @@ class Remarks:
         up.
         """
         config = self.run.trainer.config
-        settled = max(config.total_images // 2, config.rate_warmup_images)
+        alone = config.decoder_only_steps * config.batch_size
+        settled = max(config.total_images // 2, alone + config.rate_warmup_images)
         rates = enumerate(record["kl_bits"])
         idle = [str(layer) for layer, bits in rates if bits is not None and bits < SMALLEST_RATE_BITS]
         if record["split"] != "valid" or record["images"] < settled or not idle:

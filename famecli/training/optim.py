@@ -213,9 +213,15 @@ def optimizer_tensors(model: nn.Module, optimizers: list[torch.optim.Optimizer])
 
 
 def restore_optimizers(
-    model: nn.Module, optimizers: list[torch.optim.Optimizer], tensors: dict[str, Tensor]
+    model: nn.Module, optimizers: list[torch.optim.Optimizer], tensors: dict[str, Tensor], later: str = ""
 ) -> None:
     """Restore the state that `optimizer_tensors` returned; it is empty before the first step.
+
+    Args:
+        model: Model in training.
+        optimizers: Optimizers without state.
+        tensors: State by name.
+        later: Module that may be without state, since later steps train it; empty for none.
 
     Raises:
         ValueError: The state is not of these optimizers.
@@ -230,7 +236,10 @@ def restore_optimizers(
     }
     step = torch.zeros(())
     if tensors:
-        check_tensors(tensors, {name: step if e == "step" else w for name, (_, w, e) in places.items()})
+        like = {name: step if e == "step" else w for name, (_, w, e) in places.items()}
+        if later and not any(name.startswith(f"{later}.") for name in tensors):
+            like = {name: value for name, value in like.items() if not name.startswith(f"{later}.")}
+        check_tensors(tensors, like)
     for name, value in tensors.items():
         optimizer, weight, entry = places[name]
         # AdamW keeps its step counts on the CPU. Other state has the memory format of its weight.

@@ -260,7 +260,8 @@ class Run:
         result = self.trainer.validate(self.valid.levels, self.valid.labels)
         self._count_time()
         progress = self.progress
-        if progress.best_nats is None or result.mean < progress.best_nats:
+        better = progress.best_nats is None or result.mean < progress.best_nats
+        if better and self.trainer.has_latents:
             progress.best_nats, progress.best_images = result.mean, self.trainer.images
             progress.best_sha256 = self._save_model("best.safetensors")
         if self.keep and self.group.is_main:

@@ -115,11 +115,13 @@ class Trainer:
                 int.from_bytes(hashlib.sha256(repr(config.seed).encode()).digest()[:8], "little")
             )
             self.model = Fame(model_config).on(device)
+        if config.decoder_only:
+            self.model.start_without_latents()
         if compiled:
             # A CUDA graph's gradients stay in place, so those of several parts cannot be summed.
             graphs = device.type == "cuda" and group.size == accumulate == 1
             self.model.compile(mode="reduce-overhead" if graphs else None)
-        self.network = group.parallel(self.model)
+        self.network = group.parallel(self.model, some_unused=config.decoder_only > 0)
         # All processes must round alike, else their weights drift apart.
         bf16 = group.all(multiplies_bf16(device.type))
         self.optimizers = make_optimizers(self.model, config, bf16=bf16)
@@ -145,6 +147,11 @@ class Trainer:
         """Whether all images of the schedule were seen."""
         return self.step_count >= self.config.total_steps
 
+    @property
+    def has_latents(self) -> bool:
+        """Whether a step has trained the latents, or the model has none, or they are not to wait."""
+        return self.step_count > self.config.decoder_only_steps or not self.config.decoder_only_steps
+
     def next_images(self) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
         """Return the next step's images: the first fields of `Batch`."""
         steps_per_epoch = len(self.split.pixels) // self.config.batch_size
@@ -161,7 +168,8 @@ class Trainer:
     def _expects_bits(self) -> bool:
         """Whether bits are scored by their mean. Latents depend on the bits, so it is a bias there."""
         kind = self.config.expected_bits
-        return kind == "always" or (kind == "auto" and not self.model.config.stochastic_layers)
+        sees_bits = self.model.config.stochastic_layers and not self.model.decoder_only
+        return kind == "always" or (kind == "auto" and not sees_bits)
 
     def step(self) -> StepRecord:
         """Take one step.
@@ -171,6 +179,7 @@ class Trainer:
         """
         for optimizer in self.optimizers:
             optimizer.zero_grad()
+        self.model.decoder_only = self.step_count < self.config.decoder_only_steps
         batch, parts = self._batch(), self._parts()
         mean_rate = self._mean_rate(batch, parts) if len(parts) > 1 else None
         nats = 0.0
@@ -226,7 +235,7 @@ class Trainer:
         Free nats need this mean before the first part's gradient.
         """
         total = torch.zeros(self.model.config.stochastic_layers, device=self.device)
-        for rows in parts if len(total) else ():
+        for rows in parts if len(total) and not self.model.decoder_only else ():
             x, noise, labels, _ = batch.part(rows, self.model)
             with self.autocast():
                 _, draws = self.model.infer(x, noise, labels=labels)
@@ -281,6 +290,7 @@ class Trainer:
         """Return a copy of the model with the averaged weights, for evaluation."""
         copy = Fame(self.model.config).on(self.device)
         copy.load_state_dict(self.averaged)
+        copy.decoder_only = not self.has_latents
         return copy.eval().requires_grad_(False)
 
     def validate(self, levels: np.ndarray, labels: np.ndarray | None = None) -> ImageNlls:
@@ -343,7 +353,8 @@ class Trainer:
             counters = groups["counters"]["steps"].tolist()
             if min(counters) < 0:
                 raise ValueError(f"its counters are {counters}")
-            restore_optimizers(self.model, self.optimizers, groups["optimizer"])
+            later = "stages" if self.config.decoder_only else ""
+            restore_optimizers(self.model, self.optimizers, groups["optimizer"], later)
         except (KeyError, ValueError) as error:
             raise InputError(f"the saved training state is of another training: {error}") from error
         self.model.load_state_dict(groups["model"])
