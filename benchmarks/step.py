@@ -84,7 +84,8 @@ def parse_options() -> argparse.Namespace:
 def make_trainer(options: argparse.Namespace, *, compiled: bool = False) -> Trainer:
     info = describe(options.dataset, None)
     preset = model_config(options.model, options.size, info.shape, info.levels)
-    model, config, _ = resolve(preset, TrainConfig(), None, [Setting.parse(text) for text in options.set])
+    with_latents = TrainConfig(decoder_only=0.0)
+    model, config, _ = resolve(preset, with_latents, None, [Setting.parse(text) for text in options.set])
     pixels = np.random.default_rng(0).integers(0, 256, (4 * config.batch_size, *info.shape)).astype(np.uint8)
     split = ImageSplit(info, "train", pixels)
     return Trainer(model, config, split, torch.device("cpu"), options.precision, compiled=compiled)

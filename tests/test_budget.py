@@ -29,27 +29,27 @@ def fitted(images: int, **by_hand: int) -> tuple[int, ...]:
 
 
 def test_short_trainings_have_short_schedules() -> None:
-    assert fitted(20_000) == (312, 5_000, 1_000, 2_000)
-    assert fitted(1_009) == (15, 252, 51, 101)
+    assert fitted(20_000) == (312, 2_500, 1_000, 2_000)
+    assert fitted(1_009) == (15, 126, 51, 101)
     assert fitted(1) == (0, 0, 1, 1)
     assert fit(TrainConfig()) == TrainConfig()
     assert fitted(10**9) == tuple(getattr(TrainConfig(), name) for name in FITTED)
 
 
 def test_keys_set_by_hand_stay() -> None:
-    assert fitted(20_000, warmup_images=6_400) == (6_400, 5_000, 1_000, 2_000)
+    assert fitted(20_000, warmup_images=6_400) == (6_400, 2_500, 1_000, 2_000)
     assert fitted(10**9, rate_warmup_images=10**8, ema_halflife_images=0)[1:3] == (10**8, 0)
 
 
 @pytest.mark.parametrize("words", [("--images", 20_000), ("--steps", 1250), ("--set", "total_images=20000")])
 def test_the_schedule_fits_any_length(fame: Command, data: Path, words: tuple[object, ...]) -> None:
     table = tomllib.loads(fame("train", *words, "--set", "warmup_images=7", "--print-config").out)["train"]
-    assert tuple(table[name] for name in FITTED) == (7, 5_000, 1_000, 2_000)
+    assert tuple(table[name] for name in FITTED) == (7, 2_500, 1_000, 2_000)
     table = tomllib.loads(fame("train", *words, "--ema", 9, "--eval-every", 8, "--print-config").out)["train"]
-    assert tuple(table[name] for name in FITTED) == (312, 5_000, 9, 8)
+    assert tuple(table[name] for name in FITTED) == (312, 2_500, 9, 8)
     by_hand = "train={warmup_images=7, eval_every_images=8}"
     table = tomllib.loads(fame("train", *words, "--set", by_hand, "--print-config").out)["train"]
-    assert tuple(table[name] for name in FITTED) == (7, 5_000, 1_000, 8)
+    assert tuple(table[name] for name in FITTED) == (7, 2_500, 1_000, 8)
     assert (table["decay"], table["decay_start"]) == ("linear", 0.3)
 
 

@@ -272,7 +272,7 @@ def test_changed_defaults_find_the_same_run(train: Command, monkeypatch: pytest.
         return resolve(model_config(*told), TrainConfig(), None, settings).model
 
     monkeypatch.setattr(plan, "model_config", wider)
-    monkeypatch.setattr(plan, "fit", lambda config, by_hand: config)
+    monkeypatch.setattr(plan, "fit", lambda config, by_hand, latents_wait: config)
     done = train(*words)
     assert done.code == 0, done.err
     assert "resumed at 6 images" in done.err

@@ -227,7 +227,7 @@ class ModelConfig:
 
 
 # Values of keys in trainings that began before these keys.
-FORMER_TRAINING = {"expected_bits": "never", "decay": "cosine", "decay_start": 0.0}
+FORMER_TRAINING = {"expected_bits": "never", "decay": "cosine", "decay_start": 0.0, "decoder_only": 0.0}
 
 
 @dataclass(frozen=True)
@@ -246,9 +246,11 @@ class TrainConfig:
     batch_size: int = ranged(1, 65536, "images per step", 16)
     total_images: int = ranged(1, 10**12, "images seen until the end of the schedule", 500_000)
     warmup_images: int = ranged(0, 10**12, "images until the full learning rate", 6_400)
-    rate_warmup_images: int = ranged(0, 10**12, "images with latents until the KL divergence has its full weight", 38_400)
+    rate_warmup_images: int = ranged(
+        0, 10**12, "images with latents until the KL divergence has its full weight", 38_400
+    )
     decoder_only: float = ranged(
-        0.0, 0.99, "fraction of the images, the first, on which the decoder learns without latents", 0.0
+        0.0, 0.99, "fraction of the training, at its start, in which a PixelCNN learns without latents", 0.5
     )
     beta: float = ranged(0.0, 1000.0, "weight of the KL divergence; 1 trains the ELBO", 1.0)
     free_nats: float = ranged(0.0, 1000.0, "free nats per stochastic layer: KL below this costs nothing", 1.0)

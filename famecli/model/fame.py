@@ -299,11 +299,9 @@ class Fame(nn.Module):
                 draws.insert(0, draw)
             assert h is not None
             h = stage.descend(h, labels)
-        return (h if labels is None else self._label(h, labels)), draws
-
-    def _label(self, h: Tensor | None, labels: Tensor) -> Tensor:
-        labelled: Tensor = self.label(self.decoder.no_condition(len(labels)) if h is None else h, labels)
-        return labelled
+        if labels is not None:
+            h = self.label(self.decoder.no_condition(batch) if h is None else h, labels)
+        return h, draws
 
     def start_without_latents(self) -> None:
         """Zero the ladder's last convolution, so that latents join a trained decoder without a jump."""
@@ -325,8 +323,8 @@ class Fame(nn.Module):
         """
         if self.decoder_only and self.stages:
             self._check_labels(labels)
-            condition = self.decoder.no_condition(len(x)) if labels is None else self._label(None, labels)
-            log_px = self._log_px(x, condition, probabilities)
+            zeros = self.decoder.no_condition(len(x))
+            log_px = self._log_px(x, zeros if labels is None else self.label(zeros, labels), probabilities)
             return NllTerms(-log_px, log_px.new_zeros(len(x), self.config.stochastic_layers), log_px)
         return self.terms(x, self.bottom_up(self._scaled(x), labels), noise, labels, probabilities)
 

@@ -95,9 +95,9 @@ class Plan:
         if images is not None:
             config = dataclasses.replace(config, total_images=images)
         by_hand = {path[1] for path in self.named if path[0] == "train"}
-        fresh = self.first is None and self.options.init is None
-        later = fresh and bool(self.model.stages) and self.model.decoder.autoregressive
-        return dataclasses.replace(self, config=fit(config, by_hand, latents_later=later))
+        trained = self.first is not None or self.options.init is not None
+        wait = self.model.decoder.autoregressive and bool(self.model.stages) and not trained
+        return dataclasses.replace(self, config=fit(config, by_hand, latents_wait=wait))
 
 
 def make_plan(

@@ -8,13 +8,9 @@ from famecli.config.schema import TrainConfig
 
 EMA_RAMP = 0.05
 VALIDATIONS = 10
-# Latents that join a trained decoder cost it fewer images, and give tighter bounds by several draws.
-DECODER_ONLY = 0.5
 
 
-def fit(
-    config: TrainConfig, by_hand: Collection[str] = (), *, latents_later: bool = False
-) -> TrainConfig:
+def fit(config: TrainConfig, by_hand: Collection[str] = (), *, latents_wait: bool = True) -> TrainConfig:
     """Return `config` with warm-ups, averages and validations that fit its number of images.
 
     Each is its default, or in a short training a fraction of `config.total_images`: 1/64 for the warm-up of
@@ -24,10 +20,10 @@ def fit(
     Args:
         config: Configuration with the final `total_images`.
         by_hand: Names of keys that the user set; these stay unchanged.
-        latents_later: Whether the decoder learns without latents during the first half of the training.
+        latents_wait: Whether the decoder may learn without latents first; else `decoder_only` is 0, too.
     """
-    if "decoder_only" not in by_hand:
-        config = dataclasses.replace(config, decoder_only=DECODER_ONLY if latents_later else 0.0)
+    if not latents_wait and "decoder_only" not in by_hand:
+        config = dataclasses.replace(config, decoder_only=0.0)
     images, default = config.total_images, TrainConfig()
     fitting = {
         "warmup_images": images // 64,

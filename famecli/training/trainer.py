@@ -149,7 +149,7 @@ class Trainer:
 
     @property
     def has_latents(self) -> bool:
-        """Whether a step has trained the latents, or the model has none, or they are not to wait."""
+        """Whether the model is scored with latents: not while only its decoder has been trained."""
         return self.step_count > self.config.decoder_only_steps or not self.config.decoder_only_steps
 
     def next_images(self) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:

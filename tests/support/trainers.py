@@ -31,7 +31,13 @@ SHAPE = (1, 8, 8)
 ATTENTION = {"patch": 2, "attention": (1, 2), "heads": 2}
 TIMES = ("elapsed_s", "cpu_s", "images_per_s")
 PLAIN = TrainConfig(
-    batch_size=6, total_images=48, warmup_images=0, rate_warmup_images=0, free_nats=0.0, eval_every_images=18
+    batch_size=6,
+    total_images=48,
+    warmup_images=0,
+    rate_warmup_images=0,
+    decoder_only=0.0,
+    free_nats=0.0,
+    eval_every_images=18,
 )
 BATCH = 8
 IN_PARTS = dataclasses.replace(PLAIN, batch_size=BATCH, total_images=64)
