@@ -43,11 +43,13 @@ def test_the_best_validation_is_the_first_of_the_lowest(tmp_path: Path) -> None:
         tmp_path / "m",
         *({"images": images, "nats_per_image": nats, "split": "valid"} for images, nats in values),
         {"nats_per_image": 1.0},
+        {"images": 36, "nats_per_image": 70.0, "split": "valid", "kl_bits": [0.0, 0.0]},
     )
     metrics = read_metrics(path)
     assert metrics.best is not None
+    # A decoder without latents has no best checkpoint.
     assert metrics.best.images == 18
-    assert [each.images for each in metrics.of("valid")] == [6, 18, 24, 30]
+    assert [each.images for each in metrics.of("valid")] == [6, 18, 24, 30, 36]
 
 
 def test_a_last_line_cut_anywhere_is_left_out(tmp_path: Path) -> None:

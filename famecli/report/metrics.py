@@ -40,6 +40,11 @@ class Record:
     valid_images: int | None = None
 
     @property
+    def without_latents(self) -> bool:
+        """Whether it is of a decoder that still learns alone: the divergence of all layers is exactly 0."""
+        return bool(self.kl_bits) and set(self.kl_bits) == {0.0}
+
+    @property
     def hours(self) -> float:
         """Hours of training so far."""
         return self.elapsed_s / 3600
@@ -73,8 +78,9 @@ class Metrics:
 
     @property
     def best(self) -> Record | None:
-        """The first validation with the lowest NLL: that of the best checkpoint."""
-        return min(self.of("valid"), key=lambda each: each.nats_per_image or 0.0, default=None)
+        """The first validation with the lowest NLL, with latents if any: that of the best checkpoint."""
+        found = (each for each in self.of("valid") if not each.without_latents)
+        return min(found, key=lambda each: each.nats_per_image or 0.0, default=None)
 
 
 def read_metrics(path: Path) -> Metrics:
