@@ -256,7 +256,7 @@ class TrainConfig:
     free_nats: float = ranged(0.0, 1000.0, "free nats per stochastic layer: KL below this costs nothing", 1.0)
     ema_halflife_images: int = ranged(0, 10**12, "half-life of the averaged weights", 20_000)
     expected_bits: Literal["auto", "always", "never"] = described(
-        "score each random bit by its mean over both values; auto: in models without latents", "auto"
+        "score each random bit by its mean over both values; auto: while no latents see the bits", "auto"
     )
     clip_norm: float = ranged(0.0, 1e9, "maximum norm of the gradient, in nats per image", 50.0)
     max_skipped: int = ranged(0, 10**6, "consecutive steps with a non-finite gradient before giving up", 5)
