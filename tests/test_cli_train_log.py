@@ -64,7 +64,7 @@ def run(tmp_path: Path) -> Run:
 
     images = np.random.default_rng(0).integers(0, 256, (12, 3, 8, 8), np.uint8)
     split = dataclasses.replace(own_images(images, 256, "files", "Files"), split="train")
-    config = TrainConfig(batch_size=4, total_images=1000, rate_warmup_images=250)
+    config = TrainConfig(batch_size=4, total_images=1000, rate_warmup_images=250, decoder_only=0.0)
     trainer = Trainer(model_config("fame", "tiny", (3, 8, 8), 256), config, split, torch.device("cpu"))
     return Run(trainer, tmp_path / "run", FixedLevels(images[:4], range(4), ""))
 
@@ -113,6 +113,16 @@ def test_idle_latents_are_warned_of_once_and_not_before_half_of_the_training(run
     # Not finite is another trouble, and a model without latents has none to warn of.
     assert Remarks(run).warning(record(600, kl_bits=[None, 1.0])) == ""
     assert Remarks(run).warning(record(600, kl_bits=[])) == ""
+
+
+def test_a_decoder_that_learns_alone_is_told_and_not_warned_of(run: Run) -> None:
+    run.trainer.config = dataclasses.replace(run.trainer.config, decoder_only=0.5)
+    run.trainer.step_count = 125
+    assert " bits/dim without latents, which join later, " in Remarks(run).of(record(500))
+    run.trainer.step_count = 126
+    assert "without" not in Remarks(run).of(record(504))
+    assert Remarks(run).warning(record(749, kl_bits=[0.0, 0.0])) == ""
+    assert Remarks(run).warning(record(750, kl_bits=[0.0, 0.0])).startswith("stochastic layer 0, 1 ")
 
 
 @pytest.mark.parametrize(

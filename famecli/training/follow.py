@@ -83,9 +83,12 @@ class Remarks:
         if nll is None:
             told = "not finite"
         else:
-            is_best = best is not None and best.images == images
-            lowest = "" if best is None else f", best {self._nll(best.nats)} at {best.images:,}"
-            told = f"{self._nll(nll, stderr)}{' (best)' if is_best else lowest}"
+            told = self._nll(nll, stderr)
+            if best is not None:
+                lowest = f", best {self._nll(best.nats)} at {best.images:,}"
+                told += " (best)" if best.images == images else lowest
+            elif not trainer.has_latents:
+                told += " without latents, which join later"
         seconds = (self.clock_s() - self.began_s) / max(1, images - self.began_images)
         left = f", {in_time(seconds * (total - images))} left" if images < total else ""
         return f"{images:,} of {total:,} images: validation {told}{left}"
