@@ -120,10 +120,10 @@ def test_the_learning_rate_warms_up_and_falls_as_a_cosine() -> None:
 
 @pytest.mark.parametrize("beta", [1.0, 0.5, 0.0])
 def test_the_weight_of_the_divergence_rises_to_beta(beta: float) -> None:
-    config = TrainConfig(rate_warmup_images=200, beta=beta)
+    config = TrainConfig(rate_warmup_images=200, beta=beta, decoder_only=0.0)
     expected = [0.0, 0.25 * beta, beta, beta]
     assert [rate_weight(config, images) for images in (0, 50, 200, 999)] == expected
-    assert rate_weight(TrainConfig(rate_warmup_images=0, beta=beta), 0) == beta
+    assert rate_weight(dataclasses.replace(config, rate_warmup_images=0), 0) == beta
 
 
 def test_averages_forget_half_in_a_half_life() -> None:
