@@ -86,10 +86,11 @@ VARIATIONS: Mapping[str, tuple[str, ...]] = {
     "beta 0.9": ("train.beta=0.9",),
     "no warm-up of the KL": ("train.rate_warmup_images=0",),
     "long warm-up of the KL": ("train.rate_warmup_images={half}",),
+    "latents from the start": ("train.decoder_only=0",),
 }
 # Keys without effect in a model without attention, or without latents.
 OF_ATTENTION = {"heads", "attention_width"}
-OF_LATENTS = {"bounded_latents", "condition", "beta", "free_nats", "rate_warmup_images"}
+OF_LATENTS = {"bounded_latents", "condition", "beta", "free_nats", "rate_warmup_images", "decoder_only"}
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ def effective_values(changes: Sequence[str], options: argparse.Namespace) -> dic
         fresh=True,
     )
     bits, latents = plan.config.expected_bits, plan.model.stochastic_layers
-    if bits == "auto":
+    if bits == "auto" and not (latents and plan.config.decoder_only):
         bits = "never" if latents else "always"
     tables = {"model": to_dict(plan.model), "train": to_dict(plan.config) | {"expected_bits": bits}}
     idle = (set() if plan.model.decoder.attention else OF_ATTENTION) | (set() if latents else OF_LATENTS)

@@ -119,8 +119,11 @@ def test_a_decoder_that_learns_alone_is_told_and_not_warned_of(run: Run) -> None
     run.trainer.config = dataclasses.replace(run.trainer.config, decoder_only=0.5)
     run.trainer.step_count = 125
     assert " bits/dim without latents, which join later, " in Remarks(run).of(record(500))
+    run.stopped = "signal"
+    assert "(no validation with latents yet)" in Remarks(run).end()
     run.trainer.step_count = 126
     assert "without" not in Remarks(run).of(record(504))
+    run.trainer.config = dataclasses.replace(run.trainer.config, rate_warmup_images=0)
     assert Remarks(run).warning(record(749, kl_bits=[0.0, 0.0])) == ""
     assert Remarks(run).warning(record(750, kl_bits=[0.0, 0.0])).startswith("stochastic layer 0, 1 ")
 

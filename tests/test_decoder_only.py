@@ -126,8 +126,11 @@ def test_a_state_that_lacks_a_part_of_the_ladder_is_refused(tmp_path: Path) -> N
     with pytest.raises(InputError, match="missing"):
         trainer_of("fame", LATER).restore({name: value for name, value in state.items() if name != lost})
     without = {name: value for name, value in state.items() if not name.startswith("optimizer/stages.")}
-    with pytest.raises(InputError, match="missing"):
-        trainer_of("fame", dataclasses.replace(LATER, decoder_only=0.0)).restore(without)
+    for fraction in (0.0, LATER.decoder_only):
+        with pytest.raises(InputError, match="missing"):
+            trainer_of("fame", dataclasses.replace(LATER, decoder_only=fraction)).restore(without)
+    # A skipped step leaves no state.
+    trainer_of("fame", LATER).restore(without | {"counters/steps": torch.tensor([HALF + 1, 1, 1])})
 
 
 def test_validations_have_the_nll_of_the_decoder_until_latents_are_trained(tmp_path: Path) -> None:
@@ -153,6 +156,14 @@ def test_validations_have_the_nll_of_the_decoder_until_latents_are_trained(tmp_p
     assert best is not None
     assert best.images > 6 * HALF
     assert best.nats == min(record["nats_per_image"] for record in late)
+
+
+def test_a_model_without_latents_waits_for_none(tmp_path: Path) -> None:
+    run = run_of(tmp_path, trainer_of("pixelcnn", LATER))
+    train(run, until=HALF - 1)
+    best = run.best()
+    assert best is not None
+    assert best.images == 12
 
 
 def test_the_decoder_alone_is_given_classes() -> None:
@@ -231,7 +242,9 @@ def test_as_many_measured_steps_have_latents_as_in_the_training(fraction: float)
     trainer = trainer_of("fame", dataclasses.replace(LATER, decoder_only=fraction), kind=Counting)
     capacity.images_in_time(trainer, 1.0)
     assert len(kinds) >= capacity.WARM_UP_STEPS + capacity.FEWEST_STEPS
-    assert sum(kinds) == math.floor(fraction * len(kinds))
+    # Each kind is compiled, and loads libraries, before the measured steps.
+    assert kinds[:2] == [fraction > 0, False]
+    assert sum(kinds[2:]) == math.floor(fraction * len(kinds[2:]))
 
 
 def test_a_dry_run_takes_steps_with_latents() -> None:

@@ -250,7 +250,7 @@ class TrainConfig:
         0, 10**12, "images with latents until the KL divergence has its full weight", 38_400
     )
     decoder_only: float = ranged(
-        0.0, 0.99, "fraction of the training, at its start, in which a PixelCNN learns without latents", 0.5
+        0.0, 0.99, "fraction of the training, at its start, in which the decoder learns without latents", 0.5
     )
     beta: float = ranged(0.0, 1000.0, "weight of the KL divergence; 1 trains the ELBO", 1.0)
     free_nats: float = ranged(0.0, 1000.0, "free nats per stochastic layer: KL below this costs nothing", 1.0)

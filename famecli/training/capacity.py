@@ -120,7 +120,12 @@ def images_in_time(
         in the measured steps.
     """
     clock, group, batch = clock or Clock(), trainer.group, trainer.config.batch_size
-    step = _mixed_steps(trainer)
+    kinds, configs = _kinds(trainer.config.decoder_only), _configs(trainer.config)
+
+    def step() -> None:
+        trainer.config = configs[next(kinds)]
+        trainer.step()
+
     for _ in range(WARM_UP_STEPS):
         step()
     with clock.running():
@@ -139,19 +144,17 @@ def images_in_time(
     return max(1, images // batch) * batch, images_per_s, had
 
 
-def _mixed_steps(trainer: Trainer) -> Callable[[], None]:
-    """Return a function that takes a step; as many have no latents as in the whole training."""
-    config, fraction = trainer.config, trainer.config.decoder_only
-    with_latents = dataclasses.replace(config, decoder_only=0.0)
+def _kinds(fraction: float) -> Iterator[bool]:
+    """Yield whether each step is without latents: first one of each kind, then a `fraction` of all steps."""
+    yield from (fraction > 0, False)
+    for step in itertools.count():
+        yield int(fraction * (step + 1)) > int(fraction * step)
+
+
+def _configs(config: TrainConfig) -> tuple[TrainConfig, TrainConfig]:
+    """Return configurations of steps with latents, and of steps without."""
     without = dataclasses.replace(config, decoder_only=0.99, total_images=MANY * config.batch_size)
-    taken = itertools.count()
-
-    def step() -> None:
-        number = next(taken)
-        trainer.config = without if int(fraction * (number + 1)) > int(fraction * number) else with_latents
-        trainer.step()
-
-    return step
+    return dataclasses.replace(config, decoder_only=0.0), without
 
 
 @contextmanager

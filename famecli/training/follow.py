@@ -96,12 +96,12 @@ class Remarks:
     def warning(self, record: dict[str, Any]) -> str:
         """Return a warning about unused latents at a validation; empty if there is none, or none that is new.
 
-        Before half of the images are seen, or the KL divergence has its full weight, latents may still wake
-        up.
+        Before half of the images with latents are seen, or the KL divergence has its full weight, latents may
+        still wake up.
         """
         config = self.run.trainer.config
-        alone = config.decoder_only_steps * config.batch_size
-        settled = max(config.total_images // 2, alone + config.rate_warmup_images)
+        alone = self.run.trainer.decoder_only_steps * config.batch_size
+        settled = alone + max((config.total_images - alone) // 2, config.rate_warmup_images)
         rates = enumerate(record["kl_bits"])
         idle = [str(layer) for layer, bits in rates if bits is not None and bits < SMALLEST_RATE_BITS]
         if record["split"] != "valid" or record["images"] < settled or not idle:
@@ -118,9 +118,8 @@ class Remarks:
         """Return why the training ended, and what was saved; to be called after the last record."""
         run, best = self.run, self.run.best()
         images, total = run.trainer.images, run.trainer.config.total_images
-        lowest = (
-            "no validation yet" if best is None else f"best {self._nll(best.nats)} at {best.images:,} images"
-        )
+        none = "no validation" if run.trainer.has_latents else "no validation with latents"
+        lowest = f"{none} yet" if best is None else f"best {self._nll(best.nats)} at {best.images:,} images"
         if run.stopped in ("signal", "max_time"):
             return (
                 f"stopped at {images:,} of {total:,} images ({lowest}); everything is saved in {run.folder}: "

@@ -197,7 +197,7 @@ class Run:
         return REASONS[self.group.all_reduce_max(REASONS.index(reason))]
 
     def best(self) -> Best | None:
-        """Return the best checkpoint so far; None before the first validation."""
+        """Return the best checkpoint so far; None before the first validation, with latents if it has any."""
         if self.progress.best_nats is None:
             return None
         path = self.folder / "best.safetensors"
@@ -205,7 +205,7 @@ class Run:
 
     @property
     def checkpoint(self) -> Path:
-        """Checkpoint with the lowest validation NLL; the last one before the first validation."""
+        """Best checkpoint; the last one where there is no best one yet."""
         best = self.best()
         return self.folder / "last.safetensors" if best is None else best.path
 

@@ -148,9 +148,14 @@ class Trainer:
         return self.step_count >= self.config.total_steps
 
     @property
+    def decoder_only_steps(self) -> int:
+        """Steps, the first, that train the decoder without latents; 0 for a model that has none."""
+        return self.config.decoder_only_steps if self.model.stages else 0
+
+    @property
     def has_latents(self) -> bool:
-        """Whether the model is scored with latents: not while only its decoder has been trained."""
-        return self.step_count > self.config.decoder_only_steps or not self.config.decoder_only_steps
+        """Whether the model is scored with its latents: not while only its decoder has been trained."""
+        return self.step_count > self.decoder_only_steps or not self.decoder_only_steps
 
     def next_images(self) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
         """Return the next step's images: the first fields of `Batch`."""
@@ -179,7 +184,7 @@ class Trainer:
         """
         for optimizer in self.optimizers:
             optimizer.zero_grad()
-        self.model.decoder_only = self.step_count < self.config.decoder_only_steps
+        self.model.decoder_only = self.step_count < self.decoder_only_steps
         batch, parts = self._batch(), self._parts()
         mean_rate = self._mean_rate(batch, parts) if len(parts) > 1 else None
         nats = 0.0
@@ -353,7 +358,9 @@ class Trainer:
             counters = groups["counters"]["steps"].tolist()
             if min(counters) < 0:
                 raise ValueError(f"its counters are {counters}")
-            later = "stages" if self.config.decoder_only else ""
+            # Skipped steps leave no state.
+            waits = counters[0] - counters[2] <= self.decoder_only_steps
+            later = "stages" if waits and self.decoder_only_steps else ""
             restore_optimizers(self.model, self.optimizers, groups["optimizer"], later)
         except (KeyError, ValueError) as error:
             raise InputError(f"the saved training state is of another training: {error}") from error
