@@ -217,8 +217,8 @@ def train(
     """Train a model and return it as it was at the lowest validation NLL.
 
     `fame train` with the same settings gives the same weights. An existing run in `out` is resumed; its own
-    values replace the defaults. Call again to resume a training that stopped early. If it stopped before latents
-    joined the decoder, the model is the last one, with untrained latents.
+    values replace the defaults. Call again to resume a training that stopped early. If it stopped before
+    latents joined the decoder, the model is the last one, with untrained latents.
 
     Args:
         preset: Name of the model; see `famecli.presets`.
