@@ -275,7 +275,7 @@ class TrainConfig:
 
     @property
     def decoder_only_steps(self) -> int:
-        """Steps, the first, that train the decoder without latents."""
+        """Number of first steps, which train the decoder without latents."""
         return int(self.decoder_only * self.total_steps)
 
     @classmethod

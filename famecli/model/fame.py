@@ -169,7 +169,7 @@ class Fame(nn.Module):
     Args:
         config: Sizes and switches of the model.
 
-    With `decoder_only`, `forward` has a condition of zeros in place of the latents' features, and no rate.
+    While `decoder_only` is set, `forward` ignores the latents: the decoder's condition and all rates are 0.
 
     Shape: images are levels 0 to `levels - 1` in any dtype, `(B, channels, height, width)`. Labels are
     indices of `config.classes`, int64, `(B,)`; None for a model without classes.

@@ -41,7 +41,7 @@ class Record:
 
     @property
     def without_latents(self) -> bool:
-        """Whether it is of a decoder that still learns alone: the divergence of all layers is exactly 0."""
+        """Whether the decoder was scored alone, before latents joined: each KL divergence is exactly 0."""
         return bool(self.kl_bits) and set(self.kl_bits) == {0.0}
 
     @property

@@ -112,7 +112,7 @@ def predict(trainer: Trainer) -> dict[str, Any]:
         OutOfMemoryError: A step does not fit.
         UnavailableError: A step cannot be compiled here.
     """
-    # Steps with latents take more.
+    # Steps with latents take the most memory and time.
     trainer.config = config = dataclasses.replace(trainer.config, decoder_only=0.0)
     with explain_failed_steps(trainer):
         per_image = costs(trainer.model, trainer.autocast)

@@ -221,7 +221,7 @@ def restore_optimizers(
         model: Model in training.
         optimizers: Optimizers without state.
         tensors: State by name.
-        later: Module that may be without state, since later steps train it; empty for none.
+        later: Name of a module that may lack state, because only later steps train it; empty for none.
 
     Raises:
         ValueError: The state is not of these optimizers.

@@ -26,7 +26,7 @@ class Progress:
     Args:
         seconds: Wall time of training and validation, without stops, over all starts.
         cpu_seconds: CPU time of all processes in that time; None in older runs, which did not count it.
-        best_nats: Lowest validation NLL in nats, with latents if there are any; None before the first one.
+        best_nats: Lowest validation NLL in nats since latents joined the decoder; None before there is one.
         best_images: Images seen at the lowest validation NLL.
         best_sha256: SHA-256 of the checkpoint with the lowest validation NLL.
         precision: Precision of the last step.

@@ -197,7 +197,7 @@ class Run:
         return REASONS[self.group.all_reduce_max(REASONS.index(reason))]
 
     def best(self) -> Best | None:
-        """Return the best checkpoint so far; None before the first validation, with latents if it has any."""
+        """Return the best checkpoint so far; None before a validation, and until latents have joined."""
         if self.progress.best_nats is None:
             return None
         path = self.folder / "best.safetensors"

@@ -20,7 +20,7 @@ def fit(config: TrainConfig, by_hand: Collection[str] = (), *, latents_wait: boo
     Args:
         config: Configuration with the final `total_images`.
         by_hand: Names of keys that the user set; these stay unchanged.
-        latents_wait: Whether the decoder may learn without latents first; else `decoder_only` is 0, too.
+        latents_wait: Whether latents may wait for the decoder; if not, `decoder_only` becomes 0.
     """
     if not latents_wait and "decoder_only" not in by_hand:
         config = dataclasses.replace(config, decoder_only=0.0)

@@ -121,7 +121,7 @@ class Trainer:
             # A CUDA graph's gradients stay in place, so those of several parts cannot be summed.
             graphs = device.type == "cuda" and group.size == accumulate == 1
             self.model.compile(mode="reduce-overhead" if graphs else None)
-        self.network = group.parallel(self.model, some_unused=config.decoder_only > 0)
+        self.network = group.parallel(self.model, some_unused=self.decoder_only_steps > 0)
         # All processes must round alike, else their weights drift apart.
         bf16 = group.all(multiplies_bf16(device.type))
         self.optimizers = make_optimizers(self.model, config, bf16=bf16)
@@ -149,7 +149,7 @@ class Trainer:
 
     @property
     def decoder_only_steps(self) -> int:
-        """Steps, the first, that train the decoder without latents; 0 for a model that has none."""
+        """Number of first steps, which train the decoder without latents; 0 for a model without latents."""
         return self.config.decoder_only_steps if self.model.stages else 0
 
     @property
