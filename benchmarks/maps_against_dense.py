@@ -104,13 +104,13 @@ def contenders(
     maps = model_config(maps_preset, size, shape, levels)
     # The dense preset may have another ladder.
     dense = with_parts_of(maps, dense_preset)
-    preset = model_config(dense_preset, size, shape, levels)
+    default = model_config(dense_preset, size, shape, levels)
     few, many = count_parameters(maps), count_parameters(dense)
     models = [
         (maps_preset, maps_preset, maps, maps),
-        (dense_preset, dense_preset, preset, dense),
-        (f"{dense_preset}, fewer maps", dense_preset, preset, fitted(dense, few, "width")),
-        (f"{dense_preset}, fewer latents", dense_preset, preset, fitted(dense, few, "latents")),
+        (dense_preset, dense_preset, default, dense),
+        (f"{dense_preset}, fewer maps", dense_preset, default, fitted(dense, few, "width")),
+        (f"{dense_preset}, fewer latents", dense_preset, default, fitted(dense, few, "latents")),
         (f"{maps_preset}, more maps", maps_preset, maps, fitted(maps, many, "width")),
     ]
     stochastic = [index for index, stage in enumerate(maps.stages) if stage.latents]
@@ -119,10 +119,10 @@ def contenders(
         models.append((f"{maps_preset}, {word} layer dense", maps_preset, maps, hybrid))
     budget = flops_per_image(maps) * images
     found = []
-    for name, preset, default, config in models:
+    for name, preset, base, config in models:
         flops = flops_per_image(config)
         count = count_parameters(config)
-        found.append(Contender(name, preset, default, config, count, flops, round(budget / flops)))
+        found.append(Contender(name, preset, base, config, count, flops, round(budget / flops)))
     return found
 
 

@@ -16,8 +16,7 @@ import torch
 
 from benchmarks.checkpoints import run
 from famecli.config.schema import DecoderConfig, ModelConfig
-from famecli.model.decoder import Decoder
-from famecli.model.distributions import make_likelihood
+from famecli.model.fame import Fame
 from famecli.sampling.sampler import Sampler
 
 CASES = ("nothing", "forward", "sampler")
@@ -58,10 +57,18 @@ def peak_mib(options: argparse.Namespace) -> float:
     torch.manual_seed(0)
     channels, height, width = options.shape
     sizes = DecoderConfig(autoregressive=True, width=options.width, layers=options.layers)
-    name, levels = ("bernoulli", 2) if channels == 1 else ("logistic-mixture", 256)
-    config = ModelConfig("benchmark", name, channels, height, width, levels, decoder=sizes)
-    likelihood = make_likelihood(config)
-    decoder = Decoder(config, likelihood.parameters).to(memory_format=torch.channels_last)
+    levels = 2 if channels == 1 else 256
+    config = ModelConfig(
+        "benchmark",
+        "bernoulli" if levels == 2 else "logistic-mixture",
+        channels,
+        height,
+        width,
+        levels,
+        decoder=sizes,
+    )
+    model = Fame(config).on("cpu")
+    decoder, likelihood = model.decoder, model.likelihood
     if options.case == "forward":
         decoder(torch.rand(options.batch, channels, height, width), None)
     elif options.case == "sampler":

@@ -31,7 +31,7 @@ WARM_UP = 3
 # The first kind with a matching pattern counts.
 KINDS = {
     "convolutions": ("convolution",),
-    "attention": ("scaled_dot_product",),
+    "attention": ("scaled_dot_product", "softmax"),
     "matrix products": ("::mm", "::bmm", "::addmm", "::baddbmm", "::linear"),
     "copies and casts": ("copy", "::clone", "::contiguous", "::fill_", "::zero_", "::cat", "::stack"),
 }
@@ -85,10 +85,11 @@ def make_trainer(options: argparse.Namespace, *, compiled: bool = False) -> Trai
     info = describe(options.dataset, None)
     preset = model_config(options.model, options.size, info.shape, info.levels)
     with_latents = TrainConfig(decoder_only=0.0)
-    model, config, _ = resolve(preset, with_latents, None, [Setting.parse(text) for text in options.set])
-    pixels = np.random.default_rng(0).integers(0, 256, (4 * config.batch_size, *info.shape)).astype(np.uint8)
+    found = resolve(preset, with_latents, None, [Setting.parse(text) for text in options.set])
+    shape = (4 * found.train.batch_size, *info.shape)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     split = ImageSplit(info, "train", pixels)
-    return Trainer(model, config, split, torch.device("cpu"), options.precision, compiled=compiled)
+    return Trainer(found.model, found.train, split, torch.device("cpu"), options.precision, compiled=compiled)
 
 
 def median_ms(trainer: Trainer, steps: int) -> float:

@@ -137,7 +137,7 @@ def step_seconds(records: Sequence[dict[str, Any]]) -> float:
     """Return the CPU seconds of the training steps, without validations; of older runs, the seconds."""
     key = "elapsed_s" if records[-1].get("cpu_s") is None else "cpu_s"
     times = [0.0, *(record[key] for record in records)]
-    spent = sum(
+    spent: float = sum(
         after - before
         for record, before, after in zip(records, times, times[1:], strict=False)
         if record["split"] == "train"

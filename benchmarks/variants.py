@@ -59,8 +59,10 @@ def parse_options() -> argparse.Namespace:
 
 
 def variants(decoder: Decoder, uniforms: torch.Tensor) -> dict[str, Callable[[], torch.Tensor]]:
-    def sampler(slots: int = packing.SLOTS, **changes: int) -> Callable[[], torch.Tensor]:
-        made = Sampler(decoder, Bernoulli(1), 2, **changes)
+    def sampler(
+        slots: int = packing.SLOTS, chunk: int | None = None, lag: int | None = None
+    ) -> Callable[[], torch.Tensor]:
+        made = Sampler(decoder, Bernoulli(1), 2, chunk=chunk, lag=lag)
         before, packing.SLOTS = packing.SLOTS, slots
         # The first use allocates memory.
         made.sample(None, uniforms)

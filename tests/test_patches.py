@@ -52,6 +52,26 @@ def test_what_reaches_beyond_the_image_is_not_seen(patch: int) -> None:
     assert torch.equal(gradient, to_patches(torch.ones(1, 3, 5, 7).double(), patch))
 
 
+@pytest.mark.parametrize("autoregressive", [False, True])
+def test_features_and_their_gradients_are_channels_last(autoregressive: bool) -> None:
+    """In mixed layouts a training step takes a tenth longer."""
+    attention = (1,) if autoregressive else ()
+    config = config_of((1, 9, 11), autoregressive=autoregressive, patch=2, attention=attention, condition=2)
+    decoder = randomise(Decoder(config, 3)).float().to(memory_format=torch.channels_last)
+    found = []
+
+    def follow(module: torch.nn.Module, inputs: object, output: torch.Tensor) -> None:
+        found.append(output)
+        output.register_hook(found.append)
+
+    for layer in (decoder.first, *decoder.layers, decoder.head2):
+        layer.register_forward_hook(follow)
+    condition = normal(2, 2, *decoder.grid).float().to(memory_format=torch.channels_last)
+    decoder(normal(2, 1, 9, 11).float(), condition).square().sum().backward()
+    assert len(found) == 2 * (2 + len(decoder.layers))
+    assert all(each.is_contiguous(memory_format=torch.channels_last) for each in found)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("autoregressive", [False, True])
 @pytest.mark.parametrize("patch", [2, 4])

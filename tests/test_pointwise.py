@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from famecli.model.layers import SMALLEST_SQUARE, gate, normalised_elu
+from famecli.model.layers import SMALLEST_SQUARE, attend, gate, normalise, normalised_elu, sees
 
 Function = Callable[[Tensor], Tensor]
 
@@ -21,8 +21,13 @@ def plain_normalised_elu(h: Tensor) -> Tensor:
     return F.elu(wide / (wide.square().mean(1, keepdim=True) + SMALLEST_SQUARE).sqrt()).to(h.dtype)
 
 
-PAIRS = [(gate, plain_gate), (normalised_elu, plain_normalised_elu)]
-both_functions = pytest.mark.parametrize(("own", "plain"), PAIRS, ids=["gate", "normalised_elu"])
+def plain_normalise(h: Tensor) -> Tensor:
+    wide = h.to(torch.promote_types(h.dtype, torch.float32))
+    return (wide / (wide.square().mean(1, keepdim=True) + SMALLEST_SQUARE).sqrt()).to(h.dtype)
+
+
+PAIRS = [(gate, plain_gate), (normalised_elu, plain_normalised_elu), (normalise, plain_normalise)]
+all_functions = pytest.mark.parametrize(("own", "plain"), PAIRS, ids=["gate", "normalised_elu", "normalise"])
 SHAPES = [(2, 6, 3, 5), (3, 4), (1, 2, 7), (2, 64, 14, 14)]
 
 
@@ -42,7 +47,7 @@ def passes(function: Function, x: Tensor) -> tuple[Tensor, Tensor]:
     return y.detach(), found
 
 
-@both_functions
+@all_functions
 @pytest.mark.parametrize("last", [False, True])
 def test_gradients_are_those_of_the_function(own: Function, plain: Function, last: bool) -> None:
     x = torch.randn((2, 6, 3, 2), generator=torch.Generator().manual_seed(2), dtype=torch.float64)
@@ -50,7 +55,7 @@ def test_gradients_are_those_of_the_function(own: Function, plain: Function, las
     assert torch.autograd.gradcheck(own, (x,))
 
 
-@both_functions
+@all_functions
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-5), (torch.bfloat16, 3e-2)]
@@ -67,7 +72,7 @@ def test_both_passes_are_those_of_the_plain_operations(
         assert ((one.double() - other).abs() / scale).max() < tolerance
 
 
-@both_functions
+@all_functions
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("last", [False, True])
 def test_bits_do_not_depend_on_gradients_and_the_layout_stays(
@@ -87,7 +92,7 @@ def test_bits_do_not_depend_on_gradients_and_the_layout_stays(
     assert torch.equal(x.detach(), before.detach())
 
 
-@both_functions
+@all_functions
 def test_under_autocast_types_stay_as_they_are(own: Function, plain: Function) -> None:
     for dtype in (torch.bfloat16, torch.float32):
         x = maps((2, 6, 3, 5), dtype)
@@ -99,7 +104,7 @@ def test_under_autocast_types_stay_as_they_are(own: Function, plain: Function) -
         assert torch.equal(y, outside[0])
 
 
-@both_functions
+@all_functions
 def test_compiled_functions_are_the_plain_ones(
     own: Function, plain: Function, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,3 +139,36 @@ def test_what_is_kept_for_the_gradient_is_little() -> None:
         y = normalised_elu(x)
     of_others = [each for each in kept if each.data_ptr() not in (x.data_ptr(), y.data_ptr())]
     assert sum(each.numel() for each in of_others) == x.numel() // 64
+
+
+@pytest.mark.parametrize("dim", [1, 3, -1])
+def test_normalise_takes_any_dimension(dim: int) -> None:
+    x = maps((2, 6, 3, 5), torch.float64)
+    for one, other in zip(
+        passes(lambda h: normalise(h, dim), x),
+        passes(lambda h: plain_normalise(h.movedim(dim, 1)).movedim(1, dim), x),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+def test_attention_in_bfloat16_is_that_of_double_precision() -> None:
+    """Its products are not torch's own attention: results and gradients, and what is hidden, are the same."""
+    places = torch.arange(35)
+    seen = sees(places // 7, places % 7, 2)
+    generator = torch.Generator().manual_seed(3)
+    parts = torch.randn((3, 2, 3, 35, 8), generator=generator).bfloat16()
+    gradient = torch.randn((2, 3, 35, 8), generator=generator).bfloat16()
+    results = []
+    for dtype in (torch.bfloat16, torch.float64):
+        inputs = parts.to(dtype).requires_grad_()
+        y = attend(*inputs, seen)
+        results.append((y.detach(), torch.autograd.grad(y, inputs, gradient.to(dtype))[0]))
+    for found, exact in zip(*results, strict=True):
+        assert found.dtype == torch.bfloat16
+        assert float((found.double() - exact).norm() / exact.norm()) < 0.01
+    hidden = (~seen).nonzero()[0]
+    inputs = parts.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(attend(*inputs, seen)[:, :, hidden[0]].sum(), inputs)
+    assert bool((slope[1:, :, :, hidden[1]] == 0).all())
+    assert bool((slope[1:, :, :, hidden[0]] != 0).any())

@@ -22,15 +22,16 @@ def to_patches(image: Tensor, patch: int) -> Tensor:
         image: Pixels, `(B, C, H, W)`.
         patch: Side of a patch in pixels.
 
-    Shape: `(B, patch * patch * C, rows, columns)`. Channels are ordered pixel by pixel, in raster order.
+    Shape: `(B, patch * patch * C, rows, columns)`, channels last in memory. Channels are ordered pixel by
+    pixel, in raster order.
     """
     if patch == 1:
         return image
     batch, channels, height, width = image.shape
     rows, columns = grid_of(height, width, patch)
     image = F.pad(image, (0, columns * patch - width, 0, rows * patch - height))
-    cells = image.reshape(batch, channels, rows, patch, columns, patch).permute(0, 3, 5, 1, 2, 4)
-    return cells.reshape(batch, patch * patch * channels, rows, columns)
+    cells = image.reshape(batch, channels, rows, patch, columns, patch).permute(0, 2, 4, 3, 5, 1)
+    return cells.reshape(batch, rows, columns, patch * patch * channels).permute(0, 3, 1, 2)
 
 
 def from_patches(maps: Tensor, patch: int, height: int, width: int) -> Tensor:
@@ -38,7 +39,8 @@ def from_patches(maps: Tensor, patch: int, height: int, width: int) -> Tensor:
     if patch == 1:
         return maps
     batch, _, rows, columns = maps.shape
-    cells = maps.reshape(batch, patch, patch, -1, rows, columns).permute(0, 3, 4, 1, 5, 2)
+    # Channels go last first, so that the gradient of channels-last maps is channels-last.
+    cells = maps.permute(0, 2, 3, 1).reshape(batch, rows, columns, patch, patch, -1).permute(0, 5, 1, 3, 2, 4)
     return cells.reshape(batch, -1, rows * patch, columns * patch)[:, :, :height, :width]
 
 

@@ -29,8 +29,41 @@ def normalise(h: Tensor, dim: int = 1) -> Tensor:
 
     Source: arXiv:1910.07467, equation 4, without gains.
     """
+    if torch.compiler.is_compiling() or not (h.requires_grad and torch.is_grad_enabled()):
+        return _normalised(h, dim)[0]
+    result: Tensor = _Normalised.apply(h, dim)
+    return result
+
+
+class _Normalised(torch.autograd.Function):
+    """`normalise` with its gradient; saves `h` and a number per position."""
+
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, dim: int) -> Tensor:  # noqa: ANN401
+        y, scale = _normalised(h, dim)
+        ctx.save_for_backward(h, scale)
+        ctx.dim = dim
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
+        h, scale = ctx.saved_tensors
+        return _normalised_backward(to_float32_or_wider(gradient), h, scale, ctx.dim), None
+
+
+def _normalised(h: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Return the result and its factors, in float32 or wider."""
     square = to_float32_or_wider(h).square().mean(dim, keepdim=True)
-    return h * torch.rsqrt(square + SMALLEST_SQUARE).to(h.dtype)
+    scale = torch.rsqrt(square + SMALLEST_SQUARE)
+    return h * scale.to(h.dtype), scale
+
+
+def _normalised_backward(g: Tensor, h: Tensor, scale: Tensor, dim: int) -> Tensor:
+    """Return the gradient of `h`, given that of `n = scale * h`: `scale * (g - n * mean(g * n))`."""
+    wide = to_float32_or_wider(h)
+    along = (g * wide).sum(dim, keepdim=True).mul_(scale).mul_(scale).mul_(scale).div_(-h.shape[dim])
+    return (g * scale).addcmul_(wide, along).to(h.dtype)
 
 
 def activate(h: Tensor, *, normalised: bool) -> Tensor:
@@ -84,10 +117,8 @@ class _NormalisedElu(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ANN401
         h, y, scale = ctx.saved_tensors
-        # With n = scale * h, and g the gradient of n: scale * (g - n * mean(g * n)).
         g = to_float32_or_wider(torch.ops.aten.elu_backward(gradient, 1.0, 1.0, 1.0, True, y))
-        along = (g * h).sum(1, keepdim=True).mul_(scale).mul_(scale).mul_(scale).div_(-h.shape[1])
-        return g.mul_(scale).addcmul_(to_float32_or_wider(h), along).to(h.dtype)
+        return _normalised_backward(g, h, scale, 1)
 
 
 def _normalised_elu(h: Tensor) -> tuple[Tensor, Tensor]:
@@ -294,6 +325,21 @@ class CausalConv2d(nn.Module):
         return F.conv2d(F.pad(x, (0, 0, self.reach, 0)), weight, self.bias, padding=(0, self.reach))
 
 
+def attend(query: Tensor, key: Tensor, value: Tensor, seen: Tensor) -> Tensor:
+    """Return scaled dot-product attention of `(B, heads, N, features)` tensors, masked by `seen` `(N, N)`.
+
+    Source: arXiv:1706.03762, equation 1.
+    Differs: plain products for bfloat16 on CPUs, where the gradient of torch's own attention is three times
+    as slow; logits are rounded to bfloat16.
+    """
+    if query.dtype != torch.bfloat16 or query.device.type != "cpu":
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=seen)
+    hidden = torch.zeros_like(seen, dtype=query.dtype).masked_fill(~seen, -math.inf)
+    queries, keys, values = (each.flatten(0, 1) for each in (query, key, value))
+    logits = torch.baddbmm(hidden, queries, keys.mT, alpha=query.shape[-1] ** -0.5)
+    return torch.bmm(torch.softmax(logits, dim=-1), values).view_as(value)
+
+
 def sees(row: Tensor, column: Tensor, lag: int) -> Tensor:
     """Return the attention mask: a place sees itself and places of no later wavefront and no lower row.
 
@@ -346,9 +392,8 @@ class CausalAttention(nn.Module):
         projected: Tensor = self.project(normalise(h) + self.position.to(h.dtype))
         # (B, rows * columns, 3, heads, features), then one tensor (B, heads, rows * columns, features) each.
         places = projected.flatten(2).transpose(1, 2).unflatten(2, (3, self.heads, -1))
-        query, key, value = places.permute(2, 0, 3, 1, 4)
-        query, key = normalise(query, dim=-1), normalise(key, dim=-1)
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=seen)
+        query, key = normalise(places[:, :, :2], dim=-1).permute(2, 0, 3, 1, 4)
+        mixed = attend(query, key, places[:, :, 2].transpose(1, 2), seen)
         mixed = mixed.transpose(1, 2).flatten(2).transpose(1, 2).unflatten(2, (rows, columns))
         change: Tensor = self.out(mixed)
         return h + change
