@@ -1,6 +1,7 @@
 """The commands of `benchmarks/`: what they run by default, and how they end with an error."""
 
 import itertools
+import re
 import runpy
 from pathlib import Path
 
@@ -37,6 +38,26 @@ def test_variations_are_those_that_change_the_training(
     assert all(one != other for one, other in itertools.combinations(found, 2))
     with pytest.raises(UsageError, match="unknown variation 'batch 31'"):
         recipe.chosen(["batch 31"])
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "told"),
+    [
+        ("memory", ["--case", "sampler", "--width", "8", "--layers", "2", "--batch", "2"], r"^\d+\.\d+$"),
+        ("step", ["--model", "fame", "--size", "tiny", "--steps", "2"], r"\| convolutions \| \d+\.\d+ \|"),
+    ],
+)
+def test_a_short_run_prints_its_figures(
+    name: str,
+    words: list[str],
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("sys.argv", [name, *words])
+    monkeypatch.setattr("torch.set_num_threads", lambda threads: None)
+    runpy.run_path(str(ROOT / "benchmarks" / f"{name}.py"), run_name="__main__")
+    assert re.search(told, capfd.readouterr().out, re.MULTILINE)
 
 
 MISSING = "no-such-folder/file"
