@@ -65,6 +65,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--size", default="small", help="size of the models; default: small")
     parser.add_argument("--minutes", nargs="+", type=float, default=[1.0, 5.0, 15.0], help="time budgets")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--compile", action="store_true", help="compile the steps; compiling does not count")
     parser.add_argument("--limit", type=int, help="score only this many images of each split")
     parser.add_argument("-o", "--out", type=Path, default=Path("runs/speedrun"), help="folder of the runs")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="file for the rows")
@@ -74,7 +75,8 @@ def parse_options() -> argparse.Namespace:
 
 def row_of(preset: str, minutes: float, seed: int, options: argparse.Namespace) -> tuple[Cell, ...]:
     """Train a model within a budget, and return its row of the table."""
-    folder = options.out / f"{options.dataset}-{preset}-{options.size}-{minutes:g}min-seed{seed}"
+    name = f"{options.dataset}-{preset}-{options.size}-{minutes:g}min-seed{seed}"
+    folder = options.out / (f"{name}-compiled" if options.compile else name)
     model = famecli.train(
         preset,
         options.dataset,
@@ -83,6 +85,7 @@ def row_of(preset: str, minutes: float, seed: int, options: argparse.Namespace) 
         budget_s=60 * minutes,
         seed=seed,
         threads=1,
+        compile=options.compile,
         # The only validation is the last one: others would take time that the budget does not count.
         eval_every=NEVER,
         data=options.data,

@@ -15,7 +15,7 @@ TASK, OF_A_CLASS = "unconditional-image-generation", "class-conditional-image-ge
 
 # Keys of a schedule, in the order of a card.
 SCHEDULE = (
-    "optimizer", "muon_lr", "lr", "batch_size", "warmup_images", "rate_warmup_images", "beta",
+    "optimizer", "muon_lr", "lr", "batch_size", "warmup_images", "decoder_only", "rate_warmup_images", "beta",
     "free_nats", "ema_halflife_images", "seed",
 )  # fmt: skip
 
