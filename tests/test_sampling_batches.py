@@ -74,7 +74,9 @@ def parameters_of(case: Case, sampler: Sampler, x: Tensor, images: int) -> list[
     ],
     ids=" and ".join,
 )
+@pytest.mark.usefixtures("threads_put_back")
 def test_the_very_bits_of_parameters_do_not_depend_on_the_batch(wanted: list[str]) -> None:
+    torch.set_num_threads(2)
     case = case_of(*wanted)
     sampler, x = case.sampler(), case.sampler().sample(case.condition, case.uniforms)
     expected = parameters_of(case, sampler, x, 64)

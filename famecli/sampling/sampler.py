@@ -5,7 +5,7 @@ from torch import Tensor
 
 from famecli.model.decoder import Decoder
 from famecli.model.distributions import Likelihood, scale_levels
-from famecli.sampling.execution import GraphMode, GraphRunner, ThreadTrial, threads_for
+from famecli.sampling.execution import GraphMode, GraphRunner, ThreadTrial, threads_for, without_gradients
 from famecli.sampling.packing import PackedDecoder
 from famecli.sampling.plan import Step, parallel_plan, wavefront_plan
 from famecli.sampling.wavefront import WavefrontWorkspace
@@ -121,7 +121,7 @@ class Sampler:
                         drawn = torch.where(views.given, views.known, drawn)
                     space.place(views, drawn[:, views.pixels])
 
-        with threads_for(space.work):
+        with threads_for(space.work), without_gradients(self.decoder.device):
             self.graphs.run((space.batch, temperature, completing), loop, space.levels)
 
     @torch.no_grad()
@@ -163,7 +163,7 @@ class Sampler:
     def params(self, step: Step) -> Tensor:
         """Return the parameters `(B, P, n)` of the `n` pixels of a step, after all earlier steps."""
         views = self.space.steps[step.index]
-        with threads_for(self.space.work):
+        with threads_for(self.space.work), without_gradients(self.decoder.device):
             parameters = self.space.compute(views)
         columns = parameters[:, views.pixels].view(len(parameters), step.count, self.space.batch)
         return columns[:, :, : self.batch].permute(2, 0, 1)
@@ -174,7 +174,8 @@ class Sampler:
         views = self.space.steps[step.index]
         padded = self.space.levels.new_zeros(levels.shape[1], step.count, self.space.batch)
         padded[:, :, : self.batch] = levels.permute(1, 2, 0)
-        self.space.place(views, padded.flatten(1))
+        with threads_for(self.space.work), without_gradients(self.decoder.device):
+            self.space.place(views, padded.flatten(1))
 
     def drawn(self) -> Tensor:
         """Return the levels `(B, C, H, W)` of all pixels that were set since `begin`."""
