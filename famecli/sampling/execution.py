@@ -105,7 +105,7 @@ def threads_for(work: int) -> Iterator[None]:
 def without_gradients(device: torch.device) -> AbstractContextManager[object]:
     """Return the context of the sampler's steps, which record no gradients.
 
-    On a CPU it is inference mode, in which small operations are faster. CUDA graphs are captured in `no_grad`.
+    On a CPU it is inference mode, where small operations are faster. CUDA graphs are captured in `no_grad`.
     """
     return torch.inference_mode() if device.type == "cpu" else torch.no_grad()
 
