@@ -68,7 +68,7 @@ class ImageDecoder:
 
         Raises:
             NumericsError: A condition or an image is not finite, or the parameters of its pixels are not.
-                With sampled levels, only the first image of each part is looked at for parameters.
+                With sampled levels, parameters of one image are looked at.
         """
         model, shape = self.model, self.model.config.image_shape
         wide = torch.promote_types(model.dtype, torch.float32)
@@ -79,7 +79,7 @@ class ImageDecoder:
 
         def decode(rows: slice) -> Tensor:
             own = [None if each is None else each[rows] for each in inputs]
-            return self._decode(*own)  # type: ignore[arg-type]
+            return self._decode(*own, look=rows == parts[-1])  # type: ignore[arg-type]
 
         if processes == 1 or len(parts) == 1:
             empty = torch.zeros(0, *shape, dtype=model.dtype, device=model.device)
@@ -90,15 +90,22 @@ class ImageDecoder:
         return found
 
     def _decode(
-        self, condition: Tensor | None, uniforms: Tensor, known: Tensor | None, mask: Tensor | None
+        self,
+        condition: Tensor | None,
+        uniforms: Tensor,
+        known: Tensor | None,
+        mask: Tensor | None,
+        *,
+        look: bool,
     ) -> Tensor:
         model = self.model
         condition = None if condition is None else condition.to(model.device, model.dtype)
         x = self._sample(condition, uniforms, known, mask)
         if self.decoder_output == "sample":
-            # Parameters that are not finite can give levels that are.
-            seen = model.pixel_parameters(x[:1], None if condition is None else condition[:1])
-            _check_finite(condition, seen, x)
+            _check_finite(condition, x)
+            if look:
+                # Parameters that are not finite can give levels that are.
+                _check_finite(model.pixel_parameters(x[:1], None if condition is None else condition[:1]))
             return x
         whole = pad(x, padded_batch(len(x)))
         parameters = model.pixel_parameters(whole, padded(condition)).to(uniforms.dtype)
