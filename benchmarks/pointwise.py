@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from famecli.model.layers import SMALLEST_SQUARE, gate, normalised_elu
+from famecli.model.layers import SMALLEST_SQUARE, gate, normalise, normalised_elu
 
 SHAPES = ((16, 64, 14, 14), (16, 128, 14, 14), (32, 128, 28, 28))
 Function = Callable[[Tensor], Tensor]
@@ -24,9 +24,15 @@ def plain_normalised_elu(h: Tensor) -> Tensor:
     return F.elu(wide * (wide.square().mean(1, keepdim=True) + SMALLEST_SQUARE).rsqrt()).to(h.dtype)
 
 
+def plain_normalise(h: Tensor) -> Tensor:
+    wide = h.to(torch.promote_types(h.dtype, torch.float32))
+    return h * (wide.square().mean(1, keepdim=True) + SMALLEST_SQUARE).rsqrt().to(h.dtype)
+
+
 PAIRS: tuple[tuple[Function, Function], ...] = (
     (glu, gate),
     (plain_normalised_elu, normalised_elu),
+    (plain_normalise, normalise),
 )
 
 

@@ -25,13 +25,14 @@ from famecli.config.resolve import Setting, resolve
 from famecli.config.schema import TrainConfig
 from famecli.data.dataset import ImageSplit
 from famecli.data.folder import describe
+from famecli.runtime.devices import device_named
 from famecli.training.trainer import Trainer
 
 WARM_UP = 3
 # The first kind with a matching pattern counts.
 KINDS = {
     "convolutions": ("convolution",),
-    "attention": ("scaled_dot_product", "softmax"),
+    "attention": ("scaled_dot_product", "::softmax", "::_softmax"),
     "matrix products": ("::mm", "::bmm", "::addmm", "::baddbmm", "::linear"),
     "copies and casts": ("copy", "::clone", "::contiguous", "::fill_", "::zero_", "::cat", "::stack"),
 }
@@ -89,7 +90,7 @@ def make_trainer(options: argparse.Namespace, *, compiled: bool = False) -> Trai
     shape = (4 * found.train.batch_size, *info.shape)
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     split = ImageSplit(info, "train", pixels)
-    return Trainer(found.model, found.train, split, torch.device("cpu"), options.precision, compiled=compiled)
+    return Trainer(found.model, found.train, split, device_named("cpu"), options.precision, compiled=compiled)
 
 
 def median_ms(trainer: Trainer, steps: int) -> float:

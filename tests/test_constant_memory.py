@@ -1,5 +1,9 @@
-"""Memory does not grow with the number of images, be they streamed samples or evaluated ones."""
+"""Memory does not grow with the number of images, streamed or evaluated, and freed memory is used again."""
 
+import os
+import platform
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,6 +11,8 @@ import numpy as np
 import pytest
 from support.commands import save_model
 from support.victims import Victims
+
+from famecli.runtime.memory import MALLOC_VARIABLES
 
 SHAPE = (3, 32, 32)
 IMAGE_KIB = 3
@@ -86,3 +92,26 @@ def test_an_evaluation_of_ten_thousand_images_needs_no_more_memory_than_their_by
 ) -> None:
     most = NOISE_KIB + COPIES * 7500 * IMAGE_KIB
     assert growth_of_evaluations(fork, model, tmp_path, (2500, 10_000), most) < most
+
+
+FAULTS = """
+import resource
+from famecli.runtime.memory import keep_freed_memory
+keep_freed_memory()
+for _ in range(2):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    block = b"x" * 2**26
+    del block
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="not the GNU C library")
+@pytest.mark.parametrize(("variables", "kept"), [({}, True), ({"MALLOC_TRIM_THRESHOLD_": "131072"}, False)])
+def test_freed_memory_is_used_again(variables: dict[str, str], kept: bool) -> None:
+    """Unless the user has settings of their own, a block is in memory already when it is needed again."""
+    own = {name: value for name, value in os.environ.items() if name not in MALLOC_VARIABLES}
+    done = subprocess.run(
+        [sys.executable, "-c", FAULTS], env=own | variables, capture_output=True, text=True, check=True
+    )
+    assert (int(done.stdout) < 100) == kept

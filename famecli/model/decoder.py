@@ -22,8 +22,8 @@ def to_patches(image: Tensor, patch: int) -> Tensor:
         image: Pixels, `(B, C, H, W)`.
         patch: Side of a patch in pixels.
 
-    Shape: `(B, patch * patch * C, rows, columns)`, channels last in memory. Channels are ordered pixel by
-    pixel, in raster order.
+    Shape: `(B, patch * patch * C, rows, columns)`. Channels are ordered pixel by pixel, in raster order, and
+    come last in memory if `patch` is not 1.
     """
     if patch == 1:
         return image

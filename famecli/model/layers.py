@@ -1,8 +1,8 @@
 """Layers of the ladder and of the decoder, and pointwise functions of features.
 
 Some pointwise functions are faster on CPUs than torch's own. They give the same bits with and without
-gradients. Compiled steps use the plain formulas, which the compiler fuses. Times:
-`python -m benchmarks.pointwise`.
+gradients, and have first derivatives only. Compiled steps use the plain formulas, which the compiler fuses.
+Times: `python -m benchmarks.pointwise`.
 """
 
 import math
@@ -329,8 +329,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, seen: Tensor) -> Tensor:
     """Return scaled dot-product attention of `(B, heads, N, features)` tensors, masked by `seen` `(N, N)`.
 
     Source: arXiv:1706.03762, equation 1.
-    Differs: plain products for bfloat16 on CPUs, where the gradient of torch's own attention is three times
-    as slow; logits are rounded to bfloat16.
+    Differs: plain products for bfloat16 on CPUs, where the gradient of torch's own attention is several
+    times as slow; logits are rounded to bfloat16.
     """
     if query.dtype != torch.bfloat16 or query.device.type != "cpu":
         return F.scaled_dot_product_attention(query, key, value, attn_mask=seen)

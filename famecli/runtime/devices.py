@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from famecli.errors import ArgumentError, UnavailableError
+from famecli.runtime.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +31,7 @@ def device_named(name: str) -> "torch.device":
     """Return the device called `name`; `auto` is the fastest kind available.
 
     On CUDA devices, float32 convolutions are from then on computed in float32, not in TF32: an NLL must not
-    depend on the device.
+    depend on the device. For the CPU, this process keeps freed memory from then on (`keep_freed_memory`).
 
     Args:
         name: `auto`, `cpu`, `cuda`, `cuda:0` and so on, or `mps`.
@@ -50,6 +51,8 @@ def device_named(name: str) -> "torch.device":
         raise UnavailableError(f"device {name} is not available here", "choose auto or cpu")
     if kind == "cuda":
         torch.backends.cudnn.allow_tf32 = False
+    if kind == "cpu":
+        keep_freed_memory()
     return torch.device(name)
 
 

@@ -4,7 +4,7 @@ import time
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from statistics import fmean
 from typing import Literal
 
@@ -100,14 +100,6 @@ def threads_for(work: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def without_gradients(device: torch.device) -> AbstractContextManager[object]:
-    """Return the context of the sampler's steps, which record no gradients.
-
-    On a CPU it is inference mode, where small operations are faster. CUDA graphs are captured in `no_grad`.
-    """
-    return torch.inference_mode() if device.type == "cpu" else torch.no_grad()
 
 
 class ThreadTrial:

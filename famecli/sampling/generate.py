@@ -68,7 +68,8 @@ class ImageDecoder:
 
         Raises:
             NumericsError: A condition or an image is not finite, or the parameters of its pixels are not.
-                With sampled levels, parameters of one image are looked at.
+                With sampled levels, only the parameters of the first image of each part are checked; forked
+                processes leave it to this one.
         """
         model, shape = self.model, self.model.config.image_shape
         wide = torch.promote_types(model.dtype, torch.float32)
@@ -79,7 +80,7 @@ class ImageDecoder:
 
         def decode(rows: slice) -> Tensor:
             own = [None if each is None else each[rows] for each in inputs]
-            return self._decode(*own, look=rows == parts[-1])  # type: ignore[arg-type]
+            return self._decode(*own, look=processes == 1 or rows == parts[-1])  # type: ignore[arg-type]
 
         if processes == 1 or len(parts) == 1:
             empty = torch.zeros(0, *shape, dtype=model.dtype, device=model.device)
