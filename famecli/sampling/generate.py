@@ -68,8 +68,8 @@ class ImageDecoder:
 
         Raises:
             NumericsError: A condition or an image is not finite, or the parameters of its pixels are not.
-                With sampled levels, only the parameters of the first image of each part are checked; forked
-                processes leave it to this one.
+                With sampled levels, parameters are checked for the first image of each part that this process
+                computes.
         """
         model, shape = self.model, self.model.config.image_shape
         wide = torch.promote_types(model.dtype, torch.float32)
