@@ -19,14 +19,14 @@ def glu(both: Tensor) -> Tensor:
     return F.glu(both, 1)
 
 
-def plain_normalised_elu(h: Tensor) -> Tensor:
-    wide = h.to(torch.promote_types(h.dtype, torch.float32))
-    return F.elu(wide * (wide.square().mean(1, keepdim=True) + SMALLEST_SQUARE).rsqrt()).to(h.dtype)
-
-
 def plain_normalise(h: Tensor) -> Tensor:
     wide = h.to(torch.promote_types(h.dtype, torch.float32))
     return h * (wide.square().mean(1, keepdim=True) + SMALLEST_SQUARE).rsqrt().to(h.dtype)
+
+
+def plain_normalised_elu(h: Tensor) -> Tensor:
+    wide = h.to(torch.promote_types(h.dtype, torch.float32))
+    return F.elu(plain_normalise(wide)).to(h.dtype)
 
 
 PAIRS: tuple[tuple[Function, Function], ...] = (

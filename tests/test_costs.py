@@ -66,6 +66,7 @@ def attending(patch: int, attention: tuple[int, ...]) -> Fame:
         (torch.float32, "fused"),
         (torch.float64, "fused"),
         (torch.float32, "plain"),
+        (torch.float64, "plain"),
         (torch.float32, "bf16"),
     ],
 )

@@ -16,14 +16,14 @@ def plain_gate(both: Tensor) -> Tensor:
     return F.glu(both, 1)
 
 
-def plain_normalised_elu(h: Tensor) -> Tensor:
-    wide = h.to(torch.promote_types(h.dtype, torch.float32))
-    return F.elu(wide / (wide.square().mean(1, keepdim=True) + SMALLEST_SQUARE).sqrt()).to(h.dtype)
-
-
 def plain_normalise(h: Tensor) -> Tensor:
     wide = h.to(torch.promote_types(h.dtype, torch.float32))
     return (wide / (wide.square().mean(1, keepdim=True) + SMALLEST_SQUARE).sqrt()).to(h.dtype)
+
+
+def plain_normalised_elu(h: Tensor) -> Tensor:
+    wide = h.to(torch.promote_types(h.dtype, torch.float32))
+    return F.elu(plain_normalise(wide)).to(h.dtype)
 
 
 PAIRS = [(gate, plain_gate), (normalised_elu, plain_normalised_elu), (normalise, plain_normalise)]

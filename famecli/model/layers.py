@@ -95,9 +95,7 @@ def normalised_elu(h: Tensor) -> Tensor:
         h: Maps `(B, width, ...)`; bfloat16 is computed in float32, and the result is rounded once.
     """
     if torch.compiler.is_compiling():
-        wide = to_float32_or_wider(h)
-        scale = (wide.square().mean(1, keepdim=True) + SMALLEST_SQUARE).rsqrt()
-        return F.elu(wide * scale).to(h.dtype)
+        return F.elu(_normalised(to_float32_or_wider(h), 1)[0]).to(h.dtype)
     if not (h.requires_grad and torch.is_grad_enabled()):
         return _normalised_elu(h)[0]
     result: Tensor = _NormalisedElu.apply(h)
@@ -329,15 +327,18 @@ def attend(query: Tensor, key: Tensor, value: Tensor, seen: Tensor) -> Tensor:
     """Return scaled dot-product attention of `(B, heads, N, features)` tensors, masked by `seen` `(N, N)`.
 
     Source: arXiv:1706.03762, equation 1.
-    Differs: plain products for bfloat16 on CPUs, where the gradient of torch's own attention is several
-    times as slow; logits are rounded to bfloat16.
+    Differs: plain products for bfloat16 on CPUs, where the gradient of torch's own attention is slow.
     """
     if query.dtype != torch.bfloat16 or query.device.type != "cpu":
         return F.scaled_dot_product_attention(query, key, value, attn_mask=seen)
-    hidden = torch.zeros_like(seen, dtype=query.dtype).masked_fill(~seen, -math.inf)
-    queries, keys, values = (each.flatten(0, 1) for each in (query, key, value))
-    logits = torch.baddbmm(hidden, queries, keys.mT, alpha=query.shape[-1] ** -0.5)
-    return torch.bmm(torch.softmax(logits, dim=-1), values).view_as(value)
+    query, key, flat = (each.flatten(0, 1) for each in (query, key, value))
+    return attend_by_products(query, key, flat, torch.where(seen, 0.0, -torch.inf).to(flat)).view_as(value)
+
+
+def attend_by_products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+    """Return `attend` of tensors `(B * heads, places, features)`, with an additive mask."""
+    logits = torch.baddbmm(mask, query, key.mT, alpha=1.0 / math.sqrt(query.shape[2]))
+    return torch.bmm(torch.softmax(logits, dim=2), value)
 
 
 def sees(row: Tensor, column: Tensor, lag: int) -> Tensor:

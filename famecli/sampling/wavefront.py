@@ -7,14 +7,13 @@ its 1x1 convolution, and pointwise operations. Attention stores keys and values 
 sees a prefix of them. Proof of exactness: docs/wavefront.md.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from famecli.model.distributions import scale_levels
-from famecli.model.layers import SMALLEST_SQUARE, normalise, sees, to_float32_or_wider
+from famecli.model.layers import SMALLEST_SQUARE, attend_by_products, normalise, sees, to_float32_or_wider
 from famecli.runtime.processor import product_routine
 from famecli.sampling.execution import Products
 from famecli.sampling.packing import PackedAttention, PackedDecoder, SkewedMaps
@@ -114,10 +113,7 @@ class AttentionMemory:
         keys, values = self.cache[:, :, :, :end].flatten(1, 2)
         query = query.reshape(batch * block.heads, wave.count, -1)
         assert views.seen is not None
-        logits = torch.baddbmm(
-            views.seen.expand(len(query), -1, -1), query, keys.mT, alpha=1.0 / math.sqrt(query.shape[2])
-        )
-        mixed = torch.bmm(torch.softmax(logits, dim=2), values)  # (batch * heads, patches, features)
+        mixed = attend_by_products(query, keys, values, views.seen)  # (batch * heads, patches, features)
         by_patch = mixed.view(batch, block.heads, wave.count, -1).permute(2, 0, 1, 3)
         views.mixed[: wave.count * batch, :-1].view(by_patch.shape).copy_(by_patch)
         views.h.addmm_(block.out, views.mixed.t())
