@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +14,14 @@ from support.models import preset_model
 from torch import Tensor
 
 from famecli.runtime import forks
-from famecli.runtime.forks import fill, processes_on, shared
+from famecli.runtime.forks import fill, processes_on, shared, unshared
+from famecli.runtime.memory import is_out_of_memory
 from famecli.sampling.generate import complete_batches, generate, generate_batches
 from famecli.sampling.sampler import LANES
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks are for Linux alone")
 CPU = torch.device("cpu")
+ONE = torch.ones(1)
 PARTS = [slice(0, 3), slice(3, 4), slice(4, 7)]
 
 
@@ -70,6 +72,36 @@ def test_a_part_whose_process_dies_is_computed_here(two_threads: None) -> None:
 
     fill(rows, PARTS, work)
     assert rows.flatten().tolist() == [1, 1, 1, 4, 5, 5, 5]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_a_forked_process_finds_unshared_memory_zero_and_ordinary_memory_as_it_was(
+    dtype: torch.dtype, two_threads: None
+) -> None:
+    like, rows = torch.ones(2, dtype=dtype), shared((7, 1), dtype)
+    own, ordinary = unshared((600, 1000), like), torch.ones(600, dtype=dtype)
+    assert own.dtype == dtype
+    assert not own.any()
+    own.fill_(3.0)
+
+    def work(part: slice) -> Tensor:
+        seen = own.sum().ne(0).to(dtype) + 10 * ordinary.mean()
+        own.fill_(5.0)
+        return seen.expand(part.stop - part.start, 1)
+
+    fill(rows, PARTS, work)
+    assert rows.flatten().tolist() == [10.0] * 4 + [11.0] * 3
+    assert own.unique().tolist() == [5.0]  # by this process alone
+    assert unshared((0, 3), like).shape == (0, 3)
+
+
+@pytest.mark.parametrize("mapped", [lambda: shared((2**60,), torch.uint8), lambda: unshared((2**58,), ONE)])
+def test_memory_that_cannot_be_had_is_an_error_that_batches_understand(
+    mapped: Callable[[], Tensor],
+) -> None:
+    with pytest.raises(MemoryError) as caught:
+        mapped()
+    assert is_out_of_memory(caught.value)
 
 
 @pytest.mark.parametrize("reason", ["no process", "no status", "signal"])

@@ -31,6 +31,11 @@ def scale_levels(x: Tensor, levels: int) -> Tensor:
     return x * (2.0 / (levels - 1)) - 1.0
 
 
+def _tempered(logits: Tensor, temperature: float) -> Tensor:
+    """Return `logits / temperature`; at 1, without an operation."""
+    return logits if temperature == 1.0 else logits / temperature
+
+
 class Bernoulli:
     """Independent bits given one logit each.
 
@@ -59,7 +64,7 @@ class Bernoulli:
 
     def sample(self, parameters: Tensor, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
         """Return the levels `(B, C, ...)` sampled with `uniforms` `(B, self.uniforms, ...)` in [0, 1)."""
-        return (uniforms < torch.sigmoid(parameters / temperature)).to(parameters.dtype)
+        return (uniforms < torch.sigmoid(_tempered(parameters, temperature))).to(parameters.dtype)
 
     def initial_bias(self) -> Tensor:
         """Return the initial parameters `(self.parameters,)` of an untrained decoder."""
@@ -160,24 +165,28 @@ class LogisticMixture:
 
     def sample(self, parameters: Tensor, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
         """Return the levels `(B, C, ...)` sampled with `uniforms` `(B, self.uniforms, ...)` in [0, 1)."""
-        logits, means, log_scales, coefficients = self.split(parameters)
-        bounds = torch.softmax(logits / temperature, dim=1).cumsum(1)[:, :-1]
+        k, c = self.mixtures, self.channels
+        bounds = torch.softmax(_tempered(parameters[:, :k], temperature), dim=1).cumsum(1)[:, :-1]
         chosen = (uniforms[:, :1] >= bounds).sum(1, keepdim=True)  # (B, 1, ...), component index
-
-        def pick(table: Tensor) -> Tensor:
-            index = chosen.unsqueeze(1).expand(-1, table.shape[1], *[-1] * (chosen.dim() - 1))
-            return table.gather(2, index)
-
-        means, log_scales, coefficients = pick(means), pick(log_scales), pick(coefficients)
-        scaled: list[Tensor] = []
-        for channel in range(self.channels):
-            location = self.location(means, coefficients, channel, scaled)[:, 0]
-            u = uniforms[:, 1 + channel]
-            point = location + log_scales[:, channel, 0].exp() * temperature * (u.log() - torch.log1p(-u))
-            level = torch.floor((point + 1.0) * (0.5 * (self.levels - 1)) + 0.5).clamp(0, self.levels - 1)
-            scaled.append(scale_levels(level, self.levels).unsqueeze(1))
-        stacked = torch.cat(scaled, dim=1)
-        return torch.round((stacked + 1.0) * (0.5 * (self.levels - 1)))
+        tables = parameters[:, k:].unflatten(1, (-1, k))  # (B, 2 * C + coefficients, K, ...)
+        index = chosen.unsqueeze(1).expand(-1, tables.shape[1], *[-1] * (chosen.dim() - 1))
+        picked = tables.gather(2, index).squeeze(2).split([c, c, self.coefficients], dim=1)
+        means, log_scales, coefficients = picked[0], picked[1], torch.tanh(picked[2])
+        scales = log_scales.clamp(SMALLEST_LOG_SCALE, LARGEST_LOG_SCALE).exp()
+        points = torch.add(means, scales * torch.logit(uniforms[:, 1:]), alpha=temperature)
+        # In units of levels: the coefficients multiply distances from the middle of the range.
+        half = 0.5 * (self.levels - 1)
+        points = points * half + (half + 0.5)
+        centred: list[Tensor] = []
+        factors = iter(coefficients.unbind(1))
+        drawn: list[Tensor] = []
+        for channel, point in enumerate(points.unbind(1)):
+            if channel:
+                centred.append(drawn[-1] - half)
+            for value in centred:
+                point = torch.addcmul(point, next(factors), value)
+            drawn.append(torch.floor(point).clamp(0, self.levels - 1))
+        return torch.stack(drawn, dim=1)
 
     def initial_bias(self) -> Tensor:
         """Return the initial parameters `(self.parameters,)` of an untrained decoder."""

@@ -20,6 +20,8 @@ from torch import distributed as dist
 
 # 0 keeps all work in this process.
 VARIABLE = "FAME_FORKS"
+# MADV_WIPEONFORK of Linux 4.14, which Python's mmap does not name.
+WIPE_ON_FORK = 18
 
 
 def processes_on(device: torch.device) -> int:
@@ -109,11 +111,38 @@ def _fork(compute: Callable[[], None]) -> int:
 
 
 def shared(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Return zeros in memory that forked processes share."""
+    """Return zeros in memory that forked processes share.
+
+    Raises:
+        MemoryError: There is too little memory.
+    """
+    return _mapped(shape, dtype, mmap.MAP_SHARED, ())
+
+
+def unshared(shape: Sequence[int], like: Tensor) -> Tensor:
+    """Return zeros of the dtype and device of `like`, which a forked process finds zero.
+
+    Ordinary memory is copied page by page when a process writes to it after a fork. This memory is not: each
+    process has its own, in large pages where the system has them.
+
+    Raises:
+        MemoryError: There is too little memory.
+    """
+    if like.device.type != "cpu" or sys.platform != "linux":
+        return like.new_zeros(shape)
+    return _mapped(shape, like.dtype, mmap.MAP_PRIVATE, (WIPE_ON_FORK, mmap.MADV_HUGEPAGE))
+
+
+def _mapped(shape: Sequence[int], dtype: torch.dtype, kind: int, advice: Sequence[int]) -> Tensor:
+    """Return zeros in newly mapped memory; advice that the system does not know is left out."""
     size = torch.Size(shape).numel()
-    memory = mmap.mmap(-1, max(1, size * dtype.itemsize))
-    return (
-        torch.frombuffer(memory, dtype=dtype, count=size).view(*shape)
-        if size
-        else torch.zeros(*shape, dtype=dtype)
-    )
+    if not size:
+        return torch.zeros(*shape, dtype=dtype)
+    try:
+        memory = mmap.mmap(-1, size * dtype.itemsize, flags=kind | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise MemoryError(f"out of memory: {error}") from error
+    for each in advice:
+        with contextlib.suppress(OSError):
+            memory.madvise(each)
+    return torch.frombuffer(memory, dtype=dtype, count=size).view(*shape)

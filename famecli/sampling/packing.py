@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from famecli.model.decoder import Decoder, GatedLayer
 from famecli.model.layers import POSITION_SCALE, CausalAttention, CausalConv2d
+from famecli.runtime.forks import unshared
 from famecli.sampling.plan import Wave
 
 # Any number from 4 to the whole image is equally fast on a CPU; fewer slots take less memory.
@@ -40,13 +41,14 @@ class PackedAttention:
     Attributes:
         heads: Number of heads.
         position: Learned positions, `(width, rows, columns)`.
-        project: Projection to queries, keys and values, `(3 * inner, width + 1)`.
+        project: Projection to the query, key and value of each head, `(width + 1, heads * 3 * features)`.
         out: Output 1x1 convolution, `(width, inner + 1)`.
     """
 
     def __init__(self, block: CausalAttention) -> None:
         self.heads, self.position = block.heads, block.position[0].clone()
-        self.project, self.out = _matrix(block.project), _matrix(block.out)
+        by_head = _matrix(block.project).unflatten(0, (3, block.heads, -1)).transpose(0, 1)
+        self.project, self.out = by_head.flatten(0, 2).t().contiguous(), _matrix(block.out)
 
 
 class PackedLayer:
@@ -228,7 +230,7 @@ class SkewedMaps:
         self.history = (lag + 1) * reach
         self.period = max(self.history, SLOTS)
         slots = self.history + self.period
-        self.buffer = like.new_zeros(layers, slots, channels, reach + height + rows - 1, batch)
+        self.buffer = unshared((layers, slots, channels, reach + height + rows - 1, batch), like)
 
     def clear(self) -> None:
         """Forget all patches."""

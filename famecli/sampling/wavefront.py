@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from famecli.model.distributions import scale_levels
-from famecli.model.layers import SMALLEST_SQUARE, attend_by_products, normalise, sees, to_float32_or_wider
+from famecli.model.layers import SMALLEST_SQUARE, attend_by_products, sees, to_float32_or_wider
+from famecli.runtime.forks import unshared
 from famecli.runtime.processor import product_routine
 from famecli.sampling.execution import Products
 from famecli.sampling.packing import PackedAttention, PackedDecoder, SkewedMaps
@@ -55,13 +56,17 @@ class WaveViews:
         h: Residual path, part of `start`.
         ones: Activations above a row of ones.
         activations: Activations, without the ones.
+        square_ones: Squares of features above a row of ones, in float32 or wider.
+        squares: Squares of features, without the ones.
         mean: Mean square of features.
         sums: Sums of the head, for all pixels of a patch.
+        pixel_sums: Sums of each pixel.
+        later_sums: Sums of the pixels after each pixel.
+        pixels: Each pixel's rows of `image`.
         parameters: Parameters of the likelihood.
         gates: Gates of all gated layers, `(layers, 2 * width, columns)`.
         past: Windows of all gated layers, `(layers, taps * width, columns)`.
         layers: Views of each gated layer.
-        seen: Additive attention mask, `(patches, keys)`: 0, or minus infinity for hidden keys.
         mixed: Attention output, `(columns, inner)`, beside a column of ones.
     """
 
@@ -73,14 +78,47 @@ class WaveViews:
     h: Tensor
     ones: Tensor
     activations: Tensor
+    square_ones: Tensor
+    squares: Tensor
     mean: Tensor
     sums: Tensor
+    pixel_sums: tuple[Tensor, ...]
+    later_sums: tuple[Tensor, ...]
+    pixels: tuple[Tensor, ...]
     parameters: Tensor
     gates: Tensor
     past: tuple[Tensor, ...]
     layers: tuple[LayerViews, ...]
-    seen: Tensor | None
     mixed: Tensor
+
+
+@dataclass(frozen=True)
+class AttentionViews:
+    """Memory of an attention block in one wave of `n` patches; `m` is the number of images times heads.
+
+    Args:
+        projected: Queries, keys and values, `(columns, heads * 3 * features)`.
+        directions: Queries and keys, `(n * m, 2, features)`.
+        squares: Squares of `directions`, in float32 or wider.
+        mean: Mean squares, `(n * m, 2, 1)`.
+        query: Queries, `(m, n, features)`.
+        fresh: Keys and values, `(2, m, n, features)`.
+        stored: Place of `fresh` in the cache.
+        seen_keys: Cached keys up to this wave, `(m, patches, features)`.
+        seen_values: Cached values up to this wave, `(m, patches, features)`.
+        mask: Additive mask, `(n, patches)`: 0, or minus infinity for hidden keys.
+    """
+
+    projected: Tensor
+    directions: Tensor
+    squares: Tensor
+    mean: Tensor
+    query: Tensor
+    fresh: Tensor
+    stored: Tensor
+    seen_keys: Tensor
+    seen_values: Tensor
+    mask: Tensor
 
 
 class AttentionMemory:
@@ -90,33 +128,54 @@ class AttentionMemory:
         block: Weights of the block.
         plan: Order of the patches.
         batch: Number of images, padding included.
-        extra: Largest number of padding patches of a wave.
+        rows: Multiple that the patches of a wave are padded to.
+        mask: Additive attention mask, `(patches, patches)`, in wave order.
     """
 
-    def __init__(self, block: PackedAttention, plan: Plan, batch: int, extra: int) -> None:
-        self.block, self.batch = block, batch
-        self.position = _in_wave_order(block.position, plan, extra)
-        features = block.project.shape[0] // (3 * block.heads)
-        self.cache = block.position.new_zeros(2, batch, block.heads, len(plan.patches), features)
+    def __init__(self, block: PackedAttention, plan: Plan, batch: int, rows: int, mask: Tensor) -> None:
+        self.block, self.batch, self.mask = block, batch, mask
+        self.position = _in_wave_order(block.position, plan, rows - 1)
+        like, places = block.position, (plan.largest + rows - 1) * batch
+        self.features = block.project.shape[1] // (3 * block.heads)
+        self.projected = like.new_zeros(places, block.project.shape[1])
+        self.squares = to_float32_or_wider(like.new_zeros(places * block.heads, 2, self.features))
+        self.mean = self.squares.new_zeros(places * block.heads, 2, 1)
+        self.smallest = self.squares.new_full((), SMALLEST_SQUARE)
+        self.cache = unshared((2, batch * block.heads, len(plan.patches), self.features), like)
+        self.waves = tuple(self._wave(wave, rows) for wave in plan.waves)
 
     def attend(self, views: WaveViews) -> None:
         """Store the keys and values of a wave's patches, and add attention's output to their features."""
-        block, wave, batch = self.block, views.wave, self.batch
-        _add_positions(views.activations, self.position, wave, batch)
-        # With features last, (patches * batch, 3 * inner), each head is copied in one piece.
-        projected = torch.mm(views.ones.t(), block.project.t())[: wave.count * batch]
-        places = projected.view(wave.count, batch, 3, block.heads, -1).permute(2, 1, 3, 0, 4)
-        query, key = normalise(places[:2], dim=-1)
-        end = wave.offset + wave.count
-        self.cache[0, :, :, wave.offset : end] = key
-        self.cache[1, :, :, wave.offset : end] = places[2]
-        keys, values = self.cache[:, :, :, :end].flatten(1, 2)
-        query = query.reshape(batch * block.heads, wave.count, -1)
-        assert views.seen is not None
-        mixed = attend_by_products(query, keys, values, views.seen)  # (batch * heads, patches, features)
-        by_patch = mixed.view(batch, block.heads, wave.count, -1).permute(2, 0, 1, 3)
-        views.mixed[: wave.count * batch, :-1].view(by_patch.shape).copy_(by_patch)
+        block, wave, own = self.block, views.wave, self.waves[views.wave.t]
+        _add_positions(views.activations, self.position, wave, self.batch)
+        torch.mm(views.ones.t(), block.project, out=own.projected)
+        wide = to_float32_or_wider(own.directions)
+        torch.mean(torch.mul(wide, wide, out=own.squares), dim=2, keepdim=True, out=own.mean)
+        own.directions.mul_(own.mean.add_(self.smallest).rsqrt_().to(own.directions.dtype))
+        own.stored.copy_(own.fresh)
+        mixed = attend_by_products(own.query, own.seen_keys, own.seen_values, own.mask)
+        by_patch = mixed.view(self.batch, block.heads, wave.count, self.features).permute(2, 0, 1, 3)
+        views.mixed[: wave.count * self.batch, :-1].view(by_patch.shape).copy_(by_patch)
         views.h.addmm_(block.out, views.mixed.t())
+
+    def _wave(self, wave: Wave, rows: int) -> AttentionViews:
+        heads, features, end = self.block.heads, self.features, wave.offset + wave.count
+        projected = self.projected[: -(-wave.count // rows) * rows * self.batch]
+        # With the features of a head last, each is copied in one piece.
+        heads_of = projected[: wave.count * self.batch].view(wave.count, self.batch * heads, 3, features)
+        pairs = wave.count * self.batch * heads
+        return AttentionViews(
+            projected=projected,
+            directions=heads_of[:, :, :2].flatten(0, 1),
+            squares=self.squares[:pairs],
+            mean=self.mean[:pairs],
+            query=heads_of[:, :, 0].transpose(0, 1),
+            fresh=heads_of[:, :, 1:].permute(2, 1, 0, 3),
+            stored=self.cache[:, :, wave.offset : end],
+            seen_keys=self.cache[0, :, :end],
+            seen_values=self.cache[1, :, :end],
+            mask=self.mask[wave.offset : end, :end],
+        )
 
 
 class WavefrontWorkspace(Workspace):
@@ -146,20 +205,23 @@ class WavefrontWorkspace(Workspace):
         largest = max((run.weight.numel() for run in (*weights.first, *weights.past)), default=0)
         self.work = largest * len(plan.patches) * batch // len(plan.waves)
         self.condition = like.new_ones(like.shape[1], len(plan.patches) + rows - 1, batch)
-        self.start = like.new_zeros(like.shape[0] * widest)
+        self.start = unshared((like.shape[0] * widest,), like)
         self.position = None if weights.position is None else _in_wave_order(weights.position, plan, rows - 1)
         self.sums = like.new_zeros(len(weights.head1) * widest)
         self.parameters = like.new_zeros(weights.head2.shape[1] * widest)
         self.ones = like.new_ones(width + 1, widest)
-        self.mean_weights = to_float32_or_wider(like.new_ones(1, width)) / width
+        self.square_ones = to_float32_or_wider(torch.ones_like(self.ones))
+        # Their product with the squares and a one is the mean square plus the smallest square.
+        self.mean_weights = self.square_ones.new_full((1, width + 1), 1.0 / width)
+        self.mean_weights[:, -1] = SMALLEST_SQUARE
+        mask = _mask(plan, weights.seen_lag, like)
         self.attention = {
-            index: AttentionMemory(layer.attention, plan, batch, rows - 1)
+            index: AttentionMemory(layer.attention, plan, batch, rows, mask)
             for index, layer in enumerate(weights.layers)
             if layer.attention is not None
         }
         inner = max((memory.block.out.shape[1] for memory in self.attention.values()), default=1)
         self.mixed = like.new_ones(widest, inner)
-        self.seen = _seen(plan, weights.seen_lag, like) if self.attention else None
         self.waves = tuple(self._wave(wave) for wave in plan.waves)
 
     def condition_on(self, condition: Tensor | None) -> None:
@@ -176,22 +238,20 @@ class WavefrontWorkspace(Workspace):
         self.maps.clear()
 
     def compute(self, views: StepViews) -> Tensor:
-        width, pixel = self.weights.width, views.step.pixel
-        wave = self.waves[views.step.wave.t]
+        wave, pixel = self.waves[views.step.wave.t], views.step.pixel
         if pixel == 0:
             self._features(wave)
-        elu(wave.sums[pixel * width : (pixel + 1) * width], out=wave.activations)
+        elu(wave.pixel_sums[pixel], out=wave.activations)
         self.products.write(self.weights.head2[pixel], wave.ones, wave.parameters)
         return wave.parameters
 
     def place(self, views: StepViews, levels: Tensor) -> None:
-        channels, width, pixel = self.weights.channels, self.weights.width, views.step.pixel
-        wave = self.waves[views.step.wave.t]
-        own = wave.image[pixel * channels : (pixel + 1) * channels]
+        wave, pixel = self.waves[views.step.wave.t], views.step.pixel
+        own = wave.pixels[pixel]
         views.levels.copy_(levels)
         own[:, views.pixels].copy_(scale_levels(levels, self.num_levels))
         if pixel + 1 < self.weights.pixels:
-            self.products.add(self.weights.earlier[pixel], own, wave.sums[(pixel + 1) * width :])
+            self.products.add(self.weights.earlier[pixel], own, wave.later_sums[pixel])
 
     def _features(self, views: WaveViews) -> None:
         """Compute the sums of the head; every layer first writes its input into its map."""
@@ -229,9 +289,11 @@ class WavefrontWorkspace(Workspace):
 
     def _normalise(self, views: WaveViews, out: Tensor) -> None:
         """Write the features divided by their root mean square."""
+        wide = to_float32_or_wider(views.h)
+        torch.mul(wide, wide, out=views.squares)
         # A matrix product rounds independently of the number of columns.
-        torch.mm(self.mean_weights, to_float32_or_wider(views.h).square(), out=views.mean)
-        torch.mul(views.h, views.mean.add_(SMALLEST_SQUARE).rsqrt_().to(out.dtype), out=out)
+        torch.mm(self.mean_weights, views.square_ones, out=views.mean)
+        torch.mul(views.h, views.mean.rsqrt_().to(out.dtype), out=out)
 
     def _wave(self, wave: Wave) -> WaveViews:
         weights, columns, width = self.weights, self.maps.columns(wave), self.weights.width
@@ -239,7 +301,8 @@ class WavefrontWorkspace(Workspace):
         def of(memory: Tensor, features: int) -> Tensor:
             return memory[: features * columns].view(features, columns)
 
-        start = of(self.start, len(weights.start))
+        start, sums = of(self.start, len(weights.start)), of(self.sums, len(weights.head1))
+        image = self.image.own(0, wave)
         layers = tuple(
             LayerViews(
                 own=self.maps.own(index, wave),
@@ -248,23 +311,26 @@ class WavefrontWorkspace(Workspace):
             )
             for index, layer in enumerate(weights.layers)
         )
-        patches, keys = slice(wave.offset, wave.offset + wave.count), slice(0, wave.offset + wave.count)
         return WaveViews(
             wave=wave,
             condition=self.condition[:, wave.offset : wave.offset + columns // self.batch].flatten(1),
-            image=self.image.own(0, wave),
+            image=image,
             taps=tuple(self.image.taps(0, wave, run) for run in weights.first),
             start=start,
             h=start[:width],
             ones=self.ones[:, :columns],
             activations=self.ones[:-1, :columns],
+            square_ones=self.square_ones[:, :columns],
+            squares=self.square_ones[:-1, :columns],
             mean=self.mean_weights.new_empty(1, columns),
-            sums=of(self.sums, len(weights.head1)),
+            sums=sums,
+            pixel_sums=sums.split(width),
+            later_sums=tuple(sums[pixel * width :] for pixel in range(1, weights.pixels)),
+            pixels=image.split(weights.channels),
             parameters=of(self.parameters, weights.head2.shape[1]),
             gates=start[width:].view(len(layers), 2 * width, columns),
             past=tuple(self.maps.all_taps(wave, run) for run in weights.past),
             layers=layers,
-            seen=None if self.seen is None else self.seen[patches, keys],
             mixed=self.mixed[:columns],
         )
 
@@ -282,7 +348,7 @@ def _add_positions(features: Tensor, position: Tensor, wave: Wave, batch: int) -
     features.unflatten(1, (-1, batch)).add_(position[:, patches])
 
 
-def _seen(plan: Plan, lag: int, like: Tensor) -> Tensor:
+def _mask(plan: Plan, lag: int, like: Tensor) -> Tensor:
     """Return the additive attention mask `(patches, patches)` in wave order; see `sees`."""
     row, column = torch.tensor(plan.patches, device=like.device).unbind(1)
     return torch.where(sees(row, column, lag), 0.0, -torch.inf).to(like.dtype)
