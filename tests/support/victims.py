@@ -50,6 +50,8 @@ class Victims:
             stdout=subprocess.PIPE,
             env=kept
             | {
+                # Freed memory returns to the system, so a peak is what is in use, without fragments.
+                "MALLOC_TRIM_THRESHOLD_": "131072",
                 "OMP_NUM_THREADS": "1",
                 "FAME_DEVICE": "cpu",
                 "PYTHONUNBUFFERED": "",
