@@ -41,6 +41,17 @@ from famecli.sampling.generate import ImageDecoder
 from famecli.sampling.plan import wavefront_plan
 from famecli.sampling.sampler import Sampler
 
+CONTENDERS = (
+    "wavefront",
+    "one_process",
+    "decoder_forward",
+    "model_forward",
+    "raster",
+    "jacobi",
+    "naive",
+    "peer",
+    "beside",
+)
 COLUMNS = {
     "batch": ("batch", "{}"),
     "wavefront": ("wavefront_s", "{:.3f} s"),
@@ -86,7 +97,9 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16, 64], metavar="IMAGES")
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--naive-pixels", type=int, default=2, help="pixels timed per round")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="contenders; default: all")
+    parser.add_argument(
+        "--only", nargs="+", choices=CONTENDERS, metavar="NAME", help="contenders; default: all"
+    )
     parser.add_argument("--peer", type=Path, metavar="FOLDER", help="checkout of pytorch-generative")
     parser.add_argument("--beside", type=Path, metavar="FILE", help="checkpoint to compare speeds with")
     parser.add_argument("--device", default="cpu")
