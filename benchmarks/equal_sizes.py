@@ -157,7 +157,7 @@ def _row(name: str, found: Sequence[Trained], base: Sequence[Trained]) -> tuple[
 def _curves(runs: dict[str, list[Trained]]) -> Table:
     note = (
         "NLL in nats of validation images by averaged weights, means over seeds; the schedules end with the "
-        "last row, and what stands before it is not what a shorter run would reach."
+        "last row, so earlier rows are not what shorter runs would reach."
     )
     return Table("curves", "Learning curves", ("images", *runs), curve_rows(runs.values()), note)
 

@@ -206,7 +206,7 @@ def _curves(decoder: str, rivals: Sequence[Contender], runs: dict[str, list[Trai
     columns = ("PFLOP", *(rival.name for rival in rivals))
     note = (
         "-ELBO in nats of validation images by averaged weights, means over seeds with their errors; the "
-        "schedules end with the last row, and what stands before it is not what a shorter run would reach."
+        "schedules end with the last row, so earlier rows are not what shorter runs would reach."
     )
     return Table(f"curves_{decoder}", f"Learning curves, {decoder} decoder", columns, rows, note)
 

@@ -9,6 +9,7 @@ machine affects all of them. The samplers with a full pass per pixel (naive and 
 --naive-pixels pixels and extrapolated, since all pixels cost the same.
 
 Contenders: `wavefront`, ours, as `fame sample` runs it; `one_process`, ours without forked processes;
+`decoder_forward` and `model_forward`, one forward pass without sampling;
 `raster`, the same cached activations in raster order; `jacobi`, fixed-point iteration over the whole image
 (arXiv:2002.03629); `naive`, one pass per pixel; `peer`, the loop of pytorch-generative's own `sample` over
 its PixelCNN with as many layers and feature maps; `beside`, the weights of --beside in one process.
@@ -181,12 +182,11 @@ def measure(
         contenders["peer"] = lambda: peer_part(peer, x, part)
     if options.beside is not None:
         other = load_checkpoint(options.beside).model.on(options.device).eval()
-        others, inputs = (
-            Sampler(other.decoder, other.likelihood, other.config.levels),
-            inputs_of(other, batch),
-        )
+        others, inputs = sampler_of(other), inputs_of(other, batch)
         contenders["beside"] = lambda: others.sample(*inputs)
     wanted = options.only or list(contenders)
+    if missing := set(wanted) - set(contenders):
+        raise UsageError(f"--only {' '.join(sorted(missing))} lacks --{' and --'.join(sorted(missing))}")
     seconds = medians({name: each for name, each in contenders.items() if name in wanted}, options.rounds)
     return row_of(model, seconds, batch, options) | {
         "pixels_differing": sampler.verify(x, uniforms, condition)

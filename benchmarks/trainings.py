@@ -134,7 +134,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def step_seconds(records: Sequence[dict[str, Any]]) -> float:
-    """Return the CPU seconds of the training steps, without validations; of older runs, the seconds."""
+    """Return the CPU seconds of the training steps, without validations; wall seconds for older runs."""
     key = "elapsed_s" if records[-1].get("cpu_s") is None else "cpu_s"
     times = [0.0, *(record[key] for record in records)]
     spent: float = sum(

@@ -9,7 +9,7 @@ model=${MODEL:-fame-mnist}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-# Next to a folder train, all images in test are the test split; otherwise every tenth image would be.
+# Beside a folder named train, all images in test are the test split. Without it, a hash would choose a tenth.
 mkdir "$work/train"
 fame sample "$model" -n "${IMAGES:-16}" -o "$work/test" -q > /dev/null
 wc -l < "$work/test/manifest.jsonl"

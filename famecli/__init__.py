@@ -21,7 +21,7 @@ __all__ = ["FameError", "Model", "Preparation", "compare", "evaluate", "load", "
 
 
 def __getattr__(name: str) -> object:
-    # No module of the package is called like a public name: its import would take the name's place.
+    # No module of the package shares a public name: importing it would replace the public object.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from famecli import errors

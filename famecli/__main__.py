@@ -1,4 +1,4 @@
-"""The process of `fame` and `python -m famecli`: where memory is too small for its imports, it says so."""
+"""Entry point of `fame` and `python -m famecli`; it reports when memory is too small for the imports."""
 
 import os
 import sys

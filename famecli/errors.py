@@ -61,7 +61,7 @@ class ArgumentTypeError(UsageError, TypeError):
 
 
 class InputError(FameError):
-    """A checkpoint, image or data file is missing, damaged or of the wrong kind."""
+    """An input is missing, damaged or of the wrong kind; or an output exists or cannot be written."""
 
     exit_code = ExitCode.BAD_INPUT
 
@@ -95,7 +95,7 @@ class OutOfMemoryError(FameError):
 
 
 class GateError(FameError):
-    """A measured value misses the limit that the user set."""
+    """A measured value is outside its limit, or a check of the model fails."""
 
     exit_code = ExitCode.GATE
 

@@ -86,5 +86,5 @@ def fenced(text: str, language: str) -> str:
 
 
 def yaml(text: str) -> str:
-    """Return text as a quoted string of YAML, which takes no halves of a character as JSON does."""
+    """Return text as a quoted YAML string, without lone surrogates, which only JSON allows."""
     return json.dumps(printable(text), ensure_ascii=False)

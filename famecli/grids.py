@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Least width of an image on the screen, where a whole scale reaches it.
+# Largest width to which a small image is enlarged.
 VISIBLE_PX = 64
 # Gap between two groups of a grid, in paddings.
 GAPS = 3
@@ -45,7 +45,7 @@ def enlarged(pixels: np.ndarray, scale: int) -> np.ndarray:
 
 
 def visible_scale(width: int) -> int:
-    """Return the scale at which an image of a width is large enough to see."""
+    """Return the largest whole scale that keeps an image of `width` within `VISIBLE_PX`; at least 1."""
     return max(1, VISIBLE_PX // width)
 
 

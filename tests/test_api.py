@@ -316,6 +316,8 @@ def test_settings_of_torch_are_left_alone_and_do_not_matter(
     ]
     expected = [call() for call in calls]
     torch.set_default_dtype(torch.float64)
+    # On a processor with bfloat16, this lets float32 products round to it.
+    torch.set_float32_matmul_precision("medium")
     torch.manual_seed(3)
     random = torch.get_rng_state()
     try:
@@ -324,9 +326,11 @@ def test_settings_of_torch_are_left_alone_and_do_not_matter(
                 assert call() == result
                 assert (torch.get_num_threads(), torch.get_default_dtype()) == (2, torch.float64)
                 assert torch.is_grad_enabled() == gradients
+                assert torch.get_float32_matmul_precision() == "medium"
                 assert torch.equal(torch.get_rng_state(), random)
     finally:
         torch.set_default_dtype(torch.float32)
+        torch.set_float32_matmul_precision("highest")
     assert capfd.readouterr() == ("", "")
 
 

@@ -4,13 +4,13 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from support.commands import save_model
-from support.victims import Victims
+from support.victims import Victims, victims
 
 from famecli.runtime.memory import MALLOC_VARIABLES
 
@@ -23,6 +23,13 @@ OPTIONS = ("--split", "train", "--batch-size", 64)
 # What two runs of the same command differ by, but for a few that have more pages of libraries.
 NOISE_KIB = 4096
 TRIES = 3
+
+
+@pytest.fixture(scope="module")
+def fork(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victims]:
+    """A process whose freed memory returns to the system: a peak is what is in use, without fragments."""
+    with victims(tmp_path_factory.mktemp("victims"), {"MALLOC_TRIM_THRESHOLD_": "131072"}) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")

@@ -307,7 +307,7 @@ def test_the_page_shows_the_nll_with_its_protocol(
     path = save_model(tmp_path / "model.safetensors", "vae", shape, levels, facts=facts)
     data = card_of(path, "org/name").data
     (result,) = data.eval_results
-    assert (data.model_name, data.library_name, data.license) == ("name", "famecli", "mit")
+    assert (data.model_name, data.library_name, data.license) == ("name", "famecli", None)
     assert (result.task_type, result.metric_type) == ("unconditional-image-generation", "nll")
     assert result.metric_value == value
     assert f"NLL, {unit} (IWAE, K = 100, seed 3" in result.metric_name

@@ -15,8 +15,11 @@ def poison(space: WavefrontWorkspace) -> None:
     for tensor in (space.start, space.sums, space.parameters, space.uniforms, space.levels):
         tensor.fill_(float("nan"))
     for memory in space.attention.values():
-        memory.cache.fill_(float("nan"))
+        for tensor in (memory.cache, memory.scratch.projected, memory.scratch.squares, memory.scratch.mean):
+            tensor.fill_(float("nan"))
     for tensor in (space.image.buffer, space.maps.buffer, space.condition[:-1], space.ones[:-1]):
+        tensor.fill_(float("nan"))
+    for tensor in (space.square_ones[:-1], space.mixed[:, :-1]):
         tensor.fill_(float("nan"))
 
 

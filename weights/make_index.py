@@ -6,10 +6,13 @@ from famecli.checkpoints.card import model_card
 from famecli.checkpoints.description import describe
 from famecli.checkpoints.index import INDEX, index_text
 
+# By the hub's identifiers; the index has that of SPDX.
+LICENCE = "mit"
+
 
 def card_text(path: Path) -> str:
     """Return the model card of a checkpoint."""
-    return model_card(describe(path))
+    return model_card(describe(path), licence=LICENCE)
 
 
 if __name__ == "__main__":

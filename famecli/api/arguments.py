@@ -47,7 +47,7 @@ def levels_of(x: Array | Tensor, config: ModelConfig) -> npt.NDArray[np.uint8]:
 
 
 def shown_of(x: Array | Tensor, config: ModelConfig) -> Array:
-    """Return the result of `levels_of`, also for errors, or expected levels (floats) of that shape."""
+    """Return levels as `levels_of` does, and expected levels (floats) as an array; errors are the same."""
     if isinstance(x, Tensor) and x.is_floating_point():
         x = x.detach().cpu().float().numpy()
     if not (isinstance(x, np.ndarray) and x.dtype.kind == "f"):

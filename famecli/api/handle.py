@@ -269,8 +269,8 @@ class Model:
     ) -> Pixels:
         """Return images with their unknown pixels drawn given the known ones, levels `(N, C, H, W)`, uint8.
 
-        Completion `j` of image `i` has the seed `seed + i * n + j`. It is an exact draw if the model has no
-        latents and the first rows are known, else a draw of a Markov chain.
+        Completion `j` of image `i` has the seed `seed + i * n + j`. With latents, a Markov chain draws it.
+        Without latents it is an exact draw, unless a known pixel follows an unknown one, which ignores it.
 
         Args:
             x: Levels `(N, C, H, W)`; those of unknown pixels are ignored.

@@ -148,7 +148,7 @@ def evaluate(
         preparation: Preparation of your own images; None for that of the model's training images.
         offline: Whether downloads are forbidden.
         cache_dir: Folder of downloaded files; None for the user's cache.
-        progress: Called with the images done and their total.
+        progress: Called with the images done and their total; `marginal` counts an image once per class.
 
     Raises:
         ArgumentError: The model is for other images, or a number is out of range.
@@ -231,7 +231,7 @@ def train(
         steps: Length in steps.
         budget_s: Length in seconds of training steps; the measured speed fixes the number of images.
         batch_size: Images per step; None for 16 on a CPU, on a GPU what fits in memory.
-        accumulate: Number of parts of the images of a step, to save memory; same result.
+        accumulate: Number of micro-batches per step, to save memory by gradient accumulation; same result.
         lr: Learning rate of AdamW.
         ema: Half-life of the averaged weights, in images.
         seed: Seed of weights, order, bits and latents.

@@ -20,7 +20,7 @@ SCHEDULE = (
 )  # fmt: skip
 
 
-def model_card(described: Description, repository: str = "", licence: str | None = "mit") -> str:
+def model_card(described: Description, repository: str = "", licence: str | None = None) -> str:
     """Return the card of a checkpoint.
 
     Args:

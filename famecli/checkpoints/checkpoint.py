@@ -42,7 +42,7 @@ class Checkpoint:
 
     Args:
         source: Name of the file.
-        model: Model on the CPU, in evaluation mode.
+        model: Model in evaluation mode, on the CPU when loaded.
         weights: Kind of its weights.
         metadata: Metadata of the file as stored, with `training`, `provenance` and `claim`.
         sha256: SHA-256 of the file.

@@ -44,8 +44,8 @@ def locate(place: HubFile) -> Located:
     commit, sha256, size_bytes = found.commit_hash or "", found.etag or "", found.size
     if not (commit.isalnum() and SHA256.fullmatch(sha256) and size_bytes):
         raise UnavailableError(
-            f"{host_of(place.url)} names no commit, SHA-256 and size of {place}",
-            "large files have them; a hash of your own will do: add #sha256=HEX",
+            f"{host_of(place.url)} records no commit, SHA-256 or size of {place}",
+            "it records them for large files only; or add the file's hash: #sha256=HEX",
         )
     _check_size(place, size_bytes)
     pinned = dataclasses.replace(place, revision=commit)
@@ -101,7 +101,7 @@ def push(
 
 
 def _is_installed() -> bool:
-    """Return whether the library is installed; what it tells about this machine is off by default."""
+    """Return whether the library is installed, after switching its telemetry off by default."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     return find_spec(LIBRARY) is not None
 

@@ -48,7 +48,7 @@ class PastTraining:
 
     @property
     def thread_hours(self) -> float:
-        """Wall time in hours, times threads."""
+        """Wall time in hours, times the threads of all processes."""
         return self.seconds / 3600 * self.threads * self.processes
 
 
@@ -146,7 +146,7 @@ class Provenance(PastTraining):
     preparation: Preparation | None = None
 
     def prepared(self, asked: Preparation, dataset: str = FOLDER) -> Preparation:
-        """Return the preparation of images for the model: as asked, what that leaves open as in training.
+        """Return the preparation of images for the model: what `asked` leaves open is as in training.
 
         Older trainings on the user's images record none and split by position.
 

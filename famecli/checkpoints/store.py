@@ -125,7 +125,7 @@ class Store:
         return Located(address, file if place is None else place.name, sha256, size_bytes)
 
     def fetch_located(self, located: Located) -> Path:
-        """Return a file that `locate` found, fetched if no imported one is it; errors as for `fetch`."""
+        """Return a file that `locate` found, imported or else fetched; errors as for `fetch`."""
         for each in self.imported():
             if each.sha256 == located.sha256:
                 check_hash(each.path, each.sha256)

@@ -91,7 +91,7 @@ def compress(
     """Compress images without loss, to about the model's NLL in bits. Prints the path of the output.
 
     Images come from files, or else from the data set. A binary model takes only black and white images. fame
-    decompress restores them; after --resize or --convert, the changed images. See docs/coding.md.
+    decompress restores the images, as --resize and --convert changed them. See docs/coding.md.
 
     Examples:
 
@@ -194,7 +194,7 @@ def _check_target(target: str, force: bool, json: bool) -> None:
     elif json:
         raise UsageError("--json and -o - both want stdout", "name an output file")
     elif sys.stdout.isatty():
-        raise UsageError("bits would go to the terminal", f"redirect it: > images{SUFFIX}, or name a file")
+        raise UsageError("bits would go to the terminal", f"redirect stdout: > images{SUFFIX}, or -o FILE")
 
 
 @grouped

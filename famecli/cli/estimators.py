@@ -23,7 +23,7 @@ class Bound:
             "--importance-samples",
             min=1,
             metavar="K",
-            help="1: the ELBO; more: the tighter IWAE bound, with its curve from 1 to K.",
+            help="Importance samples per image: 1 for the ELBO, more for the IWAE bound and its curve.",
         ),
     ] = 1
     ais: Annotated[
@@ -42,7 +42,9 @@ class Bound:
     ] = None
     leapfrog: Annotated[
         int | None,
-        typer.Option("--leapfrog", min=1, help="Gradients per step (default: 5).", rich_help_panel=ANNEALING),
+        typer.Option(
+            "--leapfrog", min=1, help="Leapfrog steps per transition (default: 5).", rich_help_panel=ANNEALING
+        ),
     ] = None
     ais_from: Annotated[
         Start | None,
@@ -68,7 +70,7 @@ class Bound:
         bool,
         typer.Option(
             "--marginal",
-            help="For a model with classes: mean of p(x|y) over classes, and accuracy of the likeliest.",
+            help="For a model with classes: mean of p(x|y) over classes, and classification accuracy.",
         ),
     ] = False
     batch_size: BatchSize = None

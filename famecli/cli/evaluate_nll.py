@@ -54,13 +54,13 @@ class Results:
     heatmap: Annotated[
         Path | None,
         typer.Option(
-            "--heatmap", metavar="FOLDER", help="Write a PNG per image; white is 8 bits or more a channel."
+            "--heatmap", metavar="FOLDER", help="Write bits per pixel as PNGs; white: 8 or more a channel."
         ),
     ] = None
     record: Annotated[
         Path | None,
         typer.Option(
-            "--record", metavar="FILE", help="Write a checkpoint of these weights that claims this NLL."
+            "--record", metavar="FILE", help="Write these weights, with this NLL as a claim, to FILE."
         ),
     ] = None
     force: Force = False
@@ -131,9 +131,7 @@ Half = Annotated[
 ]
 Coded = Annotated[
     bool,
-    typer.Option(
-        "--coded", help="Compress and restore the images, too; PNG and lossless WebP for comparison."
-    ),
+    typer.Option("--coded", help="Also compress and restore the images; compare with PNG and lossless WebP."),
 ]
 
 
@@ -249,9 +247,7 @@ def _check_together(
         UsageError: The options do not fit together.
     """
     if files and (bound.simulated is not None or data.data is not None or split != "test"):
-        raise UsageError(
-            "--split, --data and --simulated are for other images than files", "leave the files out"
-        )
+        raise UsageError("--split, --data and --simulated do not go with image files", "leave the files out")
     if results.record is not None and (data.data == STDIN or files):
         raise UsageError("--record is for a data set: nobody else has these images")
     if results.record is not None and (bound.ais or bound.simulated):
@@ -275,7 +271,7 @@ def _check_classes(bound: Bound, results: Results, label: str | None, *, coded: 
         UsageError: The options do not fit together.
     """
     if label is not None and results.record is not None:
-        raise UsageError("--record is for the labels of the data set, as fame weights verify takes them")
+        raise UsageError("--record takes the labels of the data set: it does not go with --class")
     if label is not None and bound.simulated is not None:
         raise UsageError("simulated images have random classes", "leave --class out")
     if bound.marginal and (coded or results.heatmap is not None):

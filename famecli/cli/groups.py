@@ -84,7 +84,7 @@ Preparing = Annotated[
         "crop": typer.Option(
             "--crop",
             metavar="center|none",
-            help="With --resize: cut off what exceeds a square (default), or stretch.",
+            help="With --resize: crop to the central square (center, default), or stretch (none).",
             rich_help_panel=IMAGES,
         ),
         "pad": typer.Option(
@@ -92,7 +92,7 @@ Preparing = Annotated[
         ),
         "convert": typer.Option(
             "--convert",
-            help="Convert 16 bits, colours for a grey model, CMYK, transparency and several frames.",
+            help="Allow lossy conversion: of 16 bits, colours (grey model), CMYK, transparency, frames.",
             rich_help_panel=IMAGES,
         ),
     },
@@ -324,7 +324,7 @@ class PictureOutput(ImageOutput):
 def join(output: Output) -> "Group":
     """Return the processes of this command; only the first prints. See `famecli.runtime.distributed.join`.
 
-    Check outputs before this call, which waits for all processes: later the first one may have written.
+    Check outputs before this call: it waits for all processes, and the first one may write right after it.
     """
     from famecli.runtime import distributed
 

@@ -73,7 +73,9 @@ def info(
         source.check_trained_on(described.provenance.dataset)
         facts = described.document(tensors=tensors)
         if card:
-            output.result(facts, model_card(described).removesuffix("\n"))
+            shipped = (each.licence for each in index().values() if each.sha256 == described.sha256)
+            licence = next(shipped, "").lower() or None
+            output.result(facts, model_card(described, licence=licence).removesuffix("\n"))
         else:
             output.result(facts, described.sha256, lambda console: _show(described, console, tensors=tensors))
 

@@ -15,7 +15,7 @@ from famecli.cli.sources import complete_weights
 from famecli.data.fetch import is_offline
 from famecli.errors import UnavailableError
 
-Repository = Annotated[str, typer.Argument(metavar="ORG/REPO", help="Repository of the hub.")]
+Repository = Annotated[str, typer.Argument(metavar="ORG/REPO", help="Repository on the Hugging Face Hub.")]
 Pushed = Annotated[
     str,
     typer.Argument(
@@ -43,7 +43,7 @@ def push(
     network: Network,
     common: Common,
 ) -> None:
-    """Upload a checkpoint with its model card to a repository of the hub. Prints its address with hash.
+    """Upload a checkpoint with its model card to the Hugging Face Hub. Prints its address with hash.
 
     A missing repository is made. `hf auth login` or HF_TOKEN give the token. The card replaces README.md.
 
@@ -56,7 +56,7 @@ def push(
     output, place = common.output(), HubFile.parse(f"{repository}@{revision or ''}")
     store = network.store(output)
     if is_offline(store.offline):
-        raise UnavailableError("the hub is not asked: downloads are off", "run without --offline")
+        raise UnavailableError("nothing is uploaded: the network is off", "run without --offline")
     path = checkpoint_file(ckpt, store)
     content = read_checkpoint(path)
     # Deferred: torch takes seconds to load, and the checks above need none.

@@ -63,7 +63,7 @@ PairFormat = Annotated[
 KeepLayers = Annotated[
     int | None,
     typer.Option(
-        "--keep-layers", min=0, metavar="K", help="Posterior for the top K layers, prior below; default all."
+        "--keep-layers", min=0, metavar="K", help="Draw only top K layers from the posterior; default all."
     ),
 ]
 Samples = Annotated[

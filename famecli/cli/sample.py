@@ -52,7 +52,7 @@ Class = Annotated[
     typer.Option(
         "--class",
         metavar="NAME|INDEX|all",
-        help="For a model with classes: class of all images, or rows of -n of each class (default: random).",
+        help="For a model with classes: class of all images; all: -n images per class (default: random).",
     ),
 ]
 StartIndex = Annotated[
@@ -61,7 +61,7 @@ StartIndex = Annotated[
         "--start-index",
         min=0,
         metavar="K",
-        help="Image k comes from --seed + K + k.",
+        help="Offset of the seeds: image k has the seed --seed + K + k.",
     ),
 ]
 
@@ -289,8 +289,8 @@ def sample(
     Image k depends only on --seed + k, whatever -n, --batch-size and --threads are. -o takes grid.png,
     a folder, x.npz (arr_0, uint8, NHWC), x.npy, x.zip, or - for an npy stream on stdout.
 
-    With --complete, draws of a model without latents are exact if no known pixel follows an unknown one, as
-    with first rows in a multiple of decoder.patch. A warning is printed if one does.
+    With --complete, a model without latents draws exactly if no known pixel follows an unknown one, as when
+    --rows is a multiple of decoder.patch. Otherwise a warning is printed.
 
     Examples:
 
@@ -379,10 +379,10 @@ def _is_exact(model: "Fame", known: "KnownPixels", output: Output) -> bool:
 
     if looks_ahead(model, known.mask):
         patch = model.config.decoder.patch
-        rows = f"first rows, a multiple of {patch} of them," if patch > 1 else "first rows"
+        rows = f"first rows, a multiple of {patch} of them" if patch > 1 else "first rows"
         output.warn(
-            "known pixels come after unknown ones, which are drawn without regard to them, so the "
-            f"completions are no exact draws given the known pixels; {rows} come before all others"
+            "known pixels follow unknown ones, which are drawn without regard to them, so the "
+            f"completions are no exact draws given the known pixels; to make them exact, keep {rows}"
         )
     if model.config.stochastic_layers:
         output.note(f"each completion takes a Markov chain of {SWEEPS} steps, and is approximate")

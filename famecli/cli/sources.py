@@ -90,14 +90,13 @@ class CheckpointSource:
         if self.checkpoint is None:
             return store.fetch(default_weights(self.dataset, self.model))
         if self.model is not None:
-            raise UsageError("--model picks weights by name: leave it out where a checkpoint is named")
+            raise UsageError("--model chooses among named weights: leave it out where a checkpoint is named")
         return checkpoint_file(self.checkpoint, store)
 
     def check(self, output: Output, for_classes: str = "") -> Header | None:
         """Find the checkpoint before torch is loaded, and return its header; errors are those of `path`.
 
-        Processes that share the work find it in turn, later. A hub is asked only once, later, and a pipe is
-        read only once. There is no header then.
+        Under torchrun, and for a URL or a pipe, the checkpoint is found only later, and the result is None.
 
         Args:
             output: Streams of the command.
@@ -143,7 +142,7 @@ class CheckpointSource:
         if name != self.dataset:
             raise UsageError(
                 f"{self.checkpoint} was trained on {name}, not on {self.dataset}",
-                "--dataset picks weights by name: leave it out where a checkpoint is named",
+                "--dataset chooses among named weights: leave it out where a checkpoint is named",
             )
 
     def with_images(self, words: list[str] | None, others: Sequence[str] = ()) -> tuple[Self, list[str]]:

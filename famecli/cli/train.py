@@ -34,7 +34,7 @@ def train(
 ) -> None:
     """Train a model. Prints the path of the best checkpoint. The same command again resumes the run.
 
-    Exit code 75: stopped by --max-time, SIGTERM or SIGHUP with everything saved; 130: the same by Ctrl-C.
+    Exit code 75: stopped by --max-time, SIGTERM or SIGHUP; 130: stopped by Ctrl-C. Either way, all is saved.
 
     Examples:
 

@@ -80,7 +80,7 @@ FLAGS = {
     "accumulate": typer.Option(
         "--accumulate",
         min=1,
-        help="Number of parts of each process's images in a step, to save memory; same result.",
+        help="Micro-batches per process and step: gradient accumulation, to save memory; same result.",
         rich_help_panel=SCHEDULE,
     ),
     "lr": typer.Option("--lr", help="Learning rate of AdamW.", rich_help_panel=SCHEDULE),
@@ -144,7 +144,7 @@ FLAGS = {
     ),
     "track": typer.Option(
         "--track",
-        help="Also tell a tracker: curves, samples, configuration and result.",
+        help="Also log curves, samples, configuration and result to a tracker.",
         rich_help_panel=RUN,
     ),
     "patience": typer.Option(

@@ -64,7 +64,7 @@ def verify(
     machine: Machine,
     common: Common,
 ) -> None:
-    """Check that the likelihood is valid: causal, the same in any batch, normalised, sampled and coded.
+    """Check the likelihood: causality, batch invariance, normalisation, latents, sampler, code and claims.
 
     Exit code 7 if a check fails. -q prints pass or fail, or skip if nothing could be checked.
 

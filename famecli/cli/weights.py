@@ -84,7 +84,7 @@ ClaimLimit = Annotated[
         min=1,
         metavar="IMAGES",
         show_default=str(FIRST_IMAGES),
-        help="With --claims: 256, or the number of the claim.",
+        help="With --claims: number of images, 256 or all of the claim.",
     ),
 ]
 Further = Annotated[

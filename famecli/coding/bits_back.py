@@ -107,7 +107,7 @@ class Bins:
 
 
 def relative(prior: Gaussian, posterior: Gaussian) -> tuple[Tensor, Tensor]:
-    """Return `r` and `s`, float64, on the CPU: the prior's quantile `q` is the posterior's `r * q + s`."""
+    """Return `r` and `s`, float64, on the CPU: z-score `q` of the prior is `r * q + s` of the posterior."""
     scale = posterior.scale.double()
     shift = (prior.mean.double() - posterior.mean.double()) / scale
     return (prior.scale.double() / scale).cpu(), shift.cpu()
@@ -278,7 +278,11 @@ class _Search:
     def _better(self, changes: Mapping[Place, int]) -> bool:
         """Make the changes if the code gets shorter, and return whether it did."""
         bits = {**self.bits, **changes}
-        if bits == self.bits or (total := self.sample.total(self.table(bits))) >= self.least:
+        if bits == self.bits:
+            return False
+        total = self.sample.total(self.table(bits))
+        # A total that is not a number is not shorter.
+        if not total < self.least:
             return False
         self.bits, self.least = bits, total
         return True

@@ -85,7 +85,7 @@ class Codec:
 
     Args:
         model: Model on its device; in double precision for codes that other machines decode.
-        group: Largest number of images that are coded at once.
+        group: Largest number of images that are coded at once; limited to `most_at_once`.
         rounding: Whether outputs of the model are rounded; without rounding, any difference between encoder
             and decoder breaks the code.
     """
@@ -176,7 +176,7 @@ class Codec:
         maps = [stage.latents for stage in self.config.stages if stage.latents]
         if [len(each) for each in coded.bits] != maps:
             raise IntegrityError("the code is for a model with other latents")
-        # A code is shorter than -log2 p(x) by as many bits with a chance of 2^-SPARE_BITS.
+        # A code is SPARE_BITS bits shorter than -log2 p(x) with a probability of at most 2^-SPARE_BITS.
         least_bits = coded.images * self.config.dimensions * LEAST_DECISION_BITS
         if least_bits > coded.payload_bits + SPARE_BITS:
             raise IntegrityError(f"the payload is damaged: it has no room for {coded.images} images")

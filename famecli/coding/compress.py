@@ -61,7 +61,8 @@ def read_originals(
 
     Raises:
         UsageError: A file is stdin, which has no name, or an array is not the only file.
-        InputError: Two images would have the same name; see `read_files` for other errors.
+        InputError: A name is not valid on every system, or two images would have the same name; see
+            `read_files` for other errors.
     """
     if "-" in files:
         raise UsageError("an image on stdin has no name to be restored under", "name files or folders")

@@ -76,7 +76,7 @@ class Machine:
     def invalid_reason(self) -> str:
         """Return why these values are invalid; empty if they are valid."""
         fits = all(len(text) <= LONGEST_TEXT for text in asdict(self).values())
-        return "" if fits else "no machine in its header"
+        return "" if fits else f"a machine described in more than {LONGEST_TEXT} characters"
 
     def advice(self) -> str:
         """Return how the current machine differs, as a hint when wrong images were decoded."""

@@ -17,7 +17,7 @@ FLOAT_BYTES = 4
 def likelihood_parameters(config: ModelConfig) -> int:
     """Return the parameters of a pixel: a logit for each bit, or those of a mixture of logistics.
 
-    A mixture has a logit for each component, and a mean and a scale for each channel of it, and coefficients.
+    A mixture has, for each component, a logit, a mean and a scale per channel, and channel coefficients.
     """
     channels = config.channels
     if config.likelihood == "bernoulli":

@@ -136,8 +136,8 @@ def resolve(
 ) -> Resolved:
     """Return the defaults `model` and `train`, changed by a file and then by settings.
 
-    The key of a setting may lack its first part: it is looked up in both tables. A table as its value changes
-    the keys that it has. A file with a whole model or a whole training, such as that of a run, may be older
+    The key of a setting may lack its first part: it is looked up in both tables. A value that is a table sets
+    only the keys in it. A file with a whole model or a whole training, such as that of a run, may be older
     than some keys; these get the values that the run had.
 
     Args:

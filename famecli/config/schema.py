@@ -76,8 +76,8 @@ class DecoderConfig:
     autoregressive: bool = described("whether the decoder is a PixelCNN; else pixels are independent")
     width: int = ranged(1, 4096, "feature maps per patch")
     layers: int = ranged(0, 256, "gated residual layers")
-    kernel: int = ranged(1, 15, "side in patches of the window of the gated layers, odd", 3)
-    first_kernel: int = ranged(1, 31, "side in patches of the window that reads the image, odd", 7)
+    kernel: int = ranged(1, 15, "kernel size of the gated layers in patches, odd", 3)
+    first_kernel: int = ranged(1, 31, "kernel size of the first convolution in patches, odd", 7)
     condition: int = ranged(0, 4096, "feature maps by which the latents condition every layer", 0)
     lag: int = ranged(1, 1024, "patches by which a row's sampling lags behind the row above", 2)
     patch: int = ranged(1, 4, "side in pixels of the patches that the layers work on: 1, 2 or 4", 1)
@@ -256,7 +256,7 @@ class TrainConfig:
     free_nats: float = ranged(0.0, 1000.0, "free nats per stochastic layer: KL below this costs nothing", 1.0)
     ema_halflife_images: int = ranged(0, 10**12, "half-life of the averaged weights", 20_000)
     expected_bits: Literal["auto", "always", "never"] = described(
-        "score each random bit by its mean over both values; auto: while no latents see the bits", "auto"
+        "use bit probabilities, not random bits, as targets; auto: while no latents see the bits", "auto"
     )
     clip_norm: float = ranged(0.0, 1e9, "maximum norm of the gradient, in nats per image", 50.0)
     max_skipped: int = ranged(0, 10**6, "consecutive steps with a non-finite gradient before giving up", 5)

@@ -15,7 +15,7 @@ from numpy.lib import format as npy
 
 from famecli.data.archive import AGAIN, Limited, ends_with, opened, reading, unzipped, zip_members
 from famecli.errors import InputError, truncate
-from famecli.files import read_up_to
+from famecli.files import CHUNK_BYTES, read_up_to
 
 LARGEST_BYTES = 16 << 30
 LARGEST_LABELS_BYTES = 1 << 28
@@ -26,7 +26,6 @@ MOST_IDX_DIMENSIONS = 4
 UNSIGNED_BYTE = 8
 CHANNELS = (1, 3)
 NPY_SUFFIX = ".npy"
-CHUNK_BYTES = 1 << 20
 # Words in the names of arrays of images, and of their labels.
 LABEL_WORDS = (("x", "y"), ("X", "y"), ("images", "labels"), ("image", "label"), ("data", "labels"))
 NAME_AN_ARRAY = "name one as FILE.npz::NAME, or save the images with numpy.savez(path, images)"
@@ -225,6 +224,8 @@ def _convert_hint(file: BinaryIO, header: Header) -> str:
             # Unlike min and max, these keep NaN.
             low, high = float(np.minimum(low, values.min())), float(np.maximum(high, values.max()))
             whole = whole and bool((values == np.rint(values)).all())
+    if low > high:
+        return "expected images as bytes; it holds no values"
     if not (math.isfinite(low) and math.isfinite(high)):
         return "its values are not all finite"
     save = "save a copy: numpy.save(NEW, {})"
@@ -248,7 +249,7 @@ def _read_bytes(file: BinaryIO, shape: Shape, largest_bytes: int, name: str) -> 
         raise InputError(f"{name}: its header asks for {product} bytes, the limit is {largest_bytes}", AGAIN)
     content = bytearray()
     while len(content) < size:
-        piece = file.read(min(1 << 20, size - len(content)))
+        piece = file.read(min(CHUNK_BYTES, size - len(content)))
         if not piece:
             raise InputError(f"{name}: truncated after {len(content):,} of {size:,} bytes", AGAIN)
         content += piece

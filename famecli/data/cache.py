@@ -269,7 +269,7 @@ def _states(name: str, file: DataFile, folder: Path) -> Iterator[FileState]:
 
 
 def _state(name: str, path: Path, file: DataFile, otherwise: State) -> FileState:
-    """Return the state of a file that is there; `otherwise` if it has no official hash."""
+    """Return the state of a file that exists: `otherwise` unless one of its official hashes matches."""
     actual, official = file_sha256(path), False
     if file.content_sha256 is not None and actual != file.sha256:
         official, otherwise = content_sha256(path, actual) == file.content_sha256, "differs"

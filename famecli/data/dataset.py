@@ -170,7 +170,7 @@ def even_part(images: int, limit: int | None = None) -> Sequence[int]:
 
 
 def fixed_levels(split: ImageSplit, seed: int = 0, numbers: Sequence[int] | None = None) -> FixedLevels:
-    """Return the levels to score, determined by the seed. The bits of an image do not depend on the others.
+    """Return the levels to score, determined by the seed. An image's bits do not depend on `numbers`.
 
     Args:
         split: Images.
@@ -179,7 +179,7 @@ def fixed_levels(split: ImageSplit, seed: int = 0, numbers: Sequence[int] | None
     """
     if numbers is None:
         numbers = range(len(split.pixels))
-    # Random bits depend on all earlier images of the split.
+    # One stream draws the bits in order, so those of all earlier images are drawn as well.
     levels = split.pixels[: numbers[-1] + 1] if len(numbers) else split.pixels[:0]
     if split.info.binarization == "dynamic":
         levels = _bits_of_parts(split, levels, seed)
@@ -343,7 +343,7 @@ def write_seen(folder: Path, hashes: np.ndarray) -> None:
 
 
 def count_seen(folder: Path, pixels: np.ndarray) -> int | None:
-    """Return how many images are in the list of training images; None if the folder has no list.
+    """Return how many of the images are in the list of training images; None if the folder has no list.
 
     Args:
         folder: Folder of a run.

@@ -174,8 +174,7 @@ def _transfer(url: str, file: BinaryIO, size_bytes: int | None, headers: Mapping
     `TRIES` times with growing pauses. An unreachable server is tried once.
 
     Raises:
-        UnavailableError: There is no file at `url`, no complete one, or none of a size and in a time that
-            are allowed.
+        UnavailableError: The file at `url` is missing, incomplete, too large or too slow.
         IntegrityError: The content is longer than `size_bytes`.
         OSError: `file` cannot be written.
     """
@@ -201,10 +200,11 @@ def _transfer(url: str, file: BinaryIO, size_bytes: int | None, headers: Mapping
 def unless_late(request: Callable[[], T], late: Callable[[], str]) -> T:
     """Return the result of `request`.
 
-    It runs in a thread: limits of single reads do not end a server that sends a byte now and then.
+    It runs in a thread, since timeouts of single reads do not stop a server that sends a byte now and then.
 
     Raises:
-        UnavailableError: `late` has returned a reason to wait no longer; any error of `request`.
+        UnavailableError: `late` has returned a reason to wait no longer.
+        Exception: Any error of `request`.
     """
     found: Future[T] = Future()
 
@@ -231,7 +231,7 @@ def _request(url: str, file: BinaryIO, size_bytes: int | None, more: Mapping[str
     import urllib3
 
     start = file.tell()
-    # A .gz file that a server declares as compressed in transit stays packed, and so do bombs.
+    # Nothing is unpacked in transit: neither .gz files sent as gzip-encoded, nor decompression bombs.
     headers = {**more, "Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
     try:
         with requests.get(url, headers=headers, timeout=TIMEOUT_S, stream=True) as response:

@@ -39,6 +39,8 @@ RULES = {
     PIXELS: "by a hash of the pixels, 8 : 1 : 1",
     TENTH: "of ten images in order the last is test, the one before it valid",
 }
+# How a rule chooses validation images among training images.
+CUTS = {PIXELS: "by a hash of the pixels", TENTH: "as the ninth of ten images in order"}
 
 Images = Sequence[StoredImage]
 
@@ -206,7 +208,7 @@ def _parts(
     if "valid" not in named and "train" in named:
         cut = _by_rule(named["train"], how, findings)
         named |= {"train": [*cut["train"], *cut["test"]], "valid": cut["valid"]}
-        return named, f"as named, valid cut off train {RULES[how.rule].partition(',')[0]}"
+        return named, f"as named, valid cut off train {CUTS[how.rule]}"
     return named, "as named"
 
 

@@ -170,7 +170,7 @@ def _beyond_bytes(image: "ImageFile") -> str:
         return "has several frames"
     if image.mode == "F":
         return "holds floats"
-    # Pillow reads only the high bytes of colours of 16 bits. In BMP files they are 5, 6 and 5 bits.
+    # Pillow reads only the high bytes of colours of 16 bits. In BMP files, "BGR;16" means 5, 6 and 5 bits.
     coders = [str(tile[-1]) for tile in image.tile if "BGR;16" not in str(tile[-1])]
     large = [
         tile[-1] for tile in image.tile if tile[0] in ("ppm", "ppm_plain") and isinstance(tile[-1], tuple)

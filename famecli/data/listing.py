@@ -16,7 +16,7 @@ import numpy as np
 from famecli.data.archive import opened, reading, tar_members, zip_members
 from famecli.data.arrays import images_of, label_names, read_arrays, read_idx, read_idx_from, read_labels
 from famecli.errors import InputError
-from famecli.files import STDIN, open_input, read_up_to
+from famecli.files import STDIN, read_bytes
 
 # Formats that Pillow itself decodes, all of them of pixels; none starts another program.
 READABLE = {
@@ -66,7 +66,7 @@ class StoredImage:
 
 @dataclass
 class Listing:
-    """Images in order, and the number of files passed over by ending."""
+    """Images in order, and the number of files passed over, by suffix."""
 
     images: list[StoredImage] = field(default_factory=list)
     passed_over: Counter[str] = field(default_factory=Counter)
@@ -140,7 +140,7 @@ def file_and_array(path: str) -> tuple[str, str]:
 
 def _list(path: str, found: Listing) -> None:
     if path == str(STDIN):
-        found.images.append(StoredImage(path, (), functools.partial(_content, path)))
+        found.images.append(_stored(path))
         return
     file, array = file_and_array(path)
     name = file.lower()
@@ -160,22 +160,20 @@ def _list(path: str, found: Listing) -> None:
     elif name.endswith(TAR_SUFFIXES):
         _list_members(_tar(Path(file), array, found), file, found)
     else:
-        found.images.append(StoredImage(file, (), functools.partial(_content, file)))
+        found.images.append(_stored(file))
 
 
-def _content(name: str) -> bytes:
-    with open_input(Path(name), "image") as file:
-        content = read_up_to(file, LARGEST_FILE_BYTES + 1)
-    if len(content) > LARGEST_FILE_BYTES:
-        raise InputError(f"{name}: more than {LARGEST_FILE_BYTES >> 20} MiB, too large for an image")
-    return content
+def _stored(path: str, parts: tuple[str, ...] = ()) -> StoredImage:
+    """Return the image that is a file, or stdin if it is `-`; `parts` are its folders."""
+    read = functools.partial(read_bytes, Path(path), "an image", LARGEST_FILE_BYTES)
+    return StoredImage(path, parts, read)
 
 
 def _list_folder(folder: Path, prefix: str, found: Listing) -> None:
     """List a folder; of IDX files in it, those whose names begin with `prefix`."""
     for path, parts in sorted(_walk(folder), key=lambda each: each[0]):
         if is_image(path.name):
-            found.images.append(StoredImage(str(path), parts, functools.partial(_content, str(path))))
+            found.images.append(_stored(str(path), parts))
         elif is_idx(path.name) and path.name.startswith(prefix):
             _list_idx_file(path, parts, found)
         else:

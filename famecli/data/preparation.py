@@ -22,12 +22,12 @@ class Preparation:
 
     Args:
         resize: Side of the square images in pixels; None to keep the size of the files.
-        crop: `center` to cut off what exceeds a square, `none` to keep the whole image; None for `center`, or
-            for `none` where images are padded.
+        crop: `center` to cut off what exceeds a square; `none` to keep the whole image, stretched without
+            `pad`; None for `center`, or for `none` where images are padded.
         pad: Whether the whole image keeps its aspect and gets black borders.
         convert: Whether to convert what would be lost: 16 bits to 8, colours to greys for a grey model, CMYK
             to RGB, transparency to white, several frames to the first.
-        rule: Rule that splits images that no folder or array splits.
+        rule: Rule that makes the splits that no folder or array names.
 
     Raises:
         ArgumentError: The values do not go together.
@@ -61,7 +61,7 @@ class Preparation:
         return ", ".join(words)
 
     def following(self, recorded: "Preparation") -> "Preparation":
-        """Return this preparation with what it leaves open as `recorded` for a model's training images.
+        """Return this preparation, completed by the one `recorded` for a model's training images.
 
         Images are converted if either says so, and split by the recorded rule.
         """

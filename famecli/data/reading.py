@@ -1,4 +1,4 @@
-"""Images that a command reads: all of them decoded, with one error or one line about many."""
+"""Reading of all images of a command: problems are collected in one error, conversions in one line."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence

@@ -85,7 +85,7 @@ class Comparison:
         if not any(bounds):
             return ""
         if all(bounds):
-            return "both are upper bounds: the difference is one of bounds, and gaps are part of it"
+            return "both are upper bounds: their gaps to -log p(x) are part of the difference"
         bound_is_lower = (self.paired.mean < 0) == bounds[0]
         better, worse = "AB" if self.paired.mean < 0 else "BA"
         if bound_is_lower:

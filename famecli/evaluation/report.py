@@ -42,7 +42,7 @@ CLAIM_KEYS = (
 )
 # Keys of models with classes.
 CLASS_KEYS = ("given", "class_prior", "accuracy")
-# Classes are close where a likelihood of each may be wrong by its tolerance.
+# Two classes are close if errors within the tolerance could change which one is more probable.
 CLOSE_NATS = 2 * protocol.TOLERANCE_NATS
 
 

@@ -81,8 +81,8 @@ class EstimatorSettings:
             report: Called with one line when memory runs out.
 
         Raises:
-            ArgumentError: The model has classes, and there are no labels; or classes are to be summed out
-                where there are none, or by annealing.
+            ArgumentError: The model has classes, and there are no labels; or `marginal` is set for a model
+                without classes, or together with `annealing`.
             NumericsError: An image's NLL is not finite.
         """
         self._check(model, labels)
@@ -125,7 +125,7 @@ def scored_levels(
         images: Split of a data set.
         numbers: Ascending numbers of the images in the split, such as an `even_part`; None for all.
         labels: Class of all images of the split, or of each; None for the labels of the split.
-        marginal: Whether labels are not needed, so that those of other classes are left out.
+        marginal: Whether the model is scored without labels; then labels that it does not know are dropped.
 
     Raises:
         ArgumentError: The model is for other images, or there is no such class.
@@ -256,7 +256,7 @@ def measure_again(
         claim: Claim of the checkpoint.
         images: Function from the names of a data set and a split to the split.
         name: Name of the weights in errors.
-        limit: Number of images: 256, or at least the number of the claim.
+        limit: Number of images: 256; or a number not below that of the claim, for all of its images.
         batch_size: Images times samples in one forward pass; see `EstimatorSettings`.
         advance: Called with the number of images just done.
         report: Called with one line when memory runs out.

@@ -55,7 +55,7 @@ class Bernoulli:
         return F.logsigmoid(parameters * (2.0 * x - 1.0)).sum(1)
 
     def expected_log_prob(self, probabilities: Tensor, parameters: Tensor) -> Tensor:
-        """Return the mean of `log_prob` over bits that are 1 with `probabilities`, `(B, C, ...)`."""
+        """Return the expected `log_prob`, `(B, ...)`, of bits that are 1 with `(B, C, ...)` probabilities."""
         return (probabilities * parameters + F.logsigmoid(-parameters)).sum(1)
 
     def mean(self, parameters: Tensor) -> Tensor:
@@ -222,9 +222,9 @@ class Gaussian:
     def from_head(cls, raw: Tensor, *, bounded: bool = False) -> "Gaussian":
         """Return the Gaussian whose means and raw scales are the two halves of dimension 1.
 
-        Scales are the softplus of raw scales. With `bounded`, means and log-scales are smoothly bounded: huge
-        means with tiny scales would lose all digits of their difference. The result is float32 or wider: in
-        bfloat16, the KL divergence of close Gaussians would be noise.
+        Scales are the softplus of raw scales. With `bounded`, means and log-scales are smoothly bounded: with
+        huge means and tiny scales, rounding would lose all digits of the difference of two means. The result
+        is float32 or wider: in bfloat16, the KL divergence of close Gaussians would be noise.
         """
         mean, scale = to_float32_or_wider(raw).chunk(2, dim=1)
         if not bounded:
@@ -259,9 +259,9 @@ class Gaussian:
     def log_ratio(self, other: "Gaussian", noise: Tensor) -> Tensor:
         """Return `log other(z) - log self(z)` of every entry, nats `(B, ...)`, for `z = self.sample(noise)`.
 
-        Both densities come from `noise` and from the difference of the means; `z` is never divided by a scale
-        again. In float32, latents near 16,000 are rounded to steps of about 0.001, and densities of the
-        rounded `z` would differ from those of the drawn one.
+        Both densities are computed from `noise` and the difference of the means, not from `z`: in float32,
+        latents near 16,000 are rounded to steps of about 0.001, and densities of the rounded `z` would differ
+        from those of the drawn one.
         """
         ratio = self.scale / other.scale
         standardised = (self.mean - other.mean) / other.scale + ratio * noise

@@ -22,7 +22,7 @@ Source: ladder: arXiv:1602.02282; PixelCNN over latents: arXiv:1611.05013.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -42,6 +42,7 @@ from famecli.model.layers import (
     normalise,
     scale_init,
     to_float32_or_wider,
+    zero_init,
 )
 from famecli.rng import Noise
 
@@ -51,12 +52,12 @@ Choose = Callable[[int, Gaussian, Gaussian | None], Tensor]
 
 @dataclass(frozen=True)
 class Draw:
-    """Prior and posterior of a stochastic layer, and latents from the posterior if given, else the prior.
+    """Latents of a stochastic layer, their prior, and their posterior if they are inferred from an image.
 
     Args:
         z: Latents.
         prior: Prior given the layers above.
-        posterior: Posterior given the layers above and the image; None if the prior is drawn from.
+        posterior: Posterior given the layers above and the image; None if `z` comes from the prior.
         normals: Standard normals from which `top_down` drew `z`; None if `z` was chosen otherwise.
     """
 
@@ -169,7 +170,8 @@ class Fame(nn.Module):
     Args:
         config: Sizes and switches of the model.
 
-    While `decoder_only` is set, `forward` ignores the latents: the decoder's condition and all rates are 0.
+    While `decoder_only` is set, `forward` ignores the latents: all rates are 0, and the decoder's condition
+    is the class vector, or 0 without classes.
 
     Shape: images are levels 0 to `levels - 1` in any dtype, `(B, channels, height, width)`. Labels are
     indices of `config.classes`, int64, `(B,)`; None for a model without classes.
@@ -268,9 +270,7 @@ class Fame(nn.Module):
             return source.sample(normals[layer], 1.0 if posterior else temperature)
 
         condition, draws = self.descend(features, draw, batch, labels=labels, keep_layers=keep_layers)
-        return condition, [
-            Draw(each.z, each.prior, each.posterior, normals[layer]) for layer, each in enumerate(draws)
-        ]
+        return condition, [replace(each, normals=normals[layer]) for layer, each in enumerate(draws)]
 
     def descend(
         self,
@@ -290,7 +290,7 @@ class Fame(nn.Module):
             stage = self.stages[index]
             if stage.config.latents:
                 layer -= 1
-                kept = features is not None and (keep_layers is None or total - layer <= keep_layers)
+                kept = keep_layers is None or total - layer <= keep_layers
                 d = features[index] if features is not None and kept else None
                 prior, posterior = stage.prior_and_posterior(h, d, batch)
                 draw = Draw(choose(layer, prior, posterior), prior, posterior)
@@ -305,9 +305,8 @@ class Fame(nn.Module):
 
     def start_without_latents(self) -> None:
         """Zero the ladder's last convolution, so that latents join a trained decoder without a jump."""
-        for stage in self.stages[:1]:
-            for weight in stage.down.conv.parameters():
-                nn.init.zeros_(weight)
+        if self.stages:
+            zero_init(self.stages[0].down.conv)
 
     def forward(
         self, x: Tensor, noise: Noise, labels: Tensor | None = None, probabilities: Tensor | None = None
@@ -358,9 +357,9 @@ class Fame(nn.Module):
     def log_prob(self, x: Tensor, condition: Tensor | None, probabilities: Tensor | None = None) -> Tensor:
         """Return log p(x | condition) in nats per pixel, channels summed: `(B, height, width)`.
 
-        With the `probabilities` of bits `x`, each pixel has its mean over its own bit, given the others. If
-        the condition does not depend on `x`, gradients have the same mean, and a smaller variance. With
-        latents, what they tell of the drawn bits is not rewarded: a bias.
+        With `probabilities`, `(B, C, H, W)`, each pixel has its expected log-likelihood over its own bit,
+        given the other bits of `x`. If the condition does not depend on `x`, gradients keep their mean, and
+        have a smaller variance. If latents are inferred from `x`, gradients are biased.
 
         Source: Rao-Blackwellisation; Casella and Robert 1996, Biometrika 83(1), pages 81 to 94.
         """
@@ -395,5 +394,5 @@ class Fame(nn.Module):
 def labels_on(
     model: Fame, labels: np.ndarray | None, rows: slice | np.ndarray = slice(None)
 ) -> Tensor | None:
-    """Return the classes of some rows, `(B,)`, as a model takes them; None for none."""
+    """Return the labels of some rows on the model's device, int64, `(B,)`; None if `labels` is None."""
     return None if labels is None else torch.from_numpy(labels[rows].astype(np.int64)).to(model.device)

@@ -14,8 +14,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 SMALLEST_SQUARE = 1e-6
-# Embeddings are stored divided by these: AdamW moves all weights at the same pace, and features are that much
-# larger than weights.
+# Divisors of stored embeddings: AdamW changes all weights by steps of the same size, and features are larger
+# than weights by about these factors.
 LABEL_SCALE, POSITION_SCALE = 10.0, 30.0
 
 
@@ -60,7 +60,7 @@ def _normalised(h: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
 
 def _normalised_backward(g: Tensor, h: Tensor, scale: Tensor, dim: int) -> Tensor:
-    """Return the gradient of `h`, given that of `n = scale * h`: `scale * (g - n * mean(g * n))`."""
+    """Return the gradient for `h`, `scale * (g - n * mean(g * n))`, where `g` is that for `n = scale * h`."""
     wide = to_float32_or_wider(h)
     along = (g * wide).sum(dim, keepdim=True).mul_(scale).mul_(scale).mul_(scale).div_(-h.shape[dim])
     return (g * scale).addcmul_(wide, along).to(h.dtype)
@@ -342,7 +342,7 @@ def attend_by_products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) 
 
 
 def sees(row: Tensor, column: Tensor, lag: int) -> Tensor:
-    """Return the attention mask: a place sees itself and places of no later wavefront and no lower row.
+    """Return the attention mask: a place sees its own and earlier wavefronts, but no row below its own.
 
     Rows below are hidden even where they belong to earlier wavefronts. So an image can be completed from its
     first rows, and the model can be sampled with any larger lag.
@@ -361,11 +361,11 @@ def sees(row: Tensor, column: Tensor, lag: int) -> Tensor:
 class CausalAttention(nn.Module):
     """Residual self-attention over places, masked by `sees`.
 
-    Queries and keys are divided by their root mean square, so no logit exceeds the root of a head's width.
+    Queries and keys are divided by their root mean square, so a logit is at most `sqrt(features of a head)`.
 
     Args:
         width: Feature maps of the input.
-        inner: Number of features each of queries, keys and values, over all heads.
+        inner: Number of features of the queries, summed over heads; the same for keys and for values.
         heads: Number of heads; divides `inner`.
         grid: Rows and columns of places.
 

@@ -19,9 +19,9 @@ from famecli.runtime.distributed import ALONE, Group
 from famecli.runtime.memory import AdaptiveBatches
 from famecli.sampling.execution import FEW_IMAGES, ONE_THREAD, THREADED_WORK, threads_for
 
-# Lower limits: NLL of an image, below 0 only by rounding, and sum of estimates over images.
+# Lowest valid NLL of an image, below 0 by rounding alone; and lowest valid sum of estimates over images.
 LOWEST_NATS, LOWEST_SUM_NATS = -1e-4, -14.0
-# Room for each pixel: in single precision, a mixture gives a certain pixel a probability of up to 1 + 3e-7.
+# Tolerance per pixel: in float32, a mixture gives a pixel a probability of up to 1 + 3e-7.
 PIXEL_NATS = 1e-6
 LABEL: Given = "label"
 
@@ -39,7 +39,7 @@ class ImageNlls:
         importance: Statistics of the weights of several draws; None for one draw and for means over classes.
         given: Part that classes have in the likelihood; see `famecli.nll.record.Estimator`.
         most_probable: Most probable class of each image, `(N,)`, for a `marginal` likelihood; else None.
-        lead: Log-probability of that class less the one of the next class, nats, `(N,)`; else None.
+        lead: Log-probability of that class minus that of the second most probable, nats, `(N,)`; else None.
 
     Raises:
         NumericsError: A term is not finite, though an estimate of several draws may be.

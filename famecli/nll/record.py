@@ -270,6 +270,8 @@ class NllRecord:
             measured: New measurement.
 
         Raises:
+            UsageError: No NLL is recorded for the measured number of images.
+            UnavailableError: The claim does not record the mean over the first 256 images.
             IntegrityError: All images were scored, but their pixels are not those of the claim.
             GateError: The estimators or the priors over classes differ, the means differ by more than
                 `tolerance_nats`, or the accuracies by more than rounding explains; or the claim's own numbers
@@ -301,9 +303,9 @@ class NllRecord:
     def _contradiction(self, shape: Sequence[int], first: int, first_nats: float) -> str:
         """Return which of the claim's numbers cannot be true at once, in words; empty if they can.
 
-        The mean of some images bounds that of all, in any order. An NLL is not below 0, unless weights
-        estimate it. The standard error gives the variance of all images, which limits how far a part can be
-        from their mean.
+        An NLL is at least 0, unless importance weights estimate it. So the sum over the first images is a
+        lower bound of the sum over all. The standard error gives the variance over all images, which limits
+        how far the mean of a part can be from the mean of all.
 
         Args:
             shape: Channels, height and width of an image.

@@ -67,7 +67,7 @@ def write_report(
     figures: Path | None = None,
     replace: bool = True,
 ) -> dict[str, Any]:
-    """Write one page about runs and return its figures: the schema `famecli/report/1`.
+    """Write one page about runs and return its document of schema `famecli/report/1`.
 
     Args:
         runs: Run folders, checkpoints, or names of weights, at least one.

@@ -1,5 +1,6 @@
 """Devices by name, and torch's settings around a call of the library."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from famecli.runtime.memory import keep_freed_memory
 if TYPE_CHECKING:
     import torch
 
-KINDS = ("cpu", "cuda", "mps")
+DEVICE = re.compile(r"auto|(cpu|cuda|mps)(:(0|[1-9][0-9]*))?", re.ASCII)
 # More threads would crash where the system has fewer.
 MOST_THREADS = 256
 
@@ -21,8 +22,7 @@ def check_device(name: str) -> str:
     Raises:
         ArgumentError: `name` is no kind of device.
     """
-    kind, _, index = name.partition(":")
-    if name != "auto" and (kind not in KINDS or (index and not index.isdecimal())):
+    if not DEVICE.fullmatch(name):
         raise ArgumentError(f"unknown device {name!r}", "choose auto, cpu, cuda, cuda:0 or mps")
     return name
 
@@ -60,19 +60,22 @@ def device_named(name: str) -> "torch.device":
 def undisturbed() -> Iterator[None]:
     """Compute with famecli's settings of torch, and restore the caller's settings afterwards.
 
-    Settings are the number of threads, the default dtype, gradient modes, random states and TF32.
+    Settings are the number of threads, the default dtype, gradient modes, random states, and the precision of
+    float32 products and convolutions.
     """
     import torch
 
     threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
-    tf32 = torch.backends.cudnn.allow_tf32
+    tf32, precision = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(list(devices)):
         torch.set_default_dtype(torch.float32)
         torch.backends.cudnn.allow_tf32 = False
+        torch.set_float32_matmul_precision("highest")
         try:
             yield
         finally:
             torch.set_default_dtype(dtype)
             torch.set_num_threads(threads)
             torch.backends.cudnn.allow_tf32 = tf32
+            torch.set_float32_matmul_precision(precision)

@@ -119,11 +119,12 @@ def shared(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     return _mapped(shape, dtype, mmap.MAP_SHARED, ())
 
 
-def unshared(shape: Sequence[int], like: Tensor) -> Tensor:
-    """Return zeros of the dtype and device of `like`, which a forked process finds zero.
+def wiped_on_fork(shape: Sequence[int], like: Tensor) -> Tensor:
+    """Return zeros of the dtype and device of `like`, in memory that a fork need not copy.
 
-    Ordinary memory is copied page by page when a process writes to it after a fork. This memory is not: each
-    process has its own, in large pages where the system has them.
+    Ordinary memory is copied page by page when a process writes to it after a fork. Here a forked process
+    finds zeros, or the old content on a system that cannot wipe it: rely on neither. Large pages are used
+    where the system has them.
 
     Raises:
         MemoryError: There is too little memory.

@@ -59,15 +59,16 @@ class AdaptiveBatches:
             try:
                 found = work(piece)
             except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error) or self.size <= self.smallest:
+                if not is_out_of_memory(error) or piece.stop - piece.start <= self.smallest:
                     raise
             else:
                 first = piece.stop
                 yield found
                 continue
             # After the handler: inside it the error still references the memory.
-            smaller = max(1, self.size // self.smallest // 2) * self.smallest
-            self.report(f"out of memory with {self.size} images at once, going on with {smaller}")
+            tried = piece.stop - piece.start
+            smaller = max(1, -(-tried // self.smallest) // 2) * self.smallest
+            self.report(f"out of memory with {tried} images at once, going on with {smaller}")
             self.size = smaller
             release()
 

@@ -19,8 +19,8 @@ WARM_UPS = 3
 # Products run one after another, and each waits for its slowest thread, so small ones use one thread.
 # Measured number of multiplications from which threads save time on an idle machine.
 THREADED_WORK = 2**23
-# Work that stays on one thread, and the number of images up to which it is worth no more: on a busy machine
-# loading weights, or scoring an image, takes 20 to 50 times as long on two threads.
+# Argument of `threads_for` that always selects one thread, and the largest number of images for which passes
+# use it: on a busy machine, two threads take 20 to 50 times as long to load weights or to score an image.
 ONE_THREAD, FEW_IMAGES = 0, 32
 # Number of typical steps timed on one thread, and least number timed on all threads.
 SINGLES = 2

@@ -67,9 +67,10 @@ class ImageDecoder:
             mask: True where a pixel is given, `(B, 1, H, W)`; required with `known`.
 
         Raises:
+            ValueError: There is a mask without known pixels, or the reverse.
             NumericsError: A condition or an image is not finite, or the parameters of its pixels are not.
-                With sampled levels, parameters are checked for the first image of each part that this process
-                computes.
+                With sampled levels, parameters are checked for the first image of the last part only, or of
+                every part where one process computes all parts.
         """
         model, shape = self.model, self.model.config.image_shape
         wide = torch.promote_types(model.dtype, torch.float32)
@@ -134,7 +135,7 @@ class ImageDecoder:
 
 
 def _check_finite(*values: Tensor | None) -> None:
-    """Raise a NumericsError unless all values of an image, and on the way to it, are finite."""
+    """Raise a NumericsError unless an image and the values that it was computed from are finite."""
     if not all(bool(torch.isfinite(each).all()) for each in values if each is not None):
         raise NumericsError("images of the model are not finite: its weights are too large")
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from famecli.model.decoder import Decoder, GatedLayer
 from famecli.model.layers import POSITION_SCALE, CausalAttention, CausalConv2d
-from famecli.runtime.forks import unshared
+from famecli.runtime.forks import wiped_on_fork
 from famecli.sampling.plan import Wave
 
 # Any number from 4 to the whole image is equally fast on a CPU; fewer slots take less memory.
@@ -24,7 +24,8 @@ class TapRun:
     Args:
         up: Rows from the pixel up to the taps.
         back: Slots between the leftmost tap and the pixel.
-        weight: `(out_channels, taps * in_channels)`, taps from left to right.
+        weight: `(out_channels, taps * in_channels)`, taps from left to right; `(layers, out_channels,
+            taps * in_channels)` for runs stacked over layers.
     """
 
     up: int
@@ -107,7 +108,8 @@ class PackedDecoder:
         config, first = decoder.config, decoder.first
         if not isinstance(first, CausalConv2d):
             raise ValueError("only an autoregressive decoder is sampled in wavefronts")
-        # As in the plan: a larger lag gives raster order, too, and the taps that it adds see no pixel.
+        # As in `wavefront_plan`: a lag of `most` or more gives raster order, and the taps that only a larger
+        # lag keeps lie outside the image.
         most = decoder.grid[1]
         least = min(config.lag, most)
         self.lag = least if lag is None else min(lag, most)
@@ -204,7 +206,7 @@ class SkewedMaps:
 
     Args:
         layers: Number of maps, 0 or more.
-        channels: Features per pixel.
+        channels: Features per patch.
         height: Rows of patches.
         batch: Number of images.
         rows: Multiple that the rows of a wave are padded to.
@@ -230,7 +232,7 @@ class SkewedMaps:
         self.history = (lag + 1) * reach
         self.period = max(self.history, SLOTS)
         slots = self.history + self.period
-        self.buffer = unshared((layers, slots, channels, reach + height + rows - 1, batch), like)
+        self.buffer = wiped_on_fork((layers, slots, channels, reach + height + rows - 1, batch), like)
 
     def clear(self) -> None:
         """Forget all patches."""

@@ -26,8 +26,8 @@ class Sampler:
     step for each pixel of a patch; a factorized one takes one step.
 
     The decoder's weights are copied: make a new sampler when they change. Calls share memory and must not
-    overlap. An entropy coder takes the steps one by one: `begin`, then for each step in order `params` and
-    `push`, then `drawn`.
+    overlap, and a forked process must begin its images anew. An entropy coder takes the steps one by one:
+    `begin`, then for each step in order `params` and `push`, then `drawn`.
 
     Args:
         decoder: Decoder; its weights give dtype and device.
@@ -92,7 +92,8 @@ class Sampler:
             mask: True where a pixel is given, `(B, 1, H, W)`; required with `known`.
 
         Raises:
-            ValueError: There is a mask without known pixels, or the reverse.
+            ValueError: There is a mask without known pixels, or the reverse, or the condition has the wrong
+                number of feature maps.
         """
         _check_pair(known, mask)
         size = self.decoder.channels, *self.decoder.size

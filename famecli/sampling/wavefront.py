@@ -14,7 +14,7 @@ from torch import Tensor
 
 from famecli.model.distributions import scale_levels
 from famecli.model.layers import SMALLEST_SQUARE, attend_by_products, sees, to_float32_or_wider
-from famecli.runtime.forks import unshared
+from famecli.runtime.forks import wiped_on_fork
 from famecli.runtime.processor import product_routine
 from famecli.sampling.execution import Products
 from famecli.sampling.packing import PackedAttention, PackedDecoder, SkewedMaps
@@ -50,7 +50,6 @@ class WaveViews:
     Args:
         wave: Wave of the plan.
         condition: Condition and a row of ones.
-        image: Pixels in [-1, 1], in the map that the first layer reads.
         taps: Windows of the first layer.
         start: Initial sums.
         h: Residual path, part of `start`.
@@ -58,11 +57,11 @@ class WaveViews:
         activations: Activations, without the ones.
         square_ones: Squares of features above a row of ones, in float32 or wider.
         squares: Squares of features, without the ones.
-        mean: Mean square of features.
+        mean: Mean square of features, then the factors that normalise.
         sums: Sums of the head, for all pixels of a patch.
         pixel_sums: Sums of each pixel.
         later_sums: Sums of the pixels after each pixel.
-        pixels: Each pixel's rows of `image`.
+        pixels: Each pixel in [-1, 1], in the map that the first layer reads.
         parameters: Parameters of the likelihood.
         gates: Gates of all gated layers, `(layers, 2 * width, columns)`.
         past: Windows of all gated layers, `(layers, taps * width, columns)`.
@@ -72,7 +71,6 @@ class WaveViews:
 
     wave: Wave
     condition: Tensor
-    image: Tensor
     taps: tuple[Tensor, ...]
     start: Tensor
     h: Tensor
@@ -98,9 +96,9 @@ class AttentionViews:
 
     Args:
         projected: Queries, keys and values, `(columns, heads * 3 * features)`.
-        directions: Queries and keys, `(n * m, 2, features)`.
-        squares: Squares of `directions`, in float32 or wider.
-        mean: Mean squares, `(n * m, 2, 1)`.
+        queries_keys: Queries and keys, `(n * m, 2, features)`.
+        squares: Squares of `queries_keys`, in float32 or wider.
+        mean: Mean squares, then the factors that normalise, `(n * m, 2, 1)`.
         query: Queries, `(m, n, features)`.
         fresh: Keys and values, `(2, m, n, features)`.
         stored: Place of `fresh` in the cache.
@@ -110,7 +108,7 @@ class AttentionViews:
     """
 
     projected: Tensor
-    directions: Tensor
+    queries_keys: Tensor
     squares: Tensor
     mean: Tensor
     query: Tensor
@@ -121,6 +119,30 @@ class AttentionViews:
     mask: Tensor
 
 
+class AttentionScratch:
+    """Memory that the attention blocks of a decoder use one after the other.
+
+    Args:
+        block: Weights of any of the blocks.
+        plan: Order of the patches.
+        batch: Number of images, padding included.
+        rows: Multiple that the patches of a wave are padded to.
+        lag: Lag of the attention mask.
+
+    Attributes:
+        mask: Additive attention mask, `(patches, patches)`, in wave order.
+    """
+
+    def __init__(self, block: PackedAttention, plan: Plan, batch: int, rows: int, lag: int) -> None:
+        like, places = block.position, (plan.largest + rows - 1) * batch
+        self.features = block.project.shape[1] // (3 * block.heads)
+        self.projected = like.new_zeros(places, block.project.shape[1])
+        self.squares = to_float32_or_wider(like.new_zeros(places * block.heads, 2, self.features))
+        self.mean = self.squares.new_zeros(places * block.heads, 2, 1)
+        self.smallest = self.squares.new_full((), SMALLEST_SQUARE)
+        self.mask = _mask(plan, lag, like)
+
+
 class AttentionMemory:
     """Keys and values of an attention block, in wave order.
 
@@ -129,19 +151,17 @@ class AttentionMemory:
         plan: Order of the patches.
         batch: Number of images, padding included.
         rows: Multiple that the patches of a wave are padded to.
-        mask: Additive attention mask, `(patches, patches)`, in wave order.
+        scratch: Memory for intermediate results.
     """
 
-    def __init__(self, block: PackedAttention, plan: Plan, batch: int, rows: int, mask: Tensor) -> None:
-        self.block, self.batch, self.mask = block, batch, mask
+    def __init__(
+        self, block: PackedAttention, plan: Plan, batch: int, rows: int, scratch: AttentionScratch
+    ) -> None:
+        self.block, self.batch, self.scratch = block, batch, scratch
         self.position = _in_wave_order(block.position, plan, rows - 1)
-        like, places = block.position, (plan.largest + rows - 1) * batch
-        self.features = block.project.shape[1] // (3 * block.heads)
-        self.projected = like.new_zeros(places, block.project.shape[1])
-        self.squares = to_float32_or_wider(like.new_zeros(places * block.heads, 2, self.features))
-        self.mean = self.squares.new_zeros(places * block.heads, 2, 1)
-        self.smallest = self.squares.new_full((), SMALLEST_SQUARE)
-        self.cache = unshared((2, batch * block.heads, len(plan.patches), self.features), like)
+        self.cache = wiped_on_fork(
+            (2, batch * block.heads, len(plan.patches), scratch.features), block.position
+        )
         self.waves = tuple(self._wave(wave, rows) for wave in plan.waves)
 
     def attend(self, views: WaveViews) -> None:
@@ -149,32 +169,32 @@ class AttentionMemory:
         block, wave, own = self.block, views.wave, self.waves[views.wave.t]
         _add_positions(views.activations, self.position, wave, self.batch)
         torch.mm(views.ones.t(), block.project, out=own.projected)
-        wide = to_float32_or_wider(own.directions)
+        wide = to_float32_or_wider(own.queries_keys)
         torch.mean(torch.mul(wide, wide, out=own.squares), dim=2, keepdim=True, out=own.mean)
-        own.directions.mul_(own.mean.add_(self.smallest).rsqrt_().to(own.directions.dtype))
+        own.queries_keys.mul_(own.mean.add_(self.scratch.smallest).rsqrt_().to(own.queries_keys.dtype))
         own.stored.copy_(own.fresh)
         mixed = attend_by_products(own.query, own.seen_keys, own.seen_values, own.mask)
-        by_patch = mixed.view(self.batch, block.heads, wave.count, self.features).permute(2, 0, 1, 3)
+        by_patch = mixed.view(self.batch, block.heads, wave.count, -1).permute(2, 0, 1, 3)
         views.mixed[: wave.count * self.batch, :-1].view(by_patch.shape).copy_(by_patch)
         views.h.addmm_(block.out, views.mixed.t())
 
     def _wave(self, wave: Wave, rows: int) -> AttentionViews:
-        heads, features, end = self.block.heads, self.features, wave.offset + wave.count
-        projected = self.projected[: -(-wave.count // rows) * rows * self.batch]
+        heads, scratch, end = self.block.heads, self.scratch, wave.offset + wave.count
+        projected = scratch.projected[: -(-wave.count // rows) * rows * self.batch]
         # With the features of a head last, each is copied in one piece.
-        heads_of = projected[: wave.count * self.batch].view(wave.count, self.batch * heads, 3, features)
+        by_head = projected[: wave.count * self.batch].view(wave.count, self.batch * heads, 3, -1)
         pairs = wave.count * self.batch * heads
         return AttentionViews(
             projected=projected,
-            directions=heads_of[:, :, :2].flatten(0, 1),
-            squares=self.squares[:pairs],
-            mean=self.mean[:pairs],
-            query=heads_of[:, :, 0].transpose(0, 1),
-            fresh=heads_of[:, :, 1:].permute(2, 1, 0, 3),
+            queries_keys=by_head[:, :, :2].flatten(0, 1),
+            squares=scratch.squares[:pairs],
+            mean=scratch.mean[:pairs],
+            query=by_head[:, :, 0].transpose(0, 1),
+            fresh=by_head[:, :, 1:].permute(2, 1, 0, 3),
             stored=self.cache[:, :, wave.offset : end],
             seen_keys=self.cache[0, :, :end],
             seen_values=self.cache[1, :, :end],
-            mask=self.mask[wave.offset : end, :end],
+            mask=scratch.mask[wave.offset : end, :end],
         )
 
 
@@ -205,7 +225,7 @@ class WavefrontWorkspace(Workspace):
         largest = max((run.weight.numel() for run in (*weights.first, *weights.past)), default=0)
         self.work = largest * len(plan.patches) * batch // len(plan.waves)
         self.condition = like.new_ones(like.shape[1], len(plan.patches) + rows - 1, batch)
-        self.start = unshared((like.shape[0] * widest,), like)
+        self.start = wiped_on_fork((like.shape[0] * widest,), like)
         self.position = None if weights.position is None else _in_wave_order(weights.position, plan, rows - 1)
         self.sums = like.new_zeros(len(weights.head1) * widest)
         self.parameters = like.new_zeros(weights.head2.shape[1] * widest)
@@ -214,12 +234,7 @@ class WavefrontWorkspace(Workspace):
         # Their product with the squares and a one is the mean square plus the smallest square.
         self.mean_weights = self.square_ones.new_full((1, width + 1), 1.0 / width)
         self.mean_weights[:, -1] = SMALLEST_SQUARE
-        mask = _mask(plan, weights.seen_lag, like)
-        self.attention = {
-            index: AttentionMemory(layer.attention, plan, batch, rows, mask)
-            for index, layer in enumerate(weights.layers)
-            if layer.attention is not None
-        }
+        self.attention = _attention(weights, plan, batch, rows)
         inner = max((memory.block.out.shape[1] for memory in self.attention.values()), default=1)
         self.mixed = like.new_ones(widest, inner)
         self.waves = tuple(self._wave(wave) for wave in plan.waves)
@@ -314,7 +329,6 @@ class WavefrontWorkspace(Workspace):
         return WaveViews(
             wave=wave,
             condition=self.condition[:, wave.offset : wave.offset + columns // self.batch].flatten(1),
-            image=image,
             taps=tuple(self.image.taps(0, wave, run) for run in weights.first),
             start=start,
             h=start[:width],
@@ -333,6 +347,15 @@ class WavefrontWorkspace(Workspace):
             layers=layers,
             mixed=self.mixed[:columns],
         )
+
+
+def _attention(weights: PackedDecoder, plan: Plan, batch: int, rows: int) -> dict[int, AttentionMemory]:
+    """Return the memory of each attention block, by the index of its gated layer."""
+    blocks = {i: each.attention for i, each in enumerate(weights.layers) if each.attention is not None}
+    if not blocks:
+        return {}
+    scratch = AttentionScratch(next(iter(blocks.values())), plan, batch, rows, weights.seen_lag)
+    return {i: AttentionMemory(block, plan, batch, rows, scratch) for i, block in blocks.items()}
 
 
 def _in_wave_order(position: Tensor, plan: Plan, extra: int) -> Tensor:

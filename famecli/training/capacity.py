@@ -106,8 +106,8 @@ def images_in_time(
 ) -> tuple[int, float, float]:
     """Take trial steps, and return how many images fit in a time budget, in whole batches.
 
-    Measured steps count towards the budget; warm-up steps do not. All processes return the result of the
-    first one.
+    Measured steps count towards the budget; warm-up steps do not. All processes return the images and the
+    speed of the first one, but their own part of a core.
 
     Args:
         trainer: Trainer, which takes steps.

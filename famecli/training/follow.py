@@ -139,7 +139,7 @@ class Remarks:
 
 
 def in_time(seconds: float) -> str:
-    """Return a length of time in its two largest units.
+    """Return a duration in words: seconds, minutes, or hours and minutes.
 
     >>> in_time(42.4), in_time(3601), in_time(9000)
     ('42 s', '1 h 0 min', '2 h 30 min')

@@ -25,7 +25,8 @@ class FolderLock:
     """Lock of a folder, held while the object lives.
 
     The system releases the lock when the process ends, however it ends, so no lock is ever stale; a process
-    that is stopped keeps it. The file also names its owner, which tells on file systems without locks.
+    that is stopped keeps it. The file also holds a random ID of its owner: on file systems without locks, a
+    changed ID reveals another training.
 
     Args:
         folder: Folder, made if missing.
@@ -56,7 +57,7 @@ class FolderLock:
             if error.errno not in WITHOUT_LOCKS:
                 self.file.close()
                 raise InputError(f"cannot lock {folder}: {error.strerror}", "choose another `out`") from error
-            note(f"{folder} has no locks: start no second training there")
+            note(f"the file system of {folder} has no locks: start no second training there")
         self.file.truncate(0)
         self.file.write(self.owner)
         self.file.flush()

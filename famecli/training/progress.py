@@ -13,7 +13,7 @@ OTHER_IMAGES = "train on these with `init` and another `out`; or `resume=False` 
 
 @dataclass(frozen=True)
 class TrackedRun:
-    """A tracker's name of a run, by which the resumed run goes on there."""
+    """ID of a run in a tracker, under which the resumed run continues."""
 
     tracker: str
     run_id: str

@@ -44,7 +44,7 @@ class Begun:
     progress: Progress
 
     def started_from(self, first: FirstWeights | None) -> bool:
-        """Return whether the run began with `first`, or none are given."""
+        """Return whether the run began with `first`; True if `first` is None."""
         return first is None or (self.progress.init is not None and self.progress.init.same_as(first))
 
 

@@ -26,6 +26,7 @@ from famecli.data.dataset import (
     write_seen,
 )
 from famecli.data.fetch import say_nothing
+from famecli.data.folder import SPLITS
 from famecli.data.labels import labels_in
 from famecli.data.preparation import PIXELS
 from famecli.data.registry import FOLDER
@@ -136,7 +137,7 @@ def make_run(
     run.progress.size, run.progress.budget_s = plan.size, options.budget_s
     run.progress.valid_part, run.progress.rule = "even", PIXELS
     run.image_hashes = image_hashes(trainer.split.pixels)
-    sizes = [plan.info.splits.get(name, 0) for name in ("train", "valid", "test")]
+    sizes = [plan.info.splits.get(name, 0) for name in SPLITS]
     digest = hashlib.sha256(run.image_hashes.data)
     if trainer.labels is not None:
         digest.update(trainer.labels.data)

@@ -38,7 +38,7 @@ PROJECT = "famecli"
 
 @dataclass(frozen=True)
 class Subject:
-    """Run as its tracker gets to know it.
+    """What a tracker is told about a run at its start.
 
     Args:
         folder: Folder of the run.
@@ -111,7 +111,7 @@ class Wandb:
         # Without a key it would ask for one.
         if online and not self.wandb.login(prompt=False, verify=False):
             raise UnavailableError("no key: wandb login, or WANDB_MODE=offline")
-        # The command, the code, the packages and the machine are nobody's business.
+        # Keep the command, the code, the packages and the machine private.
         settings = self.wandb.Settings(
             console="off",
             disable_code=True,
@@ -199,7 +199,7 @@ class InBackground:
     """A tracker in a thread. After its first error it is told nothing more.
 
     Args:
-        begin: Returns the tracker's run.
+        begin: Function that starts and returns the tracker's run.
     """
 
     def __init__(self, begin: Callable[[], Told]) -> None:

@@ -171,7 +171,7 @@ class Trainer:
 
     @property
     def _expects_bits(self) -> bool:
-        """Whether bits are scored by their mean. Latents depend on the bits, so it is a bias there."""
+        """Whether bits are scored by their mean. This is biased where latents depend on the bits."""
         kind = self.config.expected_bits
         sees_bits = self.model.config.stochastic_layers and not self.model.decoder_only
         return kind == "always" or (kind == "auto" and not sees_bits)
@@ -180,7 +180,7 @@ class Trainer:
         """Take one step.
 
         Raises:
-            NumericsError: Too many steps in a row had a non-finite gradient.
+            NumericsError: Too many steps in a row had an NLL or a gradient that is not finite.
         """
         for optimizer in self.optimizers:
             optimizer.zero_grad()

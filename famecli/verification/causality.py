@@ -46,11 +46,11 @@ class Order:
 def check_causality(subject: Subject) -> Finding:
     """Change every later pixel, for every step of the sampler and every row, and compare all parameters.
 
-    For each time `t` of an order there is a copy of an image in which every pixel from `t` on has another
-    level in all its channels. Parameters of pixels up to `t` have to be the same numbers, and their
-    derivatives by pixels from `t` on have to be zero. So each parameter is compared under a change of each
-    pixel that it may not depend on, its own included. The change finds dependences without a slope, such as
-    rounding; the derivative finds dependences too small for float64.
+    For each time `t` of an order, a copy of an image has other levels in all channels of the hidden pixels:
+    from `t` on in the order of steps, after `t` in the order of rows. Parameters of pixels up to `t` must not
+    change, and their derivatives with respect to hidden pixels must be zero. So each parameter is compared
+    under a change of each pixel that it must not depend on. The change finds dependences without a slope,
+    such as rounding; the derivative finds dependences too small for float64.
 
     One image is the model's own, the other has random levels.
     """

@@ -53,7 +53,7 @@ ROOM_BYTES = 1 << 28
 BATCHES = (
     "The NLL of an image does not depend on the other images of its batch, nor on the mode of the model."
 )
-RATE = "The rate is the KL divergence of the posterior of latents from the prior of samples."
+RATE = "The rate is KL(posterior || prior) of the latents, with the prior that samples are drawn from."
 CODE_LENGTH = "Images can be coded in as many bits as their NLL says, and decoded again."
 
 
@@ -172,7 +172,7 @@ def check_latents(subject: Subject) -> Finding:
 def _weights_as_evaluated(subject: Subject, images: Tensor) -> Iterator[Measurement]:
     """Measure the weights of latents in the precision and by the code of `fame evaluate-nll`.
 
-    The weight of a draw without its pixels is `log p(z) - log q(z | x)`. Its mean is minus the divergence.
+    The log-weight of a draw, pixels left out, is `log p(z) - log q(z | x)`. Its mean is `-KL(q || p)`.
     """
     names = [("verify", subject.seed, "weights", index) for index in range(len(images))]
     found = []
@@ -316,10 +316,10 @@ def check_code(model: Fame, levels: np.ndarray, source: str, labels: np.ndarray 
 
 
 def _chance_bits(model: Fame, levels: np.ndarray, labels: np.ndarray | None, images: int) -> float:
-    """Return the standard deviation in bits that the draws of latents add to the difference.
+    """Return the standard deviation of code length minus bound due to the draws of latents, in bits.
 
-    It includes one draw, the coder's, and the mean of `DRAWS` draws in the bound, and is estimated from two
-    draws per image, for `images` at a time.
+    The coder uses one draw, the bound the mean of `DRAWS` draws. The variance of one draw is estimated from
+    two draws per image, computed for `images` images at a time.
     """
     variance = 0.0
     for first in range(0, len(levels), images):

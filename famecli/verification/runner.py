@@ -31,11 +31,14 @@ from famecli.verification.subject import Subject
 Check = Callable[[Subject], Finding]
 # Function that returns a split of a data set; None for the training data set.
 Images = Callable[[str | None, Split], ImageSplit]
-# Operations of checks from which they are announced, and the most; those of presets are a tenth at most.
+# Floating-point operations above which checks are announced, and above which they are refused. Checks of the
+# presets take at most a tenth of the latter.
 LONG_FLOP, MOST_FLOP = 3e12, 2e15
-# Operations, counted as upper bounds, of one CPU core in a second; and in the time of the smallest step.
+# Floating-point operations per second of one CPU core, measured with counts that are upper bounds; and
+# operations that take as long as the smallest step of the sampler.
 FLOP_PER_S, STEP_FLOP = 1e11, 1e8
-# Operations that take as long as to move a byte of a pass in float64, and as one component of a mass.
+# Floating-point operations that take as long as moving one byte of a pass in float64, and as computing one
+# component of a mass.
 BYTE_FLOP, MASS_FLOP = 40, 700
 # Checks that need the model alone, no data.
 MODEL_CHECKS: dict[str, Check] = {
@@ -70,6 +73,7 @@ def verify(
 
     Raises:
         InputError: The checks take more than `MOST_FLOP`.
+        OutOfMemoryError: A check does not fit in memory.
     """
     model = subject.model
     flop = checks_flop(

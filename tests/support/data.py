@@ -43,7 +43,7 @@ def small_mnist(folder: Path, *, zipped: bool = True) -> DatasetInfo:
 
 
 def flipped(content: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield the index of each byte, and the content with one bit of that byte flipped."""
+    """Yield, for each bit, the index of its byte and the content with that bit flipped."""
     for position in range(len(content)):
         for bit in range(8):
             changed = bytearray(content)

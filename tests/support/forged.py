@@ -157,7 +157,7 @@ def forged(seed: int, number: int) -> tuple[ModelConfig, bytes]:
         shapes = {name: value.shape for name, value in Fame(config).state_dict().items()}
     weights = {name: forged_values(shape, source) for name, shape in shapes.items()}
     if config.stages and source.random() < 0.3:
-        # Without this, latents matter; with it, the exact likelihood is known.
+        # Zeros cut the decoder off from the latents, so that the exact likelihood is known.
         for name in weights:
             if ".condition." in name:
                 weights[name] = torch.zeros_like(weights[name])

@@ -124,7 +124,7 @@ def mutant(
 
 
 def edit_json(tree: Any, source: Source) -> None:
-    """Change one place of a JSON tree: replace a value, or drop, rename or add a key."""
+    """Change one place of a JSON tree: replace or shift a value, drop a key, or copy one to another name."""
     tables = [each for each in _tables(tree) if each]
     table = tables[source.integers(len(tables))]
     keys = list(table) if isinstance(table, dict) else list(range(len(table)))

@@ -118,7 +118,8 @@ def change_keys(patch: pytest.MonkeyPatch, change: Callable[[Tensor, Tensor], Te
     """Store `change(keys, before)` in place of the keys of a wave."""
 
     def attend(original: Callable[..., None], self: AttentionMemory, views: WaveViews) -> None:
-        own = self.cache[0, :, :, views.wave.offset : views.wave.offset + views.wave.count]
+        own = self.cache[0, :, views.wave.offset : views.wave.offset + views.wave.count]
+        assert own.shape[1] == views.wave.count
         before = own.clone()
         original(self, views)
         own.copy_(change(own.clone(), before))
@@ -127,7 +128,7 @@ def change_keys(patch: pytest.MonkeyPatch, change: Callable[[Tensor, Tensor], Te
 
 
 def keys_one_place_later(model: Fame, patch: pytest.MonkeyPatch) -> None:
-    change_keys(patch, lambda keys, before: keys.roll(1, dims=2))
+    change_keys(patch, lambda keys, before: keys.roll(1, dims=1))
 
 
 def positions_one_patch_later(model: Fame, patch: pytest.MonkeyPatch) -> None:
@@ -141,7 +142,7 @@ def positions_one_patch_later(model: Fame, patch: pytest.MonkeyPatch) -> None:
 
 def stale_keys(model: Fame, patch: pytest.MonkeyPatch) -> None:
     """Keep the old value in place of the first key of a wave."""
-    change_keys(patch, lambda keys, before: torch.cat([before[:, :, :1], keys[:, :, 1:]], dim=2))
+    change_keys(patch, lambda keys, before: torch.cat([before[:, :1], keys[:, 1:]], dim=1))
 
 
 def pixels_beyond_the_image(model: Fame, patch: pytest.MonkeyPatch) -> None:
@@ -151,8 +152,8 @@ def pixels_beyond_the_image(model: Fame, patch: pytest.MonkeyPatch) -> None:
         original: Callable[..., None], self: WavefrontWorkspace, views: StepViews, levels: Tensor
     ) -> None:
         original(self, views, levels)
-        channels, wave = self.weights.channels, self.waves[views.step.wave.t]
-        own = wave.image[views.step.pixel * channels : (views.step.pixel + 1) * channels]
+        wave = self.waves[views.step.wave.t]
+        own = wave.pixels[views.step.pixel]
         used = wave.wave.count * self.batch
         own[:, : views.pixels.start] = 1.0
         own[:, views.pixels.stop : used] = 1.0

@@ -12,7 +12,7 @@ import resource
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from support import no_pickle
 # Exit code of a command that unpickled something.
 UNPICKLED = 99
 TESTS = Path(__file__).parents[1]
+NONE: Mapping[str, str] = {}
 
 
 class Victims:
@@ -31,6 +32,7 @@ class Victims:
 
     Args:
         folder: Folder of the data and of the commands' streams.
+        variables: More environment variables.
 
     Attributes:
         errors: File with the stderr of the last command.
@@ -39,7 +41,7 @@ class Victims:
 
     peak_kib = 0
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, variables: Mapping[str, str] = NONE) -> None:
         self.errors = folder / "stderr"
         data = folder / "victims' data"
         data.mkdir()
@@ -50,13 +52,12 @@ class Victims:
             stdout=subprocess.PIPE,
             env=kept
             | {
-                # Freed memory returns to the system, so a peak is what is in use, without fragments.
-                "MALLOC_TRIM_THRESHOLD_": "131072",
                 "OMP_NUM_THREADS": "1",
                 "FAME_DEVICE": "cpu",
                 "PYTHONUNBUFFERED": "",
                 "PYTHONPATH": str(TESTS),
-            },
+            }
+            | dict(variables),
             text=True,
         )
 
@@ -97,9 +98,9 @@ class Victims:
 
 
 @contextmanager
-def victims(folder: Path) -> Iterator[Victims]:
+def victims(folder: Path, variables: Mapping[str, str] = NONE) -> Iterator[Victims]:
     """Yield a running process that forks."""
-    found = Victims(folder)
+    found = Victims(folder, variables)
     try:
         yield found
     finally:
