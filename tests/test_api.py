@@ -300,15 +300,13 @@ def test_settings_of_torch_are_left_alone_and_do_not_matter(
     folder: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    # Sums round by the number of threads.
-    torch.set_num_threads(2)
+    torch.set_num_threads(2)  # Sums round by their number.
     x, mask = ladder.sample(2), np.ones(SHAPE[1:], bool)
     blob = exact.compress(x)
     calls: list[Callable[[], object]] = [
         lambda: famecli.load(folder / "fame.safetensors").checkpoint.weights_sha256,
         lambda: ladder.sample(2).tolist(),
-        lambda: ladder.elbo(x).tolist(),
-        lambda: ladder.reconstruct(x).tolist(),
+        lambda: (ladder.elbo(x).tolist(), ladder.reconstruct(x).tolist()),
         lambda: ladder.complete(x, mask).tolist(),
         lambda: exact.compress(x),
         lambda: exact.decompress(blob).tolist(),
@@ -316,17 +314,15 @@ def test_settings_of_torch_are_left_alone_and_do_not_matter(
     ]
     expected = [call() for call in calls]
     torch.set_default_dtype(torch.float64)
-    # On a processor with bfloat16, this lets float32 products round to it.
     torch.set_float32_matmul_precision("medium")
-    torch.manual_seed(3)
     random = torch.get_rng_state()
     try:
         with torch.set_grad_enabled(gradients):
             for call, result in zip(calls, expected, strict=True):
                 assert call() == result
                 assert (torch.get_num_threads(), torch.get_default_dtype()) == (2, torch.float64)
-                assert torch.is_grad_enabled() == gradients
                 assert torch.get_float32_matmul_precision() == "medium"
+                assert torch.is_grad_enabled() == gradients
                 assert torch.equal(torch.get_rng_state(), random)
     finally:
         torch.set_default_dtype(torch.float32)

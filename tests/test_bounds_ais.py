@@ -273,7 +273,7 @@ def test_it_goes_on_with_less_where_memory_runs_out() -> None:
     model.decoder.register_forward_pre_hook(small)
     found = evaluate_ais(model, x, settings, batch_size=16, report=told.append)
     assert found.nats == pytest.approx(expected, abs=1e-9)
-    assert "out of memory with 16" in told[0]
+    assert "out of memory with 8" in told[0]
 
 
 def test_a_model_in_single_precision_is_annealed_in_double_and_left_as_it_is() -> None:

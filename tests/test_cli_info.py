@@ -109,6 +109,9 @@ def test_a_card_says_what_the_header_says(model: Path, tmp_path: Path) -> None:
     bare = save_model(tmp_path / "run" / "best.safetensors", facts={})
     assert "# run" in fame("info", bare, "--card").text
     assert "None is claimed" in fame("info", bare, "--card").text
+    # Only weights of the package are under its licence.
+    assert 'license: "mit"' in claimed
+    assert "license" not in fame("info", bare, "--card").text
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "weights").glob("*.safetensors")), ids=lambda path: path.stem)

@@ -156,7 +156,7 @@ def set_machine(**values: Any) -> Callable[[dict[str, Any]], Any]:
         (set_to(names=["a.png", "b.png", "c.png", "d.png", "../e.png"]), "is not a plain name"),
         (set_to(extra=1), "unknown key"),
         (set_to(machine=None), "expected a table"),
-        (set_machine(processor="x" * 101), "no machine"),
+        (set_machine(processor="x" * 101), "a machine described in more than 100 characters"),
         (lambda data: data.pop("groups"), "missing"),
     ],
 )
@@ -175,7 +175,7 @@ LIMITS = {
     "LARGEST_PATH_BYTES": ("is longer than", 7),
     "MOST_BITS": ("latents of more than", 3),
     "MOST_CLASSES": ("labels of impossible classes", 2),
-    "LONGEST_TEXT": ("no machine", None),
+    "LONGEST_TEXT": ("a machine described in more", None),
     "LARGEST_FILE_BYTES": ("more than [0-9,]+ bytes|larger than [0-9,]+ bytes", None),
 }
 

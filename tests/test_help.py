@@ -71,7 +71,7 @@ def test_help_has_no_absurd_numbers(command: str) -> None:
         ("sample", "Number of images."),
         ("evaluate-nll", "Use only N images"),
         ("train", "Resume from saved state."),
-        ("verify", "Check that the likelihood is valid"),
+        ("verify", "Check the likelihood: causality"),
         ("info", "Show a checkpoint's model, training and NLL."),
     ],
 )
@@ -91,7 +91,7 @@ def test_help_shows_values_where_there_are_some(words: str) -> None:
 def test_paragraphs_of_help_have_no_breaks_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "300")
     text = fame("compress", "--help").text
-    assert "black and white images. fame decompress restores them" in text
+    assert "black and white images. fame decompress restores the images" in text
     assert "\n   fame compress run/ *.png -o -" in text
 
 

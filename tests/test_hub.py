@@ -236,7 +236,7 @@ def test_a_push_checks_the_file_before_and_after(hub: HubServer, model: Path, tm
     error_of(5, "weights", "push", "org/repo", damaged)
     assert "names no repository" in error_of(2, "weights", "push", "org", model)
     for path in (model, damaged, tmp_path / "none.safetensors"):
-        assert "downloads are off" in error_of(4, "weights", "push", "org/repo", path, "--offline")
+        assert "the network is off" in error_of(4, "weights", "push", "org/repo", path, "--offline")
     assert not hub.tokens
     hub.headers["X-Linked-Etag"] = f'"{"ab" * 32}"'
     assert "abababab" in error_of(5, "weights", "push", "org/repo", model)
@@ -293,7 +293,8 @@ def test_without_the_library_the_extra_is_named(
 
 
 def card_of(path: Path, repository: str = "") -> Any:
-    return huggingface_hub.ModelCard(model_card(describe(path), repository), ignore_metadata_errors=False)
+    text = model_card(describe(path), repository, "mit")
+    return huggingface_hub.ModelCard(text, ignore_metadata_errors=False)
 
 
 @pytest.mark.parametrize(
@@ -307,7 +308,7 @@ def test_the_page_shows_the_nll_with_its_protocol(
     path = save_model(tmp_path / "model.safetensors", "vae", shape, levels, facts=facts)
     data = card_of(path, "org/name").data
     (result,) = data.eval_results
-    assert (data.model_name, data.library_name, data.license) == ("name", "famecli", None)
+    assert (data.model_name, data.library_name, data.license) == ("name", "famecli", "mit")
     assert (result.task_type, result.metric_type) == ("unconditional-image-generation", "nll")
     assert result.metric_value == value
     assert f"NLL, {unit} (IWAE, K = 100, seed 3" in result.metric_name

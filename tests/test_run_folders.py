@@ -124,7 +124,7 @@ def test_without_locks_the_later_training_takes_the_folder(
             with pytest.raises(UnavailableError, match="another training began"):
                 train(first)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-    assert notes == [f"{tmp_path} has no locks: start no second training there"] * 2
+    assert notes == [f"the file system of {tmp_path} has no locks: start no second training there"] * 2
 
 
 def test_other_errors_of_locks_are_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

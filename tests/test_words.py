@@ -319,7 +319,7 @@ WRONG = [
     ("sample own.safetensors --class 3", 2, "hint: leave --class out"),
     ("verify --checks foo", 2, "foo"),
     ("verify foo", 2, "called foo"),
-    ("weights push org/repo nosuch --offline", 4, "downloads are off"),
+    ("weights push org/repo nosuch --offline", 4, "the network is off"),
     ("weights push org/repo nosuch", 2, "called nosuch"),
     ("weights pull missing.safetensors --dry-run", 3, "missing.safetensors"),
     ("weights pull fame.toml --dry-run", 3, "fame.toml"),

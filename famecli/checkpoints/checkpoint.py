@@ -29,7 +29,7 @@ from famecli.errors import ArgumentError, InputError, IntegrityError, NumericsEr
 from famecli.files import write_atomic
 from famecli.model.fame import Fame
 from famecli.nll.record import NllRecord
-from famecli.sampling.execution import ONE_THREAD, threads_for
+from famecli.sampling.execution import threads
 
 WeightsKind = Literal["ema", "raw"]
 # Dtypes of stored weights; the model uses float32.
@@ -166,7 +166,7 @@ def rounded(checkpoint: Checkpoint) -> Checkpoint:
 
 def load_checkpoint(path: Path, weights: WeightsKind = "ema") -> Checkpoint:
     """Return the model in the file `path`, or on stdin for `-`; errors are those of `parse_checkpoint`."""
-    with threads_for(ONE_THREAD):
+    with threads(one=True):
         return parse_checkpoint(read_checkpoint(path), str(path), weights)
 
 

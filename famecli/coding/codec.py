@@ -27,7 +27,7 @@ from famecli.config.schema import ModelConfig
 from famecli.errors import IntegrityError
 from famecli.model.distributions import Bernoulli, Gaussian, Likelihood, LogisticMixture, scale_levels
 from famecli.model.fame import Fame, labels_on
-from famecli.sampling.execution import ONE_THREAD, threads_for
+from famecli.sampling.execution import threads
 from famecli.sampling.sampler import CHUNK, Sampler
 
 # Outputs of the model are rounded to multiples of this, about 10^10 times the rounding error of float64: two
@@ -114,7 +114,7 @@ class Codec:
             labels: Class of each image, `(N,)`; None for a model without classes.
         """
         # The order of summation depends on the number of threads.
-        with threads_for(ONE_THREAD):
+        with threads(one=True):
             chosen = choose_bits(self.model, levels, labels) if bits is None else tuple(map(tuple, bits))
             return self._encode(levels, labels, chosen, advance)
 
@@ -163,7 +163,7 @@ class Codec:
         self._check(coded)
         layers, stack = [Bins(each) for each in coded.bits], Stack(coded.payload)
         parts, first = [np.zeros((0, *self.config.image_shape), np.uint8)], coded.images
-        with threads_for(ONE_THREAD):
+        with threads(one=True):
             for size in reversed(coded.groups):
                 first -= size
                 classes = labels_on(self.model, labels, slice(first, first + size))

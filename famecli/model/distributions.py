@@ -177,16 +177,14 @@ class LogisticMixture:
         # In units of levels: the coefficients multiply distances from the middle of the range.
         half = 0.5 * (self.levels - 1)
         points = points * half + (half + 0.5)
+        found: list[Tensor] = []
         centred: list[Tensor] = []
-        factors = iter(coefficients.unbind(1))
-        drawn: list[Tensor] = []
-        for channel, point in enumerate(points.unbind(1)):
+        for channel in range(c):
             if channel:
-                centred.append(drawn[-1] - half)
-            for value in centred:
-                point = torch.addcmul(point, next(factors), value)
-            drawn.append(torch.floor(point).clamp(0, self.levels - 1))
-        return torch.stack(drawn, dim=1)
+                centred.append(found[-1] - half)
+            point = self.location(points, coefficients, channel, centred)
+            found.append(torch.floor(point).clamp(0, self.levels - 1))
+        return torch.stack(found, dim=1)
 
     def initial_bias(self) -> Tensor:
         """Return the initial parameters `(self.parameters,)` of an untrained decoder."""

@@ -17,7 +17,7 @@ from famecli.nll.record import NATS_PER_BIT, Bound, Given
 from famecli.rng import ImageNoise, StreamName
 from famecli.runtime.distributed import ALONE, Group
 from famecli.runtime.memory import AdaptiveBatches
-from famecli.sampling.execution import FEW_IMAGES, ONE_THREAD, THREADED_WORK, threads_for
+from famecli.sampling.execution import FEW_IMAGES, threads
 
 # Lowest valid NLL of an image, below 0 by rounding alone; and lowest valid sum of estimates over images.
 LOWEST_NATS, LOWEST_SUM_NATS = -1e-4, -14.0
@@ -121,8 +121,7 @@ def evaluate(
         classes = labels_on(model, labels, rows)
         return _evaluate_batch(model, batch, classes, names[rows], samples, pieces.size, closed_form)
 
-    few = len(levels) * samples <= FEW_IMAGES
-    with threads_for(ONE_THREAD if few else THREADED_WORK):
+    with threads(one=len(levels) * samples <= FEW_IMAGES):
         table = map_rows(table_of, len(levels), images, pieces, group, advance)
     layers = model.config.stochastic_layers
     sizes = block_sizes(samples) if samples > 1 else ()

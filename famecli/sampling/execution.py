@@ -4,7 +4,7 @@ import time
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from statistics import fmean
 from typing import Literal
 
@@ -19,9 +19,9 @@ WARM_UPS = 3
 # Products run one after another, and each waits for its slowest thread, so small ones use one thread.
 # Measured number of multiplications from which threads save time on an idle machine.
 THREADED_WORK = 2**23
-# Argument of `threads_for` that always selects one thread, and the largest number of images for which passes
-# use it: on a busy machine, two threads take 20 to 50 times as long to load weights or to score an image.
-ONE_THREAD, FEW_IMAGES = 0, 32
+# Largest number of images for which a pass uses one thread: on a busy machine two threads take 20 to 50 times
+# as long to load weights or to score an image.
+FEW_IMAGES = 32
 # Number of typical steps timed on one thread, and least number timed on all threads.
 SINGLES = 2
 PATIENCE = 4
@@ -86,15 +86,20 @@ def has_linear() -> bool:
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
-@contextmanager
-def threads_for(work: int) -> Iterator[None]:
-    """Run torch on one CPU thread if products are small, and restore the number of threads afterwards.
+def threads_for(work: int) -> AbstractContextManager[None]:
+    """Return a context with one CPU thread if products are small; see `threads`.
 
     Args:
         work: Multiplications in the largest product; products below `THREADED_WORK` are small.
     """
+    return threads(one=work < THREADED_WORK)
+
+
+@contextmanager
+def threads(*, one: bool) -> Iterator[None]:
+    """Run torch on one CPU thread, or on as many as before, whose number is restored afterwards."""
     before = torch.get_num_threads()
-    if work < THREADED_WORK:
+    if one:
         torch.set_num_threads(1)
     try:
         yield

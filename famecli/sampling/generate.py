@@ -13,7 +13,7 @@ from famecli.rng import ImageNoise, image_uniforms
 from famecli.runtime.distributed import ALONE, Group
 from famecli.runtime.forks import fill, processes_on, shared
 from famecli.runtime.memory import AdaptiveBatches
-from famecli.sampling.execution import FEW_IMAGES, ONE_THREAD, THREADED_WORK, threads_for
+from famecli.sampling.execution import FEW_IMAGES, threads
 from famecli.sampling.plan import wavefront_plan
 from famecli.sampling.sampler import CHUNK, LANES, Sampler, chunk_on, padded_batch, sample_naive
 
@@ -210,7 +210,7 @@ def _draw(
     # Padded, since networks round differently by batch size.
     names = [("sample", seed) for seed in [*seeds, *[seeds[-1]] * (batch - len(seeds))]]
     noise = ImageNoise(names, device=model.device)
-    with threads_for(ONE_THREAD if batch <= FEW_IMAGES else THREADED_WORK):
+    with threads(one=batch <= FEW_IMAGES):
         classes = padded(labels_on(model, labels))
         condition = model.prior_condition(batch, noise, latent_temperature, classes)
     images = decoder(condition, image_uniforms(names[: len(seeds)], model.uniforms_shape))

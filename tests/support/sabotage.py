@@ -283,10 +283,10 @@ def cold_mixture(model: Fame, patch: pytest.MonkeyPatch) -> None:
 
 
 def floored_levels(model: Fame, patch: pytest.MonkeyPatch) -> None:
-    """Round samples down after adding a tenth of a level; levels are 0.4 apart."""
+    """Round samples down after adding 0.4 of a level in place of 0.5."""
 
     def location(original: Callable[..., Tensor], *args: object) -> Tensor:
-        return original(*args) - 0.04
+        return original(*args) - 0.1
 
     def sample(original: Callable[..., Tensor], self: LogisticMixture, *args: object) -> Tensor:
         with pytest.MonkeyPatch.context() as inner:
