@@ -218,7 +218,7 @@ def test_a_preview_without_a_terminal_is_a_warning(model: Path) -> None:
         (["-o", "-", "--format", "png"], "zip, npy, npz or grid"),
         (["--format", "gif"], "'auto', 'grid', 'png', 'npz', 'npy', 'zip'"),
         (["--decoder", "median"], "'sample', 'mean'"),
-        (["--device", "tpu"], "choose auto, cpu"),
+        *((["--device", name], "choose auto, cpu") for name in ("tpu", "cpu:", "cuda:01", "auto:0")),
         (["--weights", "best"], "'ema', 'raw'"),
         (["--model", "vae"], "leave it out"),
         (["--dataset", "mnits"], "did you mean mnist?"),

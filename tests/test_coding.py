@@ -9,6 +9,7 @@ import torch
 from support.codes import BITS, FINE, again, all_bits, bound_bits, change_last_digits, images_of
 from support.models import LATENT_PRESETS, preset_model, two_layer_model
 
+from famecli.coding.bits_back import FIRST_BITS, Sample, choose_bits
 from famecli.coding.codec import Codec, code_pixels
 from famecli.coding.stack import STATE_WORDS, WORD_BITS, Stack, Writer
 from famecli.config.costs import image_bytes
@@ -49,6 +50,18 @@ def test_no_image_and_one_image(preset: str, count: int) -> None:
         coded = Codec(model).encode(images, bits)
         assert coded.images == count
         np.testing.assert_array_equal(again(model, coded), images)
+
+
+@pytest.mark.parametrize("lengths", [[9.0, math.nan, 8.0, math.nan], [math.nan, math.nan, 8.0, 8.5]])
+def test_a_code_whose_length_is_not_a_number_is_never_the_shorter(
+    lengths: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coming = iter(lengths)
+    monkeypatch.setattr(Sample, "total", lambda self, bits: next(coming, math.inf))
+    chosen = choose_bits(model_of("vae"), images_of(2))
+    # The length of 8 is that of the second change: one bit less for each map.
+    assert {bits for layer in chosen for bits in layer} <= {0, FIRST_BITS - 1}
+    assert any(bits for layer in chosen for bits in layer)
 
 
 def test_float64_models_and_extreme_images_come_back() -> None:

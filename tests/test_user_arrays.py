@@ -52,6 +52,8 @@ def test_no_hint_destroys_an_array_of_an_unknown_range(tmp_path: Path) -> None:
     assert "astype" not in hint_of(lambda: describe("folder", tmp_path / "a.npy"))
     np.save(tmp_path / "a.npy", GREYS * np.nan)
     assert "not all finite" in hint_of(lambda: describe("folder", tmp_path / "a.npy"))
+    np.save(tmp_path / "a.npy", np.zeros((0, 28, 28), np.float32))
+    assert "it holds no values" in hint_of(lambda: describe("folder", tmp_path / "a.npy"))
     late = np.zeros((3, 512, 512))
     late[-1, -1, -1] = np.nan
     np.save(tmp_path / "a.npy", late)

@@ -11,6 +11,7 @@ prior's median.
 """
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -247,7 +248,8 @@ class _Search:
         }
         live = sorted((place for place in nats if nats[place] >= LEAST_RATE), key=lambda place: -nats[place])
         self.bits: Mapping[Place, int] = dict.fromkeys(live, FIRST_BITS)
-        self.least = sample.total(self.table(self.bits))
+        # Infinite if that length is not a number.
+        self.least = min(math.inf, sample.total(self.table(self.bits)))
 
     def table(self, bits: Mapping[Place, int]) -> Bits:
         """Return bits of all maps, 0 for maps that are not in `bits`."""
