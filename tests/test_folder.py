@@ -51,6 +51,16 @@ def test_shape_and_splits_are_those_of_the_files(tmp_path: Path, kind: str, grey
     np.testing.assert_array_equal(before.pixels, nchw(images[9::10]))
 
 
+def test_the_rule_of_older_runs_cuts_the_ninth_of_ten_images_off_train(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        write_images(tmp_path / split, FOLDER_IMAGES)
+    how = Preparation(rule="tenth")
+    info = describe("folder", tmp_path, preparation=how)
+    assert info.rule == "as named, valid cut off train as the ninth of ten images in order"
+    valid = load_split("folder", "valid", data=tmp_path, preparation=how).pixels
+    np.testing.assert_array_equal(valid, nchw(FOLDER_IMAGES[8::10]))
+
+
 def test_folders_named_after_splits_are_the_splits(tmp_path: Path) -> None:
     for split, part in (
         ("train", FOLDER_IMAGES[:4]),
