@@ -3,10 +3,12 @@ from collections import Counter
 import pytest
 import torch
 from support.models import make_decoder, model_around, randomise
+from support.sabotage import wrap
 from support.sampling import SEEDS, kinds, make_case, pixels
 
 from famecli.config.schema import DecoderConfig
 from famecli.model.distributions import Bernoulli, make_likelihood, scale_levels
+from famecli.sampling import wavefront
 from famecli.sampling.sampler import Sampler
 from famecli.sampling.wavefront import WavefrontWorkspace
 
@@ -39,6 +41,19 @@ def test_the_cases_drawn_are_of_every_kind() -> None:
     }
     assert set(counts) == lags | patches | attention | others
     assert min(counts.values()) >= 4, counts
+
+
+@pytest.mark.parametrize("attention", [(), (1, 2)])
+def test_the_attention_mask_is_made_once_and_only_for_attention(
+    attention: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It grows with the square of the number of patches: gigabytes for large images."""
+    made: list[tuple[object, ...]] = []
+    wrap(monkeypatch, wavefront, "_mask", lambda original, *args: made.append(args) or original(*args))
+    sizes = DecoderConfig(True, 4, layers=2, attention=attention, heads=1)
+    decoder = make_decoder(model_around(sizes, (4, 4)))
+    Sampler(decoder, Bernoulli(1), 2).begin(None, 1)
+    assert len(made) == bool(attention)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
