@@ -73,6 +73,9 @@ COLUMNS = {
 
 def main() -> None:
     options = parse_options()
+    for name in ("peer", "beside"):
+        if name in (options.only or ()) and getattr(options, name) is None:
+            raise UsageError(f"--only {name} lacks --{name}")
     if options.threads:
         torch.set_num_threads(options.threads)
     model = load(options)
@@ -185,8 +188,6 @@ def measure(
         others, inputs = sampler_of(other), inputs_of(other, batch)
         contenders["beside"] = lambda: others.sample(*inputs)
     wanted = options.only or list(contenders)
-    if missing := set(wanted) - set(contenders):
-        raise UsageError(f"--only {' '.join(sorted(missing))} lacks --{' and --'.join(sorted(missing))}")
     seconds = medians({name: each for name, each in contenders.items() if name in wanted}, options.rounds)
     return row_of(model, seconds, batch, options) | {
         "pixels_differing": sampler.verify(x, uniforms, condition)

@@ -79,6 +79,7 @@ MISSING = "no-such-folder/file"
         ("recipe", ["--dataset", "mnits"], 2, "'mnits'"),
         ("sampling", ["no-such-weights"], 3, "no-such-weights"),
         ("sampling", ["--model", "vae"], 2, "vae has no PixelCNN decoder"),
+        ("sampling", ["--only", "peer"], 2, "--only peer lacks --peer"),
         ("sampling", ["--model", "pixelcnn", "--peer", "no-such-folder"], 3, "no-such-folder"),
         ("speedrun", ["--dataset", "mnits"], 2, "'mnits'"),
         ("speedrun", ["--csv", MISSING], 3, MISSING),

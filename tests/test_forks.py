@@ -74,7 +74,7 @@ def test_a_part_whose_process_dies_is_computed_here(two_threads: None) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_a_forked_process_finds_unshared_memory_zero_and_ordinary_memory_as_it_was(
+def test_a_forked_process_finds_wiped_memory_zero_and_ordinary_memory_as_it_was(
     dtype: torch.dtype, two_threads: None
 ) -> None:
     like, rows = torch.ones(2, dtype=dtype), shared((7, 1), dtype)

@@ -4,15 +4,12 @@ from pathlib import Path
 
 from famecli.checkpoints.card import model_card
 from famecli.checkpoints.description import describe
-from famecli.checkpoints.index import INDEX, index_text
-
-# By the hub's identifiers; the index has that of SPDX.
-LICENCE = "mit"
+from famecli.checkpoints.index import INDEX, entry_of, index_text
 
 
 def card_text(path: Path) -> str:
     """Return the model card of a checkpoint."""
-    return model_card(describe(path), licence=LICENCE)
+    return model_card(describe(path), licence=entry_of(path).licence.lower())
 
 
 if __name__ == "__main__":

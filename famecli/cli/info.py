@@ -73,9 +73,10 @@ def info(
         source.check_trained_on(described.provenance.dataset)
         facts = described.document(tensors=tensors)
         if card:
-            shipped = (each.licence for each in index().values() if each.sha256 == described.sha256)
-            licence = next(shipped, "").lower() or None
-            output.result(facts, model_card(described, licence=licence).removesuffix("\n"))
+            # By the hub's identifiers, which are those of SPDX in lower case.
+            licences = {each.sha256: each.licence.lower() for each in index().values()}
+            card_text = model_card(described, licence=licences.get(described.sha256))
+            output.result(facts, card_text.removesuffix("\n"))
         else:
             output.result(facts, described.sha256, lambda console: _show(described, console, tensors=tensors))
 

@@ -280,11 +280,8 @@ class _Search:
     def _better(self, changes: Mapping[Place, int]) -> bool:
         """Make the changes if the code gets shorter, and return whether it did."""
         bits = {**self.bits, **changes}
-        if bits == self.bits:
-            return False
-        total = self.sample.total(self.table(bits))
         # A total that is not a number is not shorter.
-        if not total < self.least:
+        if bits == self.bits or not (total := self.sample.total(self.table(bits))) < self.least:
             return False
         self.bits, self.least = bits, total
         return True

@@ -100,14 +100,14 @@ class LogisticMixture:
 
     def split(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return logits `(B, K, ...)`, means, log-scales `(B, C, K, ...)`, coefficients `(B, c, K, ...)`."""
-        k, c = self.mixtures, self.channels
-        logits, means, log_scales, coefficients = parameters.split(
-            [k, c * k, c * k, self.coefficients * k], dim=1
-        )
-        log_scales = log_scales.unflatten(1, (c, k)).clamp(SMALLEST_LOG_SCALE, LARGEST_LOG_SCALE)
-        # unflatten rejects the empty coefficients of a grey image.
-        table = coefficients.reshape(parameters.shape[0], self.coefficients, k, *parameters.shape[2:])
-        return logits, means.unflatten(1, (c, k)), log_scales, torch.tanh(table)
+        logits, tables = parameters[:, : self.mixtures], parameters[:, self.mixtures :]
+        return logits, *self._components(tables.unflatten(1, (-1, self.mixtures)))
+
+    def _components(self, tables: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return means, log-scales and coefficients from `tables`, `(B, 2 * C + coefficients, ...)`."""
+        sizes = [self.channels, self.channels, self.coefficients]
+        means, log_scales, coefficients = tables.split(sizes, dim=1)
+        return means, log_scales.clamp(SMALLEST_LOG_SCALE, LARGEST_LOG_SCALE), torch.tanh(coefficients)
 
     def location(self, means: Tensor, coefficients: Tensor, channel: int, earlier: list[Tensor]) -> Tensor:
         """Return the components' locations `(B, K, ...)` of `channel` given the scaled earlier channels."""
@@ -165,21 +165,19 @@ class LogisticMixture:
 
     def sample(self, parameters: Tensor, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
         """Return the levels `(B, C, ...)` sampled with `uniforms` `(B, self.uniforms, ...)` in [0, 1)."""
-        k, c = self.mixtures, self.channels
+        k = self.mixtures
         bounds = torch.softmax(_tempered(parameters[:, :k], temperature), dim=1).cumsum(1)[:, :-1]
         chosen = (uniforms[:, :1] >= bounds).sum(1, keepdim=True)  # (B, 1, ...), component index
         tables = parameters[:, k:].unflatten(1, (-1, k))  # (B, 2 * C + coefficients, K, ...)
         index = chosen.unsqueeze(1).expand(-1, tables.shape[1], *[-1] * (chosen.dim() - 1))
-        picked = tables.gather(2, index).squeeze(2).split([c, c, self.coefficients], dim=1)
-        means, log_scales, coefficients = picked[0], picked[1], torch.tanh(picked[2])
-        scales = log_scales.clamp(SMALLEST_LOG_SCALE, LARGEST_LOG_SCALE).exp()
-        points = torch.add(means, scales * torch.logit(uniforms[:, 1:]), alpha=temperature)
+        means, log_scales, coefficients = self._components(tables.gather(2, index).squeeze(2))
+        points = torch.add(means, log_scales.exp() * torch.logit(uniforms[:, 1:]), alpha=temperature)
         # In units of levels: the coefficients multiply distances from the middle of the range.
         half = 0.5 * (self.levels - 1)
         points = points * half + (half + 0.5)
         found: list[Tensor] = []
         centred: list[Tensor] = []
-        for channel in range(c):
+        for channel in range(self.channels):
             if channel:
                 centred.append(found[-1] - half)
             point = self.location(points, coefficients, channel, centred)

@@ -55,18 +55,18 @@ class AdaptiveBatches:
         """
         first = 0
         while first < images:
-            piece = slice(first, min(images, first + self.size))
+            tried = min(images - first, self.size)
+            piece = slice(first, first + tried)
             try:
                 found = work(piece)
             except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error) or piece.stop - piece.start <= self.smallest:
+                if not is_out_of_memory(error) or tried <= self.smallest:
                     raise
             else:
                 first = piece.stop
                 yield found
                 continue
             # After the handler: inside it the error still references the memory.
-            tried = piece.stop - piece.start
             smaller = max(1, -(-tried // self.smallest) // 2) * self.smallest
             self.report(f"out of memory with {tried} images at once, going on with {smaller}")
             self.size = smaller
