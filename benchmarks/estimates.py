@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from famecli.nll.evaluate import stderr_over_images
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -35,9 +37,7 @@ class Estimate:
 
 def mean_of(values: np.ndarray) -> Estimate:
     """Return the mean of independent observations `(N,)`."""
-    count = len(values)
-    stderr = float(np.std(values, ddof=1) / math.sqrt(count)) if count > 1 else math.nan
-    return Estimate(float(np.mean(values)), stderr, count)
+    return Estimate(float(np.mean(values)), stderr_over_images(values), len(values))
 
 
 def share_of(hits: np.ndarray) -> Estimate:
@@ -99,6 +99,6 @@ def over_repeats(estimates: Sequence[Estimate]) -> Estimate:
     return Estimate(value, float(np.mean([each.stderr for each in estimates])), estimates[0].count)
 
 
-def spread_of(estimates: Sequence[Estimate]) -> float | None:
-    """Return the standard deviation over seeds; None for one seed."""
-    return float(np.std([each.value for each in estimates], ddof=1)) if len(estimates) > 1 else None
+def spread_of(means: Sequence[float]) -> float | None:
+    """Return the standard deviation of a mean over seeds; None for one seed."""
+    return float(np.std(means, ddof=1)) if len(means) > 1 else None

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from benchmarks.checkpoints import run
+from benchmarks.estimates import spread_of
 from benchmarks.matching import assignments, fitted, flops_per_image, with_parts_of
 from benchmarks.tables import Cell, Table
 from benchmarks.trainings import (
@@ -34,7 +35,6 @@ from benchmarks.trainings import (
     publish_trainings,
     rate_text,
     run_words,
-    seed_deviation,
     set_words,
     shared_words,
     train,
@@ -188,7 +188,7 @@ def _results(decoder: str, rivals: Sequence[Contender], runs: dict[str, list[Tra
                 mean_seconds(found),
                 image_estimate(found),
                 None if found is base else paired_difference(found, base),
-                seed_deviation(found),
+                spread_of([each.mean for each in found]),
                 rate_text(found),
             )
         )

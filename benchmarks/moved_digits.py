@@ -16,6 +16,7 @@ import numpy as np
 
 from benchmarks.checkpoints import read_split, run
 from benchmarks.equal_sizes import BASE, QUICK_IMAGES, changes_of
+from benchmarks.estimates import spread_of
 from benchmarks.tables import Cell, Table
 from benchmarks.trainings import (
     Runner,
@@ -29,7 +30,6 @@ from benchmarks.trainings import (
     publish_trainings,
     rate_text,
     run_words,
-    seed_deviation,
     set_words,
     shared_words,
     train,
@@ -149,7 +149,7 @@ def _row(most: int, name: str, found: Sequence[Trained], base: Sequence[Trained]
         count_parameters(found[0].config),
         image_estimate(found),
         None if name == BASE else paired_difference(found, base),
-        seed_deviation(found),
+        spread_of([each.mean for each in found]),
         rate_text(found) or None,
     )
 

@@ -164,11 +164,6 @@ def image_estimate(runs: Sequence[Trained]) -> Estimate:
     return mean_of(np.mean([each.nats for each in runs], axis=0))
 
 
-def seed_deviation(runs: Sequence[Trained]) -> float | None:
-    """Return the standard deviation of the NLL over seeds, nats; None for one run."""
-    return float(np.std([each.mean for each in runs], ddof=1)) if len(runs) > 1 else None
-
-
 def rate_text(runs: Sequence[Trained]) -> str:
     """Return the KL divergence of each stochastic layer in nats, means over runs, from the image upwards."""
     return " + ".join(f"{nats:.2f}" for nats in np.mean([each.rate for each in runs], axis=0))

@@ -71,7 +71,7 @@ def squares_of(
             raise error
         return [row**2 for row in range(rows.start, rows.stop)]
 
-    return [value for piece in pieces.map(images, work) for value in piece], tried
+    return [value for piece in pieces.map(range(images), work) for value in piece], tried
 
 
 def test_pieces_become_smaller_for_good_and_say_so(full: Exception) -> None:
@@ -95,7 +95,7 @@ def test_pieces_are_multiples_of_the_smallest_which_is_the_last_tried(full: Exce
         raise full
 
     with pytest.raises(type(full)):
-        list(AdaptiveBatches(24, smallest=8).map(24, fail))
+        list(AdaptiveBatches(24, smallest=8).map(range(24), fail))
     assert tried == [24, 8]
 
 

@@ -19,7 +19,6 @@ from famecli.checkpoints.index import (
     entry_of,
     index,
     index_text,
-    named_weights,
     unknown_checkpoint,
     weights_folder,
 )
@@ -184,7 +183,7 @@ def test_a_claim_without_a_figure_cannot_be_listed(tmp_path: Path, change: dict[
 
 
 def test_an_installation_without_weights_says_so(other_folder: Path) -> None:
-    for find in (index, lambda: default_weights(None, None), lambda: named_weights("x")):
+    for find in (index, lambda: default_weights(None, None)):
         with pytest.raises(UnavailableError, match="no weights") as caught:
             find()
         assert caught.value.hint == "name a checkpoint file"
@@ -205,9 +204,9 @@ def test_a_damaged_index_is_a_config_error(other_folder: Path) -> None:
 
 
 def test_names_are_exact_and_misspelt_ones_get_a_guess() -> None:
-    assert named_weights("fame-mnist") == index()["fame-mnist"]
+    assert index()["fame-mnist"].name == "fame-mnist"
     for name in ("fame-mnits", "FAME-MNIST", "", "fame-mnist.safetensors"):
-        assert named_weights(name) is None
+        assert name not in index()
     assert unknown_checkpoint("fame-mnits").hint == "did you mean fame-mnist?"
     assert unknown_checkpoint("zzz").hint == f"names of weights: {', '.join(index())}"
 

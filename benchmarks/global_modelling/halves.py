@@ -185,7 +185,7 @@ def _row(case: Case, less: Estimate | None) -> tuple[Cell, ...]:
         case.model.name,
         case.gap(),
         less,
-        spread_of([mean_of(each.gaps) for each in costs]),
+        spread_of([float(np.mean(each.gaps)) for each in costs]),
         over_repeats([area_of(each.mixed, each.real) for each in costs]),
         over_repeats([share_of(each.gaps > 0) for each in costs]).times(100),
     )

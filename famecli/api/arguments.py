@@ -10,13 +10,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from famecli.config.schema import ModelConfig
+from famecli.config.schema import LARGEST_SEED, ModelConfig
 from famecli.data.preparation import AS_THEY_ARE, Preparation
 from famecli.errors import ArgumentError, ArgumentTypeError, truncate
 from famecli.evaluation.score import EstimatorSettings
 from famecli.nll.record import Annealing
 
-LARGEST_SEED = 2**63 - 1
 # Callback that takes the number of images done and the total.
 Progress = Callable[[int, int], None]
 

@@ -13,7 +13,6 @@ import numpy.typing as npt
 from torch import Tensor
 
 from famecli.api.arguments import (
-    LARGEST_SEED,
     Array,
     Pixels,
     Progress,
@@ -33,7 +32,7 @@ from famecli.api.arguments import (
 from famecli.checkpoints.checkpoint import Checkpoint
 from famecli.coding.compress import check_model, decode_images, encode_images
 from famecli.coding.container import from_bytes, to_bytes
-from famecli.config.schema import ModelConfig
+from famecli.config.schema import LARGEST_SEED, ModelConfig
 from famecli.data.dataset import read_files
 from famecli.data.image_writers import levels_to_bytes
 from famecli.data.labels import Labels, labels_of, labels_or_random

@@ -36,7 +36,7 @@ from famecli.config.schema import TrainConfig
 from famecli.data.dataset import Split, even_part, load_split, own_images
 from famecli.data.labels import Labels
 from famecli.data.preparation import Preparation
-from famecli.errors import ArgumentError, ArgumentTypeError
+from famecli.errors import ArgumentTypeError
 from famecli.evaluation import comparison
 from famecli.evaluation.comparison import WAIVERS, Comparison, Waiver
 from famecli.evaluation.report import NllReport
@@ -334,14 +334,7 @@ def compare(
     for word in allowed:
         choice("allow", word, WAIVERS)
     waived = frozenset(waiver for waiver in WAIVERS if waiver in allowed)
-    first, second = _scores(a, "a"), _scores(b, "b")
-    found = [(waiver, words) for waiver, words in comparison.differences(first, second)]
-    if refused := [words for waiver, words in found if waiver not in waived]:
-        hint = (
-            "score both on the same images by the same estimator, or pass allow=[...] with estimator or names"
-        )
-        raise ArgumentError(f"a and b differ in {', '.join(refused)}", hint)
-    return comparison.compare(first, second, waived)
+    return comparison.compare(_scores(a, "a"), _scores(b, "b"), waived)
 
 
 def _scores(scored: NllReport | AnyPath, name: str) -> NllRecord:

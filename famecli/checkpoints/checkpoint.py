@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from famecli.checkpoints.description import model_in, readable_claims
+from famecli.checkpoints.description import model_in, readable_claims, weights_hash_in
 from famecli.checkpoints.header import (
     CHECKPOINT_SCHEMA,
     DAMAGED,
@@ -200,7 +200,7 @@ def parse_checkpoint(content: bytes, source: str, weights: WeightsKind = "ema") 
         if not bool(torch.isfinite(tensor).all()):
             raise InputError(f"{source}: {name} has values that are not finite")
     found = hash_weights(chosen)
-    _check_hash(header.metadata.get("weights_sha256"), weights, found, source)
+    _check_hash(weights_hash_in(header.metadata, weights), weights, found, source)
     model.load_state_dict(chosen)
     model.eval().requires_grad_(False)
     sha256 = hashlib.sha256(content).hexdigest()
@@ -239,9 +239,8 @@ def _check_tensors(model: Fame, header: Header, source: str) -> None:
             raise InputError(f"{source}: {name} is {header.tensors[name].shape}, expected {shape}")
 
 
-def _check_hash(recorded: object, weights: WeightsKind, found: str, source: str) -> None:
+def _check_hash(expected: str | None, weights: WeightsKind, found: str, source: str) -> None:
     """Check weights against their recorded hash."""
-    expected = recorded.get(weights) if isinstance(recorded, dict) else None
     if expected != found:
         raise IntegrityError(
             f"{source}: its {weights} weights are not those that were saved (sha256 {found[:12]}, "

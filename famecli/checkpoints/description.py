@@ -130,10 +130,10 @@ def model_in(metadata: Mapping[str, Any], source: str) -> ModelConfig:
         raise ConfigError(f"{source}: {truncate(error, 400)}", error.hint) from error
 
 
-def weights_hash_in(metadata: Mapping[str, Any]) -> str | None:
-    """Return the SHA-256 that metadata record for the averaged weights; None where they record none."""
+def weights_hash_in(metadata: Mapping[str, Any], kind: str = "ema") -> str | None:
+    """Return the SHA-256 in metadata of the weights of a kind, `ema` or `raw`; None if they have none."""
     hashes = metadata.get("weights_sha256")
-    found = hashes.get("ema") if isinstance(hashes, dict) else None
+    found = hashes.get(kind) if isinstance(hashes, dict) else None
     return found if isinstance(found, str) else None
 
 

@@ -198,11 +198,6 @@ def index() -> dict[str, WeightsEntry]:
     return {entry.name: entry for entry in entries}
 
 
-def named_weights(name: str) -> WeightsEntry | None:
-    """Return the entry called `name`, or None."""
-    return index().get(name)
-
-
 def default_weights(dataset: str | None, model: str | None) -> WeightsEntry:
     """Return the entry of a data set and a model; the defaults are mnist and fame.
 

@@ -10,9 +10,9 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urldefrag, urlsplit
 
 from famecli.checkpoints import hub
-from famecli.checkpoints.description import model_in
+from famecli.checkpoints.description import model_in, weights_hash_in
 from famecli.checkpoints.header import read_checkpoint, read_header
-from famecli.checkpoints.index import WeightsEntry, index, named_weights, unknown_checkpoint, weights_folder
+from famecli.checkpoints.index import WeightsEntry, index, unknown_checkpoint, weights_folder
 from famecli.checkpoints.provenance import parse_provenance
 from famecli.checkpoints.urls import SHA256, HubFile, Located, addresses, is_hub, parse_url
 from famecli.data.fetch import fetch_file, is_offline, say_nothing
@@ -95,7 +95,7 @@ class Store:
         """
         if "://" in word:
             return self.fetch_located(self.locate(word))
-        if (entry := named_weights(word)) is not None:
+        if (entry := index().get(word)) is not None:
             return self.fetch(entry)
         return next((each.path for each in self.imported() if each.name == word), None)
 
@@ -221,7 +221,7 @@ class Store:
         """Return name and path of a checkpoint that is not in the index, after a full check."""
         from famecli.checkpoints.checkpoint import parse_checkpoint
 
-        if (known := named_weights(name)) is not None:
+        if (known := index().get(name)) is not None:
             hint = "choose another `name`"
             found = f"sha256 {sha256[:12]}, but that of {name} is {known.sha256[:12]}"
             raise IntegrityError(f"{path}: {found}", hint)
@@ -242,7 +242,7 @@ class Store:
             UnavailableError: The weights are not on this machine.
             InputError: A file cannot be deleted.
         """
-        entry, found = named_weights(name), [each.path for each in self.imported() if each.name == name]
+        entry, found = index().get(name), [each.path for each in self.imported() if each.name == name]
         fetched = re.compile(re.escape(name) + "-[0-9a-f]{12}" + re.escape(SUFFIX))
         with suppress(OSError):
             found += [path for path in sorted(self.folder.iterdir()) if fetched.fullmatch(path.name)]
@@ -332,10 +332,9 @@ def weights_with_hash(kind: str, sha256: str, name: str, store: Store, hint: str
     """
     for each in store.installed():
         with suppress(FameError):
-            hashes = read_header(each.path).metadata.get("weights_sha256")
-            if isinstance(hashes, dict) and hashes.get(kind) == sha256:
+            if weights_hash_in(read_header(each.path).metadata, kind) == sha256:
                 return each.path
-    if (entry := named_weights(name)) is not None and store.find(entry) is None:
+    if (entry := index().get(name)) is not None and store.find(entry) is None:
         return store.fetch(entry)
     raise UnavailableError(
         f"the file was written with weights {sha256[:12]} ({name}), which are not here", hint

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from famecli.checkpoints.index import named_weights
+from famecli.checkpoints.index import index
 from famecli.checkpoints.store import Store, weights_with_hash
 from famecli.cli.grouping import grouped
 from famecli.cli.groups import (
@@ -229,7 +229,7 @@ def decompress(
 
     coded = read_file(file)
     header = coded.header
-    name = header.name if named_weights(header.name) else f"{header.name}.safetensors"
+    name = header.name if header.name in index() else f"{header.name}.safetensors"
     here = name == header.name or Path(name).exists()
     hint = f"name that model: --checkpoint {shlex.quote(name) if here else 'CKPT'}"
     if checkpoint is None:

@@ -12,6 +12,7 @@ from famecli.errors import ArgumentError, ConfigError, truncate
 
 # Largest number in untrusted input: axes of charts would overflow beyond it.
 LARGEST_NUMBER = 1e15
+LARGEST_SEED = 2**63 - 1
 # Larger integers are no floating-point numbers.
 LARGEST_INTEGER = 2**1023
 T = TypeVar("T")
@@ -262,7 +263,7 @@ class TrainConfig:
     max_skipped: int = ranged(0, 10**6, "consecutive steps with a non-finite gradient before giving up", 5)
     eval_every_images: int = ranged(1, 10**12, "images between two validations", 25_600)
     valid_images: int = ranged(1, 10**9, "validation images that are evaluated", 1_000)
-    seed: int = ranged(0, 2**63 - 1, "seed of weights, order, bits and latents", 0)
+    seed: int = ranged(0, LARGEST_SEED, "seed of weights, order, bits and latents", 0)
 
     def __post_init__(self) -> None:
         if problems := check_ranges(self, ""):

@@ -75,13 +75,13 @@ def unzipped(file: BinaryIO) -> BinaryIO:
 
 
 def read_file(path: Path, largest_bytes: int) -> bytes:
-    """Return the content of a file of `largest_bytes` or fewer.
+    """Return the content of a file, unpacked if it is gzipped: `largest_bytes` or fewer.
 
     Raises:
         InputError: The file is larger, or cannot be read.
     """
     with opened(path) as file:
-        content = read_up_to(file, largest_bytes + 1)
+        content = read_up_to(unzipped(file), largest_bytes + 1)
     if len(content) > largest_bytes:
         raise InputError(f"{path}: more than {largest_bytes:,} bytes, larger than expected")
     return content

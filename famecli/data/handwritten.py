@@ -4,13 +4,12 @@ from pathlib import Path
 
 import numpy as np
 
-from famecli.data.archive import AGAIN, opened, unzipped
+from famecli.data.archive import AGAIN, read_file
 from famecli.data.arrays import idx_sha256, read_idx
 from famecli.data.cache import check_hash, find_file, official_file
 from famecli.data.drawings import SIDE, drawings, read_mat, shrink
 from famecli.data.registry import DatasetInfo
 from famecli.errors import InputError, UnavailableError
-from famecli.files import read_up_to
 
 PIXELS = 28 * 28
 LARGEST_AMAT_BYTES = 256 << 20
@@ -75,11 +74,7 @@ def read_amat(info: DatasetInfo, folder: Path, split: str) -> tuple[np.ndarray, 
         IntegrityError: The file is not the official one.
     """
     path = official_file(info, folder, f"binarized_mnist_{split}.amat")
-    with opened(path) as file:
-        content = read_up_to(unzipped(file), LARGEST_AMAT_BYTES + 1)
-    if len(content) > LARGEST_AMAT_BYTES:
-        raise InputError(f"{path}: more than {LARGEST_AMAT_BYTES:,} bytes, larger than expected")
-    return parse_amat(content, str(path)).reshape(-1, *info.shape), None
+    return parse_amat(read_file(path, LARGEST_AMAT_BYTES), str(path)).reshape(-1, *info.shape), None
 
 
 def parse_amat(content: bytes, name: str) -> np.ndarray:

@@ -123,7 +123,7 @@ def read_pngs(info: DatasetInfo, folder: Path, split: str) -> tuple[np.ndarray, 
     pngs = tar_members(
         path, ends_with(".png"), LARGEST_PNG_BYTES, limit_bytes=4 * path.stat().st_size + (1 << 20)
     )
-    wanted = _positions(info, split)
+    wanted = info.positions(split)
     pieces = (
         decode(f"{path}: {name}", content, info.shape)[None] if index in wanted else NOT_DECODED
         for index, (name, content) in enumerate(pngs)
@@ -135,19 +135,13 @@ def _file_of(info: DatasetInfo, split: str) -> str:
     return next(name for name, file in info.files.items() if file.needed_for(split))
 
 
-def _positions(info: DatasetInfo, split: str) -> range:
-    """Return the positions of a split in the official test images, or in the other official images."""
-    first = info.splits["train"] if split == "valid" else 0
-    return range(first, first + info.splits[split])
-
-
 def _gather(info: DatasetInfo, split: str, pieces: Iterable[np.ndarray]) -> np.ndarray:
     """Return the images of a split, selected from pieces of all official test images, or of all others.
 
     Raises:
         InputError: There are more or fewer images than in the official files.
     """
-    wanted, seen = _positions(info, split), 0
+    wanted, seen = info.positions(split), 0
     # Address space only: a page takes memory when an image is written to it.
     images = np.empty((len(wanted), *info.shape), np.uint8)
     for piece in pieces:

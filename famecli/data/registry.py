@@ -79,10 +79,16 @@ class DatasetInfo:
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
     told: tuple[str, ...] = ()
 
-    def chosen(self, split: str, images: int) -> slice:
+    def positions(self, split: str) -> range:
         """Return the positions of a split in the official test images, or in the other official images.
 
         The validation split is the end of the official training images.
+        """
+        first = self.splits["train"] if split == "valid" else 0
+        return range(first, first + self.splits[split])
+
+    def chosen(self, split: str, images: int) -> slice:
+        """Return `positions` as a slice, after a check of the number of images.
 
         Args:
             split: `train`, `valid` or `test`.
@@ -91,15 +97,15 @@ class DatasetInfo:
         Raises:
             InputError: The official files hold another number of images.
         """
-        train = self.splits["train"]
-        expected = self.splits["test"] if split == "test" else train + self.splits["valid"]
+        expected = self.positions(split if split == "test" else "valid").stop
         if images != expected:
             part = "test" if split == "test" else "training"
             raise InputError(
                 f"{self.name}: {images:,} {part} images, the official files hold {expected:,}",
                 f"fame datasets verify {self.name}",
             )
-        return slice(0, train) if split == "train" else slice(train if split == "valid" else 0, expected)
+        where = self.positions(split)
+        return slice(where.start, where.stop)
 
 
 _LAKE = (

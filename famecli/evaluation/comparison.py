@@ -12,7 +12,7 @@ import numpy as np
 
 from famecli.config.schema import LARGEST_NUMBER
 from famecli.data.preparation import AS_THEY_ARE
-from famecli.errors import InputError, UsageError, truncate
+from famecli.errors import ArgumentError, InputError, truncate
 from famecli.files import read_bytes
 from famecli.nll.record import SCHEMA as SCORES_SCHEMA
 from famecli.nll.record import NllRecord, bits_per_dim, parse_nll
@@ -233,7 +233,7 @@ def compare(a: NllRecord, b: NllRecord, allow: frozenset[Waiver] = frozenset()) 
             split and binarization. The pixels must always be equal.
 
     Raises:
-        UsageError: Another part of the protocols differs.
+        ArgumentError: Another part of the protocols differs.
     """
     found = list(differences(a, b))
     if refused := [(waiver, words) for waiver, words in found if waiver not in allow]:
@@ -243,7 +243,7 @@ def compare(a: NllRecord, b: NllRecord, allow: frozenset[Waiver] = frozenset()) 
             hint = (
                 f"to compare them anyway: {' '.join(f'`allow={each}`' for each in sorted(map(str, waivers)))}"
             )
-        raise UsageError(f"the two differ in {', '.join(words for _, words in refused)}", hint)
+        raise ArgumentError(f"the two differ in {', '.join(words for _, words in refused)}", hint)
     allowed = tuple(sorted({waiver for waiver, _ in found if waiver is not None}))
     return Comparison(a, b, paired(np.array(a.image_nats) - np.array(b.image_nats)), allowed)
 

@@ -155,10 +155,7 @@ def map_rows(
     """
 
     def batch_from(start: int) -> np.ndarray:
-        def piece(rows: slice) -> np.ndarray:
-            return work(slice(start + rows.start, start + rows.stop))
-
-        return np.concatenate(list(pieces.map(min(images, total - start), piece)))
+        return np.concatenate(list(pieces.map(range(start, min(start + images, total)), work)))
 
     parts = []
     for part in group.map_ordered(range(0, total, images), batch_from):
@@ -289,7 +286,7 @@ def pixel_bits(
         condition, _ = model.infer(batch, noise, labels=labels_on(model, labels, rows))
         return rows.start, (-model.log_prob(batch, condition) / NATS_PER_BIT).cpu().numpy()
 
-    yield from AdaptiveBatches(batch_size, report=report).map(len(levels), bits_of)
+    yield from AdaptiveBatches(batch_size, report=report).map(range(len(levels)), bits_of)
 
 
 def evaluate_marginal(

@@ -43,19 +43,19 @@ class AdaptiveBatches:
     ) -> None:
         self.size, self.smallest, self.report = size, smallest, report
 
-    def map(self, images: int, work: Callable[[slice], T]) -> Iterator[T]:
-        """Yield `work` of each batch of `images` images, in order.
+    def map(self, images: range, work: Callable[[slice], T]) -> Iterator[T]:
+        """Yield `work` of each batch of images, in order.
 
         Args:
-            images: Number of images.
-            work: Function of the rows of a batch; it must give the same results for any split.
+            images: Indices of the images, in steps of 1.
+            work: Function of a slice of indices; it must give the same results for any split.
 
         Raises:
             Exception: The exception of `work`, also if not even the smallest batch fits in memory.
         """
-        first = 0
-        while first < images:
-            tried = min(images - first, self.size)
+        first = images.start
+        while first < images.stop:
+            tried = min(images.stop - first, self.size)
             piece = slice(first, first + tried)
             try:
                 found = work(piece)

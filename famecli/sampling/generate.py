@@ -193,10 +193,7 @@ def generate_batches(
         return _draw(decoders[0], seeds[chosen], latent_temperature, classes)
 
     def draw_batch(first: int) -> np.ndarray:
-        def draw_rows(rows: slice) -> np.ndarray:
-            return draw(slice(first + rows.start, first + rows.stop))
-
-        return np.concatenate(list(pieces.map(min(chunk, len(seeds) - first), draw_rows)))
+        return np.concatenate(list(pieces.map(range(first, min(first + chunk, len(seeds))), draw)))
 
     return group.map_ordered(range(0, len(seeds), chunk), draw_batch)
 

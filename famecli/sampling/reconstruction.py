@@ -1,7 +1,7 @@
 """Reconstructions: images decoded from posterior latents of all layers or the top ones."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from famecli.grids import Layout
 from famecli.model.fame import Draw, Fame, labels_on
-from famecli.rng import ImageNoise, Noise, image_uniforms
+from famecli.rng import ImageNoise, Noise, StreamName, image_uniforms
 from famecli.sampling.generate import DecoderOutput, ImageDecoder, pad, padded
 from famecli.sampling.sampler import padded_batch
 
@@ -61,16 +61,15 @@ def reconstruct(
     model.config.check_layers(settings.keep_layers)
     decoder = ImageDecoder(model, decoder_output=settings.decoder_output)
     found = []
-    for start, batch, count in _padded(x):
+    for start in range(0, len(x), CHUNK):
+        part = x[start : start + CHUNK]
         samples = []
         for sample in range(settings.samples):
-            names = [("reconstruct", settings.seed, sample, start + offset) for offset in range(len(batch))]
-            noise, classes = ImageNoise(names, device=model.device), _classes(model, labels, start, count)
-            condition, _ = model.infer(batch.to(model.device), noise, settings.keep_layers, classes)
-            uniforms = image_uniforms(names[:count], model.uniforms_shape)
+            names, condition, _ = _infer(model, part, labels, start, settings, sample)
+            uniforms = image_uniforms(names, model.uniforms_shape)
             samples.append(decoder(condition, uniforms).cpu().numpy())
         found.append(np.stack(samples, axis=1))
-        advance(count)
+        advance(len(part))
     return np.concatenate(found)
 
 
@@ -98,13 +97,10 @@ def interpolate(
     model.config.check_layers(settings.keep_layers)
     decoder = ImageDecoder(model, decoder_output=settings.decoder_output)
     of_steps = None if labels is None else labels[(2 * np.arange(steps) >= steps).astype(int)]
-    _, batch, _ = next(_padded(ends))
+    batch_size, classes = padded_batch(steps), padded(labels_on(model, of_steps))
     rows = []
     for sample in range(settings.samples):
-        names = [("reconstruct", settings.seed, sample, index) for index in range(len(batch))]
-        noise, classes = ImageNoise(names, device=model.device), _classes(model, labels, 0, len(ends))
-        _, draws = model.infer(batch.to(model.device), noise, settings.keep_layers, classes)
-        batch_size, classes = padded_batch(steps), _classes(model, of_steps, 0, steps)
+        names, _, draws = _infer(model, ends, labels, 0, settings, sample)
         condition = model.prior_condition(batch_size, _between(draws, steps, batch_size), labels=classes)
         uniforms = image_uniforms(names[:1], model.uniforms_shape)
         rows.append(decoder(condition, uniforms.expand(steps, -1, -1, -1)).cpu().numpy())
@@ -138,14 +134,13 @@ def posteriors(
     Shape: each `(N, maps, h, w)`, or `(N, entries)` for a dense layer.
     """
     found: dict[str, list[Tensor]] = {}
-    for start, batch, count in _padded(x):
-        names = [("reconstruct", seed, 0, start + offset) for offset in range(len(batch))]
-        noise, classes = ImageNoise(names, device=model.device), _classes(model, labels, start, count)
-        _, draws = model.infer(batch.to(model.device), noise, labels=classes)
+    for start in range(0, len(x), CHUNK):
+        part = x[start : start + CHUNK]
+        _, _, draws = _infer(model, part, labels, start, Settings(seed))
         for layer, draw in enumerate(draws):
             assert draw.posterior is not None
             for name, value in (("mean", draw.posterior.mean), ("scale", draw.posterior.scale)):
-                found.setdefault(f"layer{layer}.{name}", []).append(value[:count].cpu())
+                found.setdefault(f"layer{layer}.{name}", []).append(value[: len(part)].cpu())
     return {name: torch.cat(values) for name, values in found.items()}
 
 
@@ -172,14 +167,22 @@ def arranged(
     return rows.reshape(-1, *rows.shape[2:]), Layout(columns, group=group)
 
 
-def _classes(model: Fame, labels: np.ndarray | None, start: int, count: int) -> Tensor | None:
-    """Return the classes of a batch, padded like its images."""
-    return padded(labels_on(model, labels, slice(start, start + count)))
+def _infer(
+    model: Fame, part: np.ndarray, labels: np.ndarray | None, start: int, settings: Settings, sample: int = 0
+) -> tuple[list[StreamName], Tensor | None, list[Draw]]:
+    """Return the streams of images, their condition and their latents, padded for networks.
 
-
-def _padded(x: np.ndarray) -> Iterator[tuple[int, Tensor, int]]:
-    """Yield the index of a batch's first image, the padded batch, and its number of images."""
-    for start in range(0, len(x), CHUNK):
-        part = x[start : start + CHUNK]
-        extra = padded_batch(len(part)) - len(part)
-        yield start, torch.from_numpy(np.concatenate([part, part[-1:].repeat(extra, axis=0)])), len(part)
+    Args:
+        model: Model with latents.
+        part: Levels of the images, `(n, C, H, W)`.
+        labels: Class of each image of the whole set; None for a model without classes.
+        start: Index of the first image in the whole set.
+        settings: See `Settings`.
+        sample: Index of the reconstruction.
+    """
+    batch = pad(torch.from_numpy(part), padded_batch(len(part)))
+    names: list[StreamName] = [("reconstruct", settings.seed, sample, start + k) for k in range(len(batch))]
+    noise = ImageNoise(names, device=model.device)
+    classes = padded(labels_on(model, labels, slice(start, start + len(part))))
+    condition, draws = model.infer(batch.to(model.device), noise, settings.keep_layers, classes)
+    return names[: len(part)], condition, draws
