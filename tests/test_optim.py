@@ -16,6 +16,7 @@ from famecli.model.fame import Fame
 from famecli.runtime.distributed import Group
 from famecli.training import trainer as trainer_module
 from famecli.training.optim import (
+    BF16_SIDE,
     NEWTON_SCHULZ,
     SMALLEST_SIDE,
     Muon,
@@ -199,9 +200,13 @@ def test_restored_state_lies_in_memory_as_its_weights_and_goes_on_bit_by_bit() -
     assert strides[0] == strides[1]
 
 
-def test_bfloat16_is_for_single_precision_alone() -> None:
-    for dtype, equal in ((torch.float32, False), (torch.float64, True)):
-        weights = [nn.Parameter(torch.ones(20, 30, dtype=dtype)) for _ in range(2)]
+def test_bfloat16_is_for_large_matrices_in_single_precision_alone() -> None:
+    for dtype, side, equal in (
+        (torch.float32, BF16_SIDE, False),
+        (torch.float32, BF16_SIDE - 1, True),
+        (torch.float64, BF16_SIDE, True),
+    ):
+        weights = [nn.Parameter(torch.ones(side, 2 * side, dtype=dtype)) for _ in range(2)]
         for weight, bf16 in zip(weights, (False, True), strict=True):
             weight.grad = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)).to(dtype)
             Muon([weight], lr=0.1, bf16=bf16).step()

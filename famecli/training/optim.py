@@ -14,6 +14,8 @@ SMALLEST_SIDE = 16
 STEPS_TOGETHER = 3
 # From this ratio of sides, steps on the short side are cheaper.
 LONG = 2
+# Matrices with a shorter side gain nothing from bfloat16.
+BF16_SIDE = 96
 
 
 class Muon(torch.optim.Optimizer):
@@ -28,7 +30,7 @@ class Muon(torch.optim.Optimizer):
         momentum: Nesterov momentum.
         weight_decay: Decoupled weight decay.
         steps: Number of Newton-Schulz steps.
-        bf16: Whether Newton-Schulz steps of float32 weights are taken in bfloat16.
+        bf16: Whether Newton-Schulz steps of large float32 matrices are taken in bfloat16.
 
     Source: kellerjordan.github.io/posts/muon; github.com/KellerJordan/Muon (MIT).
     Differs: torch.optim.Muon takes matrices only, so convolutions are flattened here; matrices of one shape
@@ -96,7 +98,7 @@ def _as_weight(matrices: Tensor, like: Tensor) -> Tensor:
 def _apply(weights: list[Tensor], parts: list[Tensor], shape: torch.Size, group: dict[str, Any]) -> None:
     """Decay `weights`, and subtract the orthogonalised `parts`, all of one `shape`."""
     lr, (matrices, rows, columns) = group["lr"], shape
-    bf16 = group["bf16"] and parts[0].dtype == torch.float32
+    bf16 = group["bf16"] and parts[0].dtype == torch.float32 and min(rows, columns) >= BF16_SIDE
     whole = orthogonal(torch.cat(parts), group["steps"], torch.bfloat16 if bf16 else parts[0].dtype)
     updates = [_as_weight(part, weight) for part, weight in zip(whole.split(matrices), weights, strict=True)]
     if group["weight_decay"]:
