@@ -110,7 +110,7 @@ COLUMNS = (
     "parameters",
     "test NLL, nats",
     "less the first, nats",
-    "of it KL, nats",
+    "KL, nats",
     "ms/image",
     "images/s",
 )
@@ -137,8 +137,9 @@ def table(
     bounds = {"exact": "exact", "elbo": "-ELBO, one draw", "iwae": "importance-weighted"}
     kinds = ", ".join(f"{each.name} {bounds[nll.bound]}" for each, nll in zip(models, nlls, strict=True))
     note = (
-        f"NLL of {len(nlls[0].nats):,} test images ({kinds}), errors over images, differences on the same "
-        f"images. Time to draw {batch} images, latents included, on {torch.get_num_threads()} CPU threads."
+        f"NLL of {len(nlls[0].nats):,} test images ({kinds}), with standard errors over images. Differences "
+        "are on the same images. "
+        f"Time to draw {batch} images, latents included, on {torch.get_num_threads()} CPU threads."
     )
     return Table("decoders", "Factorized against PixelCNN decoders", COLUMNS, rows, note)
 

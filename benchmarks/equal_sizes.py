@@ -4,8 +4,8 @@
     python -m benchmarks.equal_sizes --only pixelcnn vae --seeds 0 1 2
     python -m benchmarks.equal_sizes --only fame-coarser
 
-All models have the ladder and the decoder of `fame`, with parts switched on and off; the presets differ from
-this, since each suits its kind of model. The PixelCNN has no ladder, so its decoder gets more layers, and
+All models have the ladder and the decoder of `fame`, with parts switched on and off. The presets have other
+sizes, which suit their kinds of model. The PixelCNN has no ladder, so its decoder gets more layers, and
 feature maps up to the parameters of `fame`. The others keep their decoder, and the width of their ladder is
 adjusted. `fame-coarser`, which is no preset, is `fame` with latents at half the height and width. All are
 trained by `fame train` in folders of --out; the same command resumes an interrupted experiment. Prints two
@@ -134,9 +134,10 @@ def _table(runs: dict[str, list[Trained]], options: argparse.Namespace) -> Table
     rows: list[tuple[Cell, ...]] = [_row(name, found, base) for name, found in runs.items()]
     note = (
         f"Size `{options.size}`, {options.images:,} images of `{options.dataset}`, {len(base)} seed(s), one "
-        "recipe for all. -ELBO with one draw, for `pixelcnn` the exact NLL; its error over test images. "
-        "Differences pair runs of equal seed, with the error over seeds if there are several, else over "
-        "images. FLOPs are of forward and backward passes; layers are counted from the image upwards."
+        "recipe for all. NLL: -ELBO with one draw, exact for `pixelcnn`, with the standard error over test "
+        "images. Differences are between runs of equal seed, with the standard error over seeds if there are "
+        "several, else over images. FLOPs are of forward and backward passes. Layers are counted from the "
+        "image upwards."
     )
     return Table("equal_sizes", "All models at equal parameters and equal images", COLUMNS, rows, note)
 

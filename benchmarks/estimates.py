@@ -64,7 +64,7 @@ def area_of(high: np.ndarray, low: np.ndarray) -> Estimate:
 
     Args:
         high: Scores expected to be higher, `(N, m)`; row n is one independent observation.
-        low: Scores expected to be lower of the same observations, `(N, k)`.
+        low: Scores of the same observations that are expected to be lower, `(N, k)`.
 
     Source: the variance of clustered scores, N. Obuchowski, Biometrics 53 (1997).
     """

@@ -4,10 +4,12 @@
     python -m benchmarks.maps_against_dense --decoders pixelcnn factorized --images 500000
 
 The unchanged preset, a ladder with maps, sets the budget: FLOPs per image times images. Its rivals get the
-same budget. Three have dense latents: the preset, which has more parameters; one with fewer feature maps and
-one with fewer latents, both at the parameters of the first. One has more feature maps, at the parameters of
-the dense preset. Two have dense latents in the lowest or in the top layer alone, at the parameters of the
-first. All are trained by `fame train` in folders of --out; the same command resumes an interrupted
+same budget. Three have dense latents: the same ladder, which then has more parameters; one with fewer feature
+maps and one with fewer latents, both at the parameters of the preset. One has latent maps and more feature
+maps, at the parameters of the dense ladder. Two have dense latents in the lowest or in the top layer alone,
+at the parameters of the preset.
+
+All are trained by `fame train` in folders of --out; the same command resumes an interrupted
 experiment. Prints Markdown tables and draws the curves in --out; see docs/experiments.md.
 """
 
@@ -193,10 +195,11 @@ def _results(decoder: str, rivals: Sequence[Contender], runs: dict[str, list[Tra
             )
         )
     note = (
-        f"All were given {rivals[0].flops * rivals[0].images / 1e15:.3g} PFLOP, forward and backward passes, "
-        f"with each of {len(base)} seeds; -ELBO with one draw, its error over test images. Differences pair "
-        "runs of equal seed, with the error over seeds if there are several, else over images. Layers are "
-        "counted from the image upwards; seconds are of training on the same core."
+        f"Each run has {rivals[0].flops * rivals[0].images / 1e15:.3g} PFLOP of forward and backward passes; "
+        f"{len(base)} seed(s). NLL: -ELBO with one draw, with the standard error over test images. "
+        "Differences are between runs of equal seed, with the standard error over seeds if there are "
+        "several, else over images. Layers are counted from the image upwards. Seconds are CPU seconds of "
+        "training steps."
     )
     return Table(f"final_{decoder}", f"Maps against dense latents, {decoder} decoder", COLUMNS, rows, note)
 

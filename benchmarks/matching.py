@@ -15,7 +15,7 @@ LARGEST = 8 * FINEST
 
 
 def with_parts_of(config: ModelConfig, preset: str) -> ModelConfig:
-    """Return `config`, a `fame`, with the parts of another preset and its own sizes.
+    """Return `config`, a `fame`, with the parts of another preset and the sizes of `config`.
 
     Presets also differ in sizes that suit their decoders; comparisons must vary the parts alone.
     """

@@ -88,7 +88,7 @@ def moved(images: np.ndarray, most: int) -> np.ndarray:
 def digits(most: int, options: argparse.Namespace) -> Path:
     """Write the moved digits as black and white images, `(N, H, W)` for each split, and return their file.
 
-    Of ten images the ninth is for validation and the tenth for testing, whatever the move.
+    Of ten consecutive images the ninth is for validation and the tenth for testing, whatever the move.
     """
     path: Path = options.out / f"moved-{most}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -124,9 +124,10 @@ def compare(options: argparse.Namespace, run: Runner = fame) -> Table:
         rows += [_row(most, name, found, runs[BASE]) for name, found in runs.items()]
     note = (
         f"Size `{options.size}`, {options.images:,} images, {len(options.seeds)} seed(s), one recipe and "
-        f"equally many parameters for all; digits are the training images of `{options.dataset}`, each moved "
-        "by up to so many pixels to any side. -ELBO with one draw, its error over test images. Differences "
-        "pair runs of equal seed and moves, with the error over seeds if there are several, else over images."
+        f"equally many parameters for all. Digits are the training images of `{options.dataset}`, each moved "
+        "by at most the given number of pixels in each direction. NLL: -ELBO with one draw, with the "
+        "standard error over test images. Differences are between runs of equal seed and moves, with the "
+        "standard error over seeds if there are several, else over images."
     )
     return Table("moved_digits", "Maps against dense latents on moved digits", COLUMNS, rows, note)
 

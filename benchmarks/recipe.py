@@ -250,9 +250,9 @@ def _table(variations: Sequence[Variation], options: argparse.Namespace) -> Tabl
     note = (
         f"`{options.model}`, size `{options.size}`, {options.images:,} images, seeds "
         f"{', '.join(map(str, options.seeds))}: NLL (-ELBO, one draw) of {count:,} validation images, with "
-        "the error over these. Differences pair runs of equal seed, with the error over seeds if there are "
-        "several, else over images. Layers are counted from the image upwards. In equal time each has its "
-        "own schedule; speeds within 10 % count as equal."
+        "the standard error over images. Differences are between runs of equal seed, with the standard error "
+        "over seeds if there are several, else over images. Layers are counted from the image upwards. In "
+        "equal time each variation has its own schedule; speeds within 10 % count as equal."
     )
     return Table("recipe", "Variations of the recipe", COLUMNS, rows, note)
 

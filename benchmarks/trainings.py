@@ -155,7 +155,7 @@ def _curve(records: Sequence[dict[str, Any]]) -> list[Validation]:
 
 
 def validations(images: int, count: int) -> str:
-    """Return the setting `KEY=VALUE` for a number of validations; `fame train` fits the rest of it."""
+    """Return the setting `KEY=VALUE` for a number of validations; `fame train` fits warm-ups and averages."""
     return f"train.eval_every_images={math.ceil(images / count)}"
 
 

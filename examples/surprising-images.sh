@@ -6,5 +6,7 @@ set -euo pipefail
 
 # head would close the pipe early, and pipefail would report sort as failed; awk reads to the end.
 fame evaluate-nll "${MODEL:-fame-mnist}" --limit "${IMAGES:-32}" --per-image - -q |
-    sort -t, -k3 -rg |
-    awk -v top="${TOP:-5}" 'NR <= top'
+    awk -F, 'NR == 1 { for (i = 1; i <= NF; i++) if ($i == "bits_per_dim") bits = i; next } { print $bits "," $0 }' |
+    sort -t, -k1 -rg |
+    awk -v top="${TOP:-5}" 'NR <= top' |
+    cut -d, -f2-

@@ -7,7 +7,7 @@ import html
 import json
 import re
 
-# User, password, query and fragment of a URL may be secrets. A revision after @ in hf:// is none, nor a hash.
+# User, password, query and fragment of a URL may be secrets; a revision after @ in hf:// and a hash are not.
 USER = re.compile(r"(?<!\bhf)://[^/\n]*@", re.IGNORECASE)
 # Matches from each :// on, so that long texts take linear time.
 URL = re.compile(r"(://[^\s?#]*)(\?[^\s#]*)?(#\S*)?")
@@ -34,7 +34,7 @@ def redacted(text: str) -> str:
 
 
 def _public(url: re.Match[str]) -> str:
-    """Return a found URL without query and any fragment but a hash, with what closes it."""
+    """Return a found URL without its query and any fragment but a hash; the characters after it stay."""
     address, query, fragment = url.groups("")
     private = query + fragment
     closing = private[len(private.rstrip(CLOSING)) :]

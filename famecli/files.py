@@ -68,7 +68,11 @@ def partial_file(path: Path, *, sync: bool = True, replace: bool = True) -> Iter
 
 
 def _rename_if_free(temporary: Path, target: Path) -> None:
-    """Rename a file to a name that nothing has, not even since the last look."""
+    """Rename a file, unless another has taken the name, also since the last check.
+
+    Raises:
+        FileExistsError: The name is taken.
+    """
     try:
         os.link(temporary, target)
     except FileExistsError:
@@ -123,7 +127,7 @@ def check_writable(path: Path, *, folder: bool = False) -> None:
 
     Args:
         path: Output; a device or a pipe will do.
-        folder: Whether the output is a folder, which is made with its parents.
+        folder: Whether the output is a folder; its writer makes it and its parents.
 
     Raises:
         InputError: There is no such folder, or no permission, or a folder in place of a file, or the reverse.
@@ -142,7 +146,7 @@ def check_writable(path: Path, *, folder: bool = False) -> None:
     elif not os.access(place, os.W_OK):
         fault = errno.EACCES
     if fault is not None:
-        # Of the class that belongs to the number.
+        # With a number, OSError makes the matching subclass, such as FileNotFoundError.
         raise unwritable(path, OSError(fault, os.strerror(fault)))
 
 

@@ -99,7 +99,7 @@ class Output:
 
     @contextmanager
     def progress(self, label: str, total: int, *, tenths: bool = True) -> Iterator[Advance]:
-        """Show progress on stderr: a bar on a terminal, else with `tenths` a line per tenth.
+        """Show progress on stderr: a bar on a terminal; elsewhere, if `tenths`, a line per tenth of the work.
 
         Yields:
             A function of the units just done and a text to show beside them.
@@ -126,7 +126,7 @@ class Output:
         return self.errors.status(label) if shown else nullcontext()
 
     def preview(self, images: "np.ndarray") -> None:
-        """Show the first of `images` `(N, H, W, C)` on stderr, if that is a terminal."""
+        """Show the first of `images` `(N, H, W, C)` on stderr; print a warning if that is no terminal."""
         if self.errors.is_terminal:
             text = terminal_picture(images[:MOST_PREVIEWED], self.errors.width)
             self.errors.out(text, highlight=False)

@@ -9,6 +9,7 @@ from torch import Tensor
 from famecli.config.schema import DecoderConfig
 from famecli.model.decoder import Decoder
 from famecli.model.distributions import Bernoulli, scale_levels
+from famecli.model.fame import Fame
 from famecli.rng import image_uniforms
 from famecli.sampling.generate import complete_batches
 from famecli.sampling.sampler import Sampler
@@ -141,6 +142,38 @@ def test_every_preset_completes_an_image_by_its_seed_alone(preset: str) -> None:
     assert len({image.tobytes() for image in found}) > 1
     (alone,) = complete_batches(model, known, mask, [5], sweeps=3)
     np.testing.assert_array_equal(alone[0], found[5])
+
+
+@pytest.mark.parametrize("preset", SAMPLED_PRESETS)
+def test_completions_do_not_depend_on_batches(preset: str) -> None:
+    model, mask = make_model(preset), np.zeros((9, 7), bool)
+    mask[:4] = True
+    known = np.random.default_rng(0).integers(0, 2, (70, 1, 9, 7)).astype(np.uint8)
+    for size, parts in ((1, [32, 32, 6]), (64, [64, 6]), (None, None)):
+        batches = list(complete_batches(model, known, mask, range(70), sweeps=1, batch_size=size))
+        assert parts in (None, [len(batch) for batch in batches])
+        found = np.concatenate(batches)
+        reference = found if size == 1 else reference
+        np.testing.assert_array_equal(found, reference)
+
+
+def test_completions_take_fewer_images_at_once_when_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, mask, sizes, said = make_model("vae"), np.zeros((9, 7), bool), [], []
+    infer = Fame.infer
+
+    def infer_few(self: Fame, x: Tensor, *rest: object, **others: object) -> object:
+        sizes.append(len(x))
+        if len(x) > 32:
+            raise MemoryError
+        return infer(self, x, *rest, **others)  # type: ignore[arg-type]
+
+    known = np.zeros((1, 9, 7), np.uint8)
+    (whole,) = complete_batches(model, known, mask, range(64), sweeps=1, batch_size=64)
+    monkeypatch.setattr(Fame, "infer", infer_few)
+    (found,) = complete_batches(model, known, mask, range(64), sweeps=1, batch_size=64, report=said.append)
+    np.testing.assert_array_equal(found, whole)
+    assert sizes == [64, 32, 32]
+    assert said == ["out of memory with 64 images at once, going on with 32"]
 
 
 def test_the_chain_looks_at_the_known_pixels() -> None:

@@ -45,7 +45,7 @@ class Effort:
         probe_images: Number of training images of a probe.
         valid_images: Number of validation images that choose the probe's penalty.
         few: Numbers of labels besides all.
-        draws: Number of draws of few labels.
+        draws: Number of random subsets of labels for each number in `few`.
         completed: Number of completed test images.
         sweeps: Steps of the Markov chain that completes images.
         classifier_images: Number of images that a classifier sees in training.

@@ -114,12 +114,12 @@ def tables(found: Completions, sweeps: int) -> list[Table]:
     accuracy = share_of(found.whole.right).times(100)
     note = (
         f"The first {found.rows} rows of {len(base.right):,} test images are given, the others drawn: for a "
-        f"model with latents by {sweeps} sweeps of a chain that takes the approximate posterior for the "
-        "exact one, for a PixelCNN exactly. Errors are over images; the reference is "
+        f"model with latents by {sweeps} sweeps of a chain that uses the approximate posterior in place of "
+        "the exact one, for a PixelCNN exactly. Standard errors are over images; the reference is "
         f"{reference.name}, on the same images. The classifier gets {accuracy} % of all "
-        f"{len(found.whole.right):,} test images right. Draws cannot match real images, since an upper half "
-        "does not tell the digit for certain: the first row is a classifier of upper halves, and its "
-        "probability of the class is the share that draws from its own predictions would get right."
+        f"{len(found.whole.right):,} test images right. Even exact draws cannot match real images, since an "
+        "upper half does not determine the digit. The first row is a classifier of upper halves: a class "
+        "drawn from its predictions is right with the probability in that row."
     )
     return [Table("completions", "Completed images, as a classifier sees them", COLUMNS, rows, note)]
 

@@ -31,7 +31,7 @@ def model_features(model: Fame, levels: np.ndarray) -> dict[str, np.ndarray]:
     image), those of all layers, and a draw of all layers. The draw matters because a mean can carry more than
     the decoder gets: noise hides the mean of a collapsed layer. A PixelCNN without latents has no summary of
     an image, so its hidden features stand in: those of the last layer averaged over all pixels, at the last
-    pixel, and averaged over squares of pixels, and those of every layer averaged over all pixels.
+    pixel, and averaged over each square of a 7x7 grid, and those of every layer averaged over all pixels.
     """
     latent = model.config.stochastic_layers > 0
     found = []

@@ -164,11 +164,12 @@ def tables(cases: Sequence[Case], importance_samples: int) -> list[Table]:
             same = by_key[case.cut, "same", case.model.name]
             classes.append((case.cut, case.model.name, difference_of(case.gap(), same.gap())))
     note = (
-        f"NLLs by K = {importance_samples} where there are latents. Means over {len(cases[0].costs)} "
-        "repeats, with other bits, pairs and latents, of the same models; errors are over the pairs of one. "
-        f"The reference is {reference.name}, on the same pairs. A mixed image has the first half "
-        "of one test image and the second of another; AUC is the chance that it costs more than a real "
-        "one, and the last share is of pairs whose two mixed images cost more than their two real ones."
+        f"NLLs use K = {importance_samples} draws where there are latents. Means over {len(cases[0].costs)} "
+        "repeats of the same models, each with new bits, pairs and latents. Standard errors are over the "
+        f"pairs of one repeat. The reference is {reference.name}, on the same pairs. A mixed image has the "
+        "first half of one test image and the second half of another. AUC is the probability that its NLL is "
+        "above that of a real image. The last column is the percentage of pairs whose mixed images have a "
+        "higher mean NLL than their real images."
     )
     class_note = "Errors are those of two independent means."
     return [

@@ -66,9 +66,9 @@ def tables(found: Sequence[Bits]) -> list[Table]:
         total = None if not cells else mean_of(each.latents.sum(1)).times(NATS_PER_BIT)
         rates.append((each.model.name, total, *cells, *[None] * (layers - len(cells))))
     note = (
-        f"Of {len(base.pixels):,} test images, means with their standard errors over images, one draw of the "
-        "latents. Bits of a row are those of its pixels given the latents and all earlier pixels; the shares "
-        f"are of all pixels' bits. Differences are to {reference.name}, on the same images."
+        f"Means over {len(base.pixels):,} test images, with standard errors over images and one draw of the "
+        "latents. Bits of a row are those of its pixels given the latents and all earlier pixels. "
+        f"Percentages are of the bits of all pixels. Differences are to {reference.name}, on the same images."
     )
     if any(_patch(each) != _patch(base) for each in found):
         note += " Models of another decoder.patch draw pixels in another order: their rows do not compare."
@@ -76,7 +76,7 @@ def tables(found: Sequence[Bits]) -> list[Table]:
     differences = [_difference(each, base) for each in found if each is not base]
     result = [Table("bits", "Bits of an image", columns, [_bits(each) for each in found], note)]
     if differences:
-        result.append(Table("bits_less", "Bits less those of the reference", columns[:-1], differences))
+        result.append(Table("bits_less", "Bits minus those of the reference", columns[:-1], differences))
     names = tuple(f"layer {index}" for index in range(layers))
     rate_note = "Layer 0 is nearest to the image."
     return [*result, Table("rate", "KL divergence, nats", ("model", "all", *names), rates, rate_note)]

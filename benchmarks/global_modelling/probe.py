@@ -174,10 +174,10 @@ def tables(found: Sequence[Accuracy], material: Material, draws: int) -> list[Ta
     note = (
         f"Multinomial logistic regression on standardised features, fitted by L-BFGS to {train:,} training "
         f"images; {valid:,} validation images choose the penalty out of {', '.join(map(str, PENALTIES))}; "
-        f"accuracy on {test:,} test images, with the binomial error. With fewer labels, balanced ones, the "
-        f"mean of {draws} draws of them and its error. Latents are the means of posteriors, or "
-        "a draw from them, 0 being the layer nearest to the image; what a layer holds follows the layers "
-        "above it. A PixelCNN has no latents: features of its layers stand in."
+        f"accuracy on {test:,} test images, with the binomial standard error. Fewer labels are balanced over "
+        f"classes: accuracy is the mean over {draws} draws of labels, with its standard error. Latents are "
+        "posterior means, or a draw from the posterior; layer 0 is nearest to the image. The posterior of a "
+        "layer depends on the layers above it. A PixelCNN has no latents: features of its layers stand in."
     )
-    columns = ("model", "features", "numbers", *(f"accuracy with {count:,} labels, %" for count in counts))
-    return [Table("probe", "The class, read linearly", columns, rows, note)]
+    columns = ("model", "features", "dimensions", *(f"accuracy with {count:,} labels, %" for count in counts))
+    return [Table("probe", "Linear probes of the class", columns, rows, note)]

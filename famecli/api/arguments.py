@@ -3,7 +3,7 @@
 import operator
 from collections.abc import Callable, Iterable
 from os import PathLike
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ from famecli.config.schema import LARGEST_SEED, ModelConfig
 from famecli.data.preparation import AS_THEY_ARE, Preparation
 from famecli.errors import ArgumentError, ArgumentTypeError, truncate
 from famecli.evaluation.score import EstimatorSettings
-from famecli.nll.record import Annealing
+from famecli.nll.record import Annealing, Start
 
 # Callback that takes the number of images done and the total.
 Progress = Callable[[int, int], None]
@@ -212,12 +212,21 @@ def estimator_of(
     """Return the estimator that the arguments of a call describe.
 
     Raises:
-        ArgumentError: A number is out of range, or the arguments describe two bounds.
+        ArgumentError: A value is out of range, or there are both `annealing` and several importance samples.
+        ArgumentTypeError: A number is no whole number.
     """
     draws = whole("importance_samples", importance_samples, 1)
     if annealing is not None and draws != 1:
         raise ArgumentError("importance_samples and annealing exclude each other", "anneal several chains")
-    if annealing is not None and not isinstance(annealing, Annealing):
+    if isinstance(annealing, Annealing):
+        choice("start", annealing.start, get_args(Start))
+        annealing = Annealing(
+            whole("steps", annealing.steps, 1),
+            whole("chains", annealing.chains, 1),
+            whole("leapfrog", annealing.leapfrog, 1),
+            annealing.start,
+        )
+    elif annealing is not None:
         annealing = Annealing(whole("annealing", annealing, 1))
     batch = None if batch_size is None else whole("batch_size", batch_size, 1)
     return EstimatorSettings(draws, annealing, whole("seed", seed, 0, LARGEST_SEED), batch, marginal)

@@ -90,10 +90,10 @@ class Model:
 
         Args:
             paths: Image files, folders of them, archives and arrays.
-            preparation: Preparation of the images; None for that of the model's training images.
+            preparation: Preparation of the images; what it leaves open is as for the training images.
 
         Raises:
-            InputError: An image has another size, is damaged, or would lose something; or there is none.
+            InputError: There is no image, or one has another size, is damaged or needs a lossy conversion.
         """
         how = self.checkpoint.provenance.prepared(preparation_of(preparation))
         return read_files(self.config, [text_of("path", path) for path in paths], how).pixels
@@ -121,7 +121,7 @@ class Model:
             progress: Called with the images done and `n`.
 
         Raises:
-            ArgumentError: A number is out of range.
+            ArgumentError: A number is out of range, or there is no such class.
             NumericsError: The NLL of an image is not finite.
         """
         first = whole("seed", seed, 0, LARGEST_SEED)
@@ -165,17 +165,17 @@ class Model:
 
         Args:
             x: Levels `(N, C, H, W)`.
-            labels: Class of all images, or of each: a name or an index in `config.classes`; None without.
+            labels: Name or index in `config.classes`, for all images or for each; None without classes.
             marginal: Whether to take the mean of p(x|y) over all classes, which needs no labels.
             importance_samples: Draws of the latents per image: 1 for the ELBO, more for a tighter bound.
             annealing: Settings of annealed importance sampling, or number of steps; None for no annealing.
             seed: Seed of the latents.
             first_index: Index of the first image; image `i` draws from stream `first_index + i`.
             batch_size: Images times samples, or chains, in one forward pass; None for a default.
-            progress: Called with the images done and `N`.
+            progress: Called with the images done and their total; with `marginal` each counts once per class.
 
         Raises:
-            ArgumentError: `x` has another shape or other levels, or a number is out of range.
+            ArgumentError: An argument does not fit the model or is out of range, or two bounds are chosen.
             ArgumentTypeError: `x` is no array or tensor of integers.
             NumericsError: An NLL is not finite.
 
@@ -195,8 +195,8 @@ class Model:
     def elbo(self, x: Pixels, *, labels: Labels | None = None, seed: int = 0, first_index: int = 0) -> Pixels:
         """Return a lower bound of log p(x), with classes of log p(x|y), `(N,)`, float64, nats.
 
-        It is exact without latents, else it has one draw of the latents, and KL divergences in closed form:
-        the negative of `nll(x).nats`. Arguments and errors are those of `nll`.
+        It is minus `nll(x).nats`: log p(x) without latents, else the ELBO with one draw of the latents and KL
+        divergences in closed form. Arguments and errors are those of `nll`.
         """
         return like(-self.nll(x, labels=labels, seed=seed, first_index=first_index).nats, x)
 
@@ -205,7 +205,7 @@ class Model:
 
         Args:
             x: Levels `(N, C, H, W)`.
-            labels: Class of all images, or of each: a name or an index in `config.classes`; None without.
+            labels: Name or index in `config.classes`, for all images or for each; None without classes.
 
         Raises:
             ArgumentError: The model has latents; see `nll` for other errors.
@@ -232,7 +232,7 @@ class Model:
 
         Args:
             x: Levels `(N, C, H, W)`.
-            labels: Class of all images, or of each: a name or an index in `config.classes`; None without.
+            labels: Name or index in `config.classes`, for all images or for each; None without classes.
             keep_layers: Number of layers, from the top, drawn from the posterior; None for all.
             samples: Reconstructions per image, for a result of `(N, samples, C, H, W)`; None for one.
             decoder_output: `sample` for drawn pixels, `mean` for expected levels, float32.
@@ -240,7 +240,7 @@ class Model:
             progress: Called with the images done and `N`.
 
         Raises:
-            ArgumentError: The model has no latents; see `nll` for other errors.
+            ArgumentError: The model has no latents, or fewer layers than `keep_layers`; see `nll` for others.
             NumericsError: A reconstruction is not finite.
         """
         choice("decoder_output", decoder_output, OUTPUTS)
@@ -269,12 +269,12 @@ class Model:
         """Return images with their unknown pixels drawn given the known ones, levels `(N, C, H, W)`, uint8.
 
         Completion `j` of image `i` has the seed `seed + i * n + j`. With latents, a Markov chain draws it.
-        Without latents it is an exact draw, unless a known pixel follows an unknown one, which ignores it.
+        Without latents it is exact, but unknown pixels are drawn without regard to known ones after them.
 
         Args:
             x: Levels `(N, C, H, W)`; those of unknown pixels are ignored.
             mask: True where a pixel is known, `(H, W)`.
-            labels: Class of all images, or of each: a name or an index in `config.classes`; None without.
+            labels: Name or index in `config.classes`, for all images or for each; None without classes.
             n: Completions per image, for a result of `(N, n, C, H, W)`; None for one.
             seed: Seed of the first completion.
             sweeps: Steps of the chain.
@@ -313,7 +313,7 @@ class Model:
 
         Args:
             x: Levels `(N, C, H, W)`.
-            labels: Class of all images, or of each, which the file holds; None without classes.
+            labels: Class of all images, or of each; the file stores it. None without classes.
             progress: Called with the images done and `N`.
 
         Raises:
@@ -336,6 +336,7 @@ class Model:
             progress: Called with the images done and `N`.
 
         Raises:
+            ArgumentTypeError: `blob` is not bytes.
             InputError: `blob` is no such file.
             IntegrityError: `blob` is damaged, or was written with another model.
         """
@@ -361,8 +362,7 @@ class Model:
         takes test images, and measures claims again. docs/verification.md says what each check means.
 
         Args:
-            checks: Checks to run: `causality`, `batch`, `normalisation`, `latents`, `sampler`, `code`;
-                None for all.
+            checks: `causality`, `batch`, `normalisation`, `latents`, `sampler`, `code`; None for all.
             seed: Seed of all random draws.
             samples: Number of images drawn for the sampler's check; None for 256, or 64 from mixtures.
             images: Minimum number of images of the other checks; None for what each needs.
@@ -370,7 +370,8 @@ class Model:
 
         Raises:
             ArgumentError: A check is unknown, or a number is out of range.
-            InputError: The checks would take days.
+            InputError: The checks take more than 2,000 TFLOP.
+            OutOfMemoryError: A check does not fit in memory.
         """
         most, names = whole("limit", limit, 1), OWN_CHECKS if checks is None else words_of("checks", checks)
         if unknown := [name for name in names if name not in OWN_CHECKS]:
@@ -387,7 +388,7 @@ class Model:
 
         Args:
             x: Levels `(N, C, H, W)`, or expected levels (floats).
-            columns: Images in a row; None for a square.
+            columns: Images in a row; None for a nearly square grid.
 
         Raises:
             ArgumentError: `columns` is below 1; see `nll` for other errors.

@@ -137,7 +137,8 @@ def evaluate(
         model: Model, or its source for `load`.
         dataset: Name of a data set, `folder` for the images in `data`, or levels `(N, C, H, W)`.
         split: Split of a named data set: `train`, `valid`, `test`, or `all`.
-        limit: Number of images, spread evenly over the split: `floor(i * N / limit)` of N; None for all.
+        limit: Number of images, spread evenly over the split of N images: those of index
+            `floor(i * N / limit)`, `i` from 0; None for all.
         labels: Class of all images of the split, or of each; None for the labels of the data set.
         marginal: Whether a model with classes is scored by the mean of p(x|y) over all classes.
         importance_samples: Draws of the latents per image; see `Model.nll`.
@@ -145,7 +146,7 @@ def evaluate(
         seed: Seed of the latents.
         batch_size: Images times samples, or chains, in one forward pass; None for a default.
         data: Folder of the data set, None for `FAME_DATA` or the cache; for `folder` your own images.
-        preparation: Preparation of your own images; None for that of the model's training images.
+        preparation: Preparation of your own images; what it leaves open is as for the training images.
         offline: Whether downloads are forbidden.
         cache_dir: Folder of downloaded files; None for the user's cache.
         progress: Called with the images done and their total; `marginal` counts an image once per class.
@@ -217,8 +218,8 @@ def train(
     """Train a model and return it as it was at the lowest validation NLL.
 
     `fame train` with the same settings gives the same weights. An existing run in `out` is resumed; its own
-    values replace the defaults. Call again to resume a training that stopped early. If it stopped before
-    latents joined the decoder, the model is the last one, with untrained latents.
+    values replace the defaults. Call again to resume a training that stopped early. If it stopped in its
+    decoder-only part, there is no best model yet: the last one is returned, and its latents are untrained.
 
     Args:
         preset: Name of the model; see `famecli.presets`.
@@ -249,7 +250,7 @@ def train(
         precision: `fp32`, `bf16`, or `auto` for bf16 where the hardware multiplies it.
         compile: Whether to compile the steps with `torch.compile`: faster, after minutes of compilation.
         data: Folder of the data set, None for `FAME_DATA` or the cache; for `folder` your own images.
-        preparation: Preparation of your own images; None for that of `init`, or to take them as they are.
+        preparation: Preparation of your own images; what it leaves open is as for `init`, if that is given.
         offline: Whether downloads are forbidden.
         cache_dir: Folder of downloaded files; None for the user's cache.
         progress: Called with each line of metrics.jsonl, a dictionary with `images` and `nats_per_image`.
@@ -259,6 +260,7 @@ def train(
         ArgumentTypeError: An argument is of the wrong kind.
         ConfigError: A key of `settings` is unknown or its value impossible.
         InputError: The run in `out` began with other values.
+        UnavailableError: Another training is running in `out`.
         NumericsError: The training diverged.
         OutOfMemoryError: A step does not fit in memory; the hint says what would.
         FameError: The data set is unknown, missing or damaged; see `load` for errors of `init` and `device`.

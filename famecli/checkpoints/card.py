@@ -9,8 +9,8 @@ from famecli.config.presets import PRESETS
 from famecli.escape import code, fenced, markdown, yaml
 from famecli.nll.record import NllRecord, unit_of
 
-# The hub's name of what models without classes are for. It has no task for images of a class, and a page of
-# another task would offer what the model does not do: a tag, which is free text, names it.
+# The hub's task of models without classes. It has no task for class-conditional models, and the page of
+# another task would offer what they cannot do, so their task is named by a tag, which is free text.
 TASK, OF_A_CLASS = "unconditional-image-generation", "class-conditional-image-generation"
 
 # Keys of a schedule, in the order of a card.

@@ -83,6 +83,7 @@ def save_tensors(
 
     Raises:
         NumericsError: A tensor has a value that is not finite. Nothing is written.
+        InputError: The file cannot be written, or another exists and is not replaced.
     """
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
@@ -98,6 +99,7 @@ def load_tensors(path: Path, schema: str) -> tuple[dict[str, Tensor], Header, st
 
     Raises:
         InputError: The file is missing, damaged, or of another kind.
+        IntegrityError: Its metadata do not have their recorded hash.
     """
     content = read_checkpoint(path)
     header = parse_header(content, len(content), str(path))
@@ -132,6 +134,10 @@ def save_checkpoint(
         raw: Weights of the last step; None leaves them out.
         facts: JSON values under the keys `training`, `provenance` and `claim`.
         replace: Whether an existing file is replaced.
+
+    Raises:
+        NumericsError: A weight is not finite. Nothing is written.
+        InputError: The file cannot be written, or another exists and is not replaced.
     """
     tensors = dict(ema) | {RAW + name: tensor for name, tensor in (raw or {}).items()}
     hashes = {"ema": hash_weights(ema)} | ({} if raw is None else {"raw": hash_weights(raw)})
@@ -165,7 +171,10 @@ def rounded(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def load_checkpoint(path: Path, weights: WeightsKind = "ema") -> Checkpoint:
-    """Return the model in the file `path`, or on stdin for `-`; errors are those of `parse_checkpoint`."""
+    """Return the model in the file `path`, or on stdin for `-`.
+
+    Errors are those of `read_checkpoint` and `parse_checkpoint`.
+    """
     with threads(one=True):
         return parse_checkpoint(read_checkpoint(path), str(path), weights)
 
@@ -179,7 +188,8 @@ def parse_checkpoint(content: bytes, source: str, weights: WeightsKind = "ema") 
         weights: Kind of weights.
 
     Raises:
-        InputError: The file is damaged, or its tensors are not those of its configuration.
+        InputError: The file is damaged, its tensors are not those of its configuration, or its model is too
+            large to be used (`check_costs`).
         IntegrityError: Weights or metadata do not have their recorded hash.
         ConfigError: The configuration is invalid.
         ArgumentError: Raw weights were requested, and the file has none.

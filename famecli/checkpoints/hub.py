@@ -1,4 +1,4 @@
-"""Repositories of the hub: the hash and the size of a file, and new versions of it. No torch here."""
+"""Repositories of the Hugging Face Hub: hash and size of a file, and uploads. No torch here."""
 
 import dataclasses
 import os

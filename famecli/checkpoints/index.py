@@ -45,7 +45,7 @@ class WeightsEntry:
         size_bytes: Size of the file.
         licence: SPDX identifier.
         nll: Claimed NLL.
-        further: Claimed NLLs by other estimators, on other numbers of images.
+        further: Claimed NLLs by other estimators, on as many or fewer images.
     """
 
     name: str
@@ -113,7 +113,8 @@ def entry_of(path: Path, mirrors: Sequence[str] = ()) -> WeightsEntry:
         mirrors: Further addresses of the file.
 
     Raises:
-        InputError: The file is no checkpoint, or claims no NLL with its standard error.
+        InputError: The file is no checkpoint, claims no NLL with its standard error, or names no data set.
+        IntegrityError: Its metadata do not have their recorded hash.
     """
     found = describe(path)
     past, dataset = found.provenance, found.provenance.dataset
@@ -199,7 +200,7 @@ def index() -> dict[str, WeightsEntry]:
 
 
 def default_weights(dataset: str | None, model: str | None) -> WeightsEntry:
-    """Return the entry of a data set and a model; the defaults are mnist and fame.
+    """Return the entry of a data set and a model without classes; the defaults are mnist and fame.
 
     Raises:
         ArgumentError: There is no such model.

@@ -154,7 +154,7 @@ class Store:
         try:
             kept = self.keep(path, name or located.name.removesuffix(SUFFIX), force=force)
         finally:
-            # A kept copy serves the address, too. What was here before a refused pull stays.
+            # A kept copy replaces the download. After a refused pull, a file that was here before it stays.
             if path == target and (not was_here if kept is None else kept.path != path):
                 path.unlink(missing_ok=True)
         return kept
@@ -320,6 +320,8 @@ def checkpoint_file(name: str, store: Store) -> Path:
 def weights_with_hash(kind: str, sha256: str, name: str, store: Store, hint: str = "") -> Path:
     """Return the named checkpoint whose weights have a hash; only headers are read.
 
+    The weights of a fetched file are not compared with the hash.
+
     Args:
         kind: `ema` or `raw`.
         sha256: SHA-256 of the weights.
@@ -328,7 +330,8 @@ def weights_with_hash(kind: str, sha256: str, name: str, store: Store, hint: str
         hint: Advice if no weights have the hash.
 
     Raises:
-        UnavailableError: No weights with a name have this hash.
+        UnavailableError: No named weights have this hash.
+        IntegrityError: No address has the right file.
     """
     for each in store.installed():
         with suppress(FameError):

@@ -55,7 +55,7 @@ class HubFile:
 
     @property
     def name(self) -> str:
-        """Name for the file on this machine: that of the repository for its only model."""
+        """Name for the file on this machine: the repository's for `MODEL_FILE`, else the file's own."""
         return (self.repository if self.file == MODEL_FILE else self.file).rpartition("/")[2]
 
     def __str__(self) -> str:

@@ -71,6 +71,8 @@ def verify_weights(
 ) -> Verified:
     """Check a file against its recorded hash, and its claims against new measurements.
 
+    The first error is not raised, but returned as `problem`.
+
     Args:
         weights: Named weights.
         measure: Returns the measurement of a claim; None to check the hash alone.

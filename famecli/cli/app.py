@@ -126,7 +126,7 @@ def main() -> None:
 
 def _explain(error: typer.TyperException) -> None:
     """Print a usage error in one line, and where to look."""
-    # The option parser quotes the kind of its own errors.
+    # The option parser puts the kind of an error, `Value error, `, before its message.
     message = truncate(error.format_message().replace("Value error, ", ""), 300) or "no command"
     hint = "fame --help lists the commands, fame COMMAND --help the options of one"
     word = message.removeprefix("No such command '").removesuffix("'.")

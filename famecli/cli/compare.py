@@ -25,7 +25,7 @@ Allow = Annotated[
     typer.Option(
         "--allow",
         metavar="estimator|names",
-        help="Allow different estimators, or names of data set, split and bits. May be repeated.",
+        help="Allow different estimators, or names of data set, split and binarization. May be repeated.",
     ),
 ]
 

@@ -50,7 +50,7 @@ Group = Annotated[
 Start = Annotated[
     int | None,
     typer.Option(
-        "--start", min=0, metavar="INDEX", help="Without IMAGES: first image of the part (default: 0)."
+        "--start", min=0, metavar="INDEX", help="Without IMAGES: first image of the split (default: 0)."
     ),
 ]
 
@@ -91,7 +91,7 @@ def compress(
     """Compress images without loss, to about the model's NLL in bits. Prints the path of the output.
 
     Images come from files, or else from the data set. A binary model takes only black and white images. fame
-    decompress restores the images, as --resize and --convert changed them. See docs/coding.md.
+    decompress restores the images as they are after --resize and --convert. See docs/coding.md.
 
     Examples:
 
@@ -173,7 +173,7 @@ def compress(
 
 
 def _restoring(target: str, checkpoint: str, store: Store) -> str:
-    """Return the command that restores a file's images; it finds weights with names by itself."""
+    """Return the command that restores a file's images; named weights need no --checkpoint."""
     words = ["fame", "decompress", target]
     if checkpoint not in [str(each.path) for each in store.installed()]:
         words += ["--checkpoint", "CKPT" if checkpoint == "-" else checkpoint]

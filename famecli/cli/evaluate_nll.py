@@ -54,7 +54,7 @@ class Results:
     heatmap: Annotated[
         Path | None,
         typer.Option(
-            "--heatmap", metavar="FOLDER", help="Write bits per pixel as PNGs; white: 8 or more a channel."
+            "--heatmap", metavar="FOLDER", help="Write bits per pixel as PNGs; white: 8 or more per channel."
         ),
     ] = None
     record: Annotated[
@@ -154,9 +154,9 @@ def evaluate_nll(
     """Measure the negative log-likelihood of a data set's images, in nats and bits/dim.
 
     The NLL is exact for a model without latents, else an upper bound: -ELBO, with -k the importance-weighted
-    bound, with --ais the annealed one. A model with classes gives p(x|y), with --marginal p(x). -q prints
-    only bits/dim. Images come from files, or else from the data set; --data - scores all images on stdin, an
-    npy or npz array of bytes.
+    bound, with --ais the annealed one. For a model with classes it is that of p(x|y), with --marginal of
+    p(x). -q prints only bits/dim. Images come from files, or else from the data set; --data - scores all
+    images on stdin, an npy or npz array of bytes.
 
     Examples:
 

@@ -22,7 +22,7 @@ from typer.core import TyperCommand, TyperGroup
 from famecli.config.schema import LARGEST_SEED
 from famecli.errors import UsageError, truncate
 
-# Largest value of whole numbers without one of their own.
+# Largest value of a whole number whose option has no maximum of its own.
 LARGEST_COUNT = 10**12
 # Panel of the options that all commands have.
 COMMON = "Common"
@@ -36,7 +36,7 @@ C = TypeVar("C", bound=Callable[..., Any])
 
 
 class _Help:
-    """Help of a command without a type for flags, which take no value."""
+    """Help of a command that shows no type for flags, since they take no value."""
 
     def get_params(self, ctx: Any) -> list[Any]:  # noqa: ANN401
         found: list[Any] = super().get_params(ctx)  # type: ignore[misc]

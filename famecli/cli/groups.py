@@ -113,7 +113,7 @@ def images_or_auto(text: str) -> int | None:
 
 
 def typed(context: typer.Context, parameter: str) -> bool:
-    """Return whether an option was typed: a default or a variable may have set it instead."""
+    """Return whether an option was typed: a default or an environment variable may have set it instead."""
     source = context.get_parameter_source(parameter)
     return source is not None and source.name == "COMMANDLINE"
 
@@ -266,7 +266,7 @@ class ImageOutput:
 
         Raises:
             UsageError: Images and a JSON document both go to stdout, or the output cannot take the format.
-            InputError: The output exists.
+            InputError: The output exists or cannot be written.
         """
         from famecli.data.image_writers import ImageTarget
 

@@ -40,7 +40,8 @@ def info(
     """Show a checkpoint's model, training and NLL. Weights are hashed, not loaded.
 
     Without a checkpoint, shows versions and folders, for bug reports; with --machine, the processor. -q
-    prints the sha256 of the file, the version, or the default precision of trainings on the processor.
+    prints the sha256 of the checkpoint, else the version, or with --machine the precision that --precision
+    auto of fame train takes.
 
     Examples:
 

@@ -39,9 +39,9 @@ SCHEMA = "famecli/reconstruct/1"
 # Endings of outputs that are no pictures of pairs.
 ARRAYS = (".npz", ".npy", ".zip")
 LATENTS_SCHEMA = "famecli/latents/1"
-# Most digits of a place in a split.
+# Most digits of an index in a split.
 MOST_DIGITS = 12
-# Fraction of the NLL below which latents say nearly nothing of an image, and the images that decide on it.
+# Fraction of the NLL below which the KL divergence is nearly nothing, and the number of images to measure.
 LEAST_PART, FEW = 0.01, 32
 
 Number = Annotated[
@@ -126,7 +126,7 @@ def reconstruct(
     """Encode images and decode them again. Prints the path of the output.
 
     Images come from files, or else from the data set. For a binary model a pixel of 128 or more is white.
-    --json gives PSNR (dB), squared error and NLL of each image; the NLL is that of evaluate-nll.
+    --json gives PSNR (dB), mean squared error and NLL of each image; the NLL is that of evaluate-nll.
 
     Examples:
 
@@ -217,7 +217,7 @@ def _check_layers(header: Header | None, keep_layers: int | None) -> None:
 
 
 def _note_idle_latents(model: "Fame", originals: Originals, seed: int, output: Output) -> None:
-    """Say so where the latents carry so little that reconstructions are little more than samples."""
+    """Warn if the KL divergence is below `LEAST_PART` of the NLL: then reconstructions are nearly samples."""
     from famecli.nll.evaluate import evaluate
 
     labels = None if originals.labels is None else originals.labels[:FEW]
@@ -251,7 +251,7 @@ def _check_ends(ends: tuple[str, str] | None, files: list[str]) -> None:
 
 
 def _places(ends: tuple[str, str] | None) -> list[int] | None:
-    """Return the places of the two ends in the split; None if they are files, or if there are none."""
+    """Return the indices of the two ends in the split; None for files, or without an interpolation."""
     return [int(end) for end in ends] if ends and all(end.isdecimal() for end in ends) else None
 
 

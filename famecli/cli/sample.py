@@ -164,7 +164,7 @@ class Drawing:
         typer.Option(
             "--precision",
             metavar="fp32|bf16|fp64",
-            help="Precision of the decoder (bf16), or of all (fp64).",
+            help="Precision of the decoder (bf16), or of the whole model (fp64).",
         ),
     ] = "fp32"
 
@@ -252,9 +252,17 @@ class Drawing:
 
         cached = not self.no_cache
         if known is not None:
-            levels, mask, temperature = known.levels, known.mask, self.temperature
             batches = complete_batches(
-                model, levels, mask, seeds, labels, temperature=temperature, cached=cached, group=group
+                model,
+                known.levels,
+                known.mask,
+                seeds,
+                labels,
+                batch_size=self.batch_size,
+                temperature=self.temperature,
+                cached=cached,
+                group=group,
+                report=output.note,
             )
         else:
             batches = generate_batches(
@@ -289,8 +297,8 @@ def sample(
     Image k depends only on --seed + k, whatever -n, --batch-size and --threads are. -o takes grid.png,
     a folder, x.npz (arr_0, uint8, NHWC), x.npy, x.zip, or - for an npy stream on stdout.
 
-    With --complete, a model without latents draws exactly if no known pixel follows an unknown one, as when
-    --rows is a multiple of decoder.patch. Otherwise a warning is printed.
+    With --complete, draws are exact if the model has no latents and no known pixel follows an unknown one, as
+    when --rows is a multiple of decoder.patch. Otherwise a line on stderr says so.
 
     Examples:
 
@@ -381,8 +389,8 @@ def _is_exact(model: "Fame", known: "KnownPixels", output: Output) -> bool:
         patch = model.config.decoder.patch
         rows = f"first rows, a multiple of {patch} of them" if patch > 1 else "first rows"
         output.warn(
-            "known pixels follow unknown ones, which are drawn without regard to them, so the "
-            f"completions are no exact draws given the known pixels; to make them exact, keep {rows}"
+            "unknown pixels are drawn without regard to the known pixels that follow them, so the "
+            f"completions are no exact draws given the known pixels; to avoid this, keep {rows}"
         )
     if model.config.stochastic_layers:
         output.note(f"each completion takes a Markov chain of {SWEEPS} steps, and is approximate")

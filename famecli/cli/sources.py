@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def complete_weights(incomplete: str) -> list[str]:
-    """Return the names of weights that a shell offers to complete a word; without one it offers files."""
+    """Return the names of weights that a shell offers to complete a word; if none fits, it offers files."""
     names = (*index(), *(each.name for each in Store().imported()))
     return [name for name in names if name.startswith(incomplete)]
 
@@ -100,7 +100,7 @@ class CheckpointSource:
 
         Args:
             output: Streams of the command.
-            for_classes: Used option that is for models with classes; empty for none.
+            for_classes: Given option that needs a model with classes; empty for none.
 
         Raises:
             UsageError: The model has no classes.
@@ -214,7 +214,7 @@ class ModelSource(CheckpointSource):
         return loaded
 
     def usual_split(self, checkpoint: "Checkpoint") -> SplitName:
-        """Return the split whose images a user means: all of the user's own, else the test images."""
+        """Return the default split: `all` for the user's own images, else `test`."""
         return "all" if (self.dataset or checkpoint.provenance.dataset) == FOLDER else "test"
 
     def dataset_of(self, checkpoint: "Checkpoint") -> str:
@@ -254,14 +254,14 @@ class DataSource:
             source: Source of the model.
             output: Streams of the command.
             split: Requested split; None for the default.
-            for_classes: Used option that is for models with classes; empty for none.
+            for_classes: Given option that needs a model with classes; empty for none.
             asked: Requested preparation of the images.
             unused: Whether the images come from elsewhere.
 
         Raises:
             UsageError: The checkpoint comes through stdin, too; a split of stdin is requested; stdin is a
-                terminal; the data set is the user's images, which are not given; or another data set has a
-                preparation.
+                terminal; the data set is the user's images, which are not given; or a preparation is
+                requested for another data set.
             FameError: Any error of `CheckpointSource.check`.
         """
         if self.data == STDIN:

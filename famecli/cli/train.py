@@ -94,9 +94,9 @@ def _predict(plan: "Plan", output: Output) -> None:
     data = predict(trainer)
     rows = [
         ("parameters", f"{data['parameters']:,}"),
-        ("weights, averages, optimizers", f"{data['state_mib']:,.0f} MiB"),
+        ("weights, averaged weights, optimizer state", f"{data['state_mib']:,.0f} MiB"),
         ("activations of an image", f"{data['activation_mib_per_image']:,.2f} MiB"),
-        ("both passes over an image", f"{data['gflops_per_image']:,.2f} GFLOP"),
+        ("forward and backward pass of an image", f"{data['gflops_per_image']:,.2f} GFLOP"),
         (f"memory for {data['images_at_once']} at once", f"{data['predicted_memory_mib']:,.0f} MiB"),
         ("peak memory, measured", f"{data['peak_memory_mib']:,.0f} MiB"),
         ("speed", f"{data['images_per_s']:,.1f} images/s"),
@@ -105,7 +105,7 @@ def _predict(plan: "Plan", output: Output) -> None:
     ]
 
     def human(console: Console) -> None:
-        console.print(FittedTable(f"{plan.model.preset}, without validation", ["", ""], rows))
+        console.print(FittedTable(f"{plan.model.preset}; times without validation", ["", ""], rows))
 
     if trainer.group.is_main:
         output.result(data, f"{data['seconds_total']:.0f}", human)

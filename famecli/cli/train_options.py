@@ -65,7 +65,7 @@ FLAGS = {
         "--budget",
         metavar="TIME",
         parser=seconds,
-        help="Length as time for the steps; the measured speed fixes the number of images. "
+        help="Time for the training steps; the measured speed fixes the number of images. "
         "Start and validations take extra time.",
         rich_help_panel=SCHEDULE,
     ),
@@ -206,7 +206,7 @@ def check_options(asked: TrainOptions, display: Display, *, json: bool) -> None:
     if display.log and json:
         raise UsageError("--json and --log - both want stdout", "leave one of them out")
     if display.print_config and json:
-        raise UsageError("--print-config prints TOML, which --json does not change", "leave one of them out")
+        raise UsageError("--print-config prints TOML, not JSON", "leave one of them out")
     if display.preview and asked.sample_every is None:
         raise UsageError("--preview shows samples of the training", "add --sample-every IMAGES")
     if not asked.save_every_s:

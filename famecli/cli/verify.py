@@ -66,7 +66,7 @@ def verify(
 ) -> None:
     """Check the likelihood: causality, batch invariance, normalisation, latents, sampler, code and claims.
 
-    Exit code 7 if a check fails. -q prints pass or fail, or skip if nothing could be checked.
+    Exit code 7: a check failed; 4: nothing could be checked. -q then prints fail or skip, else pass.
 
     Examples:
 
@@ -134,7 +134,7 @@ def _names(text: str) -> list[str]:
         if name not in CHECKS:
             raise UsageError(f"unknown check {name!r}", did_you_mean(name, CHECKS, "checks"))
     if not names:
-        raise UsageError("--checks names none", f"checks: {', '.join(CHECKS)}")
+        raise UsageError("--checks names no check", f"checks: {', '.join(CHECKS)}")
     return [name for name in CHECKS if name in names]
 
 

@@ -59,7 +59,7 @@ Installed = Annotated[bool, typer.Option("--installed", help="Only weights on th
 All = Annotated[bool, typer.Option("--all", help="All weights of the index.")]
 Revision = Annotated[
     str | None,
-    typer.Option("--revision", metavar="REV", help="Branch, tag or commit of a repository of the hub."),
+    typer.Option("--revision", metavar="REV", help="Branch, tag or commit of a Hugging Face repository."),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace another checkpoint of this name.")]
 VerifiedName = Annotated[
@@ -84,7 +84,7 @@ ClaimLimit = Annotated[
         min=1,
         metavar="IMAGES",
         show_default=str(FIRST_IMAGES),
-        help="With --claims: number of images, 256 or all of the claim.",
+        help="With --claims: number of images, 256 or all images of the claim.",
     ),
 ]
 Further = Annotated[
@@ -127,8 +127,8 @@ def pull(
 ) -> None:
     """Download or import weights. Prints their paths.
 
-    Names and URLs are downloaded if they are missing. A checkpoint file, or the model of a repository of the
-    hub, is checked and kept under a name.
+    Names and URLs are downloaded if they are missing. A checkpoint file, or the model of a Hugging Face
+    repository, is checked and kept under a name.
 
     Examples:
 

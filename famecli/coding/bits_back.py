@@ -215,8 +215,8 @@ class Sample:
 def choose_bits(model: Fame, levels: np.ndarray, labels: np.ndarray | None = None) -> Bits:
     """Return bits of each map's latents, for each layer from the image upwards.
 
-    At first all maps with a rate of at least `LEAST_RATE` get equally many bits; then the maps of lowest rate
-    lose theirs; then the bits of single maps are changed one by one.
+    At first all maps with a rate of at least `LEAST_RATE` get equally many bits. Then the maps of lowest rate
+    lose theirs. If at most `MOST_SINGLE_MAPS` maps are left, their bits are changed one by one.
 
     Args:
         model: Model on its device.

@@ -30,8 +30,8 @@ from famecli.model.fame import Fame, labels_on
 from famecli.sampling.execution import threads
 from famecli.sampling.sampler import CHUNK, Sampler
 
-# Outputs of the model are rounded to multiples of this, about 10^10 times the rounding error of float64: two
-# processors hardly ever round to different multiples. The cost in bits is negligible.
+# Outputs of the model are rounded to multiples of this, about 10^10 times their errors in float64 (1e-14). So
+# two processors hardly ever round to different multiples. The cost in bits is negligible.
 GRID = 2.0**-12
 SPARE_BITS = 64
 # Memory of a group of more than `CHUNK` images.
@@ -150,7 +150,8 @@ class Codec:
     ) -> np.ndarray:
         """Return the images, `(N, C, H, W)`, uint8.
 
-        If the numbers differ from the encoder's, the images are wrong or an error is raised: compare a hash.
+        If outputs of the model differ from the encoder's, images are wrong or an error is raised: compare a
+        hash.
 
         Args:
             coded: Result of `encode`; from a file, untrusted values of the right types.

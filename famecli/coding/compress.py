@@ -186,7 +186,7 @@ def check_model(checkpoint: Checkpoint, header: FileHeader, source: str, hint: s
 
     Raises:
         IntegrityError: The file was written with another model.
-        InputError: The file was written with this model, but for images of another shape.
+        InputError: The file was written with this model, but for images of another shape or number of levels.
     """
     if checkpoint.weights_sha256 != header.weights_sha256:
         raise IntegrityError(
@@ -196,7 +196,10 @@ def check_model(checkpoint: Checkpoint, header: FileHeader, source: str, hint: s
         )
     config = checkpoint.model.config
     if (config.image_shape, config.levels) != (header.shape, header.levels):
-        raise InputError(f"{source} has images of {header.shape}, its model {config.image_shape}")
+        raise InputError(
+            f"{source} has images of {header.shape} with {header.levels} levels, "
+            f"its model {config.image_shape} with {config.levels}"
+        )
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from famecli.errors import InputError, IntegrityError, truncate
 from famecli.files import open_input, read_up_to
 
 MAGIC = b"\x89fame\r\n\x1a"
-# Version 2 has folders in names, version 3 labels; files without are of version 1, which older readers take.
+# Version 2 has folders in names, version 3 has labels. Files with neither are version 1, for older readers.
 FLAT, NESTED, LABELLED = 1, 2, 3
 SCHEMA = "famecli/coded/1"
 PREFIX_BYTES = len(MAGIC) + 8
@@ -212,7 +212,7 @@ def to_bytes(file: CodedFile) -> bytes:
 
 
 def read_file(path: Path) -> CodedFile:
-    """Return the file at `path`, or on stdin for `-`; errors are those of `from_bytes`."""
+    """Return the file at `path`, or on stdin for `-`; errors are those of `read_bytes` and `from_bytes`."""
     with open_input(path, "coded images") as file:
         start = read_up_to(file, PREFIX_BYTES)
         _check_prefix(start, str(path))
@@ -328,7 +328,7 @@ def png_names(paths: Sequence[str], sources: Sequence[str]) -> list[str]:
 
 
 def invalid_names_reason(names: Sequence[str]) -> str:
-    """Validate stored names: return why they are not plain, new PNG files below one folder on every system.
+    """Return why stored names are not distinct, plain PNG files below one folder on every system.
 
     Args:
         names: Untrusted names of the images' files, with `/` between folders.

@@ -15,9 +15,10 @@ FLOAT_BYTES = 4
 
 
 def likelihood_parameters(config: ModelConfig) -> int:
-    """Return the parameters of a pixel: a logit for each bit, or those of a mixture of logistics.
+    """Return the number of parameters of a pixel's distribution: Bernoulli, or a mixture of logistics.
 
-    A mixture has, for each component, a logit, a mean and a scale per channel, and channel coefficients.
+    A Bernoulli has a logit per channel. A mixture has, for each component, a logit, a mean and a scale per
+    channel, and channel coefficients.
     """
     channels = config.channels
     if config.likelihood == "bernoulli":

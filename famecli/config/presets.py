@@ -61,7 +61,7 @@ class Sizes:
 
 
 def _equal(ladder: tuple[StageConfig, ...], decoder: DecoderConfig) -> Sizes:
-    """Return the same sizes for all presets."""
+    """Return a size with equal stages and decoder for all presets."""
     factorized = dataclasses.replace(decoder, autoregressive=False)
     return Sizes(ladder, decoder, dataclasses.replace(decoder, condition=0), ladder, factorized)
 

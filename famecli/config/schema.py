@@ -54,7 +54,7 @@ def misfit_of_classes(names: Sequence[str]) -> str:
         return f"{len(names)} of them, expected 2 to {MOST_CLASSES:,}"
     if len(set(names)) < len(names):
         return "two have the same name"
-    # Unprintable characters could change what a terminal shows; halves of characters fit into no file.
+    # Unprintable characters could change what a terminal shows; lone surrogates cannot be encoded in a file.
     bad = [name for name in names if not (1 <= len(name) <= LONGEST_CLASS and name.isprintable())]
     return f"{truncate(ascii(bad[0]))} does not have 1 to {LONGEST_CLASS} printable characters" if bad else ""
 
@@ -85,7 +85,9 @@ class DecoderConfig:
     attention: tuple[int, ...] = described("layers, from 1, that are followed by an attention block", ())
     heads: int = ranged(1, 64, "heads of an attention block", 4)
     attention_width: int = ranged(0, 4096, "features of queries, of keys and of values; 0: `width`", 0)
-    positions: bool = described("whether a learned map of positions is added to the first features", False)
+    positions: bool = described(
+        "whether a learned positional embedding is added to the first features", False
+    )
 
     @property
     def attention_features(self) -> int:
@@ -135,7 +137,7 @@ class ModelConfig:
     )
     bounded_latents: bool = described("whether means and scales of the latents are bounded", False)
     classes: tuple[str, ...] = described(
-        "names of the classes that images are given with; none: no classes", ()
+        "names of the classes that condition the model; none: no classes", ()
     )
 
     def __post_init__(self) -> None:
@@ -227,7 +229,7 @@ class ModelConfig:
         return build(cls, data, "model configuration")
 
 
-# Values of keys in trainings that began before these keys.
+# Values of these keys in trainings that began before the keys existed.
 FORMER_TRAINING = {"expected_bits": "never", "decay": "cosine", "decay_start": 0.0, "decoder_only": 0.0}
 
 
@@ -248,7 +250,7 @@ class TrainConfig:
     total_images: int = ranged(1, 10**12, "images seen until the end of the schedule", 500_000)
     warmup_images: int = ranged(0, 10**12, "images until the full learning rate", 6_400)
     rate_warmup_images: int = ranged(
-        0, 10**12, "images with latents until the KL divergence has its full weight", 38_400
+        0, 10**12, "images after the decoder-only part until the KL divergence has its full weight", 38_400
     )
     decoder_only: float = ranged(
         0.0, 0.99, "fraction of the training, at its start, in which the decoder learns without latents", 0.5
@@ -352,7 +354,7 @@ def _value(kind: Any, value: object, where: str, meaning: str) -> Any:  # noqa: 
     """Return `value` checked against the annotation `kind`; the hint of an error is the key's meaning."""
     if dataclasses.is_dataclass(kind):
         return build(typing.cast(type, kind), value, where)
-    # A literal in a union is of the older kind.
+    # A union with a Literal is a typing.Union, not a types.UnionType.
     if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
         return None if value is None else _value(typing.get_args(kind)[0], value, where, meaning)
     origin = typing.get_origin(kind)

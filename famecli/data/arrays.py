@@ -140,7 +140,7 @@ def _read_images(
     if not arrays:
         likely = [member for member, (shape, *_) in found.items() if len(shape) in (3, 4)]
         if len(likely) == 1 and not key:
-            # For the error that says how to make bytes of it.
+            # This raises the error whose hint says how to convert the array to uint8.
             return dict(npz_arrays(whole, name, lambda member, header: member in likely))
         others = ", ".join(f"{member} {dtype} {shape}" for member, (shape, _, dtype) in found.items())
         missing = f"no array {key!r}" if key else "no array of bytes (N, H, W) or (N, H, W, C)"

@@ -72,7 +72,7 @@ def content_sha256(path: Path, sha256: str) -> str:
 
     Args:
         path: Path of the file.
-        sha256: SHA-256 of the file, for which the result is kept: each split of a data set asks again.
+        sha256: SHA-256 of the file, part of the cache key: each split of a data set asks again.
     """
     # Deferred: `fame info` can do without numpy.
     from famecli.data.arrays import idx_sha256, read_idx
@@ -157,8 +157,8 @@ def locate(
     """Return the folder with the files of a data set, after a download of missing ones.
 
     Search order: `data`, the folder in FAME_DATA, the cache, the official mirrors. The first two may hold the
-    files themselves, or a folder named after the data set or the part before its dash. A folder that lacks
-    fewer files of the split comes first.
+    files themselves, or a folder with the name of the data set, of its family, or of the family's part before
+    the dash. Of all these folders, the one that lacks the fewest files of the split is taken.
 
     Args:
         info: The data set.
@@ -235,8 +235,8 @@ class FileState:
         name: Name at the source, or in the archive.
         path: Path of the file; None if it is missing.
         sha256: SHA-256 of the file found.
-        state: `official` if the file, or its content, has a known official hash, `unverified` if no official
-            hash is known.
+        state: `official` if the hash of the file or of its content is the official one, `differs` if it is
+            not, `unverified` if no official hash applies, `missing` without a file.
     """
 
     name: str

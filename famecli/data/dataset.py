@@ -58,8 +58,9 @@ class ImageSplit:
     Args:
         info: Data set.
         split: Name of the split.
-        pixels: `(N, C, H, W)`, uint8: greys or colours of 0 to 255, or bits where the files hold bits; or
-            float32 in 0 to 1, where the files hold probabilities of bits.
+        pixels: `(N, C, H, W)`, uint8: values 0 to 255, bits where the files hold bits, levels 0 to
+            `info.levels - 1` for a user's images; or float32 in 0 to 1, where the files hold probabilities of
+            bits.
         labels: Class of each image, an index of `info.classes`, `(N,)`; None if there are none.
         files: Name of each image's file; None if images are not files.
     """

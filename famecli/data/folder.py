@@ -65,8 +65,8 @@ def describe(
 
     Raises:
         ArgumentError: There is no such data set, `folder` comes without `data`, or `data` is stdin.
-        InputError: The path or images are missing, sizes differ, or folders that look like splits do not add
-            up.
+        InputError: The path or images are missing, sizes differ, or only some images are in folders named
+            like splits.
     """
     info = dataset_info(name)
     if data == STDIN:
@@ -146,8 +146,8 @@ def read_folder(
         `(N, C, H, W)`, uint8, levels of `info`; and `(N,)`, int64, or no labels without classes.
 
     Raises:
-        InputError: The split has no images; or an image cannot be read, would lose something, or has a pixel
-            that is no level.
+        InputError: The split has no images; or an image cannot be read, needs a lossy conversion that is not
+            allowed, or has a pixel that is no level.
     """
     if not info.splits[split]:
         others = ", ".join(f"{size:,} {name}" for name, size in info.splits.items() if size)
@@ -171,7 +171,7 @@ def read_folder(
 
 
 def _class_words(images: Images) -> dict[str, str]:
-    """Return the name of each image's class by its name, empty for none: its label, or its outermost folder.
+    """Return the class of each image by the image's name: label, else outermost folder; empty for none.
 
     Folders that are named like splits are no classes, and neither are those that hold all images.
     """

@@ -1,4 +1,4 @@
-"""Readers of handwritten characters: MNIST, Larochelle's bits of it, and OMNIGLOT in two versions."""
+"""Readers of handwritten characters: MNIST, Larochelle's binarized MNIST, and OMNIGLOT in two versions."""
 
 from pathlib import Path
 
@@ -149,10 +149,10 @@ def _upright(matrix: np.ndarray, name: str) -> np.ndarray:
 
 
 def read_drawings(info: DatasetInfo, folder: Path, split: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return the drawings of a split of OMNIGLOT by name, shrunk to 28x28, ink as 255, and their alphabets.
+    """Return the drawings of a split of OMNIGLOT, shrunk to 28x28, ink as 255, and their alphabets.
 
     A split is the work of some of the 20 drawers: 1 to 14 train, 15 valid, 16 to 20 test. A drawing that two
-    archives have, as the small ones do, counts once.
+    archives have, as the small ones do, counts once. The order is that of the archives, by name within each.
 
     Args:
         info: Data set, with the hashes of its archives.
@@ -173,7 +173,6 @@ def read_drawings(info: DatasetInfo, folder: Path, split: str) -> tuple[np.ndarr
             images.setdefault(drawing.name, shrink(drawing.ink))
     if len(images) != info.splits[split]:
         raise InputError(f"{info.name}: {len(images):,} {split} drawings, expected {info.splits[split]:,}")
-    # In the order of the archives, and by name within each.
     pixels, alphabets = np.stack(list(images.values()))[:, None], [name.split("/")[0] for name in images]
     if not set(alphabets) <= set(info.classes):
         return pixels, None

@@ -1,4 +1,4 @@
-"""Image files as a model takes them: nothing is lost unasked; sizes are checked before unpacking."""
+"""Image files as a model takes them: lossy only on request; sizes are checked before unpacking."""
 
 import io
 import warnings

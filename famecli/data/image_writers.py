@@ -69,7 +69,7 @@ def bits_to_uint8(bits: np.ndarray) -> np.ndarray:
 def write_png(
     path: Path, image: np.ndarray, text: Metadata, *, sync: bool = True, replace: bool = True
 ) -> None:
-    """Write one image `(H, W, C)` as a PNG with `text` in its text chunks; see `partial_file` for the others.
+    """Write one image `(H, W, C)` as a PNG with `text` in its text chunks; options: see `partial_file`.
 
     Raises:
         InputError: The file cannot be written.
@@ -273,7 +273,7 @@ class ImageTarget:
 
         Raises:
             UsageError: The target cannot take the format.
-            InputError: The output exists.
+            InputError: The output exists or cannot be written.
         """
         name, suffix = str(target), Path(target).suffix.lower()
         if format == "auto" and suffix in OTHER_SUFFIXES and not os.path.isdir(target):

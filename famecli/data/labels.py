@@ -46,17 +46,17 @@ def labels_of(classes: Sequence[str], labels: Labels | None, images: int) -> np.
 
 
 def index_of(classes: Sequence[str], label: object) -> int:
-    """Return the index of the class that a name or a number stands for; names come first.
+    """Return the index of a class, given its name or its index; a text that is a name counts as the name.
 
     Raises:
         ArgumentError: There is no such class.
         ArgumentTypeError: `label` is neither a name nor a whole number.
     """
-    if isinstance(label, bool) or not isinstance(label, int | str):
+    if isinstance(label, bool | np.bool_) or not isinstance(label, int | np.integer | str):
         raise ArgumentTypeError(f"label {truncate(repr(label))} is neither a name nor a whole number")
     if label in classes:
         return classes.index(str(label))
-    number = int(label) if isinstance(label, int) or (label.isdecimal() and len(label) < 9) else -1
+    number = int(label) if not isinstance(label, str) or (label.isdecimal() and len(label) < 9) else -1
     if 0 <= number < len(classes):
         return number
     raise _unknown(classes, str(label))

@@ -25,7 +25,7 @@ class Preparation:
         crop: `center` to cut off what exceeds a square; `none` to keep the whole image, stretched without
             `pad`; None for `center`, or for `none` where images are padded.
         pad: Whether the whole image keeps its aspect and gets black borders.
-        convert: Whether to convert what would be lost: 16 bits to 8, colours to greys for a grey model, CMYK
+        convert: Whether lossy conversions are allowed: 16 bits to 8, colours to greys for a grey model, CMYK
             to RGB, transparency to white, several frames to the first.
         rule: Rule that makes the splits that no folder or array names.
 

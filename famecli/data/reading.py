@@ -46,7 +46,7 @@ class KnownPixels:
 
 @dataclass
 class Findings:
-    """Images that cannot be taken, or were converted, so that one line names them all.
+    """Refused and converted images, collected so that one line names them all.
 
     Args:
         refused: Error of each image that cannot be taken, by name.
@@ -72,7 +72,7 @@ class Findings:
         preparation: Preparation | None,
         header: ImageHeader | None = None,
     ) -> np.ndarray:
-        """Return the pixels of an image; see `decode`. Remember whether it had to be converted."""
+        """Return the pixels of an image; see `image_files.decode`. Remember whether it was converted."""
         if preparation is None or not preparation.convert:
             return decode(name, content, shape, preparation, header)
         try:
@@ -131,8 +131,8 @@ def read_images(
         Each `(C, H, W)`, uint8, 0 to 255.
 
     Raises:
-        InputError: A file is not an image of that height and width, or is damaged, or would lose something;
-            or there is none.
+        InputError: There is no image, or one has another height or width, is damaged, or needs a lossy
+            conversion that `preparation` does not allow.
     """
     found = list_images(paths)
     if not found.images:
@@ -173,7 +173,7 @@ def read_known(
         preparation: Preparation of image and mask; see `read_images`, also for errors.
 
     Raises:
-        InputError: There is not one image.
+        InputError: A path has no image or several.
         UsageError: No row is left to draw.
     """
     if mask is None and rows is not None and rows >= config.height:

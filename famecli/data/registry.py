@@ -139,7 +139,7 @@ _MNIST = DatasetInfo(
 
 _DRAWINGS = DatasetInfo(
     name="omniglot-28",
-    title="OMNIGLOT drawings of all 50 alphabets shrunk to 28x28, bits by chance; not Burda's images",
+    title="OMNIGLOT drawings of all 50 alphabets shrunk to 28x28, pixels as random bits; not Burda's images",
     family="omniglot-28",
     shape=(1, 28, 28),
     levels=2,
@@ -254,7 +254,7 @@ DATASETS = {
             citation="Chrabaszcz, Loshchilov, Hutter 2017, A downsampled variant of ImageNet",
             unit="bits/dim",
             rule=_IMAGENET32_RULE,
-            source=_TFDS + "; none is known of the npz files in them",
+            source=_TFDS + "; no hash is known of the npz files in them",
             pickles=("Imagenet32_train.zip", "Imagenet32_val.zip", "train_data_batch_1", "val_data"),
         ),
         DatasetInfo(

@@ -333,7 +333,7 @@ class NllReport:
         )
 
     def per_image(self) -> Iterator[dict[str, Any]]:
-        """Yield a row per image: its number in the split, file, start of its hash, NLL with all terms."""
+        """Yield a row per image: number in the split, file, start of hash, classes, NLL with all terms."""
         nlls, annealed = self.nlls, self._annealed
         columns: dict[str, np.ndarray] = {
             "bits_per_dim": np.array([self.per_dim(nats) for nats in nlls.nats.tolist()]),

@@ -83,7 +83,7 @@ class EstimatorSettings:
         Raises:
             ArgumentError: The model has classes, and there are no labels; or `marginal` is set for a model
                 without classes, or together with `annealing`.
-            NumericsError: An image's NLL is not finite.
+            NumericsError: An NLL is not finite, or implies a probability above one.
         """
         self._check(model, labels)
         common: dict[str, Any] = {"seed": self.seed, "numbers": numbers, "advance": advance}
@@ -290,7 +290,7 @@ def measure_again(
 
 
 def save_claim(report: NllReport, path: Path, *, replace: bool = True) -> None:
-    """Write the weights of a report with its NLL as their only claim; see `save_checkpoint`."""
+    """Write the weights of a report with its NLL as a further claim; see `with_claim`, `save_checkpoint`."""
     checkpoint = report.checkpoint
     facts = {key: checkpoint.metadata.get(key) for key in ("training", "provenance")}
     claims = with_claim(checkpoint.metadata, report.claim())

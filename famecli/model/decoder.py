@@ -56,7 +56,7 @@ class GatedLayer(nn.Module):
 
     Shape: `(B, width, H, W)`, `(B, condition, H, W)` and the mask of `attention` to `(B, width, H, W)`.
 
-    Source: arXiv:1606.05328, section 2.2 (conditional gate).
+    Source: arXiv:1606.05328, section 2.3 (conditional gate).
     Differs: one stack instead of two, ELU before the convolution, sigmoid gate without tanh.
     """
 
@@ -93,7 +93,7 @@ class Decoder(nn.Module):
         earlier pixels of the patch ---------------------'
 
     All layers work on the grid of patches. Patches are ordered by wavefront, the pixels of a patch in raster
-    order. A patch of one pixel has no earlier pixels.
+    order. With patches of one pixel, the last input is absent.
 
     With `positions` a learned map is added to the first features. It starts at zero, and is stored divided by
     `POSITION_SCALE`.
@@ -141,7 +141,7 @@ class Decoder(nn.Module):
         self.register_buffer("pixel", torch.tensor(range(self.pixels)), persistent=False)
         if sizes.attention:
             rows, columns = map(range, config.grid)
-            # Built from lists: the first tensor operation on the meta device imports code for seconds.
+            # Built from lists: the first tensor operation on the meta device spends seconds on imports.
             places = [[row for row in rows for _ in columns], [column for _ in rows for column in columns]]
             self.register_buffer("places", torch.tensor(places), persistent=False)
 

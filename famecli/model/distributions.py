@@ -22,7 +22,7 @@ SMALLEST_SCALE = 1e-3
 # Bounds of prior and recognition Gaussians before merging, with `bounded_latents`.
 LARGEST_MEAN = 5.0
 LOWEST_LOG_SCALE, HIGHEST_LOG_SCALE = -4.0, 1.5
-# softplus(RAW_ONE) + SMALLEST_SCALE = 1, so that zero-initialised heads start at a standard normal.
+# softplus(RAW_ONE) + SMALLEST_SCALE = 1: a head with outputs near 0 gives nearly a standard normal.
 RAW_ONE = math.log(math.expm1(1.0 - SMALLEST_SCALE))
 
 
@@ -32,7 +32,7 @@ def scale_levels(x: Tensor, levels: int) -> Tensor:
 
 
 def _tempered(logits: Tensor, temperature: float) -> Tensor:
-    """Return `logits / temperature`; at 1, without an operation."""
+    """Return `logits / temperature`; `logits` itself at temperature 1."""
     return logits if temperature == 1.0 else logits / temperature
 
 
@@ -63,7 +63,10 @@ class Bernoulli:
         return torch.sigmoid(parameters)
 
     def sample(self, parameters: Tensor, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
-        """Return the levels `(B, C, ...)` sampled with `uniforms` `(B, self.uniforms, ...)` in [0, 1)."""
+        """Return the levels `(B, C, ...)` sampled with `uniforms` `(B, self.uniforms, ...)` in [0, 1).
+
+        Logits are divided by `temperature`.
+        """
         return (uniforms < torch.sigmoid(_tempered(parameters, temperature))).to(parameters.dtype)
 
     def initial_bias(self) -> Tensor:
@@ -143,10 +146,11 @@ class LogisticMixture:
         return torch.logsumexp(total, dim=1)
 
     def mean(self, parameters: Tensor) -> Tensor:
-        """Return the expected levels; for RGB, later channels take the component means of earlier ones.
+        """Return the expected levels `(B, C, ...)`; in RGB, later channels are approximate.
 
-        The first channel is exact. Later ones are close if the logistics are at least about a level wide and
-        the linear dependence stays within the range.
+        A later channel is conditioned on the component means of the earlier ones, not on their levels. This
+        is close if the logistics are at least about a level wide and the linear dependence stays within the
+        range.
         """
         logits, means, log_scales, coefficients = self.split(parameters)
         weights = torch.softmax(logits, dim=1)
@@ -164,7 +168,10 @@ class LogisticMixture:
         return (scaled + 1.0) * (0.5 * (self.levels - 1))
 
     def sample(self, parameters: Tensor, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
-        """Return the levels `(B, C, ...)` sampled with `uniforms` `(B, self.uniforms, ...)` in [0, 1)."""
+        """Return the levels `(B, C, ...)` sampled with `uniforms` `(B, self.uniforms, ...)` in [0, 1).
+
+        The components' logits are divided by `temperature`, and their scales are multiplied by it.
+        """
         k = self.mixtures
         bounds = torch.softmax(_tempered(parameters[:, :k], temperature), dim=1).cumsum(1)[:, :-1]
         chosen = (uniforms[:, :1] >= bounds).sum(1, keepdim=True)  # (B, 1, ...), component index
@@ -218,9 +225,10 @@ class Gaussian:
     def from_head(cls, raw: Tensor, *, bounded: bool = False) -> "Gaussian":
         """Return the Gaussian whose means and raw scales are the two halves of dimension 1.
 
-        Scales are the softplus of raw scales. With `bounded`, means and log-scales are smoothly bounded: with
-        huge means and tiny scales, rounding would lose all digits of the difference of two means. The result
-        is float32 or wider: in bfloat16, the KL divergence of close Gaussians would be noise.
+        Scales are the softplus of shifted raw scales, plus `SMALLEST_SCALE`. With `bounded`, raw scales are
+        log-scales, and means and log-scales are bounded by tanh: with huge means and tiny scales, rounding
+        would lose all digits of the difference of two means. The result is float32 or wider: in bfloat16,
+        the KL divergence of close Gaussians would be noise.
         """
         mean, scale = to_float32_or_wider(raw).chunk(2, dim=1)
         if not bounded:

@@ -201,7 +201,7 @@ class Fame(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of the weights."""
+        """Dtype of the decoder's weights."""
         return self.decoder.dtype
 
     @property
@@ -222,7 +222,7 @@ class Fame(nn.Module):
             raise ArgumentError(f"the model has {kind}")
 
     def bottom_up(self, image: Tensor, labels: Tensor | None = None) -> list[Tensor]:
-        """Return the features of each stage, from the image upwards, for `image` in [-1, 1].
+        """Return each stage's features `(B, width, H, W)`, from the image upwards, for `image` in [-1, 1].
 
         Raises:
             ArgumentError: The model has classes and there are no labels, or the reverse.
@@ -281,7 +281,7 @@ class Fame(nn.Module):
         labels: Tensor | None = None,
         keep_layers: int | None = None,
     ) -> tuple[Tensor | None, list[Draw]]:
-        """Return the result of `top_down`, with each layer's latents from `choose`."""
+        """Return the result of `top_down`, with latents from `choose` and without `Draw.normals`."""
         self._check_labels(labels)
         total = self.config.stochastic_layers
         layer, h = total, None
@@ -317,8 +317,8 @@ class Fame(nn.Module):
             x: Levels `(B, C, H, W)`.
             noise: Source of standard normals.
             labels: Classes of the images, `(B,)`; None for a model without classes.
-            probabilities: Probabilities with which the bits `x` were drawn, for `log_prob`; None for `x` as
-                it is.
+            probabilities: Probabilities with which the bits `x` were drawn, see `log_prob`; None to score
+                `x` itself.
         """
         if self.decoder_only and self.stages:
             self._check_labels(labels)

@@ -78,7 +78,7 @@ def gate(both: Tensor) -> Tensor:
         both: Maps `a` followed by maps `b`, `(B, 2 * width, ...)`.
 
     Returns:
-        `(B, width, ...)`; bfloat16 results are rounded twice.
+        `(B, width, ...)`; the two operations round bfloat16 results twice.
 
     Differs: two operations on CPUs, since the gradient of `F.glu` is slow in channels-last layout.
     """
@@ -135,7 +135,7 @@ def zero_init(layer: nn.Module) -> None:
 
 def scale_init(layer: nn.Linear | nn.Conv2d) -> None:
     """Multiply the initial weights of a layer by 0.1, for outputs near zero."""
-    # Meta weights have no values, and the first operation on them imports code for seconds.
+    # Meta weights have no values, and the first operation on them spends seconds on imports.
     if not layer.weight.is_meta:
         with torch.no_grad():
             layer.weight.mul_(0.1)
@@ -174,7 +174,7 @@ class LabelEmbedding(nn.Module):
 
     Shape: `(B, width, H, W)` and labels `(B,)`, int64, to `(B, width, H, W)`.
 
-    Source: arXiv:1606.05328, section 2.3, for classes that say what, not where.
+    Source: arXiv:1606.05328, section 2.3, conditioning that is equal at every location.
     """
 
     def __init__(self, classes: int, width: int) -> None:
@@ -311,7 +311,7 @@ class CausalConv2d(nn.Module):
         full = nn.Conv2d(in_channels, out_channels, (self.reach + 1, kernel_size))
         assert full.bias is not None
         self.weight, self.bias = full.weight, full.bias
-        # Built from a list: the first tensor operation on the meta device imports code for seconds.
+        # Built from a list: the first tensor operation on the meta device spends seconds on imports.
         columns = range(-self.reach, self.reach + 1)
         keep = [[float(dx + lag * dy < int(sees_centre)) for dx in columns] for dy in range(-self.reach, 1)]
         self.register_buffer("mask", torch.tensor(keep, dtype=self.weight.dtype), persistent=False)
@@ -352,7 +352,7 @@ def sees(row: Tensor, column: Tensor, lag: int) -> Tensor:
         column: Columns of places, `(N,)`.
         lag: Columns by which a row trails the row above it.
 
-    Shape: `(N, N)`, True where the place of the row sees that of the column.
+    Shape: `(N, N)`, True at `(i, j)` where place i sees place j.
     """
     time = column + lag * row
     return (time[None, :] <= time[:, None]) & (row[None, :] <= row[:, None])

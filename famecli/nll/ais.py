@@ -83,7 +83,8 @@ def evaluate_ais(
         report: Called with one line of text when memory runs out.
 
     Raises:
-        NumericsError: An image's NLL is not finite.
+        ArgumentError: The model has classes and there are no labels, or the reverse.
+        NumericsError: An NLL is not finite, or implies a probability above one.
     """
     numbers = range(len(levels)) if numbers is None else numbers
     elbo = evaluate(
@@ -123,7 +124,8 @@ def evaluate_ais(
         acceptance=chances[:, 0],
         step=steps[:, 0],
         elbo=elbo.nats,
-        # The mean of the reverse chains' inverse weights is unbiased, so its logarithm is biased downwards.
+        # The mean of the reverse chains' inverse weights is an unbiased estimate of 1 / p(x), so its
+        # logarithm is at most -log p(x) in expectation.
         lower=check_nats(log_mean(-torch.from_numpy(reverse)).numpy(), None, pixels, numbers)
         if reverse.size
         else None,

@@ -28,7 +28,7 @@ LABEL: Given = "label"
 
 @dataclass(frozen=True)
 class ImageNlls:
-    """Nats of each image, float64.
+    """NLL of each image and its terms, nats, float64.
 
     Args:
         nats: Estimates of -log p(x), `(N,)`.
@@ -37,12 +37,12 @@ class ImageNlls:
         bound: Kind of estimate in `nats`: exact, or an upper bound in expectation.
         importance_samples: Draws of the latents per image; for `ais` the number of chains.
         importance: Statistics of the weights of several draws; None for one draw and for means over classes.
-        given: Part that classes have in the likelihood; see `famecli.nll.record.Estimator`.
+        given: Role of the classes in the likelihood; see `famecli.nll.record.Estimator`.
         most_probable: Most probable class of each image, `(N,)`, for a `marginal` likelihood; else None.
         lead: Log-probability of that class minus that of the second most probable, nats, `(N,)`; else None.
 
     Raises:
-        NumericsError: A term is not finite, though an estimate of several draws may be.
+        NumericsError: A term is not finite, even where the NLL of several draws is finite.
     """
 
     nats: np.ndarray
@@ -108,7 +108,8 @@ def evaluate(
         report: Called with one line of text when memory runs out.
 
     Raises:
-        NumericsError: An image's NLL is not finite.
+        ArgumentError: The model has classes and there are no labels, or the reverse.
+        NumericsError: An NLL is not finite, or implies a probability above one.
 
     Source: arXiv:1509.00519, equation 8 (importance weighting).
     """
@@ -199,7 +200,7 @@ def check_nats(
 def checked_draws(
     model: Fame, batches: Iterator[np.ndarray], seeds: Sequence[int], labels: np.ndarray | None = None
 ) -> Iterator[np.ndarray]:
-    """Yield batches of drawn images unchanged, after a look at the NLL of the first image of each.
+    """Yield batches of drawn images unchanged, after a check of the NLL of each batch's first image.
 
     Args:
         model: Model that they are drawn from.
@@ -309,7 +310,7 @@ def evaluate_marginal(
             noise.
 
     Raises:
-        NumericsError: An image's NLL is not finite.
+        NumericsError: An NLL is not finite, or implies a probability above one.
 
     Source: arXiv:1509.00519, section 3, with the class as one more latent, summed out.
     """

@@ -23,6 +23,7 @@ from famecli.model.fame import Fame
 from famecli.nll.record import Start
 from famecli.rng import ImageNoise, Noise, StreamName, stream
 
+# Target of the acceptance probability.
 AIM = 0.65
 # Change of the log step size per unit of acceptance above the target.
 ADAPTATION = 0.3

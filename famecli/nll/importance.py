@@ -48,9 +48,9 @@ def block_sizes(samples: int) -> tuple[int, ...]:
 def weigh(log_weights: Tensor) -> Importance:
     """Return the statistics of log-weights.
 
-    Standard errors come from the deviation between blocks. For the single block of all K, the delta method
-    gives the relative error of the mean weight, `sqrt((K / ESS - 1) / (K - 1))`, with the effective sample
-    size ESS `(sum w)^2 / sum w^2`.
+    Standard errors come from the standard deviation over blocks. For the single block of all K, the delta
+    method gives the relative error of the mean weight, `sqrt((K / ESS - 1) / (K - 1))`, with the effective
+    sample size ESS `(sum w)^2 / sum w^2`.
 
     Args:
         log_weights: Float64, `(N, K)`, K at least 2, in the order in which they were drawn.

@@ -164,7 +164,7 @@ class NllRecord:
         stderr_bits_per_dim: Standard error in bits per pixel and channel.
         curve: NLLs of the same images with fewer draws.
         annealing: Settings of annealed importance sampling; None for other bounds.
-        given: Part that classes have in the likelihood, see `Estimator`; None for models without classes.
+        given: Role of the classes in the likelihood, see `Estimator`; None for models without classes.
         class_prior: Probability of each class, for a `marginal` likelihood.
         accuracy: Fraction of images whose most probable class is theirs; None if it was not measured.
         terms_nats_per_image: Parts of the NLL; None where they are not recorded.
@@ -233,11 +233,11 @@ class NllRecord:
         return (one.dataset_id, one.split, self.estimator) == (two.dataset_id, two.split, other.estimator)
 
     def expected(self, name: str, limit: int) -> tuple[int, float]:
-        """Return the number of images to score, and the claimed mean over the first of the claim's images.
+        """Return the number of images to score, and the claimed mean over that many first images.
 
         Args:
             name: Name of the weights, for the error.
-            limit: Number of images to score; larger numbers mean all.
+            limit: Number of images to score; the claim's own number or more means all.
 
         Raises:
             UsageError: No NLL is recorded for that many images.
@@ -249,7 +249,7 @@ class NllRecord:
         if limit != FIRST_IMAGES:
             recorded = f"{FIRST_IMAGES} or {images}"
             raise UsageError(
-                f"no NLL of its first {limit} images is recorded", f"choose a `limit` of {recorded}"
+                f"{name} records no NLL of its first {limit} images", f"choose a `limit` of {recorded}"
             )
         if self.first_256_nats_per_image is None:
             raise UnavailableError(
@@ -259,7 +259,7 @@ class NllRecord:
         return FIRST_IMAGES, self.first_256_nats_per_image
 
     def expected_accuracy(self, images: int) -> float | None:
-        """Return the claimed accuracy on the first of the claim's images; None if it is not recorded."""
+        """Return the claimed accuracy on all images or on the first 256; None if it is not recorded."""
         return self.accuracy if images == self.data.images else self.first_256_accuracy
 
     def check(self, name: str, measured: "NllRecord") -> None:
@@ -356,7 +356,7 @@ def parse_nll(table: object, where: str, origin: Origin = "claim") -> NllRecord:
         raise ConfigError(f"{where}: {error}") from error
     counts = (found.importance_samples, 1 if found.data.images is None else found.data.images)
     if min(counts) < 1 or (found.seed or 0) < 0:
-        raise ConfigError(f"{where}: a count is out of range")
+        raise ConfigError(f"{where}: a count or the seed is out of range")
     return found
 
 

@@ -25,7 +25,7 @@ class Record:
         bits_per_dim: NLL in bits per pixel and channel; None where it was not finite.
         kl_bits: KL divergence of each stochastic layer from the image upwards, bits per image; None where it
             was not finite.
-        elapsed_s: Seconds of training so far.
+        elapsed_s: Wall seconds of training and validation so far, without stops.
         stderr_nats: Standard error of a validation over its images, nats per image.
         valid_images: Number of images of a validation.
     """

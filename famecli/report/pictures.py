@@ -63,7 +63,7 @@ class TestImages:
     Args:
         originals: Images of the test split.
         reconstructions: Their reconstructions; None for a model without latents.
-        bits: Cost of each pixel in the decoder, channels summed, `(N, H, W)`.
+        bits: `-log2 p(pixel | latents, earlier pixels)`, channels summed, `(N, H, W)`.
     """
 
     __test__ = False

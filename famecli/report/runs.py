@@ -62,7 +62,7 @@ class RunFacts:
 
     @property
     def images_seen(self) -> int | None:
-        """Number of training images, from the checkpoint or else from the last record."""
+        """Number of images seen in training, from the checkpoint or else from the last record."""
         last = self.metrics.records[-1:] if self.metrics else []
         return self.provenance.images_seen or (last[0].images if last else None)
 

@@ -90,7 +90,7 @@ def keep_freed_memory() -> None:
 
 
 def release() -> None:
-    """Return memory that torch caches to the device."""
+    """Give the GPU memory that torch has cached back to the device."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -1,6 +1,7 @@
 """Images from seeds, and completions of images; an image depends on its seed alone, not on its batch."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -15,7 +16,7 @@ from famecli.runtime.forks import fill, processes_on, shared
 from famecli.runtime.memory import AdaptiveBatches
 from famecli.sampling.execution import FEW_IMAGES, threads
 from famecli.sampling.plan import wavefront_plan
-from famecli.sampling.sampler import CHUNK, LANES, Sampler, chunk_on, padded_batch, sample_naive
+from famecli.sampling.sampler import LANES, Sampler, chunk_on, padded_batch, sample_naive
 
 DecoderOutput = Literal["sample", "mean"]
 SWEEPS = 20
@@ -170,32 +171,59 @@ def generate_batches(
         report: Called with one line of text when memory runs out.
 
     Raises:
+        ArgumentError: The model has classes and there are no labels, or the reverse.
         NumericsError: An image is not finite; see `ImageDecoder`.
     """
-    chunk = padded_batch(batch_size or chunk_on(model.device) * processes_on(model.device))
-    pieces = AdaptiveBatches(chunk, LANES, report)
+
+    def draw(decoder: ImageDecoder, rows: slice) -> np.ndarray:
+        return _draw(decoder, seeds[rows], latent_temperature, None if labels is None else labels[rows])
+
+    return _map_batches(
+        model,
+        len(seeds),
+        draw,
+        partial(ImageDecoder, model, temperature=temperature, decoder_output=decoder_output, cached=cached),
+        batch_size,
+        group,
+        report,
+    )
+
+
+def _map_batches(
+    model: Fame,
+    images: int,
+    draw: Callable[[ImageDecoder, slice], np.ndarray],
+    make_decoder: Callable[..., ImageDecoder],
+    batch_size: int | None,
+    group: Group,
+    report: Callable[[str], None],
+) -> Iterator[np.ndarray]:
+    """Yield images in batches.
+
+    Args:
+        model: Model on its device.
+        images: Number of images.
+        draw: Function from a decoder and a slice of images to the images.
+        make_decoder: Function from `chunk` to a decoder.
+        batch_size: See `generate_batches`.
+        group: Processes that share the batches; each gets all images.
+        report: Called with one line of text when memory runs out.
+    """
+    size = padded_batch(batch_size or chunk_on(model.device) * processes_on(model.device))
+    pieces = AdaptiveBatches(size, LANES, report)
     decoders: list[ImageDecoder] = []
 
-    def draw(chosen: slice) -> np.ndarray:
+    def draw_piece(rows: slice) -> np.ndarray:
         # Free the decoder that ran out of memory before making a smaller one.
         if not decoders or decoders[0].chunk != pieces.size:
             decoders.clear()
-            decoders.append(
-                ImageDecoder(
-                    model,
-                    temperature=temperature,
-                    decoder_output=decoder_output,
-                    cached=cached,
-                    chunk=pieces.size,
-                )
-            )
-        classes = None if labels is None else labels[chosen]
-        return _draw(decoders[0], seeds[chosen], latent_temperature, classes)
+            decoders.append(make_decoder(chunk=pieces.size))
+        return draw(decoders[0], rows)
 
     def draw_batch(first: int) -> np.ndarray:
-        return np.concatenate(list(pieces.map(range(first, min(first + chunk, len(seeds))), draw)))
+        return np.concatenate(list(pieces.map(range(first, min(first + size, images)), draw_piece)))
 
-    return group.map_ordered(range(0, len(seeds), chunk), draw_batch)
+    return group.map_ordered(range(0, images, size), draw_batch)
 
 
 @torch.no_grad()
@@ -278,9 +306,11 @@ def complete_batches(
     labels: np.ndarray | None = None,
     *,
     sweeps: int = SWEEPS,
+    batch_size: int | None = None,
     temperature: float = 1.0,
     cached: bool = True,
     group: Group = ALONE,
+    report: Callable[[str], None] = lambda text: None,
 ) -> Iterator[np.ndarray]:
     """Yield one completion of the image per seed in batches, `(n, C, H, W)`, uint8 levels.
 
@@ -297,27 +327,28 @@ def complete_batches(
         seeds: One seed per completion.
         labels: Class of each completion, `(n,)`; None for a model without classes.
         sweeps: Number of steps of the chain.
+        batch_size: See `generate_batches`.
         temperature: Temperature of each pixel's distribution.
         cached: See `ImageDecoder`.
         group: Processes that share the batches; each gets all completions.
+        report: Called with one line of text when memory runs out.
 
     Raises:
+        ArgumentError: The model has classes and there are no labels, or the reverse.
         NumericsError: A completion is not finite; see `ImageDecoder`.
 
     Source: the chain: arXiv:1401.4082, section 6.4 and appendix F.
     """
-    decoder = ImageDecoder(model, temperature=temperature, cached=cached)
     images = torch.from_numpy(known).expand(len(seeds), *known.shape[-3:])
 
-    def draw(first: int) -> np.ndarray:
-        chosen = list(seeds[first : first + CHUNK])
-        image = images[first : first + CHUNK].to(model.device).float()
+    def draw(decoder: ImageDecoder, rows: slice) -> np.ndarray:
+        chosen, image = list(seeds[rows]), images[rows].to(model.device).float()
         given = torch.from_numpy(mask).to(model.device).expand(len(chosen), 1, -1, -1)
-        classes = labels_on(model, labels, slice(first, first + CHUNK))
-        x = _chain(model, decoder, image, given, chosen, sweeps, classes)
+        x = _chain(model, decoder, image, given, chosen, sweeps, labels_on(model, labels, rows))
         return x.float().cpu().numpy().astype(np.uint8)
 
-    yield from group.map_ordered(range(0, len(seeds), CHUNK), draw)
+    make_decoder = partial(ImageDecoder, model, temperature=temperature, cached=cached)
+    return _map_batches(model, len(seeds), draw, make_decoder, batch_size, group, report)
 
 
 @torch.no_grad()

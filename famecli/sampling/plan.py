@@ -137,8 +137,8 @@ def wavefront_plan(height: int, width: int, lag: int = 2, patch: int = 1) -> Pla
     Args:
         height: Pixel rows, at least 1.
         width: Pixel columns, at least 1.
-        lag: Waves by which a row of patches trails the row above it, at least 1. The number of columns gives
-            raster order, and so does a larger one: waves without patches are left out.
+        lag: Waves by which a row of patches trails the row above it, at least 1. A lag of at least the number
+            of columns of patches gives raster order: waves without patches are left out.
         patch: Side of a patch in pixels.
 
     Raises:

@@ -12,9 +12,7 @@ from famecli.grids import Layout
 from famecli.model.fame import Draw, Fame, labels_on
 from famecli.rng import ImageNoise, Noise, StreamName, image_uniforms
 from famecli.sampling.generate import DecoderOutput, ImageDecoder, pad, padded
-from famecli.sampling.sampler import padded_batch
-
-CHUNK = 64
+from famecli.sampling.sampler import CHUNK, padded_batch
 
 
 @dataclass(frozen=True)
@@ -127,9 +125,10 @@ def _between(draws: list[Draw], steps: int, batch: int) -> Noise:
 def posteriors(
     model: Fame, x: np.ndarray, seed: int = 0, labels: np.ndarray | None = None
 ) -> dict[str, Tensor]:
-    """Return posterior means and standard deviations by name; `layer0.mean` is nearest to the image.
+    """Return posterior means as `layerN.mean` and standard deviations as `layerN.scale`.
 
-    Below the top they depend on the latents above, here those of the first sample of `reconstruct`.
+    Layer 0 is nearest to the image. Below the top, posteriors depend on the latents above, here those of the
+    first sample of `reconstruct`.
 
     Shape: each `(N, maps, h, w)`, or `(N, entries)` for a dense layer.
     """

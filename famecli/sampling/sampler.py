@@ -37,7 +37,7 @@ class Sampler:
             the decoder's device. The result does not depend on it.
         graph: Whether the steps of an image are replayed as one CUDA graph; see `GraphRunner`.
         lag: Waves by which a row of patches trails the row above it; None for the decoder's own, the fastest.
-            The number of columns gives raster order. The images do not depend on the lag.
+            The number of columns of patches as lag gives raster order. Images do not depend on the lag.
 
     Raises:
         ValueError: The lag is below the decoder's own and gives no raster order, or `chunk` is not a multiple

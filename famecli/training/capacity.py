@@ -107,7 +107,7 @@ def images_in_time(
     """Take trial steps, and return how many images fit in a time budget, in whole batches.
 
     Measured steps count towards the budget; warm-up steps do not. All processes return the images and the
-    speed of the first one, but their own part of a core.
+    speed of the first one, but their own fraction of CPU time.
 
     Args:
         trainer: Trainer, which takes steps.
@@ -116,8 +116,8 @@ def images_in_time(
         thread_s: Function that returns the CPU time of this thread in seconds.
 
     Returns:
-        Number of images, one batch at least; images per second; and the part of a core that this thread had
-        in the measured steps.
+        Number of images, one batch at least; images per second; and the CPU time of this thread divided by
+        the wall time of the measured steps.
     """
     clock, group, batch = clock or Clock(), trainer.group, trainer.config.batch_size
     kinds, configs = _kinds(trainer.config.decoder_only), _configs(trainer.config)

@@ -96,8 +96,8 @@ class Remarks:
     def warning(self, record: dict[str, Any]) -> str:
         """Return a warning about unused latents at a validation; empty if there is none, or none that is new.
 
-        Before half of the images with latents are seen, or the KL divergence has its full weight, latents may
-        still wake up.
+        There is no warning before half of the images with latents are seen and the KL divergence has its full
+        weight: until then latents may still wake up.
         """
         config = self.run.trainer.config
         alone = self.run.trainer.decoder_only_steps * config.batch_size

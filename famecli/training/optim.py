@@ -183,7 +183,8 @@ def make_optimizers(
 ) -> list[torch.optim.Optimizer]:
     """Return the optimizers of `model`; the schedule multiplies each group's `initial_lr`.
 
-    Muon trains the weights whose matrices have both sides of at least `SMALLEST_SIDE`; `bf16` is its option.
+    If `config.optimizer` is "muon", Muon trains the weights whose matrices have both sides of at least
+    `SMALLEST_SIDE`, with its option `bf16`. AdamW trains the rest.
     """
     large: dict[int, list[nn.Parameter]] = {}
     rest: list[nn.Parameter] = []

@@ -121,7 +121,7 @@ def make_plan(
     Raises:
         ArgumentError: A preset or data set is unknown, or two parameters contradict each other.
         ConfigError: A key is unknown or a value impossible.
-        InputError: The existing run began with other values.
+        InputError: The existing run began with other values, or the user's own images are too few.
         UnavailableError: Another training is running in the folder, or the files of the data set are missing.
     """
     deadline_s = None if options.max_time_s is None else time.monotonic() + options.max_time_s

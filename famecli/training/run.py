@@ -1,6 +1,7 @@
 """A training in its folder: what is saved when, how it is resumed, when it stops.
 
 config.toml          the resolved configuration
+env.json             versions, device, threads and the command
 metrics.jsonl        one JSON object per line: training means, validations
 last.safetensors     the model, averaged and raw weights
 best.safetensors     the same at the lowest validation NLL
@@ -103,7 +104,8 @@ class Run:
         """Go on from a state file.
 
         Raises:
-            InputError: The file is damaged, or its run has another configuration; the message names the key.
+            InputError: The file is damaged, or its run has another configuration or other training images;
+                the message names the difference.
         """
         tensors, header, _ = load_tensors(state, STATE_SCHEMA)
         try:

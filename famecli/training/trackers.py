@@ -98,7 +98,7 @@ class TensorBoard:
 
 
 class Wandb:
-    """Run of Weights & Biases: its own variables say where, and whether online; files are in `wandb/`."""
+    """Run of Weights & Biases: its environment variables say where, and whether online; files: `wandb/`."""
 
     def __init__(self, subject: Subject) -> None:
         # Neither reports of errors, nor lines between those of the training.
@@ -150,7 +150,7 @@ class Wandb:
 
 
 class Mlflow:
-    """Run of MLflow, in the store that its own variables name, else in `mlflow.db` of the working folder."""
+    """Run of MLflow, in the store of its environment variables, else in `mlflow.db` of the working folder."""
 
     def __init__(self, subject: Subject) -> None:
         # No reports of its use, and no lines between those of the training.

@@ -162,7 +162,7 @@ def check_latents(subject: Subject) -> Finding:
         *_weights_as_evaluated(subject, images),
         *_estimates(subject),
         Measurement(
-            f"distance of normals of {subject.samples} images from their distribution, times root of n",
+            f"Kolmogorov-Smirnov distance of normals of {subject.samples} images, times root of n",
             distance(_quantiles(priors, subject)),
             MOST_DISTANCE,
         ),
@@ -170,7 +170,7 @@ def check_latents(subject: Subject) -> Finding:
 
 
 def _weights_as_evaluated(subject: Subject, images: Tensor) -> Iterator[Measurement]:
-    """Measure the weights of latents in the precision and by the code of `fame evaluate-nll`.
+    """Measure the log-weights of latents in the precision and by the code of `fame evaluate-nll`.
 
     The log-weight of a draw, pixels left out, is `log p(z) - log q(z | x)`. Its mean is `-KL(q || p)`.
     """
@@ -196,7 +196,7 @@ def _weights_as_evaluated(subject: Subject, images: Tensor) -> Iterator[Measurem
         WEIGHT_LIMIT,
     )
     yield Measurement(
-        f"mean of {len(excess)} weights of latents plus divergence, standard errors",
+        f"mean of {len(excess)} log-weights of latents plus KL divergence, standard errors",
         float(excess.mean().abs() / stderr.clamp(min=1e-12)),
         MOST_STANDARD_ERRORS,
     )

@@ -29,7 +29,7 @@ from famecli.verification.sampling import check_sampling
 from famecli.verification.subject import Subject
 
 Check = Callable[[Subject], Finding]
-# Function that returns a split of a data set; None for the training data set.
+# Loader of a split from the names of its data set and of the split; None names the data set of the training.
 Images = Callable[[str | None, Split], ImageSplit]
 # Floating-point operations above which checks are announced, and above which they are refused. Checks of the
 # presets take at most a tenth of the latter.

@@ -32,8 +32,8 @@ def check_sampling(subject: Subject) -> Finding:
     """Check samples by forward passes, in float64 and in their own precision, and compare cost with entropy.
 
     A sample is exact if each pixel is the quantile, at its uniform, of its masses given the earlier pixels.
-    One pass computes the masses of all pixels. The cost of a pixel minus the entropy of its masses has mean 0
-    given the earlier pixels: the sum over pixels and images is a martingale, with known variance.
+    One pass computes the masses of all pixels. The cost of a pixel, -log p, minus the entropy of its masses
+    has mean 0 given the earlier pixels: the sum over pixels and images is a martingale, with known variance.
     """
     exact = _exact_samples(subject)
     wrong, gap, spread, uniforms = 0, 0.0, 0.0, []
@@ -49,7 +49,7 @@ def check_sampling(subject: Subject) -> Finding:
     return Finding.of(
         SENTENCE,
         *exact,
-        Measurement(f"pixels of {subject.samples} images of fame sample off their quantile", wrong, 0),
+        Measurement(f"values of {subject.samples} images of fame sample off their quantile", wrong, 0),
         Measurement(
             "cost of samples minus entropy, standard errors",
             # A model that is certain of everything has a variance of 0.
@@ -57,7 +57,7 @@ def check_sampling(subject: Subject) -> Finding:
             STANDARD_ERRORS,
         ),
         Measurement(
-            "distance of the uniforms from their distribution, times root of n",
+            "Kolmogorov-Smirnov distance of the uniforms from their distribution, times root of n",
             distance(torch.cat(uniforms)),
             MOST_DISTANCE,
         ),
@@ -104,7 +104,7 @@ def _exact_samples(subject: Subject) -> list[Measurement]:
             Measurement(f"pixels of {count} images, float64, that a pass does not give", wrong, 0)
         )
     off = _Samples(model, x, condition, uniforms).off_quantile(MARGIN)
-    return [*measured, Measurement(f"pixels of {count} images, float64, off their quantile", off, 0)]
+    return [*measured, Measurement(f"values of {count} images, float64, off their quantile", off, 0)]
 
 
 def _native_samples(subject: Subject) -> Iterator[_Samples]:
