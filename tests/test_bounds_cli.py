@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from support.commands import error_of, fame, result_of, save_model
 
+import famecli
 from famecli.checkpoints.checkpoint import load_checkpoint
+from famecli.errors import ArgumentError
 from famecli.nll.ais import double, evaluate_ais, simulate
 from famecli.nll.evaluate import evaluate
 from famecli.nll.record import Annealing
@@ -195,3 +197,17 @@ def test_simulated_images_have_neither_splits_nor_a_limit(model: Path) -> None:
     words = ("evaluate-nll", model, "--simulated", "2", "--ais", "2")
     assert "--limit" in error_of(2, *words, "--limit", "1")
     assert "--split" in error_of(2, *words, "--split", "valid")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (Annealing(0), "steps is 0"),
+        (Annealing(3, chains=0), "chains is 0"),
+        (Annealing(3, leapfrog=-1), "leapfrog is -1"),
+        (Annealing(3, start="q"), "start is 'q'"),  # type: ignore[arg-type]
+    ],
+)
+def test_impossible_settings_are_told_by_their_names(model: Path, settings: Annealing, message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        famecli.load(model).nll(np.zeros((1, *SHAPE), np.uint8), annealing=settings)

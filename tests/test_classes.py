@@ -358,7 +358,8 @@ def test_the_users_weights_with_classes_are_named(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize("labels", [[0, 3], [0], [-1, 0], [0, 1, 2], None])
 def test_false_labels_in_a_file_are_refused(labels: list[int] | None, tmp_path: Path) -> None:
     model = famecli.load(saved(tmp_path / "m.safetensors"))
-    x = model.sample(2, labels=[0, 1])
+    x = model.sample(2, labels=[np.int64(0), np.uint8(1)])
+    assert np.array_equal(x, model.sample(2, labels=[0, 1]))
     blob = model.compress(x, labels=[0, 1])
     assert from_bytes(blob, "blob").header.labels == (0, 1)
     assert blob[8] == LABELLED

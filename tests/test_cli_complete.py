@@ -89,7 +89,7 @@ def test_a_mask_that_looks_ahead_is_told_also_if_quiet(tmp_path: Path, digit: Pa
         mask[part] = 255
         done = fame(*words, "--mask", write_grey(tmp_path / "mask.png", mask))
         assert done.code == 0
-        assert ("warning: known pixels follow unknown ones" in done.err) == warned
+        assert ("warning: unknown pixels are drawn without regard to the known" in done.err) == warned
     assert "exact" not in json.loads(fame("sample", model, "-n", 1, "-o", out, "--force", "--json").text)
 
 

@@ -149,12 +149,13 @@ def test_completions_do_not_depend_on_batches(preset: str) -> None:
     model, mask = make_model(preset), np.zeros((9, 7), bool)
     mask[:4] = True
     known = np.random.default_rng(0).integers(0, 2, (70, 1, 9, 7)).astype(np.uint8)
+    found = []
     for size, parts in ((1, [32, 32, 6]), (64, [64, 6]), (None, None)):
         batches = list(complete_batches(model, known, mask, range(70), sweeps=1, batch_size=size))
         assert parts in (None, [len(batch) for batch in batches])
-        found = np.concatenate(batches)
-        reference = found if size == 1 else reference
-        np.testing.assert_array_equal(found, reference)
+        found.append(np.concatenate(batches))
+    np.testing.assert_array_equal(found[1], found[0])
+    np.testing.assert_array_equal(found[2], found[0])
 
 
 def test_completions_take_fewer_images_at_once_when_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
