@@ -317,7 +317,7 @@ def test_settings_of_torch_are_left_alone_and_do_not_matter(
     torch.set_float32_matmul_precision("medium")
     random = torch.get_rng_state()
     try:
-        with torch.set_grad_enabled(gradients):
+        with torch.set_grad_enabled(gradients), torch.autocast("cpu", torch.bfloat16), torch.device("meta"):
             for call, result in zip(calls, expected, strict=True):
                 assert call() == result
                 assert (torch.get_num_threads(), torch.get_default_dtype()) == (2, torch.float64)

@@ -328,3 +328,15 @@ def test_a_damaged_list_of_training_images_is_no_error(tmp_path: Path) -> None:
     path = tmp_path / SEEN_IMAGES
     path.write_bytes(path.read_bytes()[:-3])
     assert count_seen(tmp_path, pixels) == 4
+
+
+def test_a_training_removes_no_files_with_names_of_others(arrays: dict[str, Path]) -> None:
+    grids, ours = Path("run/samples"), ("run/images-000000000004.safetensors", "run/samples/000000000004.png")
+    grids.mkdir(parents=True)
+    theirs = ("run/images-mine.safetensors", "run/samples/mine.png", "run/samples/4.png")
+    for name in (*ours, *theirs):
+        Path(name).write_bytes(b"content")
+    assert train_on(arrays["a"], "--steps", 4, "--max-time", "0s").code == 75
+    assert train_on(arrays["a"], "--steps", 4).code == 0
+    assert not any(Path(name).exists() for name in ours)
+    assert all(Path(name).read_bytes() == b"content" for name in theirs)

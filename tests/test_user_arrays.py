@@ -2,14 +2,17 @@
 
 import gzip
 import shutil
+import warnings
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from support.commands import save_model
 from support.data import idx_bytes
 from support.user_images import COLOURS, GREYS, hint_of
 
+import famecli
 from famecli.data.dataset import describe, load_split
 from famecli.errors import FameError
 
@@ -159,3 +162,12 @@ def test_a_damaged_idx_file_in_an_archive_is_named(tmp_path: Path) -> None:
         with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
             archive.writestr("in/train-images-idx3-ubyte", bad)
         assert "x.zip/in/train-images-idx3-ubyte" in hint_of(lambda: describe("folder", tmp_path / "x.zip"))
+
+
+def test_read_only_levels_are_scored_without_a_warning(tmp_path: Path) -> None:
+    model = famecli.load(save_model(tmp_path / "m.safetensors", "pixelcnn", (1, 8, 8)))
+    x = np.frombuffer(bytes(128), np.uint8).reshape(2, 1, 8, 8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = model.log_prob(x)
+    np.testing.assert_array_equal(found, model.log_prob(x.copy()))

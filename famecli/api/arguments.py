@@ -42,7 +42,8 @@ def levels_of(x: Array | Tensor, config: ModelConfig) -> npt.NDArray[np.uint8]:
     if least < 0 or most >= config.levels:
         bad = least if least < 0 else most
         raise ArgumentError(f"x has a level of {bad}, expected 0 to {config.levels - 1}")
-    return np.ascontiguousarray(found, dtype=np.uint8)
+    # Writable, since torch warns of arrays that are not.
+    return np.require(found, np.uint8, ["C", "W"])
 
 
 def shown_of(x: Array | Tensor, config: ModelConfig) -> Array:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from famecli.errors import ArgumentError, UnavailableError
@@ -60,15 +60,25 @@ def device_named(name: str) -> "torch.device":
 def undisturbed() -> Iterator[None]:
     """Compute with famecli's settings of torch, and restore the caller's settings afterwards.
 
-    Settings are the number of threads, the default dtype, gradient modes, random states, and the precision of
-    float32 products and convolutions.
+    Settings are the number of threads, the default dtype and device, gradient modes, autocast, random states,
+    and the precision of float32 products and convolutions.
     """
     import torch
+
+    # A default device is a mode that slows every operation, so none is entered where it is the CPU already.
+    home = nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
 
     threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
     tf32, precision = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(list(devices)):
+    with (
+        home,
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autocast("cpu", enabled=False),
+        torch.autocast("cuda", enabled=False),
+        torch.random.fork_rng(list(devices)),
+    ):
         torch.set_default_dtype(torch.float32)
         torch.backends.cudnn.allow_tf32 = False
         torch.set_float32_matmul_precision("highest")

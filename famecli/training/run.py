@@ -38,7 +38,14 @@ from famecli.training.lock import FolderLock
 from famecli.training.progress import Progress
 from famecli.training.resume import ANOTHER_RUN, STATE
 from famecli.training.resume import STATE_SCHEMA as STATE_SCHEMA
-from famecli.training.snapshots import SAMPLES_FOLDER, draw_grid, keep_last, numbered_name, remove_later
+from famecli.training.snapshots import (
+    GRIDS,
+    SAMPLES_FOLDER,
+    draw_grid,
+    keep_last,
+    numbered_name,
+    remove_later,
+)
 from famecli.training.trainer import StepRecord, Trainer
 
 RUN_FILES = ("metrics.jsonl", "last.safetensors", "best.safetensors", STATE)
@@ -133,7 +140,7 @@ class Run:
         """Remove what another run left in the folder."""
         if not self.group.is_main:
             return
-        grids = (self.folder / SAMPLES_FOLDER).glob("*.png")
+        grids = (self.folder / SAMPLES_FOLDER).glob(GRIDS)
         for path in (*(self.folder / name for name in RUN_FILES), *grids):
             path.unlink(missing_ok=True)
         keep_last(self.folder, 0)

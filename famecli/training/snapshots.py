@@ -12,7 +12,9 @@ from famecli.sampling.generate import generate_batches
 from famecli.training.trainer import Trainer
 
 SAMPLES_FOLDER = "samples"
-NUMBERED = "images-*.safetensors"
+# Names that a training gives: a user's own files beside them stay.
+NUMBERED = f"images-{12 * '[0-9]'}.safetensors"
+GRIDS = f"{12 * '[0-9]'}.png"
 # The same seeds in every grid show how training changes an image.
 SEEDS = range(64)
 
