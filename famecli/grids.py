@@ -44,9 +44,9 @@ def enlarged(pixels: np.ndarray, scale: int) -> np.ndarray:
     return pixels.repeat(scale, 0).repeat(scale, 1)
 
 
-def visible_scale(width: int) -> int:
-    """Return the largest whole scale that keeps an image of `width` within `VISIBLE_PX`; at least 1."""
-    return max(1, VISIBLE_PX // width)
+def visible_scale(height: int, width: int) -> int:
+    """Return the largest whole scale that keeps both sides of an image within `VISIBLE_PX`; at least 1."""
+    return max(1, VISIBLE_PX // max(height, width))
 
 
 @dataclass(frozen=True)
@@ -74,4 +74,4 @@ class Layout:
             width = max(canvas.shape[1], top.shape[1])
             parts = [np.pad(each, ((0, 4), (0, width - each.shape[1]), (0, 0))) for each in (top, canvas)]
             canvas = np.concatenate(parts)[:-4]
-        return enlarged(canvas, self.scale or visible_scale(images.shape[2]))
+        return enlarged(canvas, self.scale or visible_scale(*images.shape[1:3]))

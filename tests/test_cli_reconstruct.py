@@ -317,3 +317,14 @@ def test_interpolations_take_files(model: Path, tmp_path: Path) -> None:
 )
 def test_interpolations_of_nothing_are_refused(model: Path, words: list[str], message: str) -> None:
     assert message in error_of(2, "reconstruct", model, *words)
+
+
+def test_each_end_of_an_interpolation_is_one_image(model: Path, tmp_path: Path) -> None:
+    first, *_ = write_images(tmp_path / "files", scored_levels()[:3])
+    (tmp_path / "empty").mkdir()
+    for ends, message in (
+        ((first, tmp_path / "files"), "files has 3 images, expected one"),
+        ((tmp_path / "files", tmp_path / "empty"), "files has 3 images, expected one"),
+        ((tmp_path / "empty", first), "empty"),
+    ):
+        assert message in error_of(3, "reconstruct", model, "--interpolate", *ends)

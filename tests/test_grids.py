@@ -36,7 +36,7 @@ def test_a_wider_gap_follows_each_group() -> None:
 @pytest.mark.parametrize(("width", "scale"), [(8, 8), (28, 2), (32, 2), (64, 1), (65, 1), (512, 1)])
 def test_small_images_are_enlarged(width: int, scale: int) -> None:
     images = numbered(4, width)
-    assert visible_scale(width) == scale
+    assert visible_scale(1, width) == visible_scale(width, 1) == scale
     found = Layout(columns=4).picture(images)
     np.testing.assert_array_equal(found, grid(images, 4).repeat(scale, 0).repeat(scale, 1))
     np.testing.assert_array_equal(Layout(columns=4, scale=1).picture(images), grid(images, 4))

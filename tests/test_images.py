@@ -74,7 +74,7 @@ def test_every_format_gives_back_its_images(tmp_path: Path, channels: int) -> No
     with zipfile.ZipFile(tmp_path / "a.zip") as zipped:
         assert {name: zipped.read(name) for name in zipped.namelist()} == stored_bytes(tmp_path / "a")
     [(_, whole)] = read_images([tmp_path / "a.png"], (channels, 10 * (2 * 8 + 2), 10 * (3 * 8 + 2)))
-    np.testing.assert_array_equal(whole.transpose(1, 2, 0), enlarged(grid(images), visible_scale(6)))
+    np.testing.assert_array_equal(whole.transpose(1, 2, 0), enlarged(grid(images), visible_scale(6, 6)))
 
 
 @pytest.mark.parametrize("name", NAMES.values())

@@ -25,7 +25,8 @@ from famecli.cli.groups import (
 )
 from famecli.cli.sources import DataSource, ModelSource
 from famecli.data.preparation import Preparation
-from famecli.errors import UsageError, truncate
+from famecli.errors import InputError, UsageError, truncate
+from famecli.files import STDIN
 from famecli.output import Output
 
 if TYPE_CHECKING:
@@ -294,7 +295,7 @@ def _originals(
 
     Raises:
         UsageError: The model is for other images, or a place is not in the split.
-        InputError: A file is not an image of the model's size.
+        InputError: A file is not an image of the model's size, or an end is not one image.
     """
     from famecli.data.dataset import read_files
     from famecli.evaluation.score import scored_levels
@@ -303,6 +304,10 @@ def _originals(
     if files or (ends and places is None):
         config = checkpoint.model.config
         how = checkpoint.provenance.prepared(preparing)
+        for end in ends or ():
+            # stdin can be read once only.
+            if end != str(STDIN) and (count := len(read_files(config, [end], how, exact=False).pixels)) != 1:
+                raise InputError(f"{end} has {count} images, expected one", "name two image files")
         images = read_files(config, files or list(ends or ()), how, output.note, exact=False)
         scored = scored_levels(checkpoint, images, labels=label)
         return Originals(list(images.files or ()), images.pixels, scored.labels, scored.numbers)

@@ -101,7 +101,7 @@ def reconstruct_and_score(model: Fame, scored: FixedLevels, seed: int) -> TestIm
 
 def sheet(name: str, images: np.ndarray, title: str) -> Picture:
     """Return a nearly square grid of images, row by row."""
-    return Picture(name, title, grid(images), visible_scale(images.shape[2]))
+    return Picture(name, title, grid(images), visible_scale(*images.shape[1:3]))
 
 
 def pairs(name: str, above: np.ndarray, below: np.ndarray, title: str) -> Iterator[Picture]:
@@ -109,7 +109,7 @@ def pairs(name: str, above: np.ndarray, below: np.ndarray, title: str) -> Iterat
     for number, start in enumerate(range(0, len(above), COLUMNS), 1):
         parts = [with_three_channels(each[start : start + COLUMNS]) for each in (above, below)]
         pixels = grid(np.concatenate(parts), columns=len(parts[0]))
-        yield Picture(f"{name}-{number}", title, pixels, visible_scale(above.shape[2]))
+        yield Picture(f"{name}-{number}", title, pixels, visible_scale(*above.shape[1:3]))
 
 
 def shown_bits(maps: Sequence[np.ndarray]) -> float:
