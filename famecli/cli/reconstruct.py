@@ -25,8 +25,7 @@ from famecli.cli.groups import (
 )
 from famecli.cli.sources import DataSource, ModelSource
 from famecli.data.preparation import Preparation
-from famecli.errors import InputError, UsageError, truncate
-from famecli.files import STDIN
+from famecli.errors import UsageError, truncate
 from famecli.output import Output
 
 if TYPE_CHECKING:
@@ -304,11 +303,9 @@ def _originals(
     if files or (ends and places is None):
         config = checkpoint.model.config
         how = checkpoint.provenance.prepared(preparing)
-        for end in ends or ():
-            # stdin can be read once only.
-            if end != str(STDIN) and (count := len(read_files(config, [end], how, exact=False).pixels)) != 1:
-                raise InputError(f"{end} has {count} images, expected one", "name two image files")
-        images = read_files(config, files or list(ends or ()), how, output.note, exact=False)
+        images = read_files(
+            config, files or list(ends or ()), how, output.note, exact=False, single=ends is not None
+        )
         scored = scored_levels(checkpoint, images, labels=label)
         return Originals(list(images.files or ()), images.pixels, scored.labels, scored.numbers)
     found = data.images(source, checkpoint, split, output, preparing)

@@ -19,7 +19,7 @@ from famecli.data.handwritten import read_amat, read_chardata, read_drawings, re
 from famecli.data.image_files import exact_levels, nearest_levels
 from famecli.data.photographs import read_batches, read_cifar10, read_pngs
 from famecli.data.preparation import Preparation
-from famecli.data.reading import read_images
+from famecli.data.reading import read_images, read_one
 from famecli.data.registry import FOLDER, DatasetInfo, dataset_info
 from famecli.errors import ArgumentError, InputError
 from famecli.files import STDIN, open_input, read_up_to, write_atomic
@@ -270,6 +270,7 @@ def read_files(
     report: Callable[[str], None] = say_nothing,
     *,
     exact: bool = True,
+    single: bool = False,
 ) -> ImageSplit:
     """Return the images in files as levels of a model, with the labels of arrays if all images have one.
 
@@ -279,22 +280,27 @@ def read_files(
         preparation: Preparation of the images; None where they must stay as they are.
         report: Called with one line about the images.
         exact: Whether bytes must be levels of the model; else the nearest levels are taken.
+        single: Whether each of `files` must be one image.
 
     Raises:
-        InputError: See `read_images` and, for exact levels, `exact_levels`.
+        InputError: See `read_images`, for single images `read_one`, and for exact levels `exact_levels`.
     """
-    stored, images = zip(*read_images(files, config.image_shape, preparation, report), strict=True)
+    if single:
+        found = [read_one(file, config.image_shape, preparation, report) for file in files]
+    else:
+        found = read_images(files, config.image_shape, preparation, report)
+    stored, images = zip(*found, strict=True)
     names, pixels = [each.name for each in stored], np.stack(images)
     if exact:
         pixels = exact_levels(pixels, config.levels, lambda index: names[index])
     else:
         pixels = nearest_levels(config.levels)[pixels]
-    found = own_images(pixels, config.levels, "files", "Image files", names, preparation)
+    split = own_images(pixels, config.levels, "files", "Image files", names, preparation)
     classes, labels = np.unique([each.label for each in stored], return_inverse=True)
     if "" in classes:
-        return found
-    info = dataclasses.replace(found.info, classes=tuple(map(str, classes)))
-    return dataclasses.replace(found, info=info, labels=labels)
+        return split
+    info = dataclasses.replace(split.info, classes=tuple(map(str, classes)))
+    return dataclasses.replace(split, info=info, labels=labels)
 
 
 def own_images(

@@ -156,6 +156,23 @@ def read_images(
     return images
 
 
+def read_one(
+    path: str,
+    shape: tuple[int, int, int],
+    preparation: Preparation | None = None,
+    report: Callable[[str], None] = say_nothing,
+) -> tuple[StoredImage, np.ndarray]:
+    """Return the only image in `path` with its pixels; see `read_images` for the rest.
+
+    Raises:
+        InputError: The path has no image or several; see `read_images` for other errors.
+    """
+    found = read_images([path], shape, preparation, report)
+    if len(found) > 1:
+        raise InputError(f"{path} has {len(found):,} images, expected one", "name one of its files")
+    return found[0]
+
+
 def read_known(
     config: ModelConfig,
     image: str,
@@ -170,10 +187,9 @@ def read_known(
         image: File of the image, `-` for stdin.
         rows: Number of known rows from the top, used without a mask.
         mask: File of the mask; None for `rows`.
-        preparation: Preparation of image and mask; see `read_images`, also for errors.
+        preparation: Preparation of image and mask; see `read_one`, also for errors.
 
     Raises:
-        InputError: A path has no image or several.
         UsageError: No row is left to draw.
     """
     if mask is None and rows is not None and rows >= config.height:
@@ -182,17 +198,11 @@ def read_known(
             f"for example `rows={config.height // 2}`",
         )
 
-    def one(path: str, channels: int) -> tuple[StoredImage, np.ndarray]:
-        found = read_images([path], (channels, config.height, config.width), preparation)
-        if len(found) > 1:
-            raise InputError(f"{path} has {len(found):,} images, expected one", "name one of its files")
-        return found[0]
-
-    stored, pixels = one(image, config.channels)
+    stored, pixels = read_one(image, config.image_shape, preparation)
     levels = nearest_levels(config.levels)[pixels]
     keep = np.zeros((config.height, config.width), bool)
     if mask is None:
         keep[:rows] = True
     else:
-        keep = one(mask, 1)[1][0] >= WHITE
+        keep = read_one(mask, (1, *config.image_shape[1:]), preparation)[1][0] >= WHITE
     return KnownPixels(stored.name, levels, keep)

@@ -154,12 +154,8 @@ def map_rows(
         group: Processes that share the batches; each gets all rows.
         advance: Called with the number of images just done.
     """
-
-    def batch_from(start: int) -> np.ndarray:
-        return np.concatenate(list(pieces.map(range(start, min(start + images, total)), work)))
-
     parts = []
-    for part in group.map_ordered(range(0, total, images), batch_from):
+    for part in group.map_batches(total, images, work, pieces):
         parts.append(part)
         advance(len(part))
     return np.concatenate(parts)

@@ -28,6 +28,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from famecli.errors import UnavailableError, UsageError
+from famecli.runtime.memory import AdaptiveBatches
 
 T = TypeVar("T")
 POLL_S = 0.02
@@ -131,6 +132,23 @@ class Group:
             # In the last round idle processes repeat the last task, so that all have an array to send.
             own = work(tasks[min(start + self.rank, len(tasks) - 1)])
             yield from self.gather(own)[: len(tasks) - start]
+
+    def map_batches(
+        self, images: int, size: int, work: Callable[[slice], np.ndarray], pieces: AdaptiveBatches
+    ) -> Iterator[np.ndarray]:
+        """Yield arrays with a row per image, batch by batch in order, as `map_ordered` does.
+
+        Args:
+            images: Number of images.
+            size: Number of images in a batch.
+            work: Function from a slice of images to their rows; must not depend on the split.
+            pieces: Splitter of a batch when memory runs out.
+        """
+
+        def batch(first: int) -> np.ndarray:
+            return np.concatenate(list(pieces.map(range(first, min(first + size, images)), work)))
+
+        return self.map_ordered(range(0, images, size), batch)
 
     @contextmanager
     def local_main_first(self) -> Iterator[None]:

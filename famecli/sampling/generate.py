@@ -220,10 +220,7 @@ def _map_batches(
             decoders.append(make_decoder(chunk=pieces.size))
         return draw(decoders[0], rows)
 
-    def draw_batch(first: int) -> np.ndarray:
-        return np.concatenate(list(pieces.map(range(first, min(first + size, images)), draw_piece)))
-
-    return group.map_ordered(range(0, images, size), draw_batch)
+    return group.map_batches(images, size, draw_piece, pieces)
 
 
 @torch.no_grad()
