@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 import platformdirs
 
-from famecli.errors import InputError
+from famecli.errors import ArgumentError, InputError
 
 CACHE_TAG = b"Signature: 8a477f597d28d172789f06886806bc55\n# Downloads of famecli; may be deleted.\n"
 STDIN = Path("-")
@@ -122,6 +122,16 @@ def write_atomic(path: Path, content: bytes, *, replace: bool = True) -> None:
         raise unwritable(path, error) from error
 
 
+def check_named(path: Path) -> None:
+    """Check that the path of an output is not `-`, which stands for stdout.
+
+    Raises:
+        ArgumentError: It is `-`.
+    """
+    if path == STDIN:
+        raise ArgumentError("this output cannot go to stdout, which - stands for", "name a file or a folder")
+
+
 def check_writable(path: Path, *, folder: bool = False) -> None:
     """Check, before any work is done, that an output can be written.
 
@@ -130,8 +140,10 @@ def check_writable(path: Path, *, folder: bool = False) -> None:
         folder: Whether the output is a folder; its writer makes it and its parents.
 
     Raises:
+        ArgumentError: `path` is `-`.
         InputError: There is no such folder, or no permission, or a folder in place of a file, or the reverse.
     """
+    check_named(path)
     target = Path(os.path.realpath(path))
     place = target if target.exists() and (folder or not target.is_file()) else target.parent
     while folder and not place.exists():

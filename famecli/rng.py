@@ -10,10 +10,12 @@ import hashlib
 import math
 import operator
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 # Words and integers.
 StreamName = tuple[str | int, ...]
@@ -44,6 +46,28 @@ def normals(generator: np.random.Generator, shape: Sequence[int]) -> Tensor:
     # Shift by half a step: the normal of 0 is -infinity. Clamp: the sum can round up to 1.
     quantiles: Tensor = torch.special.ndtri(raw.add_(2**-54).clamp_(max=1 - 2**-53))
     return quantiles.float()
+
+
+class Seeded(TorchDispatchMode):
+    """Context in which torch's random operations on the CPU draw from a generator of their own.
+
+    Values are those after `torch.manual_seed(seed)`. The default generator, which all threads share, stays as
+    it is.
+    """
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.generator = torch.Generator("cpu").manual_seed(seed)
+
+    def __torch_dispatch__(
+        self,
+        func: Any,  # noqa: ANN401
+        types: Any,  # noqa: ANN401
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        random = {"generator": self.generator} if torch.Tag.nondeterministic_seeded in func.tags else {}
+        return func(*args, **(kwargs or {}), **random)
 
 
 # Source of latents: maps the index of a stochastic layer and a shape `(B, ...)` to standard normals.

@@ -1,6 +1,8 @@
 """`famecli.train`: the training of the command, with all that the command takes."""
 
 import inspect
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +98,7 @@ def test_training_takes_what_the_command_takes(data: Path, tmp_path: Path) -> No
 WRONG: dict[str, tuple[object, ...]] = {
     "preset": (3,),
     "dataset": (None,),
-    "out": (None,),
+    "out": (None, "-"),
     "size": ("huge",),
     "images": (0, 2.5, 10**13),
     "epochs": (-1, 0, "3", float("nan")),
@@ -188,6 +190,33 @@ def test_a_budget_chooses_the_number_of_images(
     assert trained(budget_s).checkpoint.sha256 == found.checkpoint.sha256
     with pytest.raises(ArgumentTypeError, match="budget_s is '60', expected a number"):
         trained("60")
+
+
+def test_a_training_is_saved_before_an_exception_ends_it(data: Path, tmp_path: Path) -> None:
+    def broken(record: dict[str, Any]) -> None:
+        if record["images"] >= 12:
+            raise RuntimeError("broken")
+
+    def interrupted(record: dict[str, Any]) -> None:
+        if record["images"] == 18:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    for kind, progress, images in ((RuntimeError, broken, 12), (KeyboardInterrupt, interrupted, 18)):
+        with pytest.raises(kind):
+            famecli.train(
+                "vae",
+                "mnist",
+                out=tmp_path,
+                size="tiny",
+                data=data,
+                batch_size=6,
+                steps=8,
+                progress=progress,
+                eval_every=6,
+            )
+        assert load_checkpoint(tmp_path / "last.safetensors").provenance.images_seen == images
+        assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_images_are_prepared_as_for_the_first_weights(tmp_path: Path) -> None:

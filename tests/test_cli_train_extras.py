@@ -1,5 +1,6 @@
 """What `fame train` leaves and shows beside its result: checkpoints, samples, metrics, first weights."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
+from support.classes import class_folder
+from support.commands import fame as with_stdin
 from support.outcomes import Command, error_lines
 from support.trainers import metrics
 
@@ -122,6 +125,41 @@ def test_metrics_are_streamed_in_place_of_the_path(train: Command) -> None:
         outcome = train("vae", "--steps", 1, "-o", "none", *odd)
         assert (outcome.code, len(error_lines(outcome))) == (2, 1)
     assert not Path("none").exists()
+
+
+def test_first_weights_come_through_stdin_once(train: Command, data: Path) -> None:
+    assert train("vae", "--steps", 2, "-o", "first").code == 0
+    content = Path("first/best.safetensors").read_bytes()
+    words = ("--data", data, "--batch-size", "6", "--steps", "2", "-o", "run")
+    assert with_stdin("train", "vae", "--init", "-", *words, stdin=content).code == 0
+    told = load_checkpoint(Path("run/best.safetensors")).provenance.init
+    assert told is not None
+    assert (told.source, told.sha256) == ("-", hashlib.sha256(content).hexdigest())
+
+
+def test_classes_of_first_weights_and_of_runs_are_not_given_up_silently(
+    fame: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ("--dataset", "folder", "--data", class_folder(tmp_path / "x"), "--batch-size", 4, "--steps", 2)
+    assert fame("train", "vae", "--size", "tiny", "--conditional", *words, "-o", "first").code == 0
+    for more in (("-o", "run", "--init", "first"), ("-o", "first")):
+        outcome = fame("train", "vae", "--no-conditional", *words, *more)
+        assert outcome.code == 2
+        assert "has classes, and --conditional is off" in error_lines(outcome)[0]
+        assert fame("train", "vae", *words, *more).code == 0
+    assert load_checkpoint(Path("run/best.safetensors")).model.config.classes == ("cat", "dog")
+
+
+def test_first_weights_for_other_images_are_told_by_their_shape(train: Command, fame: Command) -> None:
+    assert train("pixelcnn", "--steps", 2, "-o", "first").code == 0
+    np.save("x.npy", np.zeros((60, 9, 7), np.uint8))
+    outcome = fame("train", "--init", "first", "--dataset", "folder", "--data", "x.npy", "-o", "run")
+    assert outcome.code == 2
+    assert "is for images (1, 28, 28) of 2 levels; folder has images (1, 9, 7)" in error_lines(outcome)[0]
+    # The preset is that of the first weights, also in another size.
+    larger = train("--init", "first", "--size", "small", "--print-config")
+    assert 'preset = "pixelcnn"' in larger.out
 
 
 def test_checkpoints_tell_their_first_weights_also_after_a_stop(train: Command, fame: Command) -> None:

@@ -27,7 +27,11 @@ from famecli.errors import InputError, UnavailableError
 from famecli.runtime.distributed import ALONE, Group
 from famecli.training import setup
 from famecli.training.lock import LOCK, FolderLock, locked
+from famecli.training.options import TrainOptions
+from famecli.training.plan import make_plan
+from famecli.training.resume import STATE
 from famecli.training.run import STATE_SCHEMA, Run
+from famecli.training.setup import begin, make_run
 
 HOLDER = """
 import sys, time
@@ -328,6 +332,34 @@ def test_a_damaged_list_of_training_images_is_no_error(tmp_path: Path) -> None:
     path = tmp_path / SEEN_IMAGES
     path.write_bytes(path.read_bytes()[:-3])
     assert count_seen(tmp_path, pixels) == 4
+
+
+@pytest.mark.parametrize("name", ["best.safetensors", "last.safetensors", "metrics.jsonl", STATE])
+def test_files_of_no_run_are_not_replaced(arrays: dict[str, Path], name: str) -> None:
+    assert train_on(arrays["a"], "--steps", 1).code == 0
+    path, content = Path("other") / name, Path("run/best.safetensors").read_bytes()
+    path.parent.mkdir()
+    path.write_bytes(content)
+    outcome = train_on(arrays["a"], "--steps", 1, "-o", "other")
+    assert (outcome.code, path.read_bytes()) == (3, content)
+    assert f"{path} is of no run that can be resumed" in outcome.err
+    assert "--resume never" in outcome.err
+    assert train_on(arrays["a"], "--steps", 1, "-o", "other", "--resume", "never").code == 0
+
+
+def test_a_run_that_never_saved_a_model_is_resumed(arrays: dict[str, Path]) -> None:
+    sizes: dict[str, Any] = {"size": "tiny", "batch_size": 4, "steps": 2, "precision": "fp32"}
+    told = {"preset": "pixelcnn", "dataset": "folder", "data": arrays["a"], "out": Path("run")}
+    plan = make_plan(TrainOptions(**told, **sizes))
+    with locked(plan.folder, ALONE):
+        begin(make_run(plan), plan)
+    assert (Path("run") / STATE).exists()
+    assert not Path("run/last.safetensors").exists()
+    outcome = train_on(arrays["a"], "--steps", 2, "--precision", "fp32")
+    assert outcome.code == 0
+    assert "resumed at 0 images" in outcome.err
+    assert train_on(arrays["a"], "--steps", 2, "--precision", "fp32", "-o", "unbroken").code == 0
+    assert_equal_runs(Path("run"), Path("unbroken"))
 
 
 def test_a_training_removes_no_files_with_names_of_others(arrays: dict[str, Path]) -> None:

@@ -27,18 +27,41 @@ def save(run):
 Run.save = save
 main()
 """
+# The command, whose measurement of the machine's speed takes long.
+MEASURING = """
+import time
+from famecli.cli.app import main
+from famecli.training import capacity
+
+def measure(*_):
+    print("measuring", flush=True)
+    for _ in range(600):
+        time.sleep(0.1)
+
+capacity.images_in_time = measure
+main()
+"""
 PLAIN = "from famecli.cli.app import main; main()"
 
 
 @contextmanager
 def training(tmp_path: Path, code: str, *, ignored: bool = False) -> Iterator[subprocess.Popen[str]]:
     """Yield a training that has had its first validation."""
+    with started(tmp_path, code, "--steps 1000000 -q", ignored=ignored) as process:
+        wait_for(tmp_path / "run" / "best.safetensors")
+        yield process
+
+
+@contextmanager
+def started(
+    tmp_path: Path, code: str, words: str, *, ignored: bool = False
+) -> Iterator[subprocess.Popen[str]]:
+    """Yield a training in a process of its own, with a length and further options."""
     np.save(tmp_path / "x.npy", np.random.default_rng(0).integers(0, 256, (60, 8, 8), np.uint8))
-    words = "train pixelcnn --size tiny --dataset folder --data x.npy --batch-size 4 --steps 1000000"
-    words += " --eval-every 40 -o run -q"
+    words += " --size tiny --dataset folder --data x.npy --batch-size 4 --eval-every 40 -o run"
     kind = signal.SIG_IGN if ignored else signal.SIG_DFL
     with subprocess.Popen(
-        [sys.executable, "-c", code, *words.split()],
+        [sys.executable, "-c", code, "train", "pixelcnn", *words.split()],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -46,7 +69,6 @@ def training(tmp_path: Path, code: str, *, ignored: bool = False) -> Iterator[su
         preexec_fn=lambda: signal.signal(signal.SIGHUP, kind),
     ) as process:
         try:
-            wait_for(tmp_path / "run" / "best.safetensors")
             yield process
         finally:
             process.kill()
@@ -87,6 +109,19 @@ def test_a_second_signal_ends_at_once_with_the_code_of_the_first(
         process.send_signal(second)
         assert process.communicate(timeout=10) == ("", "")
         assert process.returncode == code
+
+
+@pytest.mark.parametrize(("kind", "code"), [(signal.SIGTERM, 75), (signal.SIGHUP, 75), (signal.SIGINT, 130)])
+def test_a_signal_before_the_first_step_ends_at_once(tmp_path: Path, kind: signal.Signals, code: int) -> None:
+    with started(tmp_path, MEASURING, "--budget 10m") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "measuring\n"
+        process.send_signal(kind)
+        out, err = process.communicate(timeout=30)
+        assert (process.returncode, out) == (code, "")
+        assert "stopped before the first step" in err
+        assert "Traceback" not in err
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("before", [signal.SIG_DFL, signal.SIG_IGN])

@@ -6,6 +6,7 @@ Nothing is printed, and the settings of torch stay as they are.
 import dataclasses
 import math
 from collections.abc import Callable, Collection, Mapping
+from contextlib import closing
 from os import PathLike
 from pathlib import Path
 from typing import Any, get_args
@@ -44,7 +45,7 @@ from famecli.evaluation.score import score, scored_levels
 from famecli.nll.record import Annealing, NllRecord
 from famecli.runtime.devices import MOST_THREADS, device_named, undisturbed
 from famecli.runtime.distributed import ALONE
-from famecli.training.follow import follow
+from famecli.training.follow import finish_step_on_ctrl_c, follow
 from famecli.training.lock import locked
 from famecli.training.options import AUTO, NEVER, AnyPrecision, TrainOptions
 from famecli.training.plan import MOST_LENGTH, make_plan
@@ -186,7 +187,7 @@ def train(
     *,
     out: AnyPath,
     size: Size | None = None,
-    conditional: bool = False,
+    conditional: bool | None = None,
     images: int | None = None,
     epochs: float | None = None,
     steps: int | None = None,
@@ -226,7 +227,8 @@ def train(
         dataset: Name of the data set; `folder` for the images in `data`.
         out: Folder of the run.
         size: `tiny`, `small` or `paper`; None for that of the run or of `init`, else `small`.
-        conditional: Whether the model is given the class of each image: p(x|y).
+        conditional: Whether the model is given the class of each image: p(x|y); None for that of the run or
+            of `init`, else False.
         images: Number of images to see; only one of `images`, `epochs`, `steps` and `budget_s` may be given.
         epochs: Length in epochs.
         steps: Length in steps.
@@ -310,9 +312,10 @@ def train(
         run = make_run(plan)
         run.lock = lock
         begin(run, plan)
-        for record in follow(run, plan):
-            if progress is not None:
-                progress(record)
+        with finish_step_on_ctrl_c() as interrupted, closing(follow(run, plan, interrupted)) as records:
+            for record in records:
+                if progress is not None:
+                    progress(record)
     return load(run.checkpoint, device=run.trainer.device)
 
 

@@ -29,6 +29,7 @@ from famecli.errors import ArgumentError, InputError, IntegrityError, NumericsEr
 from famecli.files import write_atomic
 from famecli.model.fame import Fame
 from famecli.nll.record import NllRecord
+from famecli.rng import Seeded
 from famecli.sampling.execution import threads
 
 WeightsKind = Literal["ema", "raw"]
@@ -164,8 +165,9 @@ def rounded(checkpoint: Checkpoint) -> Checkpoint:
     for name, tensor in weights.items():
         if not bool(torch.isfinite(tensor).all()):
             raise NumericsError(f"{checkpoint.source}: {name} has weights too large for half precision")
-    model = Fame(checkpoint.model.config).on(checkpoint.model.device)
-    model.load_state_dict(weights)
+    with Seeded(0):
+        model = Fame(checkpoint.model.config)
+    model.on(checkpoint.model.device).load_state_dict(weights)
     model.eval().requires_grad_(False)
     return dataclasses.replace(checkpoint, model=model, weights_sha256=hash_weights(weights))
 
@@ -201,7 +203,8 @@ def parse_checkpoint(content: bytes, source: str, weights: WeightsKind = "ema") 
     check_costs(config, header.parameters, source)
     if weights == "raw" and not header.has_raw:
         raise ArgumentError(f"{source} has no raw weights", "leave `weights` out to use the averaged ones")
-    model = Fame(config)
+    with Seeded(0):
+        model = Fame(config)
     _check_tensors(model, header, source)
     tensors = _tensors(content, source)
     prefix = RAW if weights == "raw" else ""

@@ -4,7 +4,8 @@ import json
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -121,17 +122,18 @@ def _train(plan: "Plan", display: Display, output: Output) -> None:
 
     check_tracker(plan.options.track)
     group = join(output)
-    with ExitStack() as stack:
+    with _catch_signals(output) as signals, ExitStack() as stack:
         lock = stack.enter_context(locked(plan.folder, group, output.warn))
         run = make_run(plan, group, output.note, _shown(display, output, group))
         run.lock, config = lock, run.trainer.config
         total = config.total_steps * config.batch_size
-        signals = stack.enter_context(_catch_signals())
+        signals.begun = True
         begin(run, plan, output.note)
         seen, remarks = run.trainer.images, Remarks(run)
-        with output.progress("training", total, tenths=False) as advance:
+        records = follow(run, plan, lambda: "signal" if signals.caught else None, output.warn)
+        with output.progress("training", total, tenths=False) as advance, closing(records):
             advance(seen, "")
-            for record in follow(run, plan, lambda: "signal" if signals else None, output.warn):
+            for record in records:
                 advance(record["images"] - seen, _describe(record))
                 seen = record["images"]
                 if line := remarks.of(record):
@@ -146,7 +148,7 @@ def _train(plan: "Plan", display: Display, output: Output) -> None:
         with explain_lost_processes():
             # Wait for the first process: torchrun ends all when one exits with a code other than 0.
             group.all_reduce_max(0)
-        _exit(run, signals)
+        _exit(run, signals.caught)
 
 
 def _shown(display: Display, output: Output, group: "Group") -> "Callable[[np.ndarray], None]":
@@ -158,26 +160,39 @@ def _shown(display: Display, output: Output, group: "Group") -> "Callable[[np.nd
     return lambda images: None
 
 
-@contextmanager
-def _catch_signals() -> Iterator[list[int]]:
-    """Yield a list that collects SIGINT, SIGTERM and SIGHUP; a second one ends the process at once.
+@dataclass
+class _Signals:
+    """Signals that came, and whether the training has begun."""
 
-    A SIGHUP that is ignored from the start, as by nohup, stays ignored.
+    caught: list[int] = field(default_factory=list)
+    begun: bool = False
+
+
+@contextmanager
+def _catch_signals(output: Output) -> Iterator[_Signals]:
+    """Yield what collects SIGINT, SIGTERM and SIGHUP; a second one ends the process at once.
+
+    Before the training has begun there is nothing to save, and the first one ends the process. A SIGHUP that
+    is ignored from the start, as by nohup, stays ignored.
     """
-    caught: list[int] = []
+    signals = _Signals()
 
     def remember(number: int, frame: FrameType | None) -> None:
-        if caught:
+        if signals.caught:
             # No cleaning up, which could take long: everything in the folder is whole at any time.
-            os._exit(_code(caught))
-        caught.append(number)
+            os._exit(_code(signals.caught))
+        signals.caught.append(number)
+        if not signals.begun:
+            output.note("stopped before the first step: the same command starts again")
+            # Not typer.Exit, an ordinary exception that a library could swallow.
+            raise SystemExit(_code(signals.caught))
 
     kinds = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         kinds.append(signal.SIGHUP)
     before = {kind: signal.signal(kind, remember) for kind in kinds}
     try:
-        yield caught
+        yield signals
     finally:
         for kind, handler in before.items():
             signal.signal(kind, handler)

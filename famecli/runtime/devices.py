@@ -1,9 +1,10 @@
 """Devices by name, and torch's settings around a call of the library."""
 
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from famecli.errors import ArgumentError, UnavailableError
 from famecli.runtime.memory import keep_freed_memory
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
 DEVICE = re.compile(r"auto|(cpu|cuda|mps)(:(0|[1-9][0-9]*))?", re.ASCII)
 # More threads would crash where the system has fewer.
 MOST_THREADS = 256
+# Calls of the library that run now, in any thread, and the caller's settings for all threads.
+_CALLS = threading.Lock()
+_running = 0
+_callers: tuple[Any, ...] = ()
 
 
 def check_device(name: str) -> str:
@@ -60,32 +65,52 @@ def device_named(name: str) -> "torch.device":
 def undisturbed() -> Iterator[None]:
     """Compute with famecli's settings of torch, and restore the caller's settings afterwards.
 
-    Settings are the number of threads, the default dtype and device, gradient modes, autocast, random states,
-    and the precision of float32 products and convolutions.
+    Settings are the number of threads, the default dtype and device, gradient modes, autocast, and the
+    precision of float32 products and convolutions. Some of them hold for all threads: these are restored when
+    the last of several calls at once ends.
     """
     import torch
 
     # A default device is a mode that slows every operation, so none is entered where it is the CPU already.
     home = nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
 
-    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
-    tf32, precision = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with (
         home,
         torch.inference_mode(False),
         torch.enable_grad(),
         torch.autocast("cpu", enabled=False),
         torch.autocast("cuda", enabled=False),
-        torch.random.fork_rng(list(devices)),
+        _shared_settings(),
     ):
-        torch.set_default_dtype(torch.float32)
-        torch.backends.cudnn.allow_tf32 = False
-        torch.set_float32_matmul_precision("highest")
-        try:
-            yield
-        finally:
-            torch.set_default_dtype(dtype)
-            torch.set_num_threads(threads)
-            torch.backends.cudnn.allow_tf32 = tf32
-            torch.set_float32_matmul_precision(precision)
+        yield
+
+
+@contextmanager
+def _shared_settings() -> Iterator[None]:
+    """Use famecli's values of the settings that hold for all threads, while any call runs."""
+    import torch
+
+    global _running, _callers
+    with _CALLS:
+        if not _running:
+            tf32, precision = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+            _callers = torch.get_default_dtype(), tf32, precision, torch.get_num_threads()
+            _set_shared(torch.float32, False, "highest")
+        _running += 1
+    try:
+        yield
+    finally:
+        with _CALLS:
+            _running -= 1
+            if not _running:
+                _set_shared(*_callers)
+
+
+def _set_shared(dtype: "torch.dtype", tf32: bool, precision: str, threads: int | None = None) -> None:
+    import torch
+
+    torch.set_default_dtype(dtype)
+    torch.backends.cudnn.allow_tf32 = tf32
+    torch.set_float32_matmul_precision(precision)
+    if threads is not None:
+        torch.set_num_threads(threads)

@@ -1,8 +1,11 @@
 """A run from its first step to its result."""
 
+import signal
+import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager, nullcontext
+from types import FrameType
 from typing import Any
 
 from famecli.data.fetch import say_nothing
@@ -24,8 +27,8 @@ def follow(
     plan: Plan,
     interrupted: Callable[[], Stopped | None] = lambda: None,
     warn: Callable[[str], None] = say_nothing,
-) -> Iterator[dict[str, Any]]:
-    """Train to the end; yield each line of metrics.jsonl. Afterwards everything is saved.
+) -> Generator[dict[str, Any], None, None]:
+    """Train to the end; yield each line of metrics.jsonl. Afterwards, or when closed, everything is saved.
 
     Args:
         run: Run that was begun or resumed.
@@ -45,10 +48,42 @@ def follow(
 
     name = plan.options.track if run.trainer.group.is_main else None
     tracker = nullcontext(_ignore) if name is None else tracking(run, name, warn)
-    with tracker as track, explain_lost_processes(), explain_failed_steps(run.trainer):
-        for record in run.records(reason):
+    with (
+        tracker as track,
+        explain_lost_processes(),
+        explain_failed_steps(run.trainer),
+        closing(run.records(reason)) as records,
+    ):
+        for record in records:
             track(record)
             yield record
+
+
+@contextmanager
+def finish_step_on_ctrl_c() -> Iterator[Callable[[], Stopped | None]]:
+    """Yield a reason to stop for `follow`, so that a training is saved before Ctrl-C ends it.
+
+    The first Ctrl-C raises KeyboardInterrupt only at the end, the second one at once. A program's own handler
+    of SIGINT stays in place.
+    """
+    caught: list[int] = []
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield lambda: None
+        return
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    signal.signal(signal.SIGINT, remember)
+    try:
+        yield lambda: "signal" if caught else None
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if caught:
+        raise KeyboardInterrupt
 
 
 class Remarks:

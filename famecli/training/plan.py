@@ -21,12 +21,14 @@ from famecli.data.folder import describe, seen_with
 from famecli.data.preparation import PIXELS, SplitRule
 from famecli.data.registry import DATASETS, FOLDER, DatasetInfo
 from famecli.errors import ArgumentError, FameError, InputError
+from famecli.files import STDIN
 from famecli.training.lock import check_unlocked
 from famecli.training.options import NEVER, TrainOptions
 from famecli.training.resume import (
     Begun,
     begun_with,
     check_first,
+    check_folder,
     check_kind,
     check_values,
     default_folder,
@@ -128,14 +130,14 @@ def make_plan(
     _check_length(options)
     if options.out is not None and not fresh:
         check_unlocked(options.out)
+    first = _on_stdin() if options.init == str(STDIN) else first
     base, weights, options = _with_first(options, first, report)
     info, settings = _described(options, PIXELS), _settings(options)
 
     def resolved(info: DatasetInfo) -> Resolved:
         size = options.size or DEFAULT_SIZE
-        preset = _kept(base, options, info) or model_config(
-            options.preset or DEFAULT_MODEL, size, info.shape, info.levels
-        )
+        name = options.preset or (base.preset if base is not None else DEFAULT_MODEL)
+        preset = _kept(base, options, info) or model_config(name, size, info.shape, info.levels)
         if options.conditional:
             preset = with_classes(preset, info)
         return resolve(preset, TrainConfig(), options.config, settings)
@@ -146,7 +148,9 @@ def make_plan(
         info = _seen_by(info, found.model)
         found = resolved(info)
     _check_model(options, found)
-    _check_conditional(options, found.model, options.config or "`settings`")
+    _check_conditional(options, found.model, str(options.config or weights or "`settings`"))
+    if base is not None:
+        _check_images(base, str(weights), found.model, info.name)
     if options.data is not None and info.family != FOLDER and not fresh:
         locate(info, options.data)
     images = _total_images(options, info, found.train)
@@ -162,7 +166,16 @@ def make_plan(
         return _continued(plan, begun, settings)
     if not fresh:
         _check_counts(plan)
+        check_folder(plan.folder, options.resume)
     return plan
+
+
+def _on_stdin() -> "Checkpoint":
+    """Return the model on stdin, which can be read only once."""
+    # Deferred: torch takes seconds to load.
+    from famecli.checkpoints.checkpoint import load_checkpoint
+
+    return load_checkpoint(STDIN)
 
 
 def _check_counts(plan: Plan) -> None:
@@ -246,11 +259,24 @@ def with_classes(model: ModelConfig, info: DatasetInfo) -> ModelConfig:
     return dataclasses.replace(model, classes=info.classes, decoder=decoder)
 
 
-def _check_conditional(options: TrainOptions, model: ModelConfig, source: object) -> None:
-    if options.conditional and not model.classes:
+def _check_conditional(options: TrainOptions, model: ModelConfig, source: str) -> None:
+    if options.conditional not in (None, bool(model.classes)):
+        kind, asked = ("classes", "off") if model.classes else ("no classes", "on")
         raise ArgumentError(
-            f"`conditional` contradicts {source}, whose model has no classes", "leave one out"
+            f"the model of {source} has {kind}, and `conditional` is {asked}", "leave one out"
         )
+
+
+def _check_images(base: ModelConfig, source: str, model: ModelConfig, dataset: str) -> None:
+    """Check that the first weights are for images of the same shape and levels.
+
+    Raises:
+        ArgumentError: They are for other images.
+    """
+    had, has = (f"images {each.image_shape} of {each.levels} levels" for each in (base, model))
+    if had != has:
+        hint = "leave `init` out: first weights keep the shape of their images"
+        raise ArgumentError(f"{source} is for {had}; {dataset} has {has}", hint)
 
 
 def _check_model(options: TrainOptions, found: Resolved) -> None:
@@ -275,7 +301,7 @@ def _continued(plan: Plan, begun: Begun, settings: list[Setting]) -> Plan:
     """Return the plan of a resumed run, after checking that it began with all given values."""
     options, info = plan.options, plan.info
     check_kind(begun, options, plan.model, info)
-    _check_conditional(options, begun.model, begun.state)
+    _check_conditional(options, begun.model, str(begun.state))
     if info.family == FOLDER:
         if begun.progress.rule != PIXELS:
             info = _described(options, begun.progress.rule)

@@ -15,6 +15,7 @@ from famecli.config.schema import ModelConfig, TrainConfig, differences, leaves,
 from famecli.data.registry import FOLDER, DatasetInfo
 from famecli.errors import ConfigError, InputError
 from famecli.escape import redacted
+from famecli.files import check_named
 from famecli.training.options import AUTO, NEVER, TrainOptions
 from famecli.training.progress import Progress
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 RUNS = Path("runs")
 STATE = "state.safetensors"
+# Files that each run writes.
+OWN_FILES = ("metrics.jsonl", "last.safetensors", "best.safetensors", STATE)
 STATE_SCHEMA = "famecli/state/1"
 ANOTHER_RUN = "choose another `out`, or `resume=False` to start over"
 
@@ -103,6 +106,25 @@ def source_of(name: str) -> str:
 def state_of(folder: Path, resume: str) -> Path:
     """Return the state file that `resume` names: by default the one in the folder of the run."""
     return folder / STATE if resume in (AUTO, NEVER) else Path(resume)
+
+
+def check_folder(folder: Path, resume: str) -> None:
+    """Check that the folder of a new run has a name, and no files that the run would replace unasked.
+
+    Args:
+        folder: Folder of the run.
+        resume: Parameter of the training; `never` allows to replace files.
+
+    Raises:
+        ArgumentError: The folder is `-`.
+        InputError: There is such a file.
+    """
+    check_named(folder)
+    for name in OWN_FILES if resume != NEVER else ():
+        if (path := folder / name).exists():
+            raise InputError(
+                f"{path} is of no run that can be resumed, and a new run would replace it", ANOTHER_RUN
+            )
 
 
 def begun_with(state: Path) -> Begun | None:

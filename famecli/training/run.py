@@ -18,7 +18,7 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -36,7 +36,7 @@ from famecli.nll.record import NATS_PER_BIT, bits_per_dim
 from famecli.training.clock import Clock
 from famecli.training.lock import FolderLock
 from famecli.training.progress import Progress
-from famecli.training.resume import ANOTHER_RUN, STATE
+from famecli.training.resume import ANOTHER_RUN, OWN_FILES, STATE
 from famecli.training.resume import STATE_SCHEMA as STATE_SCHEMA
 from famecli.training.snapshots import (
     GRIDS,
@@ -48,7 +48,6 @@ from famecli.training.snapshots import (
 )
 from famecli.training.trainer import StepRecord, Trainer
 
-RUN_FILES = ("metrics.jsonl", "last.safetensors", "best.safetensors", STATE)
 Stopped = Literal["done", "patience", "max_time", "signal"]
 # If processes have different reasons, the last one in this order wins.
 REASONS: tuple[Stopped | None, ...] = (None, "patience", "max_time", "signal")
@@ -141,7 +140,7 @@ class Run:
         if not self.group.is_main:
             return
         grids = (self.folder / SAMPLES_FOLDER).glob(GRIDS)
-        for path in (*(self.folder / name for name in RUN_FILES), *grids):
+        for path in (*(self.folder / name for name in OWN_FILES), *grids):
             path.unlink(missing_ok=True)
         keep_last(self.folder, 0)
         self._remove_leftovers()
@@ -150,10 +149,11 @@ class Run:
         for folder in (self.folder, self.folder / SAMPLES_FOLDER):
             remove_leftovers(folder)
 
-    def records(self, interrupted: Callable[[], Stopped | None]) -> Iterator[dict[str, Any]]:
+    def records(self, interrupted: Callable[[], Stopped | None]) -> Generator[dict[str, Any], None, None]:
         """Train to the end, or until `interrupted` gives a reason; yield each line of metrics.jsonl.
 
-        After the last record everything is saved, and `stopped` is the reason.
+        After the last record everything is saved, and `stopped` is the reason. Closing the iterator
+        saves, too.
         """
         if self.group.is_main:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -161,10 +161,14 @@ class Run:
             self._last_saved_s = time.monotonic()
             self._counted_s = self._window_start_s = self._clock.now_s()
             self._counted_cpu_s = time.process_time()
-            yield from self._records(interrupted)
+            try:
+                yield from self._records(interrupted)
+            except GeneratorExit:
+                self.save()
+                raise
 
     def _records(self, interrupted: Callable[[], Stopped | None]) -> Iterator[dict[str, Any]]:
-        reason: Stopped | None = None
+        reason = self._agreed(self._out_of_patience())
         while not self.trainer.done and reason is None:
             self._window.append(self.trainer.step())
             self._count_time()
@@ -223,6 +227,14 @@ class Run:
         if not self.group.is_main:
             return
         gone = self._follow_folder()
+        self.save_state()
+        self._save_model("last.safetensors")
+        self._last_saved_s = time.monotonic()
+        if gone is not None:
+            raise gone
+
+    def save_state(self) -> None:
+        """Write `state.safetensors`, by which the folder is that of a run."""
         self.progress.precision = self.trainer.precision
         metadata = {
             "schema": STATE_SCHEMA,
@@ -231,10 +243,6 @@ class Run:
             "progress": dataclasses.asdict(self.progress),
         }
         save_tensors(self.folder / STATE, self.trainer.state_tensors(), metadata)
-        self._save_model("last.safetensors")
-        self._last_saved_s = time.monotonic()
-        if gone is not None:
-            raise gone
 
     def _save_model(self, name: str) -> str:
         """Write a checkpoint and return its SHA-256, or an empty string in processes other than the first."""

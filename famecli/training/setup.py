@@ -42,7 +42,7 @@ from famecli.training import capacity
 from famecli.training.grow import first_weights
 from famecli.training.options import AUTO, NEVER
 from famecli.training.plan import Plan
-from famecli.training.resume import check_shared, source_of
+from famecli.training.resume import STATE, check_shared, source_of
 from famecli.training.run import Run
 from famecli.training.trainer import Trainer
 
@@ -172,6 +172,8 @@ def begin(run: Run, plan: Plan, note: Note = say_nothing) -> None:
     check_shared(trainer.group, run.folder, trainer.step_count)
     if trainer.group.is_main:
         _describe(run)
+        if not (run.folder / STATE).exists():
+            run.save_state()
 
 
 def _split(plan: Plan, name: Split, note: Note) -> ImageSplit:

@@ -15,7 +15,7 @@ from famecli.data.labels import labels_in
 from famecli.errors import InputError, NumericsError
 from famecli.model.fame import Fame, NllTerms, labels_on
 from famecli.nll.evaluate import ImageNlls, evaluate
-from famecli.rng import BatchNoise, PartNoise, stream
+from famecli.rng import BatchNoise, PartNoise, Seeded, stream
 from famecli.runtime.distributed import ALONE, Group, no_sync
 from famecli.runtime.processor import multiplies_bf16
 from famecli.training.optim import check_tensors, make_optimizers, optimizer_tensors, restore_optimizers
@@ -110,11 +110,10 @@ class Trainer:
         self.precision: Precision = precision
         self.accumulate = accumulate
         self.group, self.share = group, group.local_rows(config.batch_size)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(
-                int.from_bytes(hashlib.sha256(repr(config.seed).encode()).digest()[:8], "little")
-            )
-            self.model = Fame(model_config).on(device)
+        digest = hashlib.sha256(repr(config.seed).encode()).digest()
+        with Seeded(int.from_bytes(digest[:8], "little")):
+            self.model = Fame(model_config)
+        self.model.on(device)
         if config.decoder_only:
             self.model.start_without_latents()
         if compiled:
@@ -293,8 +292,9 @@ class Trainer:
 
     def averaged_model(self) -> Fame:
         """Return a copy of the model with the averaged weights, for evaluation."""
-        copy = Fame(self.model.config).on(self.device)
-        copy.load_state_dict(self.averaged)
+        with Seeded(0):
+            copy = Fame(self.model.config)
+        copy.on(self.device).load_state_dict(self.averaged)
         copy.decoder_only = not self.has_latents
         return copy.eval().requires_grad_(False)
 
