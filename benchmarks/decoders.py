@@ -109,7 +109,7 @@ COLUMNS = (
     "decoder",
     "parameters",
     "test NLL, nats",
-    "less the first, nats",
+    "minus the first, nats",
     "KL, nats",
     "ms/image",
     "images/s",

@@ -170,7 +170,7 @@ COLUMNS = (
     "images",
     "seconds",
     "test NLL, nats",
-    "less the first, nats",
+    "minus the first, nats",
     "deviation over seeds, nats",
     "KL per layer, nats",
 )

@@ -22,6 +22,7 @@ from support.trainers import assert_equal_runs, metrics, resumed, run_of, train
 from support.victims import Victims
 
 from famecli.checkpoints.checkpoint import load_checkpoint, load_tensors, save_tensors
+from famecli.checkpoints.store import STATE
 from famecli.data.dataset import SEEN_IMAGES, count_seen, image_hashes, write_seen
 from famecli.errors import InputError, UnavailableError
 from famecli.runtime.distributed import ALONE, Group
@@ -29,7 +30,6 @@ from famecli.training import setup
 from famecli.training.lock import LOCK, FolderLock, locked
 from famecli.training.options import TrainOptions
 from famecli.training.plan import make_plan
-from famecli.training.resume import STATE
 from famecli.training.run import STATE_SCHEMA, Run
 from famecli.training.setup import begin, make_run
 

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from support.commands import save_model
 from support.data import idx_bytes
 from support.user_images import COLOURS, GREYS, hint_of
 
 import famecli
 from famecli.data.dataset import describe, load_split
-from famecli.errors import FameError
+from famecli.errors import ArgumentError, ArgumentTypeError, FameError
 
 GREY, RGB = (1, 8, 8), (3, 8, 8)
 
@@ -162,6 +163,26 @@ def test_a_damaged_idx_file_in_an_archive_is_named(tmp_path: Path) -> None:
         with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
             archive.writestr("in/train-images-idx3-ubyte", bad)
         assert "x.zip/in/train-images-idx3-ubyte" in hint_of(lambda: describe("folder", tmp_path / "x.zip"))
+
+
+def test_tensors_without_plain_values_are_refused_by_their_kind(tmp_path: Path) -> None:
+    model = famecli.load(save_model(tmp_path / "vae.safetensors", preset="vae", shape=(1, 8, 8)))
+    x = torch.zeros(2, 1, 8, 8, dtype=torch.int64)
+    for tensor, kind in ((x.to_sparse(), "layout torch.sparse_coo"), (x.to("meta"), "no values")):
+        with pytest.raises(ArgumentTypeError, match=kind):
+            model.nll(tensor)
+    quantized = torch.quantize_per_tensor(x.float(), 1.0, 0, torch.quint8)
+    with pytest.raises(ArgumentTypeError, match="dtype torch.quint8, expected integer levels"):
+        model.nll(quantized)
+    with pytest.raises(ArgumentTypeError, match="layout torch.sparse_coo"):
+        model.grid(x.float().to_sparse())
+
+
+def test_sizes_may_be_integers_of_numpy() -> None:
+    assert type(famecli.Preparation(resize=np.int64(8)).resize) is int  # type: ignore[arg-type]
+    for wrong in (np.int64(0), True, 8.0):
+        with pytest.raises(ArgumentError, match="is not a side"):
+            famecli.Preparation(resize=wrong)  # type: ignore[arg-type]
 
 
 def test_read_only_levels_are_scored_without_a_warning(tmp_path: Path) -> None:

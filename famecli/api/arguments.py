@@ -36,6 +36,7 @@ def levels_of(x: Array | Tensor, config: ModelConfig) -> npt.NDArray[np.uint8]:
         ArgumentError: `x` has another shape, no image, or a level that the model does not have.
     """
     _check_kind(x, config.levels)
+    _check_dense(x)
     _check_shape(tuple(x.shape), config)
     found: Array = x.detach().cpu().numpy() if isinstance(x, Tensor) else x
     least, most = int(found.min()), int(found.max())
@@ -49,11 +50,18 @@ def levels_of(x: Array | Tensor, config: ModelConfig) -> npt.NDArray[np.uint8]:
 def shown_of(x: Array | Tensor, config: ModelConfig) -> Array:
     """Return levels as `levels_of` does, and expected levels (floats) as an array; errors are the same."""
     if isinstance(x, Tensor) and x.is_floating_point():
+        _check_dense(x)
         x = x.detach().cpu().float().numpy()
     if not (isinstance(x, np.ndarray) and x.dtype.kind == "f"):
         return levels_of(x, config)
     _check_shape(tuple(x.shape), config)
     return x
+
+
+def _check_dense(x: object) -> None:
+    if isinstance(x, Tensor) and (x.layout != torch.strided or x.is_meta or x.is_nested):
+        kind = "no values (meta)" if x.is_meta else "nested values" if x.is_nested else f"layout {x.layout}"
+        raise ArgumentTypeError(f"x is a tensor with {kind}, expected a dense one")
 
 
 def _check_shape(shape: tuple[int, ...], config: ModelConfig) -> None:
@@ -68,7 +76,7 @@ def _check_kind(x: object, levels: int) -> None:
     expected = f"integer levels 0 to {levels - 1}" + (", or booleans" if levels == 2 else "")
     if isinstance(x, Tensor):
         boolean = x.dtype == torch.bool
-        integer = not (boolean or x.is_floating_point() or x.is_complex())
+        integer = not (boolean or x.is_floating_point() or x.is_complex() or x.is_quantized)
     elif isinstance(x, np.ndarray):
         boolean, integer = x.dtype.kind == "b", x.dtype.kind in "iu"
     else:

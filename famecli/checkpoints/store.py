@@ -22,7 +22,10 @@ from famecli.files import CHUNK_BYTES, STDIN, cache_root, open_input, unwritable
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 SUFFIX = ".safetensors"
 # Checkpoints of a run's folder, in the order in which they are looked for.
-RUN_FILES = ("best.safetensors", "last.safetensors")
+LAST = "last.safetensors"
+# State of a training in the folder of a run.
+STATE = "state.safetensors"
+RUN_FILES = ("best.safetensors", LAST)
 
 
 @dataclass(frozen=True)

@@ -65,13 +65,21 @@ def _check_measured(a: Path, b: Path) -> None:
     """Check that both files can be measured NLLs, not models.
 
     Raises:
-        UsageError: One is a run, a checkpoint or a name of weights; the hint has the commands that measure.
+        UsageError: One is images, a run, a checkpoint or a name of weights; the hint has the commands that
+            measure.
     """
     from famecli.checkpoints.index import index
+    from famecli.checkpoints.store import RUN_FILES, STATE
+    from famecli.data.listing import holds_images
 
     models, commands, measured = [], [], []
     for path, stem in ((a, "a"), (b, "b")):
         name = str(path)
+        if holds_images(name, (*RUN_FILES, STATE)):
+            raise UsageError(
+                f"{name} holds images, and fame compare reads measured NLLs",
+                f"fame evaluate-nll CKPT {shlex.quote(name)} --json --with-images > {stem}.json",
+            )
         if path.is_dir() or path.suffix == ".safetensors" or (not path.exists() and name in index()):
             models.append(name)
             name = free_name(stem, ".json")

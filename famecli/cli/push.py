@@ -13,7 +13,8 @@ from famecli.cli.grouping import grouped
 from famecli.cli.groups import Common, Network
 from famecli.cli.sources import complete_weights
 from famecli.data.fetch import is_offline
-from famecli.errors import UnavailableError
+from famecli.errors import UnavailableError, UsageError
+from famecli.files import STDIN
 
 Repository = Annotated[str, typer.Argument(metavar="ORG/REPO", help="Repository on the Hugging Face Hub.")]
 Pushed = Annotated[
@@ -54,6 +55,8 @@ def push(
       fame weights push ORG/REPO run/best.safetensors --revision v1 --license mit --private
     """
     output, place = common.output(), HubFile.parse(f"{repository}@{revision or ''}")
+    if ckpt == str(STDIN):
+        raise UsageError("a checkpoint on stdin has no name for the repository", "name a file")
     store = network.store(output)
     if is_offline(store.offline):
         raise UnavailableError("nothing is uploaded: the network is off", "run without --offline")

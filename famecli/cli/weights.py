@@ -290,6 +290,8 @@ def _pulled(store: Store, word: str, name: str | None, *, force: bool, dry_run: 
         kept = store.pull(located, name, force=force)
         store.report(f"{kept.name} is {located.pinned}")
         return {"name": kept.name, "path": str(kept.path), "fetched": True, "pinned": located.pinned}
+    if has_name and not is_url and name is not None and not path.exists():
+        raise UsageError(f"{word} has a name already, and --name is for files and URLs", "leave --name out")
     if not is_url and (name is not None or not has_name):
         if not (path.exists() or path.suffix or len(path.parts) > 1):
             raise unknown_checkpoint(word)

@@ -6,11 +6,12 @@ Images here are uint8 `(N, H, W, C)`, as in image files; models take `(N, C, H, 
 import io
 import json
 import os
+import re
 import sys
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +30,7 @@ SUFFIXES: Mapping[str, Format] = {".png": "grid", ".npz": "npz", ".npy": "npy", 
 # Suffixes of formats that cannot be written; no new folder gets such a name by default.
 OTHER_SUFFIXES = frozenset({".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pdf", ".svg"})
 MANIFEST = "manifest.jsonl"
+NUMBERED = re.compile(r"[0-9]{6,20}\.png")
 
 
 def to_uint8(levels: np.ndarray, levels_count: int) -> np.ndarray:
@@ -156,6 +158,7 @@ class FolderWriter(ImageWriter):
     def _open(self) -> None:
         folder = Path(self.target)
         folder.mkdir(parents=True, exist_ok=True)
+        self.names, self.former = set[str](), self._listed(folder) if self.replace else set[str]()
         partial = self.resources.enter_context(partial_file(folder / MANIFEST, replace=self.replace))
         self.manifest = self.resources.enter_context(partial.open("w", encoding="utf-8"))
 
@@ -163,8 +166,26 @@ class FolderWriter(ImageWriter):
         for position, (image, entry) in enumerate(zip(images, metadata, strict=True)):
             number = entry.get("seed", entry.get("index", self.written + position))
             name = f"{int(number):06d}.png"
+            self.names.add(name)
             self._write(name, png_bytes(image, entry))
             self.manifest.write(json.dumps({"file": name, **entry}) + "\n")
+
+    def _finish(self) -> None:
+        super()._finish()
+        for name in self.former - self.names:
+            (Path(self.target) / name).unlink(missing_ok=True)
+
+    def _listed(self, folder: Path) -> set[str]:
+        """Return the names of images that the manifest of an earlier writer lists."""
+        found = set()
+        with (
+            suppress(OSError, ValueError, KeyError, TypeError),
+            (folder / MANIFEST).open(encoding="utf-8") as lines,
+        ):
+            for line in lines:
+                name = str(json.loads(line)["file"])
+                found |= {name} if NUMBERED.fullmatch(name) else set()
+        return found
 
     def _write(self, name: str, content: bytes) -> None:
         with partial_file(Path(self.target) / name, sync=False, replace=self.replace) as partial:
@@ -176,6 +197,7 @@ class ZipWriter(FolderWriter):
 
     def _open(self) -> None:
         self.archive = self.resources.enter_context(zipfile.ZipFile(self._open_sink(), "w"))
+        self.names, self.former = set[str](), set[str]()
         self.manifest = self.lines = io.StringIO()
 
     def _write(self, name: str, content: bytes) -> None:

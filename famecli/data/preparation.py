@@ -1,5 +1,6 @@
 """Preparation of a user's images for a model, and the rule that splits them. No numpy here."""
 
+import operator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -45,8 +46,13 @@ class Preparation:
         if self.resize is None and (self.crop is not None or self.pad):
             name = "crop" if self.crop is not None else "pad"
             raise ArgumentError(f"`{name}` is for resized images", "for example `resize=32`")
-        if self.resize is not None and not (type(self.resize) is int and 1 <= self.resize <= LARGEST_RESIZE):
-            raise ArgumentError(f"`resize={self.resize}` is not a side from 1 to {LARGEST_RESIZE} pixels")
+        if self.resize is not None:
+            whole = hasattr(self.resize, "__index__") and not isinstance(self.resize, bool)
+            side = operator.index(self.resize) if whole else 0
+            if not 1 <= side <= LARGEST_RESIZE:
+                raise ArgumentError(f"`resize={self.resize}` is not a side from 1 to {LARGEST_RESIZE} pixels")
+            # Integers of numpy cannot be written as JSON.
+            object.__setattr__(self, "resize", side)
         if self.pad and self.crop == "center":
             raise ArgumentError(
                 "`pad` keeps the whole image, `crop=center` does not", "leave one of them out"

@@ -4,7 +4,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from famecli.data.cache import dataset_cache, file_states, find_dataset, missing_files
+from famecli.data.cache import dataset_cache, file_states, find_dataset, locate, missing_files
 from famecli.data.dataset import fixed_levels, load_split
 from famecli.data.registry import FOLDER, DatasetInfo
 from famecli.errors import FameError, IntegrityError, UnavailableError
@@ -79,6 +79,8 @@ def verify_dataset(info: DatasetInfo, data: Path | None, cache_dir: Path | None)
     own = info.family == FOLDER
     folder = data if own else find_dataset(info, data, cache_dir, "test")
     if folder is None and not own:
+        if data is not None:
+            locate(info, data)
         raise UnavailableError(f"{info.name} is not on this machine", f"fame datasets pull {info.name}")
     states = [] if folder is None else file_states(info, folder)
     if wrong := [state for state in states if state.state == "differs"]:

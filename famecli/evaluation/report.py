@@ -224,18 +224,17 @@ class NllReport:
 
     def __repr__(self) -> str:
         nlls = self.nlls
-        return f"<{self._title()}: {nlls.mean:.3f} +- {nlls.stderr:.3f} nats/image ({self.nll.estimator})>"
-
-    def _title(self) -> str:
-        data = self.nll.data
-        return f"{self.checkpoint.source}: {data.dataset_id}, {data.split}, {len(self.nlls.nats):,} images"
+        nats = f"{nlls.mean:.3f}" + ("" if math.isnan(nlls.stderr) else f" +- {nlls.stderr:.3f}")
+        return f"<{self.checkpoint.source}: {self.nll.data}: {nats} nats/image ({self.nll.estimator})>"
 
     def _repr_html_(self) -> str:
         nlls = self.nlls
         figures = (nlls.mean, nlls.stderr, self.bits_per_dim, self.per_dim(nlls.stderr))
         shown = ("" if math.isnan(figure) else f"{figure:.5g}" for figure in figures)
         row = (f"NLL ({self.nll.estimator})", *shown)
-        return html_table(self._title(), ["", "nats/image", "±", "bits/dim", "±"], [row])
+        return html_table(
+            f"{self.checkpoint.source}: {self.nll.data}", ["", "nats/image", "±", "bits/dim", "±"], [row]
+        )
 
     def _importance(self) -> dict[str, Any]:
         """Return the keys of importance weighting; nulls and an empty curve without its statistics."""

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -13,13 +14,16 @@ from torch import Tensor
 
 from famecli.checkpoints.checkpoint import Checkpoint, save_checkpoint
 from famecli.checkpoints.description import with_claim
+from famecli.checkpoints.header import read_header
+from famecli.checkpoints.provenance import parse_provenance
+from famecli.checkpoints.store import LAST
 from famecli.config.costs import images_at_once
 from famecli.data.dataset import FixedLevels, ImageSplit, Split, count_seen, fixed_levels
 from famecli.data.folder import seen_with
 from famecli.data.image_writers import bits_to_uint8, levels_to_bytes, open_writer
 from famecli.data.labels import Labels, labels_in, labels_of, labels_or_random
 from famecli.data.registry import DATASETS, FOLDER, dataset_info
-from famecli.errors import ArgumentError, InputError, truncate
+from famecli.errors import ArgumentError, FameError, InputError, truncate
 from famecli.evaluation.report import NllReport, part_numbers
 from famecli.model.fame import Fame
 from famecli.nll.ais import Simulated, double, evaluate_ais, simulate
@@ -178,9 +182,19 @@ def score(
         group=group,
         report=report,
     )
-    seen = count_seen(Path(checkpoint.source).parent, images.pixels[list(scored.numbers)])
+    seen = _seen(checkpoint, images.pixels[list(scored.numbers)])
     seconds = time.monotonic() - started_s
     return NllReport(checkpoint, images, scored, nlls, estimator.seed, seconds, trained_on=seen)
+
+
+def _seen(checkpoint: Checkpoint, pixels: np.ndarray) -> int | None:
+    """Return how many images the model was trained on; None unless its file lies in the folder of its run."""
+    folder = Path(checkpoint.source).parent
+    with suppress(FameError):
+        of_run = parse_provenance(read_header(folder / LAST).metadata).data
+        if of_run is not None and of_run == checkpoint.provenance.data:
+            return count_seen(folder, pixels)
+    return None
 
 
 def simulated(

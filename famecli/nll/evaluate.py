@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from famecli.errors import NumericsError
+from famecli.errors import ArgumentError, NumericsError
 from famecli.model.fame import Fame, labels_on
 from famecli.nll.importance import Importance, block_sizes, log_mean, weigh
 from famecli.nll.record import NATS_PER_BIT, Bound, Given
@@ -306,10 +306,13 @@ def evaluate_marginal(
             noise.
 
     Raises:
+        ArgumentError: The model has no classes.
         NumericsError: An NLL is not finite, or implies a probability above one.
 
     Source: arXiv:1509.00519, section 3, with the class as one more latent, summed out.
     """
+    if not model.config.classes:
+        raise ArgumentError("the model has no classes, over which a mean could be taken", "call `evaluate`")
     given = []
     for label in range(len(model.config.classes)):
         labels = np.full(len(levels), label, np.int64)

@@ -165,8 +165,8 @@ def make_plan(
         check_first(begun, weights)
         return _continued(plan, begun, settings)
     if not fresh:
-        _check_counts(plan)
         check_folder(plan.folder, options.resume)
+        _check_counts(plan)
     return plan
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from famecli.checkpoints.header import canonical_json, read_header
 from famecli.checkpoints.index import DEFAULT_MODEL
 from famecli.checkpoints.provenance import FirstWeights
+from famecli.checkpoints.store import STATE
 from famecli.config import first_defaults
 from famecli.config.presets import DEFAULT_SIZE, SIZES, Size, model_config
 from famecli.config.schema import ModelConfig, TrainConfig, differences, leaves, to_dict
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from famecli.runtime.distributed import Group
 
 RUNS = Path("runs")
-STATE = "state.safetensors"
 # Files that each run writes.
 OWN_FILES = ("metrics.jsonl", "last.safetensors", "best.safetensors", STATE)
 STATE_SCHEMA = "famecli/state/1"

@@ -28,6 +28,7 @@ import torch
 
 from famecli import __version__
 from famecli.checkpoints.checkpoint import load_tensors, save_checkpoint, save_tensors
+from famecli.checkpoints.store import STATE
 from famecli.config.schema import ModelConfig, TrainConfig, differences, to_dict
 from famecli.data.dataset import FixedLevels
 from famecli.errors import InputError
@@ -36,7 +37,7 @@ from famecli.nll.record import NATS_PER_BIT, bits_per_dim
 from famecli.training.clock import Clock
 from famecli.training.lock import FolderLock
 from famecli.training.progress import Progress
-from famecli.training.resume import ANOTHER_RUN, OWN_FILES, STATE
+from famecli.training.resume import ANOTHER_RUN, OWN_FILES
 from famecli.training.resume import STATE_SCHEMA as STATE_SCHEMA
 from famecli.training.snapshots import (
     GRIDS,

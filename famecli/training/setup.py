@@ -12,7 +12,7 @@ import torch
 from famecli.checkpoints.checkpoint import load_checkpoint
 from famecli.checkpoints.index import index
 from famecli.checkpoints.provenance import FirstWeights, TrainingData
-from famecli.checkpoints.store import Store, checkpoint_file
+from famecli.checkpoints.store import STATE, Store, checkpoint_file
 from famecli.config.resolve import resolve, to_toml
 from famecli.config.schema import Precision
 from famecli.data.dataset import (
@@ -42,7 +42,7 @@ from famecli.training import capacity
 from famecli.training.grow import first_weights
 from famecli.training.options import AUTO, NEVER
 from famecli.training.plan import Plan
-from famecli.training.resume import STATE, check_shared, source_of
+from famecli.training.resume import check_shared, source_of
 from famecli.training.run import Run
 from famecli.training.trainer import Trainer
 

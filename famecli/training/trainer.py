@@ -273,8 +273,8 @@ class Trainer:
             self.skipped_in_a_row += 1
             if self.skipped_in_a_row > self.config.max_skipped:
                 raise NumericsError(
-                    f"training diverged: {self.skipped_in_a_row} steps in a row had a gradient that is not "
-                    f"finite (step {self.step_count})",
+                    f"training diverged: {self.skipped_in_a_row} steps in a row had an NLL or a gradient "
+                    f"that is not finite (step {self.step_count})",
                     "start again with a lower `lr`, or a larger `batch_size`",
                 )
             return

@@ -1,0 +1,105 @@
+"""Words in the wrong place: `-` for outputs that stdout does not take, images for models, names for files."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from support.commands import error_of, fame, save_model
+
+from famecli.checkpoints.store import STATE
+from famecli.data.image_writers import write_images
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model in the working folder, beside a file of images."""
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", np.zeros((3, 8, 8), np.uint8))
+    return save_model(Path("vae.safetensors"), preset="vae", shape=(1, 8, 8))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("evaluate-nll", "vae.safetensors", "--dataset", "folder", "--data", "x.npy", "--record", "-"),
+        ("evaluate-nll", "vae.safetensors", "x.npy", "--heatmap", "-"),
+        ("reconstruct", "vae.safetensors", "x.npy", "--latents", "-"),
+        (
+            "train",
+            "vae",
+            "--size",
+            "tiny",
+            "--dataset",
+            "folder",
+            "--data",
+            "x.npy",
+            "--batch-size",
+            "1",
+            "-o",
+            "-",
+        ),
+        ("report", "vae.safetensors", "-o", "-"),
+    ],
+    ids=lambda words: words[-2],
+)
+def test_an_output_that_stdout_does_not_take_is_refused(model: Path, words: tuple[str, ...]) -> None:
+    before = set(Path().iterdir())
+    assert "cannot go to stdout" in error_of(2, *words)
+    assert set(Path().iterdir()) == before
+
+
+def test_images_are_no_measured_nll(model: Path) -> None:
+    Path("photos").mkdir()
+    Image.new("L", (8, 8)).save("photos/0.png")
+    for name in ("photos", "x.npy"):
+        assert f"{name} holds images, and fame compare reads measured NLLs" in error_of(
+            2, "compare", "a.json", name
+        )
+    assert "vae.safetensors is a model" in error_of(2, "compare", "a.json", model)
+
+
+def test_samples_of_a_run_are_not_scored_in_place_of_its_model(model: Path) -> None:
+    Path("run/samples").mkdir(parents=True)
+    Image.new("L", (8, 8)).save("run/samples/000000000004.png")
+    Path("run", STATE).touch()
+    assert "no checkpoint in run" in error_of(3, "evaluate-nll", "run", "--dataset", "mnist")
+
+
+def test_named_weights_get_no_second_name(model: Path) -> None:
+    assert "fame-mnist has a name already" in error_of(2, "weights", "pull", "fame-mnist", "--name", "mine")
+
+
+def test_a_checkpoint_on_stdin_is_not_pushed(model: Path) -> None:
+    error = error_of(2, "weights", "push", "ORG/REPO", "-", stdin=model.read_bytes())
+    assert "on stdin has no name for the repository" in error
+
+
+def test_verify_names_a_folder_without_files(model: Path) -> None:
+    assert "no files of mnist in nowhere" in error_of(4, "datasets", "verify", "mnist", "--data", "nowhere")
+
+
+def test_the_list_of_another_run_says_nothing_about_a_model(model: Path) -> None:
+    sizes = ("--size", "tiny", "--batch-size", "1", "--steps", "1", "--dataset", "folder")
+    for name, value in (("a", 0), ("b", 255)):
+        np.save(
+            f"{name}.npy", np.full((40, 8, 8), value, np.uint8) + np.arange(40, dtype=np.uint8)[:, None, None]
+        )
+        assert fame("train", "vae", *sizes, "--data", f"{name}.npy", "-o", name).code == 0
+    content = Path("b/best.safetensors").read_bytes()
+    Path("a/other.safetensors").write_bytes(content)
+    shutil.copy("a/training-images.bin", ".")
+    for words in (("a/other.safetensors",), ("-",)):
+        done = fame("evaluate-nll", *words, "a.npy", stdin=content)
+        assert (done.code, "training images" in done.err) == (0, False)
+    assert "are training images of a/" in fame("evaluate-nll", "a", "a.npy").err
+
+
+def test_a_folder_of_images_that_is_replaced_keeps_none_of_the_old(tmp_path: Path) -> None:
+    folder, images = tmp_path / "out", np.zeros((4, 2, 2, 1), np.uint8)
+    write_images(images, [{"index": index} for index in range(4)], folder, format="png")
+    own = folder / "000009.png"
+    own.write_bytes(b"of the user")
+    write_images(images[:2], [{"index": index} for index in (1, 5)], folder, format="png", force=True)
+    assert sorted(path.name for path in folder.glob("*.png")) == ["000001.png", "000005.png", own.name]
