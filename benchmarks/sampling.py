@@ -107,7 +107,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--peer", type=Path, metavar="FOLDER", help="checkout of pytorch-generative")
     parser.add_argument("--beside", type=Path, metavar="FILE", help="checkpoint to compare speeds with")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--bf16", action="store_true", help="decoder in half precision")
+    parser.add_argument("--bf16", action="store_true", help="decoder in bfloat16")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; default: chosen by torch")
     parser.add_argument("--json", action="store_true", help="one JSON object per batch size")
     return parser.parse_args()
@@ -181,6 +181,9 @@ def measure(
         "jacobi": lambda: jacobi(model, condition, uniforms),
         "naive": lambda: naive_part(model, condition, uniforms, part),
     }
+    if options.bf16:
+        for name in ("decoder_forward", "model_forward", "jacobi", "naive"):
+            contenders[name] = mixed(contenders[name], model.device.type)
     if peer is not None:
         contenders["peer"] = lambda: peer_part(peer, x, part)
     if options.beside is not None:
@@ -192,6 +195,16 @@ def measure(
     return row_of(model, seconds, batch, options) | {
         "pixels_differing": sampler.verify(x, uniforms, condition)
     }
+
+
+def mixed(work: Callable[[], object], kind: str) -> Callable[[], object]:
+    """Return work on a decoder in bfloat16 whose condition is float32."""
+
+    def run() -> object:
+        with torch.autocast(kind, torch.bfloat16):
+            return work()
+
+    return run
 
 
 def sampler_of(model: Fame, lag: int | None = None) -> Sampler:

@@ -29,7 +29,7 @@ from famecli.evaluation.score import measure_again
 from famecli.model.fame import Fame
 from famecli.model.layers import LabelEmbedding
 from famecli.nll.evaluate import evaluate, evaluate_marginal
-from famecli.nll.record import NllRecord, ScoredImages
+from famecli.nll.record import Annealing, NllRecord, ScoredImages
 from famecli.report.runs import read_run
 
 
@@ -205,8 +205,12 @@ def test_a_claimed_mean_over_no_classes_is_false(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "p.safetensors", plain.config, plain.state_dict(), None, {})
     data = ScoredImages("folder", "test", 2, "ab" * 32)
     claim = NllRecord(data, "iwae", 1, 5.0, given="marginal", seed=0)
-    with pytest.raises(InputError, match="mean over classes"):
-        measure_again(load_checkpoint(tmp_path / "p.safetensors"), claim, lambda *_: digits((), []), name="p")
+    annealed = dataclasses.replace(claim, bound="ais", given=None, annealing=Annealing(2))
+    for each, told in ((claim, "mean over classes"), (annealed, "by annealing")):
+        with pytest.raises(InputError, match=told):
+            measure_again(
+                load_checkpoint(tmp_path / "p.safetensors"), each, lambda *_: digits((), []), name="p"
+            )
 
 
 @pytest.mark.parametrize(

@@ -277,7 +277,7 @@ def measure_again(
 
     Raises:
         InputError: The claim does not record its data set, its images or its seed, is about a split or images
-            that do not exist, or is a mean over classes that the model does not have.
+            that do not exist, is by annealing, or is a mean over classes that the model does not have.
         FameError: Any error of `NllRecord.expected`, `images`, `scored_levels` and `score`.
     """
     data, seed = claim.data, claim.seed
@@ -290,6 +290,8 @@ def measure_again(
     count, _ = claim.expected(name, limit)
     split = images(data.dataset_id, cast(Split, data.split))
     marginal = claim.given == "marginal"
+    if claim.annealing is not None:
+        raise InputError(f"{name}: its claim is by annealing, which is not measured again")
     if marginal and not checkpoint.model.config.classes:
         raise InputError(f"{name}: its claim is a mean over classes, and the model has none")
     if data.images > len(split.pixels):
