@@ -66,10 +66,11 @@ def environment() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Pair:
-    """What two processes did: by rank, what each found; and the folder with their files."""
+    """What two processes did: by rank, what each found; the folder with their files; and their stderr."""
 
     folder: Path
     ranks: tuple[dict[str, Any], dict[str, Any]]
+    errors: str
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         return load_tensors(self.folder / name, SCHEMA)[0]
@@ -136,7 +137,7 @@ def pair(folder: Path) -> Pair:
     )
     assert done.returncode == 0, done.stderr
     first, second = (json.loads((out / f"{rank}.json").read_text()) for rank in (0, 1))
-    return Pair(out, (first, second))
+    return Pair(out, (first, second), done.stderr)
 
 
 @pytest.mark.parametrize("name", TRAININGS)
@@ -152,6 +153,10 @@ def test_two_processes_train_as_one(pair: Pair, name: str) -> None:
     for found, expected in zip(pair.ranks[0][name]["records"], records, strict=True):
         for key, value in dataclasses.asdict(expected).items():
             assert found[key] == pytest.approx(value, rel=tolerance, abs=1e-3 if name == "bf16" else 1e-7)
+
+
+def test_nothing_looks_for_unused_weights_once_latents_have_joined(pair: Pair) -> None:
+    assert "find_unused_parameters" not in pair.errors
 
 
 @pytest.mark.parametrize("name", TRAININGS)

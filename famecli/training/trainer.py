@@ -120,7 +120,8 @@ class Trainer:
             # A CUDA graph's gradients stay in place, so those of several parts cannot be summed.
             graphs = device.type == "cuda" and group.size == accumulate == 1
             self.model.compile(mode="reduce-overhead" if graphs else None)
-        self.network = group.parallel(self.model, some_unused=self.decoder_only_steps > 0)
+        self._latents_wait = self.decoder_only_steps > 0
+        self.network = group.parallel(self.model, some_unused=self._latents_wait)
         # All processes must round alike, else their weights drift apart.
         bf16 = group.all(multiplies_bf16(device.type))
         self.optimizers = make_optimizers(self.model, config, bf16=bf16)
@@ -183,7 +184,7 @@ class Trainer:
         """
         for optimizer in self.optimizers:
             optimizer.zero_grad()
-        self.model.decoder_only = self.step_count < self.decoder_only_steps
+        self._let_latents_join()
         batch, parts = self._batch(), self._parts()
         mean_rate = self._mean_rate(batch, parts) if len(parts) > 1 else None
         nats = 0.0
@@ -200,6 +201,13 @@ class Trainer:
         self.step_count += 1
         rate = tuple(mean_rate.tolist())
         return StepRecord(self.step_count, self.images, nats, rate, norm, factor, self.skipped)
+
+    def _let_latents_join(self) -> None:
+        """Use latents from the step at which they join; until then some weights have no gradient."""
+        waits = self.model.decoder_only = self.step_count < self.decoder_only_steps
+        if waits != self._latents_wait:
+            self._latents_wait = waits
+            self.network = self.group.parallel(self.model, some_unused=waits)
 
     def _batch(self) -> Batch:
         """Return the next step's batch, for all processes."""
