@@ -283,33 +283,42 @@ def _at(word: str, revision: str | None) -> str:
 
 def _pulled(store: Store, word: str, name: str | None, *, force: bool, dry_run: bool) -> dict[str, Any]:
     """Download or import weights, or with `dry_run` find their address; return their row."""
-    entry, is_url, path = index().get(word), "://" in word, Path(word)
-    has_name = entry is not None or is_url or any(each.name == word for each in store.imported())
-    if is_url and not dry_run and (name is not None or is_hub(word)):
-        located = store.locate(word)
-        kept = store.pull(located, name, force=force)
-        store.report(f"{kept.name} is {located.pinned}")
-        return {"name": kept.name, "path": str(kept.path), "fetched": True, "pinned": located.pinned}
-    if has_name and not is_url and name is not None and not path.exists():
+    if "://" in word:
+        return _pulled_url(store, word, name, force=force, dry_run=dry_run)
+    entry, path = index().get(word), Path(word)
+    known = entry is not None or any(each.name == word for each in store.imported())
+    if known and name is None:
+        return _pulled_name(store, word, entry, dry_run=dry_run)
+    if known and not path.exists():
         raise UsageError(f"{word} has a name already, and --name is for files and URLs", "leave --name out")
-    if not is_url and (name is not None or not has_name):
-        if not (path.exists() or path.suffix or len(path.parts) > 1):
-            raise unknown_checkpoint(word)
-        if dry_run:
-            read_header(path)
-            return {"name": name or path.stem, "path": None, "urls": [word]}
-        kept = store.keep(path, name, force=force)
-        return {"name": kept.name, "path": str(kept.path), "fetched": True}
-    here = None if entry is None else store.find(entry)
-    fetched = entry is not None and here is None
+    if not (path.exists() or path.suffix or len(path.parts) > 1):
+        raise unknown_checkpoint(word)
+    if dry_run:
+        read_header(path)
+        return {"name": name or path.stem, "path": None, "urls": [word]}
+    kept = store.keep(path, name, force=force)
+    return {"name": kept.name, "path": str(kept.path), "fetched": True}
+
+
+def _pulled_url(store: Store, url: str, name: str | None, *, force: bool, dry_run: bool) -> dict[str, Any]:
+    if dry_run:
+        return {"name": url, "path": None, "urls": [redacted(url)]}
+    if name is None and not is_hub(url):
+        return {"name": url, "path": str(_get(store, url)), "fetched": False}
+    located = store.locate(url)
+    kept = store.pull(located, name, force=force)
+    store.report(f"{kept.name} is {located.pinned}")
+    return {"name": kept.name, "path": str(kept.path), "fetched": True, "pinned": located.pinned}
+
+
+def _pulled_name(store: Store, name: str, entry: WeightsEntry | None, *, dry_run: bool) -> dict[str, Any]:
+    here = store.get(name) if entry is None else store.find(entry)
     if not dry_run:
-        return {"name": word, "path": str(_get(store, word)), "fetched": fetched}
-    if is_url:
-        return {"name": word, "path": None, "urls": [redacted(word)]}
-    if entry is not None and here is None:
-        urls = list(map(redacted, addresses(entry))) or [str(store.fetch(entry))]
-        return {"name": word, "path": None, "urls": urls, "size_bytes": entry.size_bytes}
-    return {"name": word, "path": str(here or _get(store, word)), "urls": []}
+        return {"name": name, "path": str(_get(store, name)), "fetched": here is None}
+    if entry is None or here is not None:
+        return {"name": name, "path": str(here), "urls": []}
+    urls = list(map(redacted, addresses(entry))) or [str(store.fetch(entry))]
+    return {"name": name, "path": None, "urls": urls, "size_bytes": entry.size_bytes}
 
 
 def _row(store: Store, entry: WeightsEntry) -> dict[str, Any]:
