@@ -32,7 +32,11 @@ def test_short_trainings_have_short_schedules() -> None:
     assert fitted(20_000) == (312, 2_500, 1_000, 2_000)
     assert fitted(1_009) == (15, 126, 51, 101)
     assert fitted(1) == (0, 0, 1, 1)
-    assert fit(TrainConfig()) == TrainConfig()
+    # Of many images, learning rates fall from the start.
+    assert fit(TrainConfig()) == TrainConfig(decay_start=0.0)
+    assert fit(TrainConfig(total_images=249_999)).decay_start == TrainConfig().decay_start
+    assert fit(TrainConfig(total_images=250_000)).decay_start == 0.0
+    assert fit(TrainConfig(decay_start=0.5), {"decay_start"}).decay_start == 0.5
     assert fitted(10**9) == tuple(getattr(TrainConfig(), name) for name in FITTED)
 
 

@@ -243,7 +243,9 @@ class TrainConfig:
     lr: float = ranged(0.0, 10.0, "learning rate of AdamW (with muon: for all but large matrices)", 4e-3)
     muon_lr: float = ranged(0.0, 10.0, "learning rate of Muon", 2e-2)
     decay: Literal["linear", "cosine"] = described("fall of learning rates at the end", "linear")
-    decay_start: float = ranged(0.0, 0.99, "fraction of the images before learning rates fall", 0.3)
+    decay_start: float = ranged(
+        0.0, 0.99, "fraction of the images before learning rates fall; 0 if there are 250,000 or more", 0.3
+    )
     final_lr: float = ranged(0.0, 1.0, "final learning rate as a fraction of the full one", 0.0)
     weight_decay: float = ranged(0.0, 10.0, "decoupled weight decay", 0.0)
     batch_size: int = ranged(1, 65536, "images per step", 16)

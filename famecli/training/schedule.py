@@ -8,6 +8,8 @@ from famecli.config.schema import TrainConfig
 
 EMA_RAMP = 0.05
 VALIDATIONS = 10
+# Images from which on learning rates that fall from the start are better than those that stay high at first.
+LONG_IMAGES = 250_000
 
 
 def fit(config: TrainConfig, by_hand: Collection[str] = (), *, latents_wait: bool = True) -> TrainConfig:
@@ -15,7 +17,8 @@ def fit(config: TrainConfig, by_hand: Collection[str] = (), *, latents_wait: boo
 
     Each is its default, or in a short training a fraction of `config.total_images`: 1/64 for the warm-up of
     learning rates, a twentieth for the half-life of averages, a tenth between two validations. The warm-up
-    of the KL divergence is at most a quarter of the images with latents.
+    of the KL divergence is at most a quarter of the images with latents. In a long training, of `LONG_IMAGES`
+    or more, learning rates fall from the start.
 
     Args:
         config: Configuration with the final `total_images`.
@@ -25,12 +28,14 @@ def fit(config: TrainConfig, by_hand: Collection[str] = (), *, latents_wait: boo
     if not latents_wait and "decoder_only" not in by_hand:
         config = dataclasses.replace(config, decoder_only=0.0)
     images, default = config.total_images, TrainConfig()
-    fitting = {
+    fitting: dict[str, float] = {
         "warmup_images": images // 64,
         "rate_warmup_images": int((1.0 - config.decoder_only) * images) // 4,
         "ema_halflife_images": -(-images // 20),
         "eval_every_images": -(-images // VALIDATIONS),
     }
+    if images >= LONG_IMAGES:
+        fitting["decay_start"] = 0.0
     changes = {
         name: min(getattr(default, name), value) for name, value in fitting.items() if name not in by_hand
     }
