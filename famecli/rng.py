@@ -49,10 +49,10 @@ def normals(generator: np.random.Generator, shape: Sequence[int]) -> Tensor:
 
 
 class Seeded(TorchDispatchMode):
-    """Context in which torch's random operations on the CPU draw from a generator of their own.
+    """Context in which initial weights are drawn from a generator of their own, on the CPU.
 
     Values are those after `torch.manual_seed(seed)`. The default generator, which all threads share, stays as
-    it is.
+    it is. Only operations that fill a tensor in place are allowed.
     """
 
     def __init__(self, seed: int) -> None:

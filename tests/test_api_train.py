@@ -192,6 +192,32 @@ def test_a_budget_chooses_the_number_of_images(
         trained("60")
 
 
+def test_a_budget_gives_the_schedule_of_its_images(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capacity, "images_in_time", lambda trainer, budget_s: (24, budget_s, 1.0))
+    sizes: dict[str, Any] = {"size": "tiny", "data": data, "batch_size": 6}
+    found = [
+        famecli.train("fame", "mnist", out=tmp_path / name, **sizes, **length).checkpoint.metadata["training"]
+        for name, length in (("a", {"budget_s": 60}), ("b", {"images": 24}))
+    ]
+    assert found[0] == found[1]
+
+
+def test_no_validation_is_lost_to_an_exception(data: Path, tmp_path: Path) -> None:
+    def broken(record: dict[str, Any]) -> None:
+        if record["images"] == 12:
+            raise RuntimeError("broken")
+
+    told: dict[str, Any] = {"size": "tiny", "data": data, "batch_size": 6, "steps": 2, "eval_every": 12}
+    with pytest.raises(RuntimeError, match="broken"):
+        famecli.train("vae", "mnist", out=tmp_path / "a", progress=broken, **told)
+    found = famecli.train("vae", "mnist", out=tmp_path / "a", **told)
+    assert found.name == str(tmp_path / "a" / "best.safetensors")
+    whole = famecli.train("vae", "mnist", out=tmp_path / "b", **told)
+    assert found.checkpoint.weights_sha256 == whole.checkpoint.weights_sha256
+
+
 def test_a_training_is_saved_before_an_exception_ends_it(data: Path, tmp_path: Path) -> None:
     def broken(record: dict[str, Any]) -> None:
         if record["images"] >= 12:

@@ -77,6 +77,21 @@ def test_the_curve_and_its_errors_are_those_of_disjoint_blocks() -> None:
     assert found.effective == pytest.approx(23**2 / np.square(relative).sum(1), rel=1e-9)
 
 
+@pytest.mark.parametrize("samples", [3, 99, 150])
+def test_the_error_of_a_single_block_is_that_of_its_weights(samples: int) -> None:
+    log_weights = (random_weights(400, samples) + 80.0) / 4
+    found = weigh(log_weights)
+    single = [place for place, size in enumerate(found.samples) if samples // size == 1]
+    assert len(single) == 2
+    for place in single:
+        weights = log_weights[:, : found.samples[place]].exp()
+        expected = weights.std(1) / weights.mean(1) / math.sqrt(found.samples[place])
+        assert np.allclose(found.stderr[:, place], expected, rtol=1e-9)
+        # How far means of so many weights are apart.
+        spread = math.sqrt(np.square(found.stderr[:, place]).mean())
+        assert spread == pytest.approx(found.curve[:, place].std(), rel=0.15)
+
+
 def test_weights_far_below_the_smallest_float_are_weighed() -> None:
     found, lower = weigh(random_weights(2, 10)), weigh(random_weights(2, 10) - 5000.0)
     assert lower.curve - 5000.0 == pytest.approx(found.curve, abs=1e-9)

@@ -90,7 +90,6 @@ def test_the_nll_of_256_levels_is_in_bits_per_dimension(run: Run) -> None:
         f"250 of 1,000 images: validation {value:.4f} +- {error:.4f} bits/dim, "
         f"best {best:.4f} bits/dim at 100, 30 s left"
     )
-    assert "validation not finite" in remarks.of(record(250, None))
 
 
 def test_the_first_line_of_a_longer_training_tells_its_time(run: Run) -> None:

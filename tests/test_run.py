@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from famecli.model.fame import NllTerms
 from famecli.nll.evaluate import ImageNlls
 from famecli.nll.record import NATS_PER_BIT
 from famecli.training.run import STATE_SCHEMA, record_every_images
-from famecli.training.trainer import Trainer
+from famecli.training.trainer import StepRecord, Trainer
 
 STEPS = PLAIN.total_steps
 FILES = ["best.safetensors", "last.safetensors", "metrics.jsonl", "state.safetensors"]
@@ -246,6 +247,36 @@ def test_a_best_checkpoint_that_is_elsewhere_is_not_promised(tmp_path: Path, unb
     run.resume(unbroken / "state.safetensors")
     assert run.best() is None
     assert resumed(unbroken).best() is not None
+
+
+def test_patience_ends_a_training_only_at_a_validation(tmp_path: Path) -> None:
+    config = dataclasses.replace(PLAIN, eval_every_images=12)
+    run = run_of(tmp_path, trainer_of("pixelcnn", config), patience_images=1)
+    train(run)
+    validations = [line["images"] for line in metrics(tmp_path) if line["split"] == "valid"]
+    assert len(validations) >= 2
+    assert run.trainer.images == validations[-1]
+
+
+def test_the_time_of_grids_is_none_of_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def grid(trainer: Trainer, folder: Path) -> np.ndarray:
+        time.sleep(0.2)
+        return np.zeros((1, 8, 8, 1), np.uint8)
+
+    monkeypatch.setattr("famecli.training.run.draw_grid", grid)
+    config = dataclasses.replace(PLAIN, total_images=240, eval_every_images=240)
+    run = run_of(tmp_path, trainer_of("pixelcnn", config), sample_every_images=18)
+    step = run.trainer.step
+
+    def slow() -> StepRecord:
+        time.sleep(0.05)
+        return step()
+
+    monkeypatch.setattr(run.trainer, "step", slow)
+    train(run)
+    speeds = [line["images_per_s"] for line in metrics(tmp_path) if line["split"] == "train"]
+    assert len(speeds) > 10
+    assert max(speeds) < 6 / 0.05
 
 
 def test_patience_counts_images_since_the_best_validation(tmp_path: Path) -> None:

@@ -342,9 +342,30 @@ def test_files_of_no_run_are_not_replaced(arrays: dict[str, Path], name: str) ->
     path.write_bytes(content)
     outcome = train_on(arrays["a"], "--steps", 1, "-o", "other")
     assert (outcome.code, path.read_bytes()) == (3, content)
-    assert f"{path} is of no run that can be resumed" in outcome.err
+    assert f"{path} is not of this run, which would replace it" in outcome.err
     assert "--resume never" in outcome.err
     assert train_on(arrays["a"], "--steps", 1, "-o", "other", "--resume", "never").code == 0
+
+
+def test_a_state_is_not_resumed_in_the_folder_of_another_run(arrays: dict[str, Path]) -> None:
+    for folder, steps in (("run", 2), ("other", 4)):
+        assert train_on(arrays["a"], "--steps", steps, "-o", folder).code == 0
+    before = {path.name: path.read_bytes() for path in Path("other").iterdir()}
+    state = f"run/{STATE}"
+    assert train_on(arrays["a"], "--steps", 2, "-o", "other", "--resume", state).code == 3
+    assert {path.name: path.read_bytes() for path in Path("other").iterdir()} == before
+    # Back to an earlier state of the same run, or into an empty folder.
+    shutil.copy(state, "earlier.safetensors")
+    for folder in ("run", "new"):
+        assert train_on(arrays["a"], "--steps", 2, "-o", folder, "--resume", "earlier.safetensors").code == 0
+
+
+def test_a_configuration_may_lie_in_the_folder_of_its_run(arrays: dict[str, Path]) -> None:
+    printed = train_on(arrays["a"], "--steps", 2, "--print-config").text
+    Path("run").mkdir()
+    Path("run/config.toml").write_text(printed)
+    words = ("train", "--config", "run/config.toml", "--dataset", "folder", "--data", str(arrays["a"]))
+    assert fame(*words, "-o", "run").code == 0
 
 
 def test_a_run_that_never_saved_a_model_is_resumed(arrays: dict[str, Path]) -> None:
@@ -368,7 +389,10 @@ def test_a_training_removes_no_files_with_names_of_others(arrays: dict[str, Path
     theirs = ("run/images-mine.safetensors", "run/samples/mine.png", "run/samples/4.png")
     for name in (*ours, *theirs):
         Path(name).write_bytes(b"content")
-    assert train_on(arrays["a"], "--steps", 4, "--max-time", "0s").code == 75
+    outcome = train_on(arrays["a"], "--steps", 4)
+    assert (outcome.code, "is not of this run" in outcome.err) == (3, True)
+    assert all(Path(name).read_bytes() == b"content" for name in ours)
+    assert train_on(arrays["a"], "--steps", 4, "--max-time", "0s", "--resume", "never").code == 75
     assert train_on(arrays["a"], "--steps", 4).code == 0
     assert not any(Path(name).exists() for name in ours)
     assert all(Path(name).read_bytes() == b"content" for name in theirs)

@@ -1,6 +1,7 @@
 """Arrays of the user's own: npy, npz and IDX files, their names and the hints for other kinds of numbers."""
 
 import gzip
+import os
 import shutil
 import warnings
 import zipfile
@@ -178,6 +179,41 @@ def test_tensors_without_plain_values_are_refused_by_their_kind(tmp_path: Path) 
         model.nll(quantized)
     with pytest.raises(ArgumentTypeError, match=r"layout torch\.sparse_coo"):
         model.grid(x.float().to_sparse())
+
+
+def test_truth_values_may_be_those_of_numpy() -> None:
+    found = famecli.Preparation(resize=8, pad=np.True_, convert=np.False_)  # type: ignore[arg-type]
+    assert (found.pad, found.convert) == (True, False)
+    assert type(found.pad) is bool
+    with pytest.raises(ArgumentError, match="neither True nor False"):
+        famecli.Preparation(convert="yes")  # type: ignore[arg-type]
+
+
+def test_paths_are_all_that_python_takes_for_paths(tmp_path: Path) -> None:
+    path = save_model(tmp_path / "vae.safetensors", preset="vae", shape=(1, 8, 8))
+    (entry,) = os.scandir(tmp_path)
+    assert famecli.load(entry).name == str(path)
+    for wrong in ("", "a" * 5000):
+        with pytest.raises(FameError):
+            famecli.load(wrong)
+
+
+def test_odd_arguments_are_told_by_name(tmp_path: Path) -> None:
+    model = famecli.load(save_model(tmp_path / "vae.safetensors", preset="vae", shape=(1, 8, 8)))
+    x, known = model.sample(1), np.zeros((8, 8), bool)
+    for call, name in (
+        (lambda: model.sample(True), "n is True"),
+        (lambda: model.sample(1, temperature=10**5000), "temperature is inf"),
+        (lambda: model.reconstruct(x, decoder_output=np.array(["mean"])), "decoder_output is"),
+        (lambda: model.complete(x, torch.zeros(8, 8).bool().to_sparse()), "mask is a tensor with layout"),
+        (lambda: model.grid(np.full((1, 1, 8, 8), np.nan)), "x has values beyond 0 to 1"),
+        (lambda: model.grid(np.full((1, 1, 8, 8), 3.0)), "x has values beyond 0 to 1"),
+    ):
+        with pytest.raises(FameError, match=name):
+            call()
+    known[:2] = True
+    marked = np.where(known, x, 255).astype(np.uint8)
+    assert (model.complete(marked, known) == model.complete(x, known)).all()
 
 
 def test_sizes_may_be_integers_of_numpy() -> None:

@@ -1,6 +1,8 @@
 """Arguments of calls, checked before a model sees them: pixels, numbers, words, estimators."""
 
+import math
 import operator
+import os
 from collections.abc import Callable, Iterable
 from os import PathLike
 from typing import Any, TypeVar, get_args
@@ -20,16 +22,30 @@ from famecli.nll.record import Annealing, Start
 Progress = Callable[[int, int], None]
 
 Array = npt.NDArray[Any]
+# Dtypes that numpy has, too.
+INTEGERS = (
+    torch.uint8,
+    torch.int8,
+    torch.int16,
+    torch.int32,
+    torch.int64,
+    torch.uint16,
+    torch.uint32,
+    torch.uint64,
+)
+# Integers from here on are too large for a float.
+LARGEST = 2**1023
 # Functions return arrays for arrays, and tensors for tensors.
 Pixels = TypeVar("Pixels", npt.NDArray[Any], Tensor)
 
 
-def levels_of(x: Array | Tensor, config: ModelConfig) -> npt.NDArray[np.uint8]:
+def levels_of(x: Array | Tensor, config: ModelConfig, known: Array | None = None) -> npt.NDArray[np.uint8]:
     """Return levels in the form that models take, `(N, C, H, W)`, uint8.
 
     Args:
         x: Integer levels of that shape, or booleans if a pixel has two levels.
         config: Configuration of the model.
+        known: Mask of the pixels that count, `(H, W)`; the others become 0. None for all pixels.
 
     Raises:
         ArgumentTypeError: `x` is no array or tensor of integers.
@@ -39,6 +55,7 @@ def levels_of(x: Array | Tensor, config: ModelConfig) -> npt.NDArray[np.uint8]:
     _check_dense(x)
     _check_shape(tuple(x.shape), config)
     found: Array = x.detach().cpu().numpy() if isinstance(x, Tensor) else x
+    found = found if known is None else np.where(known, found, 0)
     least, most = int(found.min()), int(found.max())
     if least < 0 or most >= config.levels:
         bad = least if least < 0 else most
@@ -55,13 +72,16 @@ def shown_of(x: Array | Tensor, config: ModelConfig) -> Array:
     if not (isinstance(x, np.ndarray) and x.dtype.kind == "f"):
         return levels_of(x, config)
     _check_shape(tuple(x.shape), config)
+    # Means may exceed the levels by rounding.
+    if not (np.isfinite(x).all() and x.min() > -0.01 and x.max() < config.levels - 0.99):
+        raise ArgumentError(f"x has values beyond 0 to {config.levels - 1}, or ones that are not finite")
     return x
 
 
-def _check_dense(x: object) -> None:
+def _check_dense(x: object, name: str = "x") -> None:
     if isinstance(x, Tensor) and (x.layout != torch.strided or x.is_meta or x.is_nested):
         kind = "no values (meta)" if x.is_meta else "nested values" if x.is_nested else f"layout {x.layout}"
-        raise ArgumentTypeError(f"x is a tensor with {kind}, expected a dense one")
+        raise ArgumentTypeError(f"{name} is a tensor with {kind}, expected a dense one")
 
 
 def _check_shape(shape: tuple[int, ...], config: ModelConfig) -> None:
@@ -76,7 +96,7 @@ def _check_kind(x: object, levels: int) -> None:
     expected = f"integer levels 0 to {levels - 1}" + (", or booleans" if levels == 2 else "")
     if isinstance(x, Tensor):
         boolean = x.dtype == torch.bool
-        integer = not (boolean or x.is_floating_point() or x.is_complex() or x.is_quantized)
+        integer = x.dtype in INTEGERS
     elif isinstance(x, np.ndarray):
         boolean, integer = x.dtype.kind == "b", x.dtype.kind in "iu"
     else:
@@ -106,6 +126,7 @@ def mask_of(mask: Array | Tensor, config: ModelConfig) -> npt.NDArray[np.bool_]:
     if not isinstance(mask, Tensor | np.ndarray) or mask.dtype not in (torch.bool, np.dtype(bool)):
         found = getattr(mask, "dtype", type(mask).__name__)
         raise ArgumentTypeError(f"mask is of type {found}, expected booleans, True where a pixel is known")
+    _check_dense(mask, "mask")
     if tuple(mask.shape) != (config.height, config.width):
         expected = (config.height, config.width)
         raise ArgumentError(f"mask has shape {tuple(mask.shape)}, expected {expected}")
@@ -121,6 +142,8 @@ def whole(name: str, value: object, least: int, most: int | None = None) -> int:
     """
     try:
         found = operator.index(value)  # type: ignore[arg-type]
+        if isinstance(value, bool | np.bool_):
+            raise TypeError
     except TypeError as error:
         raise ArgumentTypeError(f"{name} is {truncate(repr(value))}, expected a whole number") from error
     if found < least or (most is not None and found > most):
@@ -133,9 +156,11 @@ def number(name: str, value: object, least: float, most: float) -> float:
     """Return the argument `name` of a call as a number; errors are those of `whole`."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.floating | np.integer):
         raise ArgumentTypeError(f"{name} is {truncate(repr(value))}, expected a number")
-    if not least <= value <= most:
-        raise ArgumentError(f"{name} is {value}, expected {least:g} to {most:g}")
-    return float(value)
+    # Integers may be too large for a float, and for a message.
+    found = math.inf if isinstance(value, int) and abs(value) >= LARGEST else float(value)
+    if not least <= found <= most or (math.isinf(found) and isinstance(value, int)):
+        raise ArgumentError(f"{name} is {found:g}, expected {least:g} to {most:g}")
+    return found
 
 
 def choice(name: str, value: object, words: tuple[str, ...]) -> None:
@@ -144,7 +169,7 @@ def choice(name: str, value: object, words: tuple[str, ...]) -> None:
     Raises:
         ArgumentError: `value` is another word.
     """
-    if value not in words:
+    if not isinstance(value, str) or value not in words:
         raise ArgumentError(f"{name} is {truncate(repr(value))}, expected {' or '.join(map(repr, words))}")
 
 
@@ -156,7 +181,7 @@ def text_of(name: str, value: object) -> str:
     """
     if not isinstance(value, str | PathLike):
         raise ArgumentTypeError(f"{name} is of type {type(value).__name__}, expected a name or a path")
-    return str(value)
+    return os.fsdecode(value)
 
 
 def words_of(name: str, value: object) -> tuple[str, ...]:

@@ -288,19 +288,19 @@ class Model:
 
         Source: the chain: arXiv:1401.4082, section 6.4 and appendix F.
         """
-        levels, count = levels_of(x, self.config), 1 if n is None else whole("n", n, 1)
+        known, count = mask_of(mask, self.config), 1 if n is None else whole("n", n, 1)
+        levels = levels_of(x, self.config, known)
         first, total = whole("seed", seed, 0, LARGEST_SEED), count * len(levels)
-        steps, spread = whole("sweeps", sweeps, 0), number("temperature", temperature, 0.01, 100.0)
         classes = labels_of(self.config.classes, labels, len(levels))
         classes = None if classes is None else classes.repeat(count)
         batches = complete_batches(
             self.checkpoint.model,
             levels.repeat(count, axis=0),
-            mask_of(mask, self.config),
+            known,
             range(first, first + total),
             classes,
-            sweeps=steps,
-            temperature=spread,
+            sweeps=whole("sweeps", sweeps, 0),
+            temperature=number("temperature", temperature, 0.01, 100.0),
         )
         drawn = checked_draws(self.checkpoint.model, batches, range(first, first + total), classes)
         found = self._gathered(drawn, counted(progress, total))

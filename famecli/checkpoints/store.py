@@ -305,13 +305,15 @@ def checkpoint_file(name: str, store: Store) -> Path:
         IntegrityError: No address has the right file.
         InputError: No such file, or a run folder without a checkpoint.
     """
+    if not name:
+        raise ArgumentError("the name of the checkpoint is empty", "name a file, a run folder or weights")
     path = Path(name)
-    if path.is_dir():
+    if os.path.isdir(path):
         found = next((path / file for file in RUN_FILES if (path / file).is_file()), None)
         if found is None:
             raise InputError(f"no checkpoint in {path}", f"a run folder holds {' or '.join(RUN_FILES)}")
         return found
-    if path == STDIN or path.exists():
+    if path == STDIN or os.path.exists(path):
         return path
     if (found := store.get(name)) is not None:
         return found

@@ -41,6 +41,11 @@ class Preparation:
     rule: SplitRule = PIXELS
 
     def __post_init__(self) -> None:
+        for name in ("pad", "convert"):
+            if (value := getattr(self, name)) not in (False, True):
+                raise ArgumentError(f"`{name}={value}` is neither True nor False")
+            # Truth values and integers of numpy cannot be written as JSON.
+            object.__setattr__(self, name, bool(value))
         if self.crop not in (None, *get_args(Crop)):
             raise ArgumentError(f"`crop={self.crop}` is none of {', '.join(get_args(Crop))}")
         if self.resize is None and (self.crop is not None or self.pad):
@@ -51,7 +56,6 @@ class Preparation:
             side = operator.index(self.resize) if whole else 0
             if not 1 <= side <= LARGEST_RESIZE:
                 raise ArgumentError(f"`resize={self.resize}` is not a side from 1 to {LARGEST_RESIZE} pixels")
-            # Integers of numpy cannot be written as JSON.
             object.__setattr__(self, "resize", side)
         if self.pad and self.crop == "center":
             raise ArgumentError(

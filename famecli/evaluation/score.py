@@ -33,6 +33,7 @@ from famecli.runtime.distributed import ALONE, Group
 
 # Name of a data set of simulated images, and of its only split.
 SIMULATED, ALL = "simulated", "all"
+WHOLE_BYTE = 256
 AUTOMATIC_BATCH, GPU_BATCH = 128, 2048
 # Chains keep gradients, which take more memory.
 AUTOMATIC_CHAINS = 32
@@ -182,18 +183,20 @@ def score(
         group=group,
         report=report,
     )
-    seen = _seen(checkpoint, images.pixels[list(scored.numbers)])
+    seen = _seen(checkpoint, images, scored.numbers)
     seconds = time.monotonic() - started_s
     return NllReport(checkpoint, images, scored, nlls, estimator.seed, seconds, trained_on=seen)
 
 
-def _seen(checkpoint: Checkpoint, pixels: np.ndarray) -> int | None:
+def _seen(checkpoint: Checkpoint, images: ImageSplit, numbers: Sequence[int]) -> int | None:
     """Return how many images the model was trained on; None unless its file lies in the folder of its run."""
     folder = Path(checkpoint.source).parent
+    if images.info.name not in DATASETS and images.info.levels < WHOLE_BYTE:
+        return None  # The list has hashes of bytes, and these are levels.
     with suppress(FameError):
         of_run = parse_provenance(read_header(folder / LAST).metadata).data
         if of_run is not None and of_run == checkpoint.provenance.data:
-            return count_seen(folder, pixels)
+            return count_seen(folder, images.pixels[list(numbers)])
     return None
 
 

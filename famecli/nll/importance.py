@@ -48,9 +48,9 @@ def block_sizes(samples: int) -> tuple[int, ...]:
 def weigh(log_weights: Tensor) -> Importance:
     """Return the statistics of log-weights.
 
-    Standard errors come from the standard deviation over blocks. For the single block of all K, the delta
-    method gives the relative error of the mean weight, `sqrt((K / ESS - 1) / (K - 1))`, with the effective
-    sample size ESS `(sum w)^2 / sum w^2`.
+    Standard errors come from the standard deviation over blocks. For a single block of k weights, the delta
+    method gives the relative error of their mean, `sqrt((k / ESS - 1) / (k - 1))`, with the effective sample
+    size ESS `(sum w)^2 / sum w^2`.
 
     Args:
         log_weights: Float64, `(N, K)`, K at least 2, in the order in which they were drawn.
@@ -60,14 +60,27 @@ def weigh(log_weights: Tensor) -> Importance:
     samples = log_weights.shape[1]
     sizes = block_sizes(samples)
     blocks = [_blocks(log_weights, size) for size in sizes]
-    effective = torch.exp(2.0 * log_weights.logsumexp(1) - (2.0 * log_weights).logsumexp(1))
-    effective = effective.clamp(1.0, samples)
-    of_all = ((samples / effective - 1.0) / (samples - 1)).sqrt()
     curve = torch.stack([each.mean(1) for each in blocks], dim=1)
     stderr = torch.stack(
-        [each.std(1) / math.sqrt(each.shape[1]) if each.shape[1] > 1 else of_all for each in blocks], dim=1
+        [
+            each.std(1) / math.sqrt(each.shape[1]) if each.shape[1] > 1 else _error(log_weights[:, :size])
+            for each, size in zip(blocks, sizes, strict=True)
+        ],
+        dim=1,
     )
-    return Importance(sizes, curve.numpy(), stderr.numpy(), effective.numpy())
+    return Importance(sizes, curve.numpy(), stderr.numpy(), _effective(log_weights).numpy())
+
+
+def _effective(log_weights: Tensor) -> Tensor:
+    """Return the effective sample size of each image, `(N,)`."""
+    found = torch.exp(2.0 * log_weights.logsumexp(1) - (2.0 * log_weights).logsumexp(1))
+    return found.clamp(1.0, log_weights.shape[1])
+
+
+def _error(log_weights: Tensor) -> Tensor:
+    """Return the relative standard error of the mean weight of each image, `(N,)`."""
+    samples = log_weights.shape[1]
+    return ((samples / _effective(log_weights) - 1.0) / (samples - 1)).sqrt()
 
 
 def log_mean(log_weights: Tensor) -> Tensor:

@@ -55,7 +55,7 @@ def device_named(name: str) -> "torch.device":
     if not available[kind] or (kind == "cuda" and int(index or 0) >= torch.cuda.device_count()):
         raise UnavailableError(f"device {name} is not available here", "choose auto or cpu")
     if kind == "cuda":
-        torch.backends.cudnn.allow_tf32 = False
+        _compute_in_float32()
     if kind == "cpu":
         keep_freed_memory()
     return torch.device(name)
@@ -66,14 +66,14 @@ def undisturbed() -> Iterator[None]:
     """Compute with famecli's settings of torch, and restore the caller's settings afterwards.
 
     Settings are the number of threads, the default dtype and device, gradient modes, autocast, and the
-    precision of float32 products and convolutions. Some of them hold for all threads: these are restored when
-    the last of several calls at once ends.
+    precision of float32 products and convolutions. The dtype and this precision hold for all threads: they
+    are restored when the last of several calls at once ends.
     """
     import torch
 
     # A default device is a mode that slows every operation, so none is entered where it is the CPU already.
     home = nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
-
+    threads = torch.get_num_threads()
     with (
         home,
         torch.inference_mode(False),
@@ -82,7 +82,10 @@ def undisturbed() -> Iterator[None]:
         torch.autocast("cuda", enabled=False),
         _shared_settings(),
     ):
-        yield
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
 
 
 @contextmanager
@@ -93,9 +96,8 @@ def _shared_settings() -> Iterator[None]:
     global _running, _callers
     with _CALLS:
         if not _running:
-            tf32, precision = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
-            _callers = torch.get_default_dtype(), tf32, precision, torch.get_num_threads()
-            _set_shared(torch.float32, False, "highest")
+            _callers = torch.get_default_dtype(), _compute_in_float32()
+            torch.set_default_dtype(torch.float32)
         _running += 1
     try:
         yield
@@ -103,14 +105,23 @@ def _shared_settings() -> Iterator[None]:
         with _CALLS:
             _running -= 1
             if not _running:
-                _set_shared(*_callers)
+                dtype, precisions = _callers
+                torch.set_default_dtype(dtype)
+                for owner, former in precisions:
+                    owner.fp32_precision = former
 
 
-def _set_shared(dtype: "torch.dtype", tf32: bool, precision: str, threads: int | None = None) -> None:
+def _compute_in_float32() -> list[tuple[Any, str]]:
+    """Compute products and convolutions of float32 in float32; return what was set, with its former value."""
     import torch
 
-    torch.set_default_dtype(dtype)
-    torch.backends.cudnn.allow_tf32 = tf32
-    torch.set_float32_matmul_precision(precision)
-    if threads is not None:
-        torch.set_num_threads(threads)
+    # Some of its attributes are not annotated.
+    backends: Any = torch.backends
+    found: list[tuple[Any, str]] = []
+    for owner in (backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv):
+        former = owner.fp32_precision
+        if former not in ("none", "ieee"):
+            owner.fp32_precision = "ieee"
+            # What follows the general setting goes on following it.
+            found.append((owner, "none" if former == backends.fp32_precision else former))
+    return found

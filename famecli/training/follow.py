@@ -115,15 +115,12 @@ class Remarks:
             speed = f"{record['images_per_s']:,.3g} images/s"
             return f"{images:,} of {total:,} images: {speed}, {in_time(left_s)} left"
         nll, stderr = record["nats_per_image"], record["stderr_nats"]
-        if nll is None:
-            told = "not finite"
-        else:
-            told = self._nll(nll, stderr)
-            if best is not None:
-                lowest = f", best {self._nll(best.nats)} at {best.images:,}"
-                told += " (best)" if best.images == images else lowest
-            elif not trainer.has_latents:
-                told += " without latents, which join later"
+        told = self._nll(nll, stderr)
+        if best is not None:
+            lowest = f", best {self._nll(best.nats)} at {best.images:,}"
+            told += " (best)" if best.images == images else lowest
+        elif not trainer.has_latents:
+            told += " without latents, which join later"
         seconds = (self.clock_s() - self.began_s) / max(1, images - self.began_images)
         left = f", {in_time(seconds * (total - images))} left" if images < total else ""
         return f"{images:,} of {total:,} images: validation {told}{left}"

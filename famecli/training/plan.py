@@ -56,7 +56,8 @@ class Plan:
         options: Parameters of the training.
         info: Data set.
         model: Configuration of the model.
-        config: Configuration of the training, with a schedule that fits the number of images.
+        given: Configuration of the training as given.
+        config: The same with a schedule that fits the number of images.
         folder: Folder of the run.
         named: Given values of keys, by path.
         size: Size of the preset; None where first weights or a file set the model.
@@ -68,6 +69,7 @@ class Plan:
     options: TrainOptions
     info: DatasetInfo
     model: ModelConfig
+    given: TrainConfig
     config: TrainConfig
     folder: Path
     named: dict[tuple[str, ...], Any]
@@ -91,15 +93,16 @@ class Plan:
         """Seconds from which the number of images is still to be chosen; None if it is known."""
         return self.options.budget_s if self.begun is None else None
 
-    def fitted(self, config: TrainConfig) -> "Plan":
-        """Return the plan with another configuration of the training, with length and schedule fitted."""
-        images = _total_images(self.options, self.info, config)
+    def fitted(self, **changes: Any) -> "Plan":  # noqa: ANN401
+        """Return the plan with changes of the configuration of the training, and a schedule that fits it."""
+        given = dataclasses.replace(self.given, **changes)
+        images = _total_images(self.options, self.info, given)
         if images is not None:
-            config = dataclasses.replace(config, total_images=images)
+            given = dataclasses.replace(given, total_images=images)
         by_hand = {path[1] for path in self.named if path[0] == "train"}
         trained = self.first is not None or self.options.init is not None
         wait = self.model.decoder.autoregressive and bool(self.model.stages) and not trained
-        return dataclasses.replace(self, config=fit(config, by_hand, latents_wait=wait))
+        return dataclasses.replace(self, given=given, config=fit(given, by_hand, latents_wait=wait))
 
 
 def make_plan(
@@ -158,14 +161,24 @@ def make_plan(
     folder = options.out or default_folder(options, found.model, info.name, named, weights)
     size = options.size or (None if found.whole or _kept(base, options, info) else DEFAULT_SIZE)
     plan = Plan(
-        options, info, found.model, found.train, folder, named, size, first=first, deadline_s=deadline_s
-    ).fitted(found.train)
+        options,
+        info,
+        found.model,
+        found.train,
+        found.train,
+        folder,
+        named,
+        size,
+        first=first,
+        deadline_s=deadline_s,
+    ).fitted()
     begun = None if fresh or options.resume == NEVER else begun_with(plan.state)
     if begun is not None:
+        check_folder(plan.folder, options, begun)
         check_first(begun, weights)
         return _continued(plan, begun, settings)
     if not fresh:
-        check_folder(plan.folder, options.resume)
+        check_folder(plan.folder, options)
         _check_counts(plan)
     return plan
 

@@ -24,8 +24,21 @@ if TYPE_CHECKING:
     from famecli.runtime.distributed import Group
 
 RUNS = Path("runs")
-# Files that each run writes.
-OWN_FILES = ("metrics.jsonl", "last.safetensors", "best.safetensors", STATE)
+# Names of numbered checkpoints and of grids of samples: a user's own files beside them stay.
+NUMBERED = f"images-{12 * '[0-9]'}.safetensors"
+GRIDS = f"{12 * '[0-9]'}.png"
+SAMPLES_FOLDER = "samples"
+# Files that a run writes.
+OWN_FILES = (
+    "metrics.jsonl",
+    "last.safetensors",
+    "best.safetensors",
+    STATE,
+    "config.toml",
+    "env.json",
+    NUMBERED,
+    f"{SAMPLES_FOLDER}/{GRIDS}",
+)
 STATE_SCHEMA = "famecli/state/1"
 ANOTHER_RUN = "choose another `out`, or `resume=False` to start over"
 
@@ -108,23 +121,34 @@ def state_of(folder: Path, resume: str) -> Path:
     return folder / STATE if resume in (AUTO, NEVER) else Path(resume)
 
 
-def check_folder(folder: Path, resume: str) -> None:
-    """Check that the folder of a new run has a name, and no files that the run would replace unasked.
+def check_folder(folder: Path, options: TrainOptions, begun: Begun | None = None) -> None:
+    """Check that the folder of a run has a name, and no files of others that the run would replace unasked.
 
     Args:
         folder: Folder of the run.
-        resume: Parameter of the training; `never` allows to replace files.
+        options: Parameters of the training; `resume` allows to replace files by `never`.
+        begun: Run to resume; None for a new one.
 
     Raises:
         ArgumentError: The folder is `-`.
         InputError: There is such a file.
     """
     check_named(folder)
-    for name in OWN_FILES if resume != NEVER else ():
-        if (path := folder / name).exists():
-            raise InputError(
-                f"{path} is of no run that can be resumed, and a new run would replace it", ANOTHER_RUN
-            )
+    if options.resume == NEVER or (begun is not None and _is_of(begun, folder)):
+        return
+    for pattern in OWN_FILES:
+        for path in folder.glob(pattern):
+            if options.config is None or not options.config.exists() or not path.samefile(options.config):
+                raise InputError(f"{path} is not of this run, which would replace it", ANOTHER_RUN)
+
+
+def _is_of(begun: Begun, folder: Path) -> bool:
+    """Return whether a folder is that of a run to resume, by its state file or by an equal beginning."""
+    here = begun_with(folder / STATE)
+    if here is None:
+        return False
+    same_data = here.progress.data == begun.progress.data
+    return same_data and (here.model, here.config) == (begun.model, begun.config)
 
 
 def begun_with(state: Path) -> Begun | None:
@@ -213,6 +237,22 @@ def check_values(begun: Begun, model: ModelConfig, config: TrainConfig, budget_s
     if budget_s not in (None, began_s):
         before = "none" if began_s is None else f"{began_s:g} s"
         refuse(begun.state, [f"budget = {before}, now it is {budget_s:g} s"], train_on)
+
+
+def check_same(stored: object, now: dict[str, Any], name: str) -> None:
+    """Check that a run began with the configuration `now` of its model or its training.
+
+    Args:
+        stored: Configuration in the state of the run.
+        now: Configuration of this training.
+        name: `model` or `train`.
+
+    Raises:
+        InputError: A value differs; the message names it.
+    """
+    cls = ModelConfig if name == "model" else TrainConfig
+    for difference in differences(to_dict(cls.from_dict(stored)), now, name):
+        raise InputError(f"this run began with {difference}", ANOTHER_RUN)
 
 
 def refuse(state: Path, found: Iterator[str] | Sequence[str], hint: str = ANOTHER_RUN) -> None:

@@ -29,7 +29,7 @@ import torch
 from famecli import __version__
 from famecli.checkpoints.checkpoint import load_tensors, save_checkpoint, save_tensors
 from famecli.checkpoints.store import STATE
-from famecli.config.schema import ModelConfig, TrainConfig, differences, to_dict
+from famecli.config.schema import TrainConfig, to_dict
 from famecli.data.dataset import FixedLevels
 from famecli.errors import InputError
 from famecli.files import read_bytes, remove_leftovers, unwritable, write_atomic
@@ -37,16 +37,9 @@ from famecli.nll.record import NATS_PER_BIT, bits_per_dim
 from famecli.training.clock import Clock
 from famecli.training.lock import FolderLock
 from famecli.training.progress import Progress
-from famecli.training.resume import ANOTHER_RUN, OWN_FILES
+from famecli.training.resume import OWN_FILES, SAMPLES_FOLDER, check_same
 from famecli.training.resume import STATE_SCHEMA as STATE_SCHEMA
-from famecli.training.snapshots import (
-    GRIDS,
-    SAMPLES_FOLDER,
-    draw_grid,
-    keep_last,
-    numbered_name,
-    remove_later,
-)
+from famecli.training.snapshots import draw_grid, keep_last, numbered_name, remove_later
 from famecli.training.trainer import StepRecord, Trainer
 
 Stopped = Literal["done", "patience", "max_time", "signal"]
@@ -117,7 +110,7 @@ class Run:
         tensors, header, _ = load_tensors(state, STATE_SCHEMA)
         try:
             for name, now in (("model", self.trainer.model.config), ("train", self.trainer.config)):
-                _check_same(header.metadata.get(name), to_dict(now), name)
+                check_same(header.metadata.get(name), to_dict(now), name)
             progress = Progress.of(header.metadata.get("progress"))
             progress.check_data(self.progress.data)
             self.trainer.restore(tensors)
@@ -140,10 +133,9 @@ class Run:
         """Remove what another run left in the folder."""
         if not self.group.is_main:
             return
-        grids = (self.folder / SAMPLES_FOLDER).glob(GRIDS)
-        for path in (*(self.folder / name for name in OWN_FILES), *grids):
-            path.unlink(missing_ok=True)
-        keep_last(self.folder, 0)
+        for pattern in OWN_FILES:
+            for path in self.folder.glob(pattern):
+                path.unlink(missing_ok=True)
         self._remove_leftovers()
 
     def _remove_leftovers(self) -> None:
@@ -173,17 +165,11 @@ class Run:
         while not self.trainer.done and reason is None:
             self._window.append(self.trainer.step())
             self._count_time()
-            config = self.trainer.config
-            if self._passed(config.eval_every_images) or self.trainer.done:
-                yield self._log(self._train_record())
-                yield self._log(self._validate())
-            elif len(self._window) * config.batch_size >= record_every_images(config):
-                yield self._log(self._train_record())
+            # All that is due is done before a record is given away: its taker may end the training.
+            found = [self._log(record) for record in self._due()]
             if self.sample_every_images is not None and self._passed(self.sample_every_images):
-                images = draw_grid(self.trainer, self.folder)
-                if self.group.is_main:
-                    self.show(images)
-                self._window_start_s = self._clock.now_s()
+                self._draw()
+            yield from found
             if time.monotonic() - self._last_saved_s > self.save_every_s:
                 self.save()
             reason = self._agreed(interrupted() or self._out_of_patience())
@@ -191,6 +177,23 @@ class Run:
         if self._window:
             yield self._log(self._train_record())
         self.save()
+
+    def _due(self) -> Iterator[dict[str, Any]]:
+        """Yield the records that are due after a step."""
+        config = self.trainer.config
+        if self._passed(config.eval_every_images) or self.trainer.done:
+            yield self._train_record()
+            yield self._validate()
+        elif len(self._window) * config.batch_size >= record_every_images(config):
+            yield self._train_record()
+
+    def _draw(self) -> None:
+        """Draw a grid of samples; its time does not count as that of steps."""
+        started_s = self._clock.now_s()
+        images = draw_grid(self.trainer, self.folder)
+        if self.group.is_main:
+            self.show(images)
+        self._window_start_s += self._clock.now_s() - started_s
 
     def _count_time(self) -> None:
         """Add the time since the last call to the time of the run."""
@@ -364,7 +367,10 @@ class Run:
     def _out_of_patience(self) -> Stopped | None:
         if self.patience_images is None or self.progress.best_nats is None:
             return None
-        waited = self.trainer.images - self.progress.best_images
+        every, batch = self.trainer.config.eval_every_images, self.trainer.config.batch_size
+        # The last validation came with the step that reached a multiple of `every`.
+        validated = -(-(self.trainer.images // every * every) // batch) * batch
+        waited = validated - self.progress.best_images
         return "patience" if waited >= self.patience_images else None
 
 
@@ -390,9 +396,3 @@ def _step_of(line: str) -> float:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return float("inf")
-
-
-def _check_same(stored: object, now: dict[str, Any], name: str) -> None:
-    cls = ModelConfig if name == "model" else TrainConfig
-    for difference in differences(to_dict(cls.from_dict(stored)), now, name):
-        raise InputError(f"this run began with {difference}", ANOTHER_RUN)

@@ -75,7 +75,7 @@ def make_trainer(
     precision = _precision(plan, device, group, note)
     if plan.open_batch_size and device.type == "cuda":
         batch_size = _batch_size(plan, split, device, precision, group)
-        plan = plan.fitted(dataclasses.replace(plan.config, batch_size=batch_size))
+        plan = plan.fitted(batch_size=batch_size)
 
     trainer = Trainer(
         plan.model, plan.config, split, device, precision, options.accumulate, group, options.compile
@@ -90,7 +90,7 @@ def make_trainer(
         note(f"{images_per_s:,.0f} images/s: {images:,} images fit in {plan.open_budget_s:g} s")
         if had < BUSY_PART:
             note(f"the machine is busy: these steps had {had:.0%} of a core, so more images would fit later")
-        plan = plan.fitted(dataclasses.replace(plan.config, total_images=images))
+        plan = plan.fitted(total_images=images)
         trainer.start_again(plan.config, first)
     note(
         f"training {plan.model.preset} ({trainer.model.count_parameters():,} parameters) "

@@ -8,13 +8,11 @@ import numpy as np
 from famecli import __version__
 from famecli.data.image_writers import levels_to_bytes, write_images
 from famecli.data.labels import labels_or_random
+from famecli.files import unwritable
 from famecli.sampling.generate import generate_batches
+from famecli.training.resume import NUMBERED, SAMPLES_FOLDER
 from famecli.training.trainer import Trainer
 
-SAMPLES_FOLDER = "samples"
-# Names that a training gives: a user's own files beside them stay.
-NUMBERED = f"images-{12 * '[0-9]'}.safetensors"
-GRIDS = f"{12 * '[0-9]'}.png"
 # The same seeds in every grid show how training changes an image.
 SEEDS = range(64)
 
@@ -56,7 +54,10 @@ def draw_grid(trainer: Trainer, folder: Path) -> np.ndarray:
     if not trainer.group.is_main:
         return images
     target = folder / SAMPLES_FOLDER / f"{trainer.images:012d}.png"
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(target, error) from error
     facts: dict[str, str | int | float] = {
         "images_seen": trainer.images,
         "seeds": f"{SEEDS[0]}-{SEEDS[-1]}",

@@ -205,7 +205,8 @@ class Trainer:
     def _let_latents_join(self) -> None:
         """Use latents from the step at which they join; until then some weights have no gradient."""
         waits = self.model.decoder_only = self.step_count < self.decoder_only_steps
-        if waits != self._latents_wait:
+        # Steps that only measure the speed take turns; they keep the network.
+        if waits != self._latents_wait and self.decoder_only_steps:
             self._latents_wait = waits
             self.network = self.group.parallel(self.model, some_unused=waits)
 

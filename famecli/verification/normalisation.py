@@ -18,7 +18,7 @@ from torch import Tensor
 from famecli.config.schema import ModelConfig, StageConfig
 from famecli.model.distributions import Bernoulli, Likelihood, LogisticMixture, scale_levels
 from famecli.model.fame import Fame
-from famecli.rng import stream, uniforms
+from famecli.rng import Seeded, stream, uniforms
 from famecli.verification.findings import Finding, Measurement
 from famecli.verification.subject import Subject
 
@@ -251,7 +251,9 @@ def tiny_model(model: Fame, seed: int) -> Fame:
 
     The weights are larger than initial ones, many of which are zero and make distributions nearly uniform.
     """
-    tiny = type(model)(tiny_config(model.config)).double().eval()
+    with Seeded(0):
+        tiny = type(model)(tiny_config(model.config))
+    tiny.double().eval()
     generator = stream("verify", seed, "tiny weights")
     with torch.no_grad():
         for weight in tiny.parameters():
