@@ -203,6 +203,12 @@ def test_odd_arguments_are_told_by_name(tmp_path: Path) -> None:
     x, known = model.sample(1), np.zeros((8, 8), bool)
     for call, name in (
         (lambda: model.sample(True), "n is True"),
+        (lambda: model.sample(2**63), "n is 9223372036854775808, expected 0 to 1000000000000"),
+        (lambda: famecli.train("vae", "mnist", out="a\0b"), "out is .*null character"),
+        (
+            lambda: famecli.train("vae", "mnist", out=300 * "a", settings={"lr": (_ for _ in ())}),
+            "no value of",
+        ),
         (lambda: model.sample(1, temperature=10**5000), "temperature is inf"),
         (lambda: model.reconstruct(x, decoder_output=np.array(["mean"])), "decoder_output is"),
         (lambda: model.complete(x, torch.zeros(8, 8).bool().to_sparse()), "mask is a tensor with layout"),

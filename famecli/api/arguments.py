@@ -33,6 +33,8 @@ INTEGERS = (
     torch.uint32,
     torch.uint64,
 )
+# Largest number where a call names no other; more would overflow.
+LARGEST_COUNT = 10**12
 # Integers from here on are too large for a float.
 LARGEST = 2**1023
 # Functions return arrays for arrays, and tensors for tensors.
@@ -146,8 +148,9 @@ def whole(name: str, value: object, least: int, most: int | None = None) -> int:
             raise TypeError
     except TypeError as error:
         raise ArgumentTypeError(f"{name} is {truncate(repr(value))}, expected a whole number") from error
-    if found < least or (most is not None and found > most):
-        bounds = f"at least {least}" if most is None else f"{least} to {most}"
+    largest = LARGEST_COUNT if most is None else most
+    if not least <= found <= largest:
+        bounds = f"at least {least}" if found < least and most is None else f"{least} to {largest}"
         raise ArgumentError(f"{name} is {found}, expected {bounds}")
     return found
 
@@ -181,7 +184,10 @@ def text_of(name: str, value: object) -> str:
     """
     if not isinstance(value, str | PathLike):
         raise ArgumentTypeError(f"{name} is of type {type(value).__name__}, expected a name or a path")
-    return os.fsdecode(value)
+    found = os.fsdecode(value)
+    if "\0" in found:
+        raise ArgumentError(f"{name} is {found!r}, no path has a null character")
+    return found
 
 
 def words_of(name: str, value: object) -> tuple[str, ...]:

@@ -366,7 +366,7 @@ class Model:
             seed: Seed of all random draws.
             samples: Number of images drawn for the sampler's check; None for 256, or 64 from mixtures.
             images: Minimum number of images of the other checks; None for what each needs.
-            limit: Number of images to code.
+            limit: Number of images to code, at most `samples`.
 
         Raises:
             ArgumentError: A check is unknown, or a number is out of range.

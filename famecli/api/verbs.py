@@ -11,6 +11,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -219,8 +220,8 @@ def train(
     """Train a model and return it as it was at the lowest validation NLL.
 
     `fame train` with the same settings gives the same weights. An existing run in `out` is resumed; its own
-    values replace the defaults. Call again to resume a training that stopped early. If it stopped in its
-    decoder-only part, there is no best model yet: the last one is returned, and its latents are untrained.
+    values replace the defaults. Call again to resume a training that stopped early. If it stopped before its
+    first validation, or in its decoder-only part, whose latents are untrained, the last model is returned.
 
     Args:
         preset: Name of the model; see `famecli.presets`.
@@ -280,7 +281,10 @@ def train(
         preparing=preparation_of(preparation),
         size=size,
         conditional=conditional,
-        settings=[Setting(str(key), value) for key, value in (settings or {}).items()],
+        settings=[
+            Setting(str(key), value.item() if isinstance(value, np.generic) else value)
+            for key, value in (settings or {}).items()
+        ],
         images=images,
         epochs=epochs,
         steps=steps,

@@ -169,7 +169,10 @@ def resolve(
         changes += [(".".join((where, *rest)), (*path, *rest), leaf) for rest, leaf in leaves(value, (dict,))]
     for where, path, value in changes:
         place, last = _entry(tables, path, where)
-        place[last] = copy.deepcopy(value)
+        try:
+            place[last] = copy.deepcopy(value)
+        except TypeError as error:
+            raise ConfigError(f"{where}: a {type(value).__name__} is no value of a key") from error
     model, train = ModelConfig.from_dict(tables["model"]), TrainConfig.from_dict(tables["train"])
     tables = {"model": to_dict(model), "train": to_dict(train)}
     named = {}

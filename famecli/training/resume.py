@@ -1,6 +1,7 @@
 """The run that a training resumes: its files, and whether it began with the same values. No torch here."""
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,7 +160,7 @@ def begun_with(state: Path) -> Begun | None:
     Raises:
         InputError: The file is damaged.
     """
-    if not state.exists():
+    if not os.path.exists(state):
         return None
     told = read_header(state).metadata
     if told.get("schema") != STATE_SCHEMA:

@@ -1,5 +1,6 @@
 """Samples have the distribution that is scored."""
 
+import itertools
 import math
 from collections.abc import Iterator
 
@@ -39,8 +40,9 @@ def check_sampling(subject: Subject) -> Finding:
     wrong, gap, spread, uniforms = 0, 0.0, 0.0, []
     config = subject.model.config
     margin = SINGLE_MARGIN if subject.model.device.type == "cpu" else DEVICE_MARGIN
-    # Odd, so that all columns of even widths are included.
-    stride = subject.samples * config.dimensions * config.levels // MASSES | 1
+    least = subject.samples * config.dimensions * config.levels // MASSES
+    # Without a common factor with the width, so that all columns are included.
+    stride = next(each for each in itertools.count(max(1, least)) if math.gcd(each, config.width) == 1)
     for batch in _native_samples(subject):
         wrong += batch.off_quantile(margin)
         surprise, variance = batch.surprise(stride)
