@@ -26,7 +26,7 @@ def grid(images: np.ndarray, columns: int | None = None, padding: int = 2, group
         group: Number of neighbours in a row that belong together; a wider gap follows each group.
     """
     count, height, width, channels = images.shape
-    columns = columns or max(1, math.ceil(math.sqrt(count)))
+    columns = min(columns or max(1, math.ceil(math.sqrt(count))), max(1, count))
     rows, gap = math.ceil(count / columns), GAPS * padding if group > 1 else 0
     gaps = (columns - 1) // group * gap
     shape = (rows * (height + padding) + padding, columns * (width + padding) + padding + gaps, channels)

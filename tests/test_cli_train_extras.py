@@ -151,6 +151,13 @@ def test_classes_of_first_weights_and_of_runs_are_not_given_up_silently(
     assert load_checkpoint(Path("run/best.safetensors")).model.config.classes == ("cat", "dog")
 
 
+def test_a_configuration_may_lie_in_the_folder_of_its_run(train: Command) -> None:
+    printed = train("vae", "--steps", 2, "--print-config").out
+    Path("run").mkdir()
+    Path("run/config.toml").write_text(printed)
+    assert train("--config", "run/config.toml", "-o", "run").code == 0
+
+
 def test_first_weights_for_other_images_are_told_by_their_shape(train: Command, fame: Command) -> None:
     assert train("pixelcnn", "--steps", 2, "-o", "first").code == 0
     np.save("x.npy", np.zeros((60, 9, 7), np.uint8))

@@ -51,6 +51,25 @@ def test_samples_of_a_run_are_not_scored_in_place_of_its_model(model: Path) -> N
     assert "no checkpoint in run" in error_of(3, "evaluate-nll", "run", "--dataset", "mnist")
 
 
+def test_a_prefix_takes_no_images_in_place_of_arrays(model: Path) -> None:
+    Path("photos").mkdir()
+    Image.new("L", (8, 8)).save("photos/0.png")
+    shutil.make_archive("photos", "zip", "photos")
+    for name in ("photos::x", "photos.zip::x"):
+        assert "no images in" in error_of(3, "evaluate-nll", model, name)
+    assert "photos/0.png is no array" in error_of(3, "evaluate-nll", model, "photos/0.png::x")
+
+
+def test_words_that_exclude_each_other_are_told(model: Path) -> None:
+    Image.new("L", (8, 8), 255).save("white.png")
+    words = ("sample", model, "--complete", "white.png", "--mask", "white.png")
+    assert "both say what to keep" in error_of(2, *words, "--rows", "3")
+    assert "nothing is left to draw" in error_of(2, *words)
+    assert "--all takes all names" in error_of(2, "weights", "pull", "--all", "fame-mnist")
+    assert "no saved state absent" in error_of(3, "train", "vae", "--resume", "absent", "-o", "run")
+    error_of(2, "sample", model, "-n", "1", "-o", "x.tar")
+
+
 def test_named_weights_get_no_second_name(model: Path) -> None:
     assert "fame-mnist has a name already" in error_of(2, "weights", "pull", "fame-mnist", "--name", "mine")
 

@@ -358,14 +358,13 @@ def test_a_state_is_not_resumed_in_the_folder_of_another_run(arrays: dict[str, P
     shutil.copy(state, "earlier.safetensors")
     for folder in ("run", "new"):
         assert train_on(arrays["a"], "--steps", 2, "-o", folder, "--resume", "earlier.safetensors").code == 0
-
-
-def test_a_configuration_may_lie_in_the_folder_of_its_run(arrays: dict[str, Path]) -> None:
-    printed = train_on(arrays["a"], "--steps", 2, "--print-config").text
-    Path("run").mkdir()
-    Path("run/config.toml").write_text(printed)
-    words = ("train", "--config", "run/config.toml", "--dataset", "folder", "--data", str(arrays["a"]))
-    assert fame(*words, "-o", "run").code == 0
+    # The best model and the metrics go along.
+    assert (
+        train_on(arrays["a"], "--steps", 2, "-o", "moved", "--resume", state).text
+        == "moved/best.safetensors\n"
+    )
+    for name in ("best.safetensors", "metrics.jsonl"):
+        assert Path("moved", name).read_bytes() == Path("run", name).read_bytes()
 
 
 def test_a_run_that_never_saved_a_model_is_resumed(arrays: dict[str, Path]) -> None:

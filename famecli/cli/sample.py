@@ -101,7 +101,9 @@ class Part:
             raise UsageError("--rows and --mask say what to keep of an image", "add --complete IMAGE")
         if self.complete is None and str(self.preparing):
             raise UsageError("--resize and --convert prepare the image of --complete", "leave them out")
-        if self.complete is not None and (self.rows is None) == (self.mask is None):
+        if self.rows is not None and self.mask is not None:
+            raise UsageError("--rows and --mask both say what to keep", "leave one of them out")
+        if self.complete is not None and self.rows is None and self.mask is None:
             raise UsageError("--complete needs to know what to keep", "add one of --rows R and --mask IMAGE")
         if self.complete is not None and drawing.decoder == "mean":
             raise UsageError("a completion is drawn: --complete does not go with --decoder mean")

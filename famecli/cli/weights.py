@@ -141,7 +141,9 @@ def pull(
       fame weights pull hf://ORG/REPO --revision v1
     """
     output, dry_run = common.output(), dry_run or short_dry_run
-    if bool(sources) == every:
+    if sources and every:
+        raise UsageError("--all takes all names", "leave the names or --all out")
+    if not sources and not every:
         raise UsageError("name weights, or say --all", f"names of weights: {', '.join(index())}")
     if name is not None and len(sources or ()) != 1:
         raise UsageError("--name is for one checkpoint file", "pull the files one by one")

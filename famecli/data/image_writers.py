@@ -28,7 +28,7 @@ Metadata = Mapping[str, str | int | float]
 
 SUFFIXES: Mapping[str, Format] = {".png": "grid", ".npz": "npz", ".npy": "npy", ".zip": "zip"}
 # Suffixes of formats that cannot be written; no new folder gets such a name by default.
-OTHER_SUFFIXES = frozenset({".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pdf", ".svg"})
+OTHER_SUFFIXES = {".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pdf", ".svg", ".tar", ".fame"}
 MANIFEST = "manifest.jsonl"
 NUMBERED = re.compile(r"[0-9]{6,20}\.png")
 

@@ -159,6 +159,8 @@ def _list(path: str, found: Listing) -> None:
         _list_members(_zip(Path(file), array, found), file, found)
     elif name.endswith(TAR_SUFFIXES):
         _list_members(_tar(Path(file), array, found), file, found)
+    elif array:
+        raise InputError(f"{file} is no array, so it has no {array!r}", f"leave {ARRAY_MARK}{array} out")
     else:
         found.images.append(_stored(file))
 
@@ -170,9 +172,9 @@ def _stored(path: str, parts: tuple[str, ...] = ()) -> StoredImage:
 
 
 def _list_folder(folder: Path, prefix: str, found: Listing) -> None:
-    """List a folder; of IDX files in it, those whose names begin with `prefix`."""
+    """List a folder; with `prefix`, only the IDX files whose names begin with it."""
     for path, parts in sorted(_walk(folder), key=lambda each: each[0]):
-        if is_image(path.name):
+        if is_image(path.name) and not prefix:
             found.images.append(_stored(str(path), parts))
         elif is_idx(path.name) and path.name.startswith(prefix):
             _list_idx_file(path, parts, found)
@@ -216,7 +218,7 @@ def _ending(name: str) -> str:
 def _wanted(prefix: str, found: Listing) -> Callable[[str], bool]:
     """Return a function that says whether a member of an archive has images, and counts the others.
 
-    Names of IDX files must begin with `prefix`.
+    With `prefix` only IDX files have, whose names begin with it.
     """
 
     def wanted(name: str) -> bool:
@@ -224,7 +226,7 @@ def _wanted(prefix: str, found: Listing) -> Callable[[str], bool]:
         # Archives of macOS keep their hidden files in this folder.
         if name.endswith("/") or any(part.startswith(".") or part == "__MACOSX" for part in path.parts):
             return False
-        taken = is_image(name) or (is_idx(name) and path.name.startswith(prefix))
+        taken = (is_image(name) and not prefix) or (is_idx(name) and path.name.startswith(prefix))
         if not taken:
             found.passed_over[_ending(name)] += 1
         return taken

@@ -190,7 +190,7 @@ def read_known(
         preparation: Preparation of image and mask; see `read_one`, also for errors.
 
     Raises:
-        UsageError: No row is left to draw.
+        UsageError: Nothing is left to draw.
     """
     if mask is None and rows is not None and rows >= config.height:
         raise UsageError(
@@ -205,4 +205,6 @@ def read_known(
         keep[:rows] = True
     else:
         keep = read_one(mask, (1, *config.image_shape[1:]), preparation)[1][0] >= WHITE
+        if keep.all():
+            raise UsageError(f"{mask} is white everywhere: nothing is left to draw", "black pixels are drawn")
     return KnownPixels(stored.name, levels, keep)

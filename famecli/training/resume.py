@@ -17,7 +17,7 @@ from famecli.config.schema import ModelConfig, TrainConfig, differences, leaves,
 from famecli.data.registry import FOLDER, DatasetInfo
 from famecli.errors import ConfigError, InputError
 from famecli.escape import redacted
-from famecli.files import check_named
+from famecli.files import check_named, write_atomic
 from famecli.training.options import AUTO, NEVER, TrainOptions
 from famecli.training.progress import Progress
 
@@ -132,11 +132,14 @@ def check_folder(folder: Path, options: TrainOptions, begun: Begun | None = None
 
     Raises:
         ArgumentError: The folder is `-`.
-        InputError: There is such a file.
+        InputError: There is such a file, or no state file where one was asked for.
     """
     check_named(folder)
     if options.resume == NEVER or (begun is not None and _is_of(begun, folder)):
         return
+    if options.resume != AUTO and begun is None:
+        state = state_of(folder, options.resume)
+        raise InputError(f"no saved state {state}", "`resume` takes auto, never, or a state.safetensors")
     for pattern in OWN_FILES:
         for path in folder.glob(pattern):
             if options.config is None or not options.config.exists() or not path.samefile(options.config):
@@ -275,6 +278,13 @@ def sizes_like(model: ModelConfig) -> Sequence[Size]:
 
     distances = {size: distance(size) for size in SIZES}
     return [size for size, found in distances.items() if found == min(distances.values())]
+
+
+def take_along(former: Path, folder: Path) -> None:
+    """Copy the best model and the metrics of the run in `former`, which goes on in another folder."""
+    for name in ("best.safetensors", "metrics.jsonl"):
+        if (former / name).is_file():
+            write_atomic(folder / name, (former / name).read_bytes())
 
 
 def check_shared(group: "Group", folder: Path, value: int) -> None:

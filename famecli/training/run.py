@@ -37,7 +37,7 @@ from famecli.nll.record import NATS_PER_BIT, bits_per_dim
 from famecli.training.clock import Clock
 from famecli.training.lock import FolderLock
 from famecli.training.progress import Progress
-from famecli.training.resume import OWN_FILES, SAMPLES_FOLDER, check_same
+from famecli.training.resume import OWN_FILES, SAMPLES_FOLDER, check_same, take_along
 from famecli.training.resume import STATE_SCHEMA as STATE_SCHEMA
 from famecli.training.snapshots import draw_grid, keep_last, numbered_name, remove_later
 from famecli.training.trainer import StepRecord, Trainer
@@ -116,6 +116,8 @@ class Run:
             self.trainer.restore(tensors)
         except InputError as error:
             raise InputError(f"{state}: {error}", error.hint) from error
+        if self.group.is_main and not (self.folder / STATE).exists():
+            take_along(state.parent, self.folder)
         best = self.folder / "best.safetensors"
         # After a crash the file may be of a later step, or missing in a new folder: validation rewrites it.
         if not best.is_file() or hashlib.sha256(best.read_bytes()).hexdigest() != progress.best_sha256:

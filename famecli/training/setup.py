@@ -30,7 +30,6 @@ from famecli.data.folder import SPLITS
 from famecli.data.labels import labels_in
 from famecli.data.preparation import PIXELS
 from famecli.data.registry import FOLDER
-from famecli.errors import InputError
 from famecli.escape import redacted
 from famecli.files import write_atomic
 from famecli.nll.record import BITS_SEED
@@ -159,10 +158,6 @@ def begin(run: Run, plan: Plan, note: Note = say_nothing) -> None:
     """
     trainer, resume = run.trainer, plan.options.resume
     if resume != NEVER and (resume != AUTO or plan.state.exists()):
-        if not plan.state.exists():
-            raise InputError(
-                f"no saved state {plan.state}", "`resume` takes auto, never, or a state.safetensors"
-            )
         run.resume(plan.state)
         kind = "finished" if trainer.done else "resumed"
         note(f"{kind} at {trainer.images:,} images from {plan.state} in {trainer.precision}")
