@@ -192,7 +192,7 @@ def test_the_process_with_least_memory_decides(monkeypatch: pytest.MonkeyPatch) 
     assert capacity.largest_common_batch(*told, 3, Other(0, 2)) == 4 * 3 * 2  # type: ignore[arg-type]
 
 
-def test_a_batch_of_any_size_is_measured_once_per_run(
+def test_a_batch_of_any_size_is_measured_if_none_is_given(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured: list[int] = []
@@ -217,9 +217,6 @@ def test_a_batch_of_any_size_is_measured_once_per_run(
     assert [batch("cuda", **told) for told in fixed] == [(5, 10), (5, 10)]
     assert batch("cpu") == (16, 32)
     assert len(measured) == 2
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.toml").write_text("[train]\nbatch_size = 16\n")
-    assert [batch("cuda")[0], batch("cuda", resume="never")[0]] == [16, 12]
 
 
 def limited(mib: int, *words: str | Path) -> subprocess.CompletedProcess[str]:

@@ -70,6 +70,17 @@ def test_words_that_exclude_each_other_are_told(model: Path) -> None:
     error_of(2, "sample", model, "-n", "1", "-o", "x.tar")
 
 
+def test_unknown_words_are_told_with_those_that_are_known(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "holds one array" in error_of(3, "evaluate-nll", model, "x.npy::x")
+    error = error_of(3, "train", "lvae", "--set", "stages.9.width=8", "--print-config")
+    assert "unknown key '9'" in error
+    assert "0, 1" in error
+    monkeypatch.setenv("FAME_FORKS", "no")
+    assert "unknown FAME_FORKS 'no'" in error_of(2, "sample", model, "-n", "1")
+
+
 def test_named_weights_get_no_second_name(model: Path) -> None:
     assert "fame-mnist has a name already" in error_of(2, "weights", "pull", "fame-mnist", "--name", "mine")
 

@@ -243,9 +243,13 @@ def test_a_state_without_its_tensors_or_cut_off_is_refused(tmp_path: Path, unbro
 
 
 def test_a_best_checkpoint_that_is_elsewhere_is_not_promised(tmp_path: Path, unbroken: Path) -> None:
-    run = run_of(tmp_path)
-    run.resume(unbroken / "state.safetensors")
-    assert run.best() is None
+    lone = tmp_path / "lone.safetensors"
+    shutil.copy(unbroken / "state.safetensors", lone)
+    for folder, state, known in (("a", lone, False), ("b", unbroken / "state.safetensors", True)):
+        (tmp_path / folder).mkdir()
+        run = run_of(tmp_path / folder)
+        run.resume(state)
+        assert (run.best() is not None) == known
     assert resumed(unbroken).best() is not None
 
 

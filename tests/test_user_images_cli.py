@@ -247,8 +247,8 @@ def test_first_weights_bring_their_model_their_data_set_and_its_preparation(mode
     assert (again.code, again.text) == (0, "more/best.safetensors\n"), again.err
     assert error_of(2, *more, *FOLDER, "in", "--resize", "8", "-o", "other")
     Path("moved").rename("run")
+    assert "is for images (1, 8, 8)" in error_of(2, *more, "--data", "in", "--resize", "4")
     # Words outrank the first weights.
-    assert "height = 4" in fame(*more, "--data", "in", "--resize", "4", "--print-config").text
     wider = fame(*more, "--data", "in", "--set", "decoder.layers=2", "--print-config").text
     assert "layers = 2" in wider
     assert "run is a pixelcnn, not a vae" in error_of(2, "train", "vae", *more[1:], "--data", "in")

@@ -115,7 +115,7 @@ def _fetchable(name: str) -> DatasetInfo:
     info = dataset_info(name)
     if info.family == FOLDER:
         raise UsageError(
-            f"{name} is images of your own: there is nothing to fetch", "name them with --data PATH"
+            f"{name} is images of your own: there is nothing to fetch", "name them where they are used"
         )
     return info
 

@@ -240,7 +240,8 @@ def _entry(tables: dict[str, Any], path: Sequence[str], where: str) -> tuple[Any
         elif isinstance(place, list) and part in map(str, range(len(place))):
             index = int(part)
         else:
-            raise _unknown(where, part, list(place) if isinstance(place, dict) else [])
+            known = place if isinstance(place, dict) else range(len(place)) if isinstance(place, list) else ()
+            raise _unknown(where, part, list(map(str, known)))
     return place, index
 
 

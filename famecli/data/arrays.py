@@ -127,6 +127,8 @@ def _read_images(
     if not start.startswith(b"PK"):
         if not start:
             raise InputError(f"{name} is empty", AGAIN)
+        if key and start.startswith(npy.MAGIC_PREFIX):
+            raise InputError(f"{name} is npy, which holds one array", f"leave ::{key} out")
         raise InputError(f"{name} is neither npy nor npz", "fame sample -o - writes npy, numpy.save does too")
     # A ZIP archive is read from its end.
     whole = file if file.seekable() else io.BytesIO(start + read_up_to(file, LARGEST_BYTES))

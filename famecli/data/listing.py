@@ -218,7 +218,7 @@ def _ending(name: str) -> str:
 def _wanted(prefix: str, found: Listing) -> Callable[[str], bool]:
     """Return a function that says whether a member of an archive has images, and counts the others.
 
-    With `prefix` only IDX files have, whose names begin with it.
+    With `prefix`, only IDX files count whose names begin with it.
     """
 
     def wanted(name: str) -> bool:

@@ -293,7 +293,7 @@ def measure_again(
     count, _ = claim.expected(name, limit)
     split = images(data.dataset_id, cast(Split, data.split))
     marginal = claim.given == "marginal"
-    if claim.annealing is not None:
+    if claim.bound == "ais":
         raise InputError(f"{name}: its claim is by annealing, which is not measured again")
     if marginal and not checkpoint.model.config.classes:
         raise InputError(f"{name}: its claim is a mean over classes, and the model has none")

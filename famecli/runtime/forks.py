@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from famecli.errors import UsageError
+
 # 0 keeps all work in this process.
 VARIABLE = "FAME_FORKS"
 # MADV_WIPEONFORK of Linux 4.14, which Python's mmap does not name.
@@ -28,11 +30,16 @@ def processes_on(device: torch.device) -> int:
     """Return the number of processes that may share work on a device: as many as torch has threads.
 
     It is 1 where a fork is not safe: on other systems than Linux, and beside GPUs or processes of torchrun.
+
+    Raises:
+        UsageError: `FAME_FORKS` is neither 0 nor 1.
     """
     unsafe = (
         device.type != "cpu" or torch.cuda.is_initialized() or (dist.is_available() and dist.is_initialized())
     )
-    if unsafe or sys.platform != "linux" or os.environ.get(VARIABLE) == "0":
+    if (asked := os.environ.get(VARIABLE) or "1") not in ("0", "1"):
+        raise UsageError(f"unknown {VARIABLE} {asked!r}", "0 keeps all work in one process, 1 does not")
+    if unsafe or sys.platform != "linux" or asked == "0":
         return 1
     return torch.get_num_threads()
 

@@ -13,7 +13,7 @@ from famecli.checkpoints.checkpoint import load_checkpoint
 from famecli.checkpoints.index import index
 from famecli.checkpoints.provenance import FirstWeights, TrainingData
 from famecli.checkpoints.store import STATE, Store, checkpoint_file
-from famecli.config.resolve import resolve, to_toml
+from famecli.config.resolve import to_toml
 from famecli.config.schema import Precision
 from famecli.data.dataset import (
     ImageSplit,
@@ -207,10 +207,7 @@ def _precision(plan: Plan, device: torch.device, group: Group, note: Note) -> Pr
 def _batch_size(
     plan: Plan, split: ImageSplit, device: torch.device, precision: Precision, group: Group
 ) -> int:
-    """Return the batch size of the run in the folder, or else the largest that fits in memory."""
-    before = plan.folder / "config.toml"
-    if plan.options.resume != NEVER and before.exists():
-        return resolve(plan.model, plan.config, before, []).train.batch_size
+    """Return the largest batch size that fits in memory."""
     parts = plan.options.accumulate
     return capacity.largest_common_batch(plan.model, plan.config, split, device, precision, parts, group)
 
