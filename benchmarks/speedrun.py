@@ -18,6 +18,7 @@ from benchmarks.estimates import mean_of
 from benchmarks.tables import Cell, Table, check_target, publish
 from benchmarks.trainings import read_metrics, step_seconds
 from famecli.config.presets import PRESETS
+from famecli.config.schema import LARGEST_COUNT
 from famecli.files import write_atomic
 from famecli.runtime.processor import processor
 
@@ -34,7 +35,6 @@ COLUMNS = (
     "test NLL, bits/dim",
     "estimator",
 )
-NEVER = 10**12
 
 
 def main() -> None:
@@ -87,7 +87,7 @@ def row_of(preset: str, minutes: float, seed: int, options: argparse.Namespace) 
         threads=1,
         compile=options.compile,
         # The only validation is the last one: others would take time that the budget does not count.
-        eval_every=NEVER,
+        eval_every=LARGEST_COUNT,
         data=options.data,
     )
     valid, test = (

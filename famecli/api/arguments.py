@@ -1,6 +1,5 @@
 """Arguments of calls, checked before a model sees them: pixels, numbers, words, estimators."""
 
-import math
 import operator
 import os
 from collections.abc import Callable, Iterable
@@ -12,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from famecli.config.schema import LARGEST_SEED, ModelConfig
+from famecli.config.schema import LARGEST_COUNT, LARGEST_SEED, ModelConfig
 from famecli.data.preparation import AS_THEY_ARE, Preparation
 from famecli.errors import ArgumentError, ArgumentTypeError, truncate
 from famecli.evaluation.score import EstimatorSettings
@@ -33,10 +32,6 @@ INTEGERS = (
     torch.uint32,
     torch.uint64,
 )
-# Largest number where a call names no other; more would overflow.
-LARGEST_COUNT = 10**12
-# Integers from here on are too large for a float.
-LARGEST = 2**1023
 # Functions return arrays for arrays, and tensors for tensors.
 Pixels = TypeVar("Pixels", npt.NDArray[Any], Tensor)
 
@@ -159,9 +154,11 @@ def number(name: str, value: object, least: float, most: float) -> float:
     """Return the argument `name` of a call as a number; errors are those of `whole`."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.floating | np.integer):
         raise ArgumentTypeError(f"{name} is {truncate(repr(value))}, expected a number")
-    # Integers may be too large for a float, and for a message.
-    found = math.inf if isinstance(value, int) and abs(value) >= LARGEST else float(value)
-    if not least <= found <= most or (math.isinf(found) and isinstance(value, int)):
+    try:
+        found = float(value)
+    except OverflowError as error:
+        raise ArgumentError(f"{name} is inf, expected {least:g} to {most:g}") from error
+    if not least <= found <= most:
         raise ArgumentError(f"{name} is {found:g}, expected {least:g} to {most:g}")
     return found
 

@@ -34,7 +34,7 @@ from famecli.checkpoints.checkpoint import WeightsKind, load_checkpoint
 from famecli.checkpoints.store import Store, checkpoint_file
 from famecli.config.presets import SIZES, Size
 from famecli.config.resolve import Setting
-from famecli.config.schema import TrainConfig
+from famecli.config.schema import LARGEST_COUNT, TrainConfig
 from famecli.data.dataset import Split, even_part, load_split, own_images
 from famecli.data.labels import Labels
 from famecli.data.preparation import Preparation
@@ -49,7 +49,7 @@ from famecli.runtime.distributed import ALONE
 from famecli.training.follow import finish_step_on_ctrl_c, follow
 from famecli.training.lock import locked
 from famecli.training.options import AUTO, NEVER, AnyPrecision, TrainOptions
-from famecli.training.plan import MOST_LENGTH, make_plan
+from famecli.training.plan import make_plan
 from famecli.training.setup import begin, make_run
 
 AnyPath = str | PathLike[str]
@@ -62,8 +62,8 @@ RANGES = {
 }
 # Least and largest values of the numbers that `train` takes and that may be None.
 WHOLE_NUMBERS: dict[str, tuple[int, int | None]] = {
-    "images": (1, MOST_LENGTH),
-    "steps": (1, MOST_LENGTH),
+    "images": (1, LARGEST_COUNT),
+    "steps": (1, LARGEST_COUNT),
     "batch_size": RANGES["batch_size"],
     "ema": RANGES["ema_halflife_images"],
     "eval_every": RANGES["eval_every_images"],
@@ -73,8 +73,8 @@ WHOLE_NUMBERS: dict[str, tuple[int, int | None]] = {
     "threads": (1, MOST_THREADS),
 }
 NUMBERS: dict[str, tuple[float, float]] = {
-    "epochs": (0.0, MOST_LENGTH),
-    "budget_s": (0.0, MOST_LENGTH),
+    "epochs": (0.0, LARGEST_COUNT),
+    "budget_s": (0.0, LARGEST_COUNT),
     "lr": RANGES["lr"],
     "max_time_s": (0.0, math.inf),
 }

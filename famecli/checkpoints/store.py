@@ -21,11 +21,12 @@ from famecli.files import CHUNK_BYTES, STDIN, cache_root, open_input, unwritable
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 SUFFIX = ".safetensors"
+# State of a training, and its last checkpoint, in the folder of a run.
+STATE, LAST = "state.safetensors", "last.safetensors"
 # Checkpoints of a run's folder, in the order in which they are looked for.
-LAST = "last.safetensors"
-# State of a training in the folder of a run.
-STATE = "state.safetensors"
 RUN_FILES = ("best.safetensors", LAST)
+# Files by which a folder is that of a run, not one of images.
+RUN_MARKS = (*RUN_FILES, STATE)
 
 
 @dataclass(frozen=True)

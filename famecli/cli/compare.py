@@ -69,13 +69,13 @@ def _check_measured(a: Path, b: Path) -> None:
             measure.
     """
     from famecli.checkpoints.index import index
-    from famecli.checkpoints.store import RUN_FILES, STATE
+    from famecli.checkpoints.store import RUN_MARKS
     from famecli.data.listing import holds_images
 
     models, commands, measured = [], [], []
     for path, stem in ((a, "a"), (b, "b")):
         name = str(path)
-        if holds_images(name, (*RUN_FILES, STATE)):
+        if holds_images(name, RUN_MARKS):
             raise UsageError(
                 f"{name} holds images, and fame compare reads measured NLLs",
                 f"fame evaluate-nll CKPT {shlex.quote(name)} --json --with-images > {stem}.json",

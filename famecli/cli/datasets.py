@@ -115,7 +115,8 @@ def _fetchable(name: str) -> DatasetInfo:
     info = dataset_info(name)
     if info.family == FOLDER:
         raise UsageError(
-            f"{name} is images of your own: there is nothing to fetch", "name them where they are used"
+            f"{name} is images of your own: there is nothing to fetch",
+            "fame train and fame evaluate-nll take them by --data",
         )
     return info
 

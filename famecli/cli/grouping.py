@@ -19,11 +19,9 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from famecli.config.schema import LARGEST_SEED
+from famecli.config.schema import LARGEST_COUNT, LARGEST_SEED
 from famecli.errors import UsageError, truncate
 
-# Largest value of a whole number whose option has no maximum of its own.
-LARGEST_COUNT = 10**12
 # Panel of the options that all commands have.
 COMMON = "Common"
 # Panel of the help for options that few need, below the usual ones.

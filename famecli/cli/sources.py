@@ -14,7 +14,7 @@ from famecli.checkpoints.description import model_in
 from famecli.checkpoints.header import Header, read_header
 from famecli.checkpoints.index import default_weights, index
 from famecli.checkpoints.provenance import parse_provenance
-from famecli.checkpoints.store import RUN_FILES, STATE, Store, checkpoint_file
+from famecli.checkpoints.store import RUN_FILES, RUN_MARKS, Store, checkpoint_file
 from famecli.cli.groups import Data, Dataset, Network, SplitName, typed
 from famecli.config.presets import PRESETS
 from famecli.data.preparation import AS_THEY_ARE, Preparation
@@ -172,7 +172,7 @@ class CheckpointSource:
                 )
             if each != str(STDIN):
                 file_and_array(each)
-        if word is None or not holds_images(word, (*RUN_FILES, STATE)):
+        if word is None or not holds_images(word, RUN_MARKS):
             return self, files
         return dataclasses.replace(self, checkpoint=None), [word, *files]
 

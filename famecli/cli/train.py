@@ -170,7 +170,7 @@ class _Signals:
 
 @contextmanager
 def _catch_signals(output: Output) -> Iterator[_Signals]:
-    """Yield what collects SIGINT, SIGTERM and SIGHUP; a second one ends the process at once.
+    """Yield the caught signals among SIGINT, SIGTERM and SIGHUP; a second one ends the process at once.
 
     Before the training has begun there is nothing to save, and the first one ends the process. A SIGHUP that
     is ignored from the start, as by nohup, stays ignored.

@@ -12,7 +12,7 @@ from famecli.errors import ArgumentError, ConfigError, truncate
 
 # Largest number in untrusted input: axes of charts would overflow beyond it.
 LARGEST_NUMBER = 1e15
-LARGEST_SEED = 2**63 - 1
+LARGEST_SEED, LARGEST_COUNT = 2**63 - 1, 10**12
 # Larger integers are no floating-point numbers.
 LARGEST_INTEGER = 2**1023
 T = TypeVar("T")

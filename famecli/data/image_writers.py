@@ -158,7 +158,7 @@ class FolderWriter(ImageWriter):
     def _open(self) -> None:
         folder = Path(self.target)
         folder.mkdir(parents=True, exist_ok=True)
-        self.names, self.former = set[str](), self._listed(folder) if self.replace else set[str]()
+        self.former = self._listed(folder) if self.replace else set[str]()
         partial = self.resources.enter_context(partial_file(folder / MANIFEST, replace=self.replace))
         self.manifest = self.resources.enter_context(partial.open("w", encoding="utf-8"))
 
@@ -166,17 +166,17 @@ class FolderWriter(ImageWriter):
         for position, (image, entry) in enumerate(zip(images, metadata, strict=True)):
             number = entry.get("seed", entry.get("index", self.written + position))
             name = f"{int(number):06d}.png"
-            self.names.add(name)
+            self.former.discard(name)
             self._write(name, png_bytes(image, entry))
             self.manifest.write(json.dumps({"file": name, **entry}) + "\n")
 
     def _finish(self) -> None:
         super()._finish()
-        for name in self.former - self.names:
+        for name in self.former:
             (Path(self.target) / name).unlink(missing_ok=True)
 
     def _listed(self, folder: Path) -> set[str]:
-        """Return the names of images that the manifest of an earlier writer lists."""
+        """Return the names of images in the manifest of an earlier writer, which this one may replace."""
         found = set()
         with (
             suppress(OSError, ValueError, KeyError, TypeError),
@@ -197,7 +197,7 @@ class ZipWriter(FolderWriter):
 
     def _open(self) -> None:
         self.archive = self.resources.enter_context(zipfile.ZipFile(self._open_sink(), "w"))
-        self.names, self.former = set[str](), set[str]()
+        self.former = set()
         self.manifest = self.lines = io.StringIO()
 
     def _write(self, name: str, content: bytes) -> None:

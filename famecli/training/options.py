@@ -23,7 +23,8 @@ class TrainOptions:
     Args:
         preset: Name of the preset; default `fame`.
         dataset: Name of the data set; default `mnist`.
-        conditional: Whether the model is p(x|y), with the classes of the data set; None as the first weights.
+        conditional: Whether the model is p(x|y), with the classes of the data set; None for that of the
+            first weights, else False.
         data: Folder with the data set's files, see `famecli.data.cache.locate`; or the user's own images.
         preparing: Preparation of the user's own images; the rule of their splits is that of the run.
         size: Size of the preset; default `small`.

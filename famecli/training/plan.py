@@ -14,7 +14,7 @@ from famecli.checkpoints.provenance import FirstWeights, parse_provenance
 from famecli.checkpoints.store import Store, checkpoint_file
 from famecli.config.presets import DEFAULT_SIZE, Size, model_config
 from famecli.config.resolve import Resolved, Setting, resolve
-from famecli.config.schema import ModelConfig, TrainConfig
+from famecli.config.schema import LARGEST_COUNT, ModelConfig, TrainConfig
 from famecli.data.cache import locate
 from famecli.data.fetch import say_nothing
 from famecli.data.folder import describe, seen_with
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from famecli.checkpoints.checkpoint import Checkpoint
 
 LENGTHS = ("images", "epochs", "steps", "budget_s")
-MOST_LENGTH = 10**12
 # Feature maps of the condition where it holds the class alone.
 CONDITION = 32
 TOTAL_IMAGES, BATCH_SIZE = ("train", "total_images"), ("train", "batch_size")
@@ -56,8 +55,8 @@ class Plan:
         options: Parameters of the training.
         info: Data set.
         model: Configuration of the model.
-        given: Configuration of the training as given.
-        config: The same with a schedule that fits the number of images.
+        given: Configuration of the training, before its schedule is fitted.
+        config: Configuration of the training, with a schedule that fits the number of images.
         folder: Folder of the run.
         named: Given values of keys, by path.
         size: Size of the preset; None where first weights or a file set the model.
@@ -350,7 +349,7 @@ def _check_length(options: TrainOptions) -> None:
     if options.budget_s == 0:
         raise ArgumentError("`budget_s=0` leaves no time for a step", "for example `budget_s=600`")
     for name, value in given.items():
-        if not 0 < value <= MOST_LENGTH:
+        if not 0 < value <= LARGEST_COUNT:
             raise ArgumentError(f"`{name}={value}` is not a valid length")
 
 

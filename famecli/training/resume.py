@@ -127,7 +127,7 @@ def check_folder(folder: Path, options: TrainOptions, begun: Begun | None = None
 
     Args:
         folder: Folder of the run.
-        options: Parameters of the training; `resume` allows to replace files by `never`.
+        options: Parameters of the training; with `never` for `resume` files are replaced.
         begun: Run to resume; None for a new one.
 
     Raises:
@@ -140,14 +140,17 @@ def check_folder(folder: Path, options: TrainOptions, begun: Begun | None = None
     if options.resume != AUTO and begun is None:
         state = state_of(folder, options.resume)
         raise InputError(f"no saved state {state}", "`resume` takes auto, never, or a state.safetensors")
+    given = None if options.config is None else options.config.resolve()
     for pattern in OWN_FILES:
         for path in folder.glob(pattern):
-            if options.config is None or not options.config.exists() or not path.samefile(options.config):
+            if path.resolve() != given:
                 raise InputError(f"{path} is not of this run, which would replace it", ANOTHER_RUN)
 
 
 def _is_of(begun: Begun, folder: Path) -> bool:
-    """Return whether a folder is that of a run to resume, by its state file or by an equal beginning."""
+    """Return whether a folder holds a run to resume, or one with the same model, configuration and data."""
+    if begun.state == folder / STATE:
+        return True
     here = begun_with(folder / STATE)
     if here is None:
         return False

@@ -167,7 +167,7 @@ class Run:
         while not self.trainer.done and reason is None:
             self._window.append(self.trainer.step())
             self._count_time()
-            # All that is due is done before a record is given away: its taker may end the training.
+            # A caller may end the training at a record, so all work of the step comes before.
             found = [self._log(record) for record in self._due()]
             if self.sample_every_images is not None and self._passed(self.sample_every_images):
                 self._draw()
