@@ -22,6 +22,15 @@ LIST = re.compile(r"^(\d+)?([-+.)])(?=\s|$)")
 WORD = re.compile(r"[A-Za-z0-9._-]+")
 
 
+def counted(count: int, noun: str = "image") -> str:
+    """Return a number and its noun.
+
+    >>> counted(1), counted(1234)
+    ('1 image', '1,234 images')
+    """
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
 def redacted(text: str) -> str:
     """Return text whose URLs lack user, password, query and any fragment but a hash.
 

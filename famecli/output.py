@@ -81,13 +81,13 @@ class Output:
 
         Args:
             data: The document for `--json`, with its `schema`.
-            value: Main value, printed for `--quiet`, and for people if `human` is None.
+            value: Main value, printed for `--quiet`, and for people if `human` is None; empty for nothing.
             human: Function that prints the result for people on a console.
         """
         if self.json:
             sys.stdout.write(json.dumps(_public(data), allow_nan=False) + "\n")
         elif self.quiet or human is None:
-            sys.stdout.write(value + "\n")
+            sys.stdout.write(value + "\n" if value else "")
         elif sys.stdout.isatty():
             human(Console(highlight=False))
         else:

@@ -75,5 +75,5 @@ def test_evaluate_nll_prints_the_code_beside_the_bound(
     assert "coded" not in result_of("evaluate-nll", model, "--limit", "4")
     done = fame("evaluate-nll", model, "--limit", "4", "--coded")
     assert done.code == 0, done.err
-    for label in ("coded and decoded", "PNG", "WebP", "all 4 images restored exactly"):
+    for label in ("coded and decoded", "PNG", "WebP", "4 images restored exactly"):
         assert label in done.text

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support.commands import error_of, fame, save_model
+from support.commands import error_of, fame, save_model, use_small_mnist
 
 from famecli.checkpoints.store import STATE
 from famecli.data.image_writers import write_images
@@ -70,6 +70,29 @@ def test_words_that_exclude_each_other_are_told(model: Path) -> None:
     error_of(2, "sample", model, "-n", "1", "-o", "x.tar")
 
 
+def test_options_without_effect_are_refused(model: Path) -> None:
+    save_model(Path("p.safetensors"), "pixelcnn", (1, 8, 8))
+    drawn, before = ("sample", "p.safetensors", "-n", "1"), set(Path().iterdir())
+    assert "leave --dataset out" in error_of(2, "evaluate-nll", model, "x.npy", "--dataset", "mnist")
+    assert "has no latents" in error_of(2, *drawn, "--latent-temperature", "0.5")
+    for name, format in (("x.npz", "png"), ("x.npz/", "auto"), ("y/", "npz")):
+        assert f"{name} does not fit format" in error_of(2, *drawn, "-o", name, "--format", format)
+    assert "--card and --tensors" in error_of(2, "info", model, "--card", "--tensors")
+    assert "is the page" in error_of(2, "report", model, "-o", "r.html", "--figures", "r.html")
+    assert "no such file or folder: absent" in error_of(3, "report", model, "--data", "absent")
+    assert set(Path().iterdir()) == before
+
+
+def test_a_dry_run_without_downloads_prints_nothing(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_small_mnist(tmp_path / "data", monkeypatch)
+    monkeypatch.setenv("FAME_DATA", str(tmp_path / "data"))
+    done = fame("datasets", "pull", "mnist", "--dry-run")
+    assert (done.code, done.out) == (0, b"")
+    assert "nothing to download" in done.err
+
+
 def test_unknown_words_are_told_with_those_that_are_known(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,7 +114,10 @@ def test_a_checkpoint_on_stdin_is_not_pushed(model: Path) -> None:
 
 
 def test_verify_names_a_folder_without_files(model: Path) -> None:
-    assert "no files of mnist in nowhere" in error_of(4, "datasets", "verify", "mnist", "--data", "nowhere")
+    words = ("datasets", "verify", "mnist", "--data", "nowhere")
+    assert "no such file or folder: nowhere" in error_of(3, *words)
+    Path("nowhere").mkdir()
+    assert "no files of mnist in nowhere" in error_of(4, *words)
 
 
 def test_the_list_of_another_run_says_nothing_about_a_model(model: Path) -> None:

@@ -15,8 +15,8 @@ from support.commands import use_small_mnist as small
 
 from famecli.checkpoints.checkpoint import load_checkpoint
 from famecli.data.arrays import image_shape_of, images_of, read_stream
-from famecli.data.image_files import exact_levels
 from famecli.data.image_writers import to_uint8
+from famecli.data.reading import levels_of
 from famecli.errors import InputError
 from famecli.nll.evaluate import evaluate
 
@@ -130,10 +130,10 @@ def test_exact_levels_undo_the_bytes_of_samples() -> None:
     for levels in range(2, 257):
         every = np.arange(levels, dtype=np.uint8).reshape(1, 1, 1, levels)
         drawn = to_uint8(every, levels).transpose(0, 3, 1, 2)
-        np.testing.assert_array_equal(exact_levels(drawn, levels, str), every)
+        np.testing.assert_array_equal(levels_of(drawn, levels, str), every)
         for strange in sorted(set(range(256)) - set(drawn.ravel().tolist()))[:2]:
             with pytest.raises(InputError, match=rf"^0 has a pixel of {strange}, "):
-                exact_levels(np.full((1, 1, 1, 2), strange, np.uint8), levels, str)
+                levels_of(np.full((1, 1, 1, 2), strange, np.uint8), levels, str)
 
 
 @pytest.mark.parametrize("strange", [1, 128, 254])

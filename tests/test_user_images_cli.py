@@ -71,6 +71,33 @@ def test_every_command_refuses_what_would_be_lost_and_names_it(model: Path, kind
     assert not any(Path(each).exists() for each in ("r.png", "s.png", "x.fame"))
 
 
+@pytest.mark.parametrize("number", range(6))
+def test_a_binary_model_takes_greys_only_with_convert(model: Path, number: int) -> None:
+    bits = [
+        save_model(Path(f"{name}.safetensors"), name, (1, 8, 8), facts=FACTS) for name in ("pixelcnn", "vae")
+    ]
+    for index, grey in enumerate(GREYS[:20]):
+        save(Path(f"in/{index:02}.png"), grey)
+    one, short = "in/00.png", ["--size", "tiny", "--steps", "1", "--batch-size", "2", "--set", "levels=2"]
+    words: list[list[str | Path]] = [
+        ["evaluate-nll", bits[0], "in"],
+        ["evaluate-nll", bits[0], *FOLDER, "in", "--split", "all"],
+        ["train", "pixelcnn", *FOLDER, "in", "-o", "run", *short],
+        ["reconstruct", bits[1], "in", "-o", "r.npy"],
+        ["sample", bits[0], "--complete", one, "--rows", "4", "-n", "1", "-o", "s.npy"],
+        ["compress", bits[0], "in", "-o", "x.fame"],
+    ]
+    told = error_of(3, *words[number])
+    assert ".png has a pixel of" in told
+    assert "add --convert: the nearest levels" in told
+    done = fame(*words[number], "--convert")
+    assert done.code == 0, done.err
+    if number == 4:
+        np.testing.assert_array_equal(np.load("s.npy")[0, :4, :, 0], 255 * (GREYS[0][:4] > 127))
+    else:
+        assert "rounded to 2 levels: in/" in done.err
+
+
 def test_every_command_lists_alike(model: Path) -> None:
     mixed(Path("mixed"))
     assert result_of("compress", model, "mixed", "-o", "x.fame")["images"] == 40

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from famecli.checkpoints.description import Description
 from famecli.checkpoints.provenance import in_words, time_in_words
 from famecli.config.presets import PRESETS
-from famecli.escape import code, fenced, markdown, yaml
+from famecli.escape import code, counted, fenced, markdown, yaml
 from famecli.nll.record import NllRecord, unit_of
 
 # The hub's task of models without classes. It has no task for class-conditional models, and the page of
@@ -16,7 +16,7 @@ TASK, OF_A_CLASS = "unconditional-image-generation", "class-conditional-image-ge
 # Keys of a schedule, in the order of a card.
 SCHEDULE = (
     "optimizer", "muon_lr", "lr", "batch_size", "warmup_images", "decoder_only", "rate_warmup_images", "beta",
-    "free_nats", "ema_halflife_images", "seed",
+    "free_nats", "ema_halflife_images", "augment", "augment_part", "seed",
 )  # fmt: skip
 
 
@@ -103,7 +103,7 @@ def _likelihood(claim: NllRecord | None = None, *further: NllRecord) -> str:
     rows = [
         ("NLL", _nats(claim) + bits),
         ("estimator", _estimator(claim)),
-        ("data", f"{data.dataset_id}, {data.split}, {data.images or 0:,} images{data.prepared}"),
+        ("data", f"{data.dataset_id}, {data.split}, {counted(data.images or 0)}{data.prepared}"),
         ("binarization", str(data.binarization)),
     ]
     hashes = [
@@ -123,9 +123,8 @@ def _on_first_images(claim: NllRecord) -> str:
     data, one = claim.data, claim.one_draw_nats
     beside = "" if one is None else f", where K = 1 gives {one:.2f}"
     beside += "" if claim.accuracy is None else f", accuracy {claim.accuracy:.2%}"
-    images = (
-        f"{'' if data.part else 'the first '}{data.images or 0:,} images of {data.dataset_id}, {data.split}"
-    )
+    first = "" if data.part else "the first "
+    images = f"{first}{counted(data.images or 0)} of {data.dataset_id}, {data.split}"
     return f"{_nats(claim)} on {images}{beside}"
 
 

@@ -25,6 +25,7 @@ from famecli.cli.groups import (
 )
 from famecli.cli.sources import DataSource, ModelSource, check_stdin_once
 from famecli.errors import InputError, UsageError
+from famecli.escape import counted
 from famecli.files import STDIN, free_name, write_atomic
 
 COMPRESS_SCHEMA = "famecli/compress/1"
@@ -73,6 +74,7 @@ Model = Annotated[
 
 @grouped
 def compress(
+    context: typer.Context,
     *,
     source: ModelSource,
     files: Files = None,
@@ -103,7 +105,7 @@ def compress(
     """
     output = common.output()
     target = free_name("images", SUFFIX) if out is None else out
-    source, names = source.with_images(files)
+    source, names = source.with_images(context, files)
     if names and any(each is not None for each in (split, start, limit, data.data)):
         raise UsageError(
             "--split, --start, --limit and --data are for images of a data set", "leave the files out"
@@ -164,7 +166,7 @@ def compress(
         "images_per_s": round(count / max(seconds, 1e-9), 2),
     }
     output.note(
-        f"{count:,} images, {bits:,.1f} bits each ({bits / dimensions:.4f} bits/dim) and "
+        f"{counted(count)}, {bits:,.1f} bits each ({bits / dimensions:.4f} bits/dim) and "
         f"{coded.initial_bits:,} initial bits: {len(content):,} bytes with header, in {seconds:.1f} s"
     )
     if target != "-":
@@ -258,6 +260,6 @@ def decompress(
         "seconds": round(seconds, 3),
         "images_per_s": round(header.images / max(seconds, 1e-9), 2),
     }
-    output.note(f"{header.images:,} images in {seconds:.1f} s, as they were coded")
+    output.note(f"{counted(header.images)} in {seconds:.1f} s, as they were coded")
     if target.name != "-":
         output.result(document, target.name)

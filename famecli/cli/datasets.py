@@ -108,6 +108,8 @@ def pull(
         for info, row in zip(infos, rows, strict=True):
             row["path"] = str(locate(info, None, cache_dir, network.offline, output.note))
         lines = [row["path"] for row in rows]
+    if not lines:
+        output.note("nothing to download")
     output.result({"schema": PULL_SCHEMA, "datasets": rows}, "\n".join(lines))
 
 

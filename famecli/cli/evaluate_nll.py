@@ -137,6 +137,7 @@ Coded = Annotated[
 
 @grouped
 def evaluate_nll(
+    context: typer.Context,
     *,
     source: ModelSource,
     files: Files = None,
@@ -182,7 +183,7 @@ def evaluate_nll(
     """
     output = results.common.output()
     results.check()
-    source, names = source.with_images(files)
+    source, names = source.with_images(context, files)
     _check_together(bound, results, data, preparing, split, limit, names)
     _check_classes(bound, results, labels, coded=coded)
     annealing = bound.annealing()

@@ -69,6 +69,8 @@ def info(
         facts = environment(index())
         output.result(facts, __version__, lambda console: _show_rows(_environment_rows(facts), console))
     else:
+        if card and tensors and not output.json:
+            raise UsageError("--card and --tensors both want stdout", "leave one of them out, or add --json")
         source = source.picked(context)
         described = describe(source.path(output))
         source.check_trained_on(described.provenance.dataset)

@@ -104,6 +104,7 @@ class Originals:
 
 @grouped
 def reconstruct(
+    context: typer.Context,
     *,
     source: ModelSource,
     files: Files = None,
@@ -141,7 +142,7 @@ def reconstruct(
     output = images.common.output()
     target = images.target("reconstructions", _format(format, images.out), rgb=images.rgb)
     _check_ends(interpolate, files or [])
-    source, names = source.with_images(files, interpolate or ())
+    source, names = source.with_images(context, files, interpolate or ())
     check_files(images.force, latents)
     _check_together(names, interpolate, split, data, number, steps)
     for_classes, unused = "" if labels is None else "--class", bool(names or interpolate)
@@ -303,9 +304,7 @@ def _originals(
     if files or (ends and places is None):
         config = checkpoint.model.config
         how = checkpoint.provenance.prepared(preparing)
-        images = read_files(
-            config, files or list(ends or ()), how, output.note, exact=False, single=ends is not None
-        )
+        images = read_files(config, files or list(ends or ()), how, output.note, single=ends is not None)
         scored = scored_levels(checkpoint, images, labels=label)
         return Originals(list(images.files or ()), images.pixels, scored.labels, scored.numbers)
     found = data.images(source, checkpoint, split, output, preparing)

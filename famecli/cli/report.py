@@ -8,7 +8,7 @@ import typer
 from famecli.cli.grouping import grouped
 from famecli.cli.groups import MOST_IMAGES, Common, Data, Force, Limit, Machine, Network, Seed, check_absent
 from famecli.cli.sources import complete_weights
-from famecli.errors import UsageError
+from famecli.errors import InputError, UsageError
 from famecli.files import STDIN, check_writable, free_name
 
 Runs = Annotated[
@@ -83,6 +83,8 @@ def report(
         raise UsageError("--limit is for --evaluate", "add --evaluate, or leave --limit out")
     if data == STDIN or str(STDIN) in runs:
         raise UsageError("a report reads files: nothing comes through stdin")
+    if data is not None and not data.exists():
+        raise InputError(f"no such file or folder: {data}")
     from famecli.report.collect import ReportOptions
     from famecli.report.page import page_paths, write_report
 
@@ -90,6 +92,8 @@ def report(
     paths = page_paths(path)
     check_writable(path)
     if figures is not None:
+        if figures.absolute() in (each.absolute() for each in paths if each is not None):
+            raise UsageError(f"{figures} is the page: --figures names a folder of its own")
         check_writable(figures, folder=True)
     check_absent(force, *paths, figures)
     wanted = ReportOptions(samples, images, evaluate, limit, seed, data)

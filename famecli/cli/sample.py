@@ -22,6 +22,7 @@ from famecli.cli.groups import (
 )
 from famecli.cli.sources import ModelSource, check_stdin_once
 from famecli.errors import UsageError
+from famecli.escape import counted
 from famecli.files import STDIN
 from famecli.output import Output
 
@@ -373,7 +374,7 @@ def sample(
         "seconds": round(seconds, 3),
         "images_per_s": round(number / seconds, 2),
     }
-    output.note(f"{number:,} images in {seconds:.1f} s")
+    output.note(f"{counted(number)} in {seconds:.1f} s")
     if target.name != "-":
         output.result(document, target.name)
 

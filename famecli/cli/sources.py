@@ -145,18 +145,22 @@ class CheckpointSource:
                 "--dataset chooses among named weights: leave it out where a checkpoint is named",
             )
 
-    def with_images(self, words: list[str] | None, others: Sequence[str] = ()) -> tuple[Self, list[str]]:
+    def with_images(
+        self, context: typer.Context, words: list[str] | None, others: Sequence[str] = ()
+    ) -> tuple[Self, list[str]]:
         """Return the source and the image files of a command line.
 
         The first word names images, not the checkpoint, if it is a file of images, or a folder with images
         and no checkpoint.
 
         Args:
+            context: Context of the command.
             words: Words after the first.
             others: Inputs that options name.
 
         Raises:
-            UsageError: A word after the first names another model, or two inputs are stdin.
+            UsageError: A word after the first names another model, two inputs are stdin, or `--dataset` is
+                typed beside a checkpoint and images.
             InputError: There is no such file or folder.
         """
         # Deferred: needs numpy, which `fame --help` does without.
@@ -173,6 +177,11 @@ class CheckpointSource:
             if each != str(STDIN):
                 file_and_array(each)
         if word is None or not holds_images(word, RUN_MARKS):
+            if files and typed(context, "dataset"):
+                raise UsageError(
+                    "--dataset chooses among named weights and data sets, but a model and images are given",
+                    "leave --dataset out",
+                )
             return self, files
         return dataclasses.replace(self, checkpoint=None), [word, *files]
 

@@ -282,7 +282,7 @@ def _code_mixture(
     found: list[Tensor] = []
     scaled: list[Tensor] = []
     for channel in range(mixture.channels):
-        location = mixture.location(means, coefficients, channel, scaled)
+        location = mixture.location(means[:, channel], coefficients.unbind(1), scaled)
         weights = torch.softmax(log_weights, dim=1)
         split = _mixture_split(weights, location, log_scales[:, channel], mixture.levels)
         wanted = None if known is None else known[:, channel]

@@ -35,6 +35,7 @@ from famecli.data.image_writers import to_uint8, write_png
 from famecli.data.listing import is_array
 from famecli.data.preparation import AS_THEY_ARE, Preparation
 from famecli.errors import InputError, IntegrityError, UsageError
+from famecli.escape import counted
 from famecli.model.fame import Fame
 from famecli.nll.record import NATS_PER_BIT
 from famecli.sampling.sampler import CHUNK
@@ -239,7 +240,7 @@ class CodeLength:
     def remark(self) -> str:
         """Return a sentence on initial bits and speed."""
         return (
-            f"all {self.images:,} images restored exactly; {self.initial_bits:,} initial bits not counted; "
+            f"{counted(self.images)} restored exactly; {self.initial_bits:,} initial bits not counted; "
             f"{self._speed(self.encode_s)} images/s encoded, {self._speed(self.decode_s)} decoded"
         )
 

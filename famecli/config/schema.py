@@ -203,9 +203,8 @@ class ModelConfig:
                 "fame sample with `complete`, or Model.complete, draws the rest of an image",
             )
         if keep_layers is not None and keep_layers > self.stochastic_layers:
-            raise ArgumentError(
-                f"`keep_layers={keep_layers}`: the model has {self.stochastic_layers} stochastic layers"
-            )
+            layers = f"{self.stochastic_layers} stochastic layers"
+            raise ArgumentError(f"`keep_layers={keep_layers}`: the model has {layers}")
 
     def resolutions(self) -> list[tuple[int, int]]:
         """Rows and columns of each stage, from the patches upwards; odd sides are rounded up when halved."""
@@ -263,6 +262,8 @@ class TrainConfig:
     expected_bits: Literal["auto", "always", "never"] = described(
         "use bit probabilities, not random bits, as targets; auto: while no latents see the bits", "auto"
     )
+    augment: Literal["none", "flip", "affine"] = described("random flips or affine maps of images", "none")
+    augment_part: float = ranged(0.0, 1.0, "fraction of the training, at its start, with `augment`", 0.7)
     clip_norm: float = ranged(0.0, 1e9, "maximum norm of the gradient, in nats per image", 50.0)
     max_skipped: int = ranged(0, 10**6, "consecutive steps with a non-finite gradient before giving up", 5)
     eval_every_images: int = ranged(1, 10**12, "images between two validations", 25_600)
@@ -395,6 +396,5 @@ def build_known(cls: type[T], table: object, where: str) -> T:
     try:
         return build(cls, known_keys(cls, table), where)
     except ConfigError as error:
-        raise (
-            error if str(error).startswith(where) else ConfigError(f"{where}: {error}", error.hint)
-        ) from error
+        named = str(error).startswith(where)
+        raise (error if named else ConfigError(f"{where}: {error}", error.hint)) from error

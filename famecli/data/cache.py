@@ -169,7 +169,7 @@ def locate(
         split: Split whose files are needed; None for all.
 
     Raises:
-        InputError: `data` holds the data set only as pickles.
+        InputError: `data` does not exist, or holds the data set only as pickles.
         UnavailableError: The files are not on this machine, and cannot be downloaded.
         IntegrityError: No mirror has the right file.
     """
@@ -178,18 +178,19 @@ def locate(
     if found is not None and (data is not None or found != folder):
         return found
     if data is not None:
+        if not os.path.exists(data):
+            raise InputError(f"no such file or folder: {data}")
         # Deferred: needs numpy, which `fame --help` does without.
         from famecli.data.listing import holds_images
 
-        first, own = next(iter(info.files), "them"), f"for images of your own, add `dataset={FOLDER}`"
-        hint = f"put {first} and the other files there, or leave `data` out"
-        hint = f"{own}; else {hint}" if holds_images(str(data)) else f"{hint}; {own}"
+        own = f"for images of your own, add `dataset={FOLDER}`; else " if holds_images(str(data)) else ""
+        hint = f"{own}put {next(iter(info.files), 'them')} and the other files there, or leave `data` out"
         raise UnavailableError(f"no files of {info.name} in {data}", hint)
     missing = missing_files(info, folder, split)
     if missing and is_offline(offline):
         if found:
             return folder
-        hint = "pass the folder of its files as `data` or in FAME_DATA, or allow downloads"
+        hint = "put its files into the folder that FAME_DATA names, or allow downloads"
         raise UnavailableError(f"{info.name} is not on this machine, and downloads are off", hint)
     for name in missing:
         file = info.files[name]

@@ -16,10 +16,9 @@ from famecli.data.fetch import say_nothing
 from famecli.data.folder import SPLITS, read_folder, seen_with
 from famecli.data.folder import describe as describe
 from famecli.data.handwritten import read_amat, read_chardata, read_drawings, read_mnist
-from famecli.data.image_files import exact_levels, nearest_levels
 from famecli.data.photographs import read_batches, read_cifar10, read_pngs
 from famecli.data.preparation import Preparation
-from famecli.data.reading import read_images, read_one
+from famecli.data.reading import levels_of, read_images, read_one
 from famecli.data.registry import FOLDER, DatasetInfo, dataset_info
 from famecli.errors import ArgumentError, InputError
 from famecli.files import STDIN, open_input, read_up_to, write_atomic
@@ -259,7 +258,7 @@ def read_stdin(shape: tuple[int, int, int], levels: int) -> ImageSplit:
 
     with open_input(STDIN, "images") as file:
         pixels = images_of(read_stream(file, STDIN_NAME, accept), STDIN_NAME)
-    found = exact_levels(pixels, levels, lambda index: f"{STDIN_NAME}: image {index}")
+    found = levels_of(pixels, levels, lambda index: f"{STDIN_NAME}: image {index}")
     return own_images(found, levels, STDIN_NAME, "Images on stdin")
 
 
@@ -269,7 +268,6 @@ def read_files(
     preparation: Preparation | None = None,
     report: Callable[[str], None] = say_nothing,
     *,
-    exact: bool = True,
     single: bool = False,
 ) -> ImageSplit:
     """Return the images in files as levels of a model, with the labels of arrays if all images have one.
@@ -279,22 +277,18 @@ def read_files(
         files: Image files, folders of them, archives or arrays; or `-` for one image on stdin.
         preparation: Preparation of the images; None where they must stay as they are.
         report: Called with one line about the images.
-        exact: Whether bytes must be levels of the model; else the nearest levels are taken.
         single: Whether each of `files` must be one image.
 
     Raises:
-        InputError: See `read_images`, for single images `read_one`, and for exact levels `exact_levels`.
+        InputError: See `read_images`, for single images `read_one`, and for levels `levels_of`.
     """
     if single:
         found = [read_one(file, config.image_shape, preparation, report) for file in files]
     else:
         found = read_images(files, config.image_shape, preparation, report)
     stored, images = zip(*found, strict=True)
-    names, pixels = [each.name for each in stored], np.stack(images)
-    if exact:
-        pixels = exact_levels(pixels, config.levels, lambda index: names[index])
-    else:
-        pixels = nearest_levels(config.levels)[pixels]
+    names = [each.name for each in stored]
+    pixels = levels_of(np.stack(images), config.levels, lambda index: names[index], preparation, report)
     split = own_images(pixels, config.levels, "files", "Image files", names, preparation)
     classes, labels = np.unique([each.label for each in stored], return_inverse=True)
     if "" in classes:

@@ -10,12 +10,13 @@ import numpy as np
 
 from famecli.config.schema import misfit_of_classes
 from famecli.data.fetch import say_nothing
-from famecli.data.image_files import exact_levels, image_header, is_grey, whole
+from famecli.data.image_files import image_header, is_grey, whole
 from famecli.data.listing import WHAT_IS_READ, StoredImage, list_images
 from famecli.data.preparation import AS_THEY_ARE, PIXELS, TENTH, Preparation
-from famecli.data.reading import Findings
+from famecli.data.reading import Findings, levels_of
 from famecli.data.registry import FOLDER, DatasetInfo, dataset_info
 from famecli.errors import ArgumentError, InputError
+from famecli.escape import counted
 from famecli.files import STDIN
 
 SPLITS = ("train", "valid", "test")
@@ -96,15 +97,15 @@ def describe(
         raise InputError(
             f"{data}: {len(listing.images):,} images of {shape} are more than {LARGEST_BYTES:,} bytes"
         )
-    count, kind = f"{len(listing.images):,} images", "grey" if shape[0] == 1 else "RGB"
+    count, kind = counted(len(listing.images)), "grey" if shape[0] == 1 else "RGB"
     of_splits = ", ".join(f"{size:,} {split}" for split, size in sizes.items())
     told = [
         f"{data}: {count} of {shape[2]}x{shape[1]}, {kind}: {of_splits} ({rule}){listing.passed_over_words()}"
     ]
     if turned:
-        told.append(f"{turned:,} images are turned as their EXIF data say")
+        told.append(f"{counted(turned)} turned as their EXIF data say")
     if transposed := sum(each.transposed for each in listing.images):
-        told.append(f"{transposed:,} images are transposed, since EMNIST's files hold them so")
+        told.append(f"{counted(transposed)} transposed, since EMNIST's files hold them so")
     words = _class_words(listing.images)
     classes = classes_of(words.values())
     return dataclasses.replace(
@@ -167,7 +168,7 @@ def read_folder(
     if told := findings.converted_words():
         report(f"{split}: {told}")
     labels = np.array(info.labels[split], np.int64) if info.labels else None
-    return exact_levels(pixels, info.levels, lambda index: names[index]), labels
+    return levels_of(pixels, info.levels, lambda index: names[index], info.preparation, report), labels
 
 
 def _class_words(images: Images) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 import io
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -260,33 +260,3 @@ def nearest_levels(levels: int) -> np.ndarray:
         `(256,)`, uint8.
     """
     return np.asarray(np.rint(np.arange(256) * ((levels - 1) / 255)).astype(np.uint8))
-
-
-def exact_levels(pixels: np.ndarray, levels: int, name_of: Callable[[int], str]) -> np.ndarray:
-    """Return the levels that `famecli.data.image_writers.to_uint8` turns into these bytes.
-
-    Args:
-        pixels: Bytes, `(N, C, H, W)`.
-        levels: Number of values of a pixel in the model; with two, 0 is black and 1 is white.
-        name_of: Function that returns the name of the image at an index, for errors.
-
-    Shape:
-        `(N, C, H, W)`, uint8.
-
-    Raises:
-        InputError: A pixel stands for no level; the message names its image.
-    """
-    if levels == 256:
-        return pixels
-    nearest = nearest_levels(levels)
-    strange = np.rint(nearest.astype(np.int64) * 255 / (levels - 1)) != np.arange(256)
-    for index, image in enumerate(pixels):
-        found = strange[image]
-        if found.any():
-            expected = "0 and 255" if levels == 2 else f"multiples of 255 / {levels - 1}, rounded,"
-            raise InputError(
-                f"{name_of(index)} has a pixel of {image[found][0]}, "
-                f"a model of {levels} levels takes {expected} alone",
-                "make the images black and white first, or choose a model of 256 levels",
-            )
-    return np.asarray(nearest[pixels])

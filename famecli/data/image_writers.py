@@ -304,10 +304,10 @@ class ImageTarget:
             format = "npy" if name == "-" else SUFFIXES.get(suffix, "png")
         if format not in WRITERS:
             raise UsageError(f"unknown image format {format!r}", f"formats: auto, {', '.join(WRITERS)}")
-        if format not in (SUFFIXES.get(suffix, format), "png"):
-            raise UsageError(
-                f"{name} does not fit format {format}", "choose another name, or leave `format` out"
-            )
+        fits = format == "png" if name.endswith(os.sep) else format == SUFFIXES.get(suffix, format)
+        if not fits and not os.path.isdir(target):
+            hint = "choose another name, or leave `format` out"
+            raise UsageError(f"{name} does not fit format {format}", hint)
         if name == "-":
             _check_stdout(format)
         else:

@@ -27,7 +27,7 @@ class Preparation:
             `pad`; None for `center`, or for `none` where images are padded.
         pad: Whether the whole image keeps its aspect and gets black borders.
         convert: Whether lossy conversions are allowed: 16 bits to 8, colours to greys for a grey model, CMYK
-            to RGB, transparency to white, several frames to the first.
+            to RGB, transparency to white, several frames to the first, bytes to the nearest level.
         rule: Rule that makes the splits that no folder or array names.
 
     Raises:

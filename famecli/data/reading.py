@@ -15,6 +15,7 @@ from famecli.data.image_writers import to_uint8
 from famecli.data.listing import WHAT_IS_READ, StoredImage, list_images
 from famecli.data.preparation import Preparation
 from famecli.errors import InputError, UsageError
+from famecli.escape import counted
 
 # Grey of unknown pixels.
 UNKNOWN = np.uint8(112)
@@ -99,8 +100,7 @@ class Findings:
         """Return which images were converted, in words; empty for none."""
         if not self.converted:
             return ""
-        verb = "image is" if len(self.converted) == 1 else "images are"
-        return f"{len(self.converted):,} {verb} converted: {listed(self.converted)}"
+        return f"{counted(len(self.converted))} converted: {listed(self.converted)}"
 
 
 def listed(words: Sequence[str], separator: str = ", ") -> str:
@@ -150,7 +150,7 @@ def read_images(
     findings.check()
     words = f"; {turned:,} turned as their EXIF data say" if turned else ""
     if len(images) > 1 or found.passed_over or turned:
-        report(f"{len(images):,} images of {shape[2]}x{shape[1]}{words}{found.passed_over_words()}")
+        report(f"{counted(len(images))} of {shape[2]}x{shape[1]}{words}{found.passed_over_words()}")
     if told := findings.converted_words():
         report(told)
     return images
@@ -199,7 +199,7 @@ def read_known(
         )
 
     stored, pixels = read_one(image, config.image_shape, preparation)
-    levels = nearest_levels(config.levels)[pixels]
+    levels = levels_of(pixels[None], config.levels, lambda _: stored.name, preparation)[0]
     keep = np.zeros((config.height, config.width), bool)
     if mask is None:
         keep[:rows] = True
@@ -208,3 +208,43 @@ def read_known(
         if keep.all():
             raise UsageError(f"{mask} is white everywhere: nothing is left to draw", "black pixels are drawn")
     return KnownPixels(stored.name, levels, keep)
+
+
+def levels_of(
+    pixels: np.ndarray,
+    levels: int,
+    name_of: Callable[[int], str],
+    preparation: Preparation | None = None,
+    report: Callable[[str], None] = say_nothing,
+) -> np.ndarray:
+    """Return the levels that `famecli.data.image_writers.to_uint8` turns into these bytes.
+
+    Args:
+        pixels: Bytes, `(N, C, H, W)`.
+        levels: Number of values of a pixel in the model; with two, 0 is black and 1 is white.
+        name_of: Function that returns the name of the image at an index.
+        preparation: Preparation of the images; one that converts takes the nearest level of each byte.
+        report: Called with one line about the images whose pixels are not levels.
+
+    Shape:
+        `(N, C, H, W)`, uint8.
+
+    Raises:
+        InputError: A pixel stands for no level; the message names its image.
+    """
+    nearest = nearest_levels(levels)
+    strange = np.rint(nearest.astype(np.int64) * 255 / (levels - 1)) != np.arange(256)
+    changed = [index for index, image in enumerate(pixels) if strange[image].any()]
+    if changed and preparation is not None and preparation.convert:
+        count, names = counted(len(changed), "image"), listed([name_of(index) for index in changed])
+        report(f"{count} rounded to {levels} levels: {names}")
+    elif changed:
+        image = pixels[changed[0]]
+        expected = "0 and 255" if levels == 2 else f"multiples of 255 / {levels - 1}, rounded,"
+        hint = "make the images black and white first, or choose a model of 256 levels"
+        raise InputError(
+            f"{name_of(changed[0])} has a pixel of {image[strange[image]][0]}, "
+            f"a model of {levels} levels takes {expected} alone",
+            hint if preparation is None else "add `convert=True`: the nearest levels",
+        )
+    return np.asarray(nearest[pixels])

@@ -41,7 +41,9 @@ def from_patches(maps: Tensor, patch: int, height: int, width: int) -> Tensor:
     batch, _, rows, columns = maps.shape
     # Channels go last first, so that the gradient of channels-last maps is channels-last.
     cells = maps.permute(0, 2, 3, 1).reshape(batch, rows, columns, patch, patch, -1).permute(0, 5, 1, 3, 2, 4)
-    return cells.reshape(batch, -1, rows * patch, columns * patch)[:, :, :height, :width]
+    image = cells.reshape(batch, -1, rows * patch, columns * patch)
+    # The gradient of a slice is filled with zeros first.
+    return image if image.shape[2:] == (height, width) else image[:, :, :height, :width]
 
 
 class GatedLayer(nn.Module):

@@ -6,6 +6,7 @@ networks read them scaled by `scale_levels`.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -103,7 +104,9 @@ class LogisticMixture:
 
     def split(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return logits `(B, K, ...)`, means, log-scales `(B, C, K, ...)`, coefficients `(B, c, K, ...)`."""
-        logits, tables = parameters[:, : self.mixtures], parameters[:, self.mixtures :]
+        # The gradient of a split is one concatenation; that of a slice is filled with zeros and added.
+        sizes = [self.mixtures, self.parameters - self.mixtures]
+        logits, tables = parameters.split(sizes, dim=1)
         return logits, *self._components(tables.unflatten(1, (-1, self.mixtures)))
 
     def _components(self, tables: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -112,12 +115,18 @@ class LogisticMixture:
         means, log_scales, coefficients = tables.split(sizes, dim=1)
         return means, log_scales.clamp(SMALLEST_LOG_SCALE, LARGEST_LOG_SCALE), torch.tanh(coefficients)
 
-    def location(self, means: Tensor, coefficients: Tensor, channel: int, earlier: list[Tensor]) -> Tensor:
-        """Return the components' locations `(B, K, ...)` of `channel` given the scaled earlier channels."""
-        location, first = means[:, channel], channel * (channel - 1) // 2
-        for index, value in enumerate(earlier):
-            location = location + coefficients[:, first + index] * value
-        return location
+    def location(self, mean: Tensor, coefficients: Sequence[Tensor], earlier: Sequence[Tensor]) -> Tensor:
+        """Return the components' locations `(B, K, ...)` of a channel given the scaled earlier channels.
+
+        Args:
+            mean: Means of the channel.
+            coefficients: Coefficients of all channels, `(B, K, ...)` each.
+            earlier: Earlier channels.
+        """
+        first = len(earlier) * (len(earlier) - 1) // 2
+        for coefficient, value in zip(coefficients[first:], earlier, strict=False):
+            mean = mean + coefficient * value
+        return mean
 
     def log_mass(self, x: Tensor, location: Tensor, log_scale: Tensor) -> Tensor:
         """Return the log-mass in nats of the level at scaled `x` under each logistic; arguments broadcast.
@@ -138,11 +147,13 @@ class LogisticMixture:
         """Return nats `(B, ...)` per pixel, channels summed, of levels `x` `(B, C, ...)`."""
         logits, means, log_scales, coefficients = self.split(parameters)
         scaled = scale_levels(x, self.levels).unsqueeze(2)  # (B, C, 1, ...)
+        values, each = scaled.unbind(1), coefficients.unbind(1)
+        locations = [
+            self.location(mean, each, values[:channel]) for channel, mean in enumerate(means.unbind(1))
+        ]
         total = F.log_softmax(logits, dim=1)
-        for channel in range(self.channels):
-            earlier = [scaled[:, index] for index in range(channel)]
-            location = self.location(means, coefficients, channel, earlier)
-            total = total + self.log_mass(scaled[:, channel], location, log_scales[:, channel])
+        for mass in self.log_mass(scaled, torch.stack(locations, dim=1), log_scales).unbind(1):
+            total = total + mass
         return torch.logsumexp(total, dim=1)
 
     def mean(self, parameters: Tensor) -> Tensor:
@@ -157,11 +168,11 @@ class LogisticMixture:
         values = torch.arange(self.levels, dtype=parameters.dtype, device=parameters.device)
         grid = scale_levels(values, self.levels)
         expected: list[Tensor] = []
-        for channel in range(self.channels):
-            location = self.location(means, coefficients, channel, expected)
+        for mean, log_scale in zip(means.unbind(1), log_scales.unbind(1), strict=True):
+            location = self.location(mean, coefficients.unbind(1), expected)
             each = torch.zeros_like(location)
             for value in grid:
-                mass = self.log_mass(value.expand_as(location), location, log_scales[:, channel]).exp()
+                mass = self.log_mass(value.expand_as(location), location, log_scale).exp()
                 each = each + mass * value
             expected.append(each)
         scaled = torch.stack([(weights * each).sum(1) for each in expected], dim=1)
@@ -184,10 +195,10 @@ class LogisticMixture:
         points = points * half + (half + 0.5)
         found: list[Tensor] = []
         centred: list[Tensor] = []
-        for channel in range(self.channels):
-            if channel:
+        for mean in points.unbind(1):
+            if found:
                 centred.append(found[-1] - half)
-            point = self.location(points, coefficients, channel, centred)
+            point = self.location(mean, coefficients.unbind(1), centred)
             found.append(torch.floor(point).clamp(0, self.levels - 1))
         return torch.stack(found, dim=1)
 

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar, get_args
 from famecli.config.schema import LARGEST_NUMBER, build_known, known_keys
 from famecli.data.preparation import Preparation
 from famecli.errors import ConfigError, GateError, IntegrityError, UnavailableError, UsageError
+from famecli.escape import counted
 
 SCHEMA = "famecli/nll/1"
 # The bits of binarized test sets are part of the protocol: they do not follow the seed of the latents.
@@ -129,8 +130,7 @@ class ScoredImages:
 
     def __str__(self) -> str:
         """Return data set, split, number and bits of the images, for people."""
-        noun = "image" if self.images == 1 else "images"
-        count = "" if self.images is None else f", {self.images:,} {noun}{PARTS.get(self.part, '')}"
+        count = "" if self.images is None else f", {counted(self.images)}{PARTS.get(self.part, '')}"
         return f"{self.dataset_id}, {self.split}{count}{self.prepared}, binarization: {self.binarization}"
 
 

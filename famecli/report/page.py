@@ -16,6 +16,7 @@ from famecli.checkpoints.provenance import in_words, time_in_words
 from famecli.checkpoints.store import Store
 from famecli.config.schema import LARGEST_NUMBER
 from famecli.errors import InputError, UsageError
+from famecli.escape import counted
 from famecli.files import unwritable, write_atomic
 from famecli.nll.record import NATS_PER_BIT, NllRecord
 from famecli.output import Output
@@ -158,7 +159,12 @@ def page_content(runs: Sequence[RunReport], options: ReportOptions) -> dict[str,
             if run.has_latents
         ],
         "samples": [
-            (run, sheet(f"samples-{number}", run.samples, f"{len(run.samples)} samples of {run.name}"))
+            (
+                run,
+                sheet(
+                    f"samples-{number}", run.samples, f"{counted(len(run.samples), 'sample')} of {run.name}"
+                ),
+            )
             for number, run in enumerate(runs, 1)
             if run.samples is not None
         ],
@@ -202,7 +208,7 @@ def _nll_row(run: RunReport, nll: NllRecord) -> tuple[str, ...]:
 
 def _images_of(nll: NllRecord) -> str:
     """Return data set, split and number of the images of an NLL."""
-    count = "" if nll.data.images is None else f", {nll.data.images:,} images"
+    count = "" if nll.data.images is None else f", {counted(nll.data.images)}"
     return f"{nll.data.dataset_id or UNKNOWN} {nll.data.split}{count}{nll.data.prepared}"
 
 

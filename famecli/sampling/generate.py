@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from famecli.errors import NumericsError
+from famecli.errors import ArgumentError, NumericsError
 from famecli.model.fame import Fame, labels_on
 from famecli.rng import ImageNoise, image_uniforms
 from famecli.runtime.distributed import ALONE, Group
@@ -164,7 +164,7 @@ def generate_batches(
             `chunk_on` the model's device, times the processes on it. The result does not depend on it. If
             memory runs out, batches are computed in smaller pieces.
         temperature: Temperature of each pixel's distribution.
-        latent_temperature: Factor on the standard deviations of the priors.
+        latent_temperature: Factor on the standard deviations of the priors; 1 for a model without latents.
         decoder_output: See `ImageDecoder`.
         cached: See `ImageDecoder`.
         group: Processes that share the batches; each gets all images.
@@ -174,6 +174,8 @@ def generate_batches(
         ArgumentError: The model has classes and there are no labels, or the reverse.
         NumericsError: An image is not finite; see `ImageDecoder`.
     """
+    if latent_temperature != 1.0 and not model.config.stochastic_layers:
+        raise ArgumentError(f"`latent_temperature={latent_temperature}`: the model has no latents")
 
     def draw(decoder: ImageDecoder, rows: slice) -> np.ndarray:
         return _draw(decoder, seeds[rows], latent_temperature, None if labels is None else labels[rows])

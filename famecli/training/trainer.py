@@ -1,5 +1,6 @@
 """One training: its state, its step, its validation. It yields nothing, prints nothing and writes no file."""
 
+import dataclasses
 import hashlib
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from famecli.config.schema import ModelConfig, Precision, TrainConfig
+from famecli.data.augment import augmented
 from famecli.data.dataset import ImageSplit, bit_probabilities, epoch_order, training_levels
 from famecli.data.labels import labels_in
 from famecli.errors import InputError, NumericsError
@@ -165,9 +167,17 @@ class Trainer:
             self._order = (epoch, epoch_order(self.config.seed, epoch, len(self.split.pixels)))
         start = index * self.config.batch_size
         chosen = self._order[1][start : start + self.config.batch_size]
-        levels = training_levels(self.split, chosen, stream("bits", self.config.seed, self.step_count))
-        chances = bit_probabilities(self.split, chosen) if self._expects_bits else None
+        split, every = self._changed(chosen), np.arange(len(chosen))
+        levels = training_levels(split, every, stream("bits", self.config.seed, self.step_count))
+        chances = bit_probabilities(split, every) if self._expects_bits else None
         return levels, None if self.labels is None else self.labels[chosen], chances
+
+    def _changed(self, chosen: np.ndarray) -> ImageSplit:
+        """Return the training images at `chosen`, augmented in the part of the training that does so."""
+        config, split = self.config, dataclasses.replace(self.split, pixels=self.split.pixels[chosen])
+        if config.augment != "none" and self.images < config.augment_part * config.total_images:
+            return augmented(split, config.augment, stream("augment", config.seed, self.step_count))
+        return split
 
     @property
     def _expects_bits(self) -> bool:

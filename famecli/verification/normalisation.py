@@ -199,7 +199,7 @@ def _wrong_levels(mixture: LogisticMixture, x: Tensor, parameters: Tensor, u: Te
     wrong = 0
     for channel in range(mixture.channels):
         earlier = [scaled[:, index : index + 1] for index in range(channel)]
-        location = mixture.location(means, coefficients, channel, earlier)[0]  # (1, n)
+        location = mixture.location(means[:, channel], coefficients.unbind(1), earlier)[0]  # (1, n)
         mass = mixture.log_mass(grid[:, None], location, log_scales[0, channel]).exp()
         reached = mass.cumsum(0)[:-1]
         lowest, highest = ((reached <= u[0, 1 + channel] + shift).sum(0) for shift in (-margin, margin))
