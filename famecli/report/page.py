@@ -159,13 +159,8 @@ def page_content(runs: Sequence[RunReport], options: ReportOptions) -> dict[str,
             if run.has_latents
         ],
         "samples": [
-            (
-                run,
-                sheet(
-                    f"samples-{number}", run.samples, f"{counted(len(run.samples), 'sample')} of {run.name}"
-                ),
-            )
-            for number, run in enumerate(runs, 1)
+            (run, sheet(f"samples-{n}", run.samples, f"{counted(len(run.samples), 'sample')} of {run.name}"))
+            for n, run in enumerate(runs, 1)
             if run.samples is not None
         ],
         "reconstructions": [(run, _reconstructions(run, number)) for number, run in enumerate(runs, 1)],
