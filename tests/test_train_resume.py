@@ -291,3 +291,12 @@ def test_values_of_typed_keys_are_told_by_their_paths(tmp_path: Path) -> None:
         ("model", "stages", "1", "latents"): 7,
         ("train", "seed"): 4,
     }
+
+
+def test_a_run_that_is_there_is_the_one_that_is_shown(train: Command) -> None:
+    assert train("vae", "--images", 64, "--set", "lr=0.001", "-o", "run", *STOP).code == 75
+    shown = train("-o", "run", "--print-config")
+    assert shown.out == Path("run/config.toml").read_text()
+    assert "began with train.lr = 0.001" in train("-o", "run", "--lr", 0.5, "--print-config").err
+    fresh = train("-o", "run", "--resume", "never", "--print-config")
+    assert tomllib.loads(fresh.out)["model"]["preset"] == "fame"

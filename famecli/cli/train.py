@@ -58,7 +58,7 @@ def train(
     from famecli.training.plan import make_plan
 
     check_options(options, display, json=common.json)
-    plan = make_plan(options, fresh=display.print_config or dry_run, report=output.note)
+    plan = make_plan(options, blank=display.print_config or dry_run, report=output.note)
     if display.print_config:
         _print_config(plan, output)
     elif dry_run:

@@ -108,7 +108,7 @@ def make_plan(
     options: TrainOptions,
     first: "Checkpoint | None" = None,
     *,
-    fresh: bool = False,
+    blank: bool = False,
     report: Callable[[str], None] = say_nothing,
 ) -> Plan:
     """Return the plan of a training.
@@ -119,7 +119,7 @@ def make_plan(
     Args:
         options: Parameters of the training.
         first: Model with the first weights, in place of the file that the parameters name.
-        fresh: Whether to ignore an existing run.
+        blank: Whether nothing is written, so that neither a lock nor images matter.
         report: Called with one line when first weights are downloaded.
 
     Raises:
@@ -130,7 +130,7 @@ def make_plan(
     """
     deadline_s = None if options.max_time_s is None else time.monotonic() + options.max_time_s
     _check_length(options)
-    if options.out is not None and not fresh:
+    if options.out is not None and not blank:
         check_unlocked(options.out)
     first = _on_stdin() if options.init == str(STDIN) else first
     base, weights, options = _with_first(options, first, report)
@@ -153,7 +153,7 @@ def make_plan(
     _check_conditional(options, found.model, str(options.config or weights or "`settings`"))
     if base is not None:
         _check_images(base, str(weights), found.model, info.name)
-    if options.data is not None and info.family != FOLDER and not fresh:
+    if options.data is not None and info.family != FOLDER and not blank:
         locate(info, options.data)
     images = _total_images(options, info, found.train)
     named = found.named | ({} if images is None else {TOTAL_IMAGES: images})
@@ -171,12 +171,12 @@ def make_plan(
         first=first,
         deadline_s=deadline_s,
     ).fitted()
-    begun = None if fresh or options.resume == NEVER else begun_with(plan.state)
+    begun = None if options.resume == NEVER else begun_with(plan.state)
     if begun is not None:
         check_folder(plan.folder, options, begun)
         check_first(begun, weights)
         return _continued(plan, begun, settings)
-    if not fresh:
+    if not blank:
         check_folder(plan.folder, options)
         _check_counts(plan)
     return plan
