@@ -41,7 +41,7 @@ from famecli.config.costs import count_parameters
 from famecli.config.resolve import Setting
 from famecli.config.schema import leaves, to_dict
 from famecli.errors import ConfigError, UsageError, did_you_mean
-from famecli.training.options import TrainOptions
+from famecli.training.options import NEVER, TrainOptions
 from famecli.training.plan import make_plan
 
 SCHEMA = "famecli/recipe/1"
@@ -153,8 +153,9 @@ def effective_values(changes: Sequence[str], options: argparse.Namespace) -> dic
             size=options.size,
             settings=[Setting.parse(text) for text in (*options.set, *texts_of(changes, options.images))],
             images=options.images,
+            resume=NEVER,
         ),
-        fresh=True,
+        blank=True,
     )
     bits, latents = plan.config.expected_bits, plan.model.stochastic_layers
     if bits == "auto" and not (latents and plan.config.decoder_only):

@@ -104,6 +104,18 @@ def test_unknown_words_are_told_with_those_that_are_known(
     assert "unknown FAME_FORKS 'no'" in error_of(2, "sample", model, "-n", "1")
 
 
+def test_a_run_is_kept_under_the_name_of_its_folder(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAME_CACHE", str(Path("cache").absolute()))
+    Path("vases").mkdir()
+    assert "no checkpoint in vases" in error_of(3, "weights", "pull", "vases")
+    shutil.copy(model, "vases/best.safetensors")
+    assert fame("weights", "pull", "vases/").code == 0
+    assert fame("info", "vases", "-q").code == 0
+    shutil.rmtree("vases")
+    assert fame("info", "vases", "-q").code == 0
+    assert "did you mean vases?" in error_of(2, "info", "vasess")
+
+
 def test_named_weights_get_no_second_name(model: Path) -> None:
     assert "fame-mnist has a name already" in error_of(2, "weights", "pull", "fame-mnist", "--name", "mine")
 

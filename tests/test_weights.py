@@ -19,9 +19,9 @@ from famecli.checkpoints.index import (
     entry_of,
     index,
     index_text,
-    unknown_checkpoint,
     weights_folder,
 )
+from famecli.checkpoints.store import Store
 from famecli.errors import ConfigError, InputError, UnavailableError, UsageError
 
 LARGEST_BYTES = 6_000_000
@@ -207,8 +207,8 @@ def test_names_are_exact_and_misspelt_ones_get_a_guess() -> None:
     assert index()["fame-mnist"].name == "fame-mnist"
     for name in ("fame-mnits", "FAME-MNIST", "", "fame-mnist.safetensors"):
         assert name not in index()
-    assert unknown_checkpoint("fame-mnits").hint == "did you mean fame-mnist?"
-    assert unknown_checkpoint("zzz").hint == f"names of weights: {', '.join(index())}"
+    assert Store().unknown("fame-mnits").hint == "did you mean fame-mnist?"
+    assert Store().unknown("zzz").hint == f"names of weights: {', '.join(index())}"
 
 
 def test_unknown_models_and_data_sets() -> None:

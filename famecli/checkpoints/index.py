@@ -12,7 +12,7 @@ from typing import Any
 from famecli.checkpoints.description import describe
 from famecli.config.presets import PRESETS, SIZES, model_config, preset_named
 from famecli.config.schema import ModelConfig, build, to_dict
-from famecli.errors import ArgumentError, InputError, UnavailableError, did_you_mean
+from famecli.errors import InputError, UnavailableError
 from famecli.nll.record import NllRecord, parse_nll
 
 SCHEMA = "famecli/weights/1"
@@ -216,9 +216,3 @@ def default_weights(dataset: str | None, model: str | None) -> WeightsEntry:
         f"weights: {', '.join(index()) or 'none'}; or name a checkpoint file, or train one: "
         f"fame train {model} --dataset {dataset}",
     )
-
-
-def unknown_checkpoint(name: str) -> ArgumentError:
-    """Return the error for a CKPT argument that is neither a file nor a name."""
-    hint = did_you_mean(name, index(), "names of weights")
-    return ArgumentError(f"no checkpoint file, run folder or weights called {name}", hint)

@@ -12,11 +12,18 @@ from urllib.parse import unquote, urldefrag, urlsplit
 from famecli.checkpoints import hub
 from famecli.checkpoints.description import model_in, weights_hash_in
 from famecli.checkpoints.header import read_checkpoint, read_header
-from famecli.checkpoints.index import WeightsEntry, index, unknown_checkpoint, weights_folder
+from famecli.checkpoints.index import WeightsEntry, index, weights_folder
 from famecli.checkpoints.provenance import parse_provenance
 from famecli.checkpoints.urls import SHA256, HubFile, Located, addresses, is_hub, parse_url
 from famecli.data.fetch import fetch_file, is_offline, say_nothing
-from famecli.errors import ArgumentError, FameError, InputError, IntegrityError, UnavailableError
+from famecli.errors import (
+    ArgumentError,
+    FameError,
+    InputError,
+    IntegrityError,
+    UnavailableError,
+    did_you_mean,
+)
 from famecli.files import CHUNK_BYTES, STDIN, cache_root, open_input, unwritable, write_atomic
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -251,7 +258,7 @@ class Store:
         with suppress(OSError):
             found += [path for path in sorted(self.folder.iterdir()) if fetched.fullmatch(path.name)]
         if not found and entry is None:
-            raise unknown_checkpoint(name)
+            raise self.unknown(name)
         if not found and (weights_folder() / str(entry and entry.file)).exists():
             raise ArgumentError(
                 f"{name} is part of the package: cannot remove it", "fame weights list says where files are"
@@ -264,6 +271,12 @@ class Store:
             except OSError as error:
                 raise InputError(f"cannot delete {path}: {error.strerror}") from error
         return found
+
+    def unknown(self, name: str) -> ArgumentError:
+        """Return the error for a word that is neither a file nor a name of weights."""
+        names = [*index(), *(each.name for each in self.imported())]
+        hint = did_you_mean(name, names, "names of weights")
+        return ArgumentError(f"no checkpoint file, run folder or weights called {name}", hint)
 
     def imported(self) -> Iterator[Named]:
         """Yield imported weights, by name."""
@@ -320,7 +333,7 @@ def checkpoint_file(name: str, store: Store) -> Path:
         return found
     if path.suffix or len(path.parts) > 1:
         raise InputError(f"cannot read checkpoint {path}: no such file", "fame train writes one")
-    raise unknown_checkpoint(name)
+    raise store.unknown(name)
 
 
 def weights_with_hash(kind: str, sha256: str, name: str, store: Store, hint: str = "") -> Path:

@@ -9,8 +9,8 @@ import typer
 from rich.console import Console
 
 from famecli.checkpoints.header import read_header
-from famecli.checkpoints.index import KEYS, WeightsEntry, entry_of, index, unknown_checkpoint, weights_folder
-from famecli.checkpoints.store import Named, Store
+from famecli.checkpoints.index import KEYS, WeightsEntry, entry_of, index, weights_folder
+from famecli.checkpoints.store import Named, Store, checkpoint_file
 from famecli.checkpoints.urls import addresses, is_hub
 from famecli.checkpoints.verified import WORST_FIRST, Verified, verify_weights
 from famecli.cli.grouping import App, grouped
@@ -127,8 +127,8 @@ def pull(
 ) -> None:
     """Download or import weights. Prints their paths.
 
-    Names and URLs are downloaded if they are missing. A checkpoint file, or the model of a Hugging Face
-    repository, is checked and kept under a name.
+    Names and URLs are downloaded if they are missing. A checkpoint file, the model of a run folder, or that
+    of a Hugging Face repository is checked and kept under a name.
 
     Examples:
 
@@ -259,7 +259,7 @@ def verify(
 
 def _get(store: Store, name: str) -> Path:
     if (path := store.get(name)) is None:
-        raise unknown_checkpoint(name)
+        raise store.unknown(name)
     return path
 
 
@@ -269,7 +269,7 @@ def _installed(store: Store, name: str | None) -> list[Named]:
     if not found and name in index():
         raise UnavailableError(f"{name} is not on this machine", f"fame weights pull {name}")
     if not found and name is not None:
-        raise unknown_checkpoint(name)
+        raise store.unknown(name)
     return found
 
 
@@ -293,8 +293,10 @@ def _pulled(store: Store, word: str, name: str | None, *, force: bool, dry_run: 
         return _pulled_name(store, word, entry, dry_run=dry_run)
     if known and not path.exists():
         raise UsageError(f"{word} has a name already, and --name is for files and URLs", "leave --name out")
+    if path.is_dir():
+        path, name = checkpoint_file(word, store), name or path.resolve().name
     if not (path.exists() or path.suffix or len(path.parts) > 1):
-        raise unknown_checkpoint(word)
+        raise store.unknown(word)
     if dry_run:
         read_header(path)
         return {"name": name or path.stem, "path": None, "urls": [word]}
