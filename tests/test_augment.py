@@ -79,6 +79,15 @@ def test_scales_change_the_size_of_a_blob_and_shear_its_covariance() -> None:
     np.testing.assert_allclose(covariance(SHEARED=0.5 / SHEAR)[0, 1], -0.5 * plain[1, 1], rtol=0.05)
 
 
+def test_a_quarter_turn_of_a_wide_image_swaps_both_variances() -> None:
+    rows, columns = np.mgrid[-13.5:14, -19.5:20]
+    blob = 255 * np.exp(-(rows**2) / 8.0 - columns**2 / 32.0)
+    split = dataclasses.replace(split_of(1, (1, 28, 40)), pixels=blob[None, None].astype(np.uint8))
+    found = moved(split, ANGLE=np.pi / 2 / ROTATION_RADIANS)[0, 0].astype(float)
+    variances = [(found * places**2).sum() / found.sum() for places in (rows, columns)]
+    np.testing.assert_allclose(variances, [16.0, 4.0], rtol=0.05)
+
+
 def test_random_maps_differ_by_image_and_stay_in_the_range_of_the_image() -> None:
     pixels = np.repeat(split_of(1, (1, 14, 14)).pixels // 2 + 50, 64, axis=0)
     split = dataclasses.replace(split_of(1, (1, 14, 14)), pixels=pixels)

@@ -75,10 +75,18 @@ def test_options_without_effect_are_refused(model: Path) -> None:
     drawn, before = ("sample", "p.safetensors", "-n", "1"), set(Path().iterdir())
     assert "leave --dataset out" in error_of(2, "evaluate-nll", model, "x.npy", "--dataset", "mnist")
     assert "has no latents" in error_of(2, *drawn, "--latent-temperature", "0.5")
+    ends = Path("0.png"), Path("1.png")
+    for end in ends:
+        Image.new("1", (8, 8)).save(end)
+    before |= {*ends}
+    assert "leave --dataset out" in error_of(
+        2, "reconstruct", model, "--interpolate", *ends, "--dataset", "mnist"
+    )
+    error_of(2, *drawn, "-o", "x.jpg", "--format", "grid")
     for name, format in (("x.npz", "png"), ("x.npz/", "auto"), ("y/", "npz")):
         assert f"{name} does not fit format" in error_of(2, *drawn, "-o", name, "--format", format)
     assert "--card and --tensors" in error_of(2, "info", model, "--card", "--tensors")
-    assert "is the page" in error_of(2, "report", model, "-o", "r.html", "--figures", "r.html")
+    assert "is the page" in error_of(2, "report", model, "-o", "r.html", "--figures", "./r.html")
     assert "no such file or folder: absent" in error_of(3, "report", model, "--data", "absent")
     assert set(Path().iterdir()) == before
 
@@ -111,6 +119,9 @@ def test_a_run_is_kept_under_the_name_of_its_folder(model: Path, monkeypatch: py
     shutil.copy(model, "vases/best.safetensors")
     assert fame("weights", "pull", "vases/").code == 0
     assert fame("info", "vases", "-q").code == 0
+    save_model(Path("vases/best.safetensors"), "vae", (1, 9, 9))
+    assert "another checkpoint is called vases" in error_of(3, "weights", "pull", "vases")
+    assert fame("weights", "pull", "vases", "--force").code == 0
     shutil.rmtree("vases")
     assert fame("info", "vases", "-q").code == 0
     assert "did you mean vases?" in error_of(2, "info", "vasess")

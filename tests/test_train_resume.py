@@ -298,5 +298,7 @@ def test_a_run_that_is_there_is_the_one_that_is_shown(train: Command) -> None:
     shown = train("-o", "run", "--print-config")
     assert shown.out == Path("run/config.toml").read_text()
     assert "began with train.lr = 0.001" in train("-o", "run", "--lr", 0.5, "--print-config").err
+    absent = train("--resume", "absent/state.safetensors", "-o", "new", "--print-config")
+    assert "no saved state" in absent.err
     fresh = train("-o", "run", "--resume", "never", "--print-config")
     assert tomllib.loads(fresh.out)["model"]["preset"] == "fame"

@@ -289,7 +289,7 @@ def test_images_are_turned_as_exif_says(tmp_path: Path, suffix: str, orientation
     assert "1 turned as their EXIF data say" in said[0]
     info = describe("folder", tmp_path)
     assert info.shape == expected.shape
-    assert "1 image turned as their EXIF data say" in info.told[1]
+    assert "turned by EXIF data: 1 image" in info.told[1]
 
 
 def test_deep_images_are_turned_as_exif_says(tmp_path: Path) -> None:

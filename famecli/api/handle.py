@@ -116,7 +116,7 @@ class Model:
             labels: Class of all images, or of each: a name or index in `config.classes`; None: random ones.
             seed: Seed of the first image.
             temperature: Temperature of the pixel distributions, 0.01 to 100; 1 leaves them unchanged.
-            latent_temperature: Factor on the standard deviations of the priors, 0 to 100.
+            latent_temperature: Factor on the standard deviations of the priors, 0 to 100; 1 without latents.
             batch_size: Images drawn at once; None for 64 per process on a CPU and 1024 on a GPU.
             progress: Called with the images done and `n`.
 

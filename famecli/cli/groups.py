@@ -92,7 +92,8 @@ Preparing = Annotated[
         ),
         "convert": typer.Option(
             "--convert",
-            help="Allow lossy conversion: of 16 bits, colours (grey model), CMYK, transparency, frames.",
+            help="Allow lossy conversion: of 16 bits, greys (binary model), colours (grey model), CMYK, "
+            "transparency, frames.",
             rich_help_panel=IMAGES,
         ),
     },

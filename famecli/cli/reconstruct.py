@@ -126,7 +126,7 @@ def reconstruct(
 ) -> None:
     """Encode images and decode them again. Prints the path of the output.
 
-    Images come from files, or else from the data set. For a binary model a pixel of 128 or more is white.
+    Images come from files, or else from the data set. A binary model takes black and white pixels.
     --json gives PSNR (dB), mean squared error and NLL of each image; the NLL is that of evaluate-nll.
 
     Examples:

@@ -92,8 +92,8 @@ def report(
     paths = page_paths(path)
     check_writable(path)
     if figures is not None:
-        if figures.absolute() in (each.absolute() for each in paths if each is not None):
-            raise UsageError(f"{figures} is the page: --figures names a folder of its own")
+        if figures.resolve() in (each.resolve() for each in paths if each is not None):
+            raise UsageError(f"--figures needs a folder of its own: {figures} is the page")
         check_writable(figures, folder=True)
     check_absent(force, *paths, figures)
     wanted = ReportOptions(samples, images, evaluate, limit, seed, data)

@@ -119,7 +119,7 @@ class Part:
             if path not in (None, str(STDIN)):
                 file_and_array(str(path))
 
-    def read(self, checkpoint: "Checkpoint") -> "KnownPixels | None":
+    def read(self, checkpoint: "Checkpoint", output: Output) -> "KnownPixels | None":
         """Return the known pixels for a model; None without `--complete`.
 
         Raises:
@@ -130,7 +130,7 @@ class Part:
         from famecli.data.reading import read_known
 
         how = checkpoint.provenance.prepared(self.preparing)
-        return read_known(checkpoint.model.config, self.complete, self.rows, self.mask, how)
+        return read_known(checkpoint.model.config, self.complete, self.rows, self.mask, how, output.note)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -328,7 +328,7 @@ def sample(
     with group.local_main_first():
         loaded = source.load(output, machine.torch_device(group))
     source.check_trained_on(loaded.provenance.dataset)
-    model, known, names = loaded.model, part.read(loaded), loaded.model.config.classes
+    model, known, names = loaded.model, part.read(loaded, output), loaded.model.config.classes
     drawing.prepare(model, known)
     number, first = drawing.total(number, names), seed + start_index
     seeds = range(first, first + number)

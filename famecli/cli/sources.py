@@ -177,9 +177,10 @@ class CheckpointSource:
             if each != str(STDIN):
                 file_and_array(each)
         if word is None or not holds_images(word, RUN_MARKS):
-            if files and typed(context, "dataset"):
+            given = files or any(os.path.exists(each) for each in others)
+            if word is not None and given and typed(context, "dataset"):
                 raise UsageError(
-                    "--dataset chooses among named weights and data sets, but a model and images are given",
+                    "--dataset chooses among weights and data sets, but a model and images are given",
                     "leave --dataset out",
                 )
             return self, files

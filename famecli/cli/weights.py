@@ -289,7 +289,7 @@ def _pulled(store: Store, word: str, name: str | None, *, force: bool, dry_run: 
         return _pulled_url(store, word, name, force=force, dry_run=dry_run)
     entry, path = index().get(word), Path(word)
     known = entry is not None or any(each.name == word for each in store.imported())
-    if known and name is None:
+    if known and name is None and (entry is not None or not path.is_dir()):
         return _pulled_name(store, word, entry, dry_run=dry_run)
     if known and not path.exists():
         raise UsageError(f"{word} has a name already, and --name is for files and URLs", "leave --name out")

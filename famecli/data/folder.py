@@ -103,9 +103,9 @@ def describe(
         f"{data}: {count} of {shape[2]}x{shape[1]}, {kind}: {of_splits} ({rule}){listing.passed_over_words()}"
     ]
     if turned:
-        told.append(f"{counted(turned)} turned as their EXIF data say")
+        told.append(f"turned by EXIF data: {counted(turned)}")
     if transposed := sum(each.transposed for each in listing.images):
-        told.append(f"{counted(transposed)} transposed, since EMNIST's files hold them so")
+        told.append(f"transposed, as in EMNIST's files: {counted(transposed)}")
     words = _class_words(listing.images)
     classes = classes_of(words.values())
     return dataclasses.replace(

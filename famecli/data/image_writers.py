@@ -298,7 +298,7 @@ class ImageTarget:
             InputError: The output exists or cannot be written.
         """
         name, suffix = str(target), Path(target).suffix.lower()
-        if format == "auto" and suffix in OTHER_SUFFIXES and not os.path.isdir(target):
+        if suffix in OTHER_SUFFIXES and not os.path.isdir(target):
             raise UsageError(f"{name}: no {suffix[1:]} files are written", f"endings: {', '.join(SUFFIXES)}")
         if format == "auto":
             format = "npy" if name == "-" else SUFFIXES.get(suffix, "png")
@@ -306,7 +306,7 @@ class ImageTarget:
             raise UsageError(f"unknown image format {format!r}", f"formats: auto, {', '.join(WRITERS)}")
         fits = format == "png" if name.endswith(os.sep) else format == SUFFIXES.get(suffix, format)
         if not fits and not os.path.isdir(target):
-            hint = "choose another name, or leave `format` out"
+            hint = "format png writes a folder, grid a .png file, the others files of these endings"
             raise UsageError(f"{name} does not fit format {format}", hint)
         if name == "-":
             _check_stdout(format)

@@ -100,7 +100,7 @@ class Findings:
         """Return which images were converted, in words; empty for none."""
         if not self.converted:
             return ""
-        return f"{counted(len(self.converted))} converted: {listed(self.converted)}"
+        return f"converted: {counted(len(self.converted))}, {listed(self.converted)}"
 
 
 def listed(words: Sequence[str], separator: str = ", ") -> str:
@@ -179,6 +179,7 @@ def read_known(
     rows: int | None,
     mask: str | None,
     preparation: Preparation | None = None,
+    report: Callable[[str], None] = say_nothing,
 ) -> KnownPixels:
     """Return the known pixels of an image: its first rows, or those where a mask is white.
 
@@ -188,6 +189,7 @@ def read_known(
         rows: Number of known rows from the top, used without a mask.
         mask: File of the mask; None for `rows`.
         preparation: Preparation of image and mask; see `read_one`, also for errors.
+        report: Called with one line if known pixels are rounded; see `levels_of`.
 
     Raises:
         UsageError: Nothing is left to draw.
@@ -199,7 +201,6 @@ def read_known(
         )
 
     stored, pixels = read_one(image, config.image_shape, preparation)
-    levels = levels_of(pixels[None], config.levels, lambda _: stored.name, preparation)[0]
     keep = np.zeros((config.height, config.width), bool)
     if mask is None:
         keep[:rows] = True
@@ -207,7 +208,10 @@ def read_known(
         keep = read_one(mask, (1, *config.image_shape[1:]), preparation)[1][0] >= WHITE
         if keep.all():
             raise UsageError(f"{mask} is white everywhere: nothing is left to draw", "black pixels are drawn")
-    return KnownPixels(stored.name, levels, keep)
+    known = np.where(keep, pixels, np.uint8(0))[None]
+    exact = levels_of(known, config.levels, lambda _: stored.name, preparation, report)[0]
+    # Unknown pixels are only shown.
+    return KnownPixels(stored.name, np.where(keep, exact, nearest_levels(config.levels)[pixels]), keep)
 
 
 def levels_of(
@@ -232,12 +236,14 @@ def levels_of(
     Raises:
         InputError: A pixel stands for no level; the message names its image.
     """
+    if levels == 256:
+        return pixels
     nearest = nearest_levels(levels)
     strange = np.rint(nearest.astype(np.int64) * 255 / (levels - 1)) != np.arange(256)
     changed = [index for index, image in enumerate(pixels) if strange[image].any()]
     if changed and preparation is not None and preparation.convert:
         count, names = counted(len(changed), "image"), listed([name_of(index) for index in changed])
-        report(f"{count} rounded to {levels} levels: {names}")
+        report(f"rounded to {levels} levels: {count}, {names}")
     elif changed:
         image = pixels[changed[0]]
         expected = "0 and 255" if levels == 2 else f"multiples of 255 / {levels - 1}, rounded,"
@@ -245,6 +251,6 @@ def levels_of(
         raise InputError(
             f"{name_of(changed[0])} has a pixel of {image[strange[image]][0]}, "
             f"a model of {levels} levels takes {expected} alone",
-            hint if preparation is None else "add `convert=True`: the nearest levels",
+            hint if preparation is None else "`convert=True` takes the nearest levels",
         )
     return np.asarray(nearest[pixels])

@@ -175,7 +175,8 @@ def generate_batches(
         NumericsError: An image is not finite; see `ImageDecoder`.
     """
     if latent_temperature != 1.0 and not model.config.stochastic_layers:
-        raise ArgumentError(f"`latent_temperature={latent_temperature}`: the model has no latents")
+        what = f"`latent_temperature={latent_temperature}`: the model has no latents"
+        raise ArgumentError(what, "leave `latent_temperature` out")
 
     def draw(decoder: ImageDecoder, rows: slice) -> np.ndarray:
         return _draw(decoder, seeds[rows], latent_temperature, None if labels is None else labels[rows])

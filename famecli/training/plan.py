@@ -23,7 +23,7 @@ from famecli.data.registry import DATASETS, FOLDER, DatasetInfo
 from famecli.errors import ArgumentError, FameError, InputError
 from famecli.files import STDIN
 from famecli.training.lock import check_unlocked
-from famecli.training.options import NEVER, TrainOptions
+from famecli.training.options import AUTO, NEVER, TrainOptions
 from famecli.training.resume import (
     Begun,
     begun_with,
@@ -176,8 +176,9 @@ def make_plan(
         check_folder(plan.folder, options, begun)
         check_first(begun, weights)
         return _continued(plan, begun, settings)
-    if not blank:
+    if not blank or options.resume not in (AUTO, NEVER):
         check_folder(plan.folder, options)
+    if not blank:
         _check_counts(plan)
     return plan
 
