@@ -9,7 +9,7 @@ trap 'rm -rf "$work"' EXIT
 
 # With jq instead of Python: jq -r '.images[] | [.source, .psnr] | @tsv'
 find "${PHOTOS:-photos}" -name '*.png' -print0 | sort -z |
-    xargs -0 fame reconstruct "${MODEL:-fame-mnist}" --decoder mean -o "$work/pairs.png" --force -q --json |
+    xargs -0 fame reconstruct "${MODEL:-fame-mnist}" --convert --decoder mean -o "$work/pairs.png" --force -q --json |
     python3 -c '
 import json, sys
 for line in sys.stdin:

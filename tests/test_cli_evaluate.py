@@ -354,7 +354,7 @@ def test_the_explanation_has_the_numbers_in_it(model: Path) -> None:
         (["--batch-size", "0"], 2, "--batch-size"),
         (["--batch-size", "many"], 2, "--batch-size"),
         (["--model", "vae"], 2, "--model"),
-        (["--data", "/nowhere"], 4, "/nowhere"),
+        (["--data", "/nowhere"], 3, "/nowhere"),
         (["--per-image", "/nowhere/rows.csv"], 3, "/nowhere/rows.csv"),
         (["--record", "/nowhere/a.safetensors"], 3, "/nowhere/a.safetensors"),
         (["--heatmap", __file__], 3, "Not a directory\nhint: free space or choose another place"),

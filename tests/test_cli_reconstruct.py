@@ -171,13 +171,13 @@ def test_a_perfect_reconstruction_has_no_psnr(tmp_path: Path, monkeypatch: pytes
 def test_images_may_be_files_and_folders(model: Path, tmp_path: Path) -> None:
     paths = write_images(tmp_path / "digits", scored_levels())
     expected = rebuilt(model, "-n", "7")
-    np.testing.assert_array_equal(rebuilt(model, tmp_path / "digits"), expected)
-    np.testing.assert_array_equal(rebuilt(model, *paths), expected)
-    rows = result_of("reconstruct", model, tmp_path / "digits", "-o", "files.png")["images"]
+    np.testing.assert_array_equal(rebuilt(model, tmp_path / "digits", "--convert"), expected)
+    np.testing.assert_array_equal(rebuilt(model, *paths, "--convert"), expected)
+    rows = result_of("reconstruct", model, tmp_path / "digits", "--convert", "-o", "files.png")["images"]
     assert [row["source"] for row in rows] == [str(path) for path in paths]
     same = result_of("reconstruct", model, "-n", "7", "-o", "split.png")["images"]
     assert [row | {"source": ""} for row in rows] == [row | {"source": ""} for row in same]
-    piped = fame("reconstruct", model, "-", "-o", "piped.png", stdin=paths[0].read_bytes())
+    piped = fame("reconstruct", model, "-", "--convert", "-o", "piped.png", stdin=paths[0].read_bytes())
     assert piped.code == 0, piped.err
 
 
@@ -298,7 +298,8 @@ def test_interpolations_show_both_ends_beside_the_steps(model: Path) -> None:
 
 def test_interpolations_take_files(model: Path, tmp_path: Path) -> None:
     first, second = write_images(tmp_path / "files", scored_levels()[:2])
-    by_file = fame("reconstruct", model, "--interpolate", first, second, "--format", "npz", "-o", "a.npz")
+    words = ("--interpolate", first, second, "--convert")
+    by_file = fame("reconstruct", model, *words, "--format", "npz", "-o", "a.npz")
     by_place = fame("reconstruct", model, "--interpolate", 0, 1, "--format", "npz", "-o", "b.npz")
     assert (by_file.code, by_place.code) == (0, 0)
     with np.load("a.npz", allow_pickle=False) as one, np.load("b.npz", allow_pickle=False) as other:

@@ -171,6 +171,9 @@ def test_folders_come_before_the_cache_and_the_option_first(
     assert locate(info) == root / "mnist"
     monkeypatch.setenv("FAME_DATA", str(root / "mnist"))
     assert locate(info) == root / "mnist"
+    with pytest.raises(InputError, match="elsewhere"):
+        locate(info, tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").mkdir()
     with pytest.raises(UnavailableError, match="elsewhere"):
         locate(info, tmp_path / "elsewhere")
     assert not server.asked

@@ -28,6 +28,7 @@ def augmented(
     Source: affine training images for MNIST: LeCun et al. 1998, "Gradient-based learning applied to document
     recognition", section III; augmentation for density models: Jun et al. 2020, "Distribution augmentation
     for generative modeling".
+    Differs: the model is not told how an image was changed.
 
     Args:
         split: Images.

@@ -304,9 +304,9 @@ class ImageTarget:
             format = "npy" if name == "-" else SUFFIXES.get(suffix, "png")
         if format not in WRITERS:
             raise UsageError(f"unknown image format {format!r}", f"formats: auto, {', '.join(WRITERS)}")
-        fits = format == "png" if name.endswith(os.sep) else format == SUFFIXES.get(suffix, format)
-        if not fits and not os.path.isdir(target):
-            hint = "format png writes a folder, grid a .png file, the others files of these endings"
+        fitting = ("png",) if name.endswith(os.sep) else (SUFFIXES.get(suffix, format), suffix[1:])
+        if format not in fitting and not os.path.isdir(target):
+            hint = "choose another name, or leave `format` out"
             raise UsageError(f"{name} does not fit format {format}", hint)
         if name == "-":
             _check_stdout(format)

@@ -242,7 +242,7 @@ def levels_of(
     strange = np.rint(nearest.astype(np.int64) * 255 / (levels - 1)) != np.arange(256)
     changed = [index for index, image in enumerate(pixels) if strange[image].any()]
     if changed and preparation is not None and preparation.convert:
-        count, names = counted(len(changed), "image"), listed([name_of(index) for index in changed])
+        count, names = counted(len(changed)), listed([name_of(index) for index in changed])
         report(f"rounded to {levels} levels: {count}, {names}")
     elif changed:
         image = pixels[changed[0]]

@@ -151,8 +151,10 @@ class LogisticMixture:
         locations = [
             self.location(mean, each, values[:channel]) for channel, mean in enumerate(means.unbind(1))
         ]
+        # One image may be scored under the parameters of many, or the reverse.
+        stacked = torch.stack(torch.broadcast_tensors(*locations), dim=1)
         total = F.log_softmax(logits, dim=1)
-        for mass in self.log_mass(scaled, torch.stack(locations, dim=1), log_scales).unbind(1):
+        for mass in self.log_mass(scaled, stacked, log_scales).unbind(1):
             total = total + mass
         return torch.logsumexp(total, dim=1)
 
