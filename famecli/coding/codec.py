@@ -279,10 +279,11 @@ def _code_mixture(
     """Code channel after channel, with component weights conditioned on the earlier channels."""
     logits, means, log_scales, coefficients = mixture.split(parameters)
     log_weights = torch.log_softmax(logits, dim=1)  # (B, K, n)
+    shared = coefficients.unbind(1)
     found: list[Tensor] = []
     scaled: list[Tensor] = []
     for channel in range(mixture.channels):
-        location = mixture.location(means[:, channel], coefficients.unbind(1), scaled)
+        location = mixture.location(means[:, channel], shared, scaled)
         weights = torch.softmax(log_weights, dim=1)
         split = _mixture_split(weights, location, log_scales[:, channel], mixture.levels)
         wanted = None if known is None else known[:, channel]

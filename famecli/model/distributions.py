@@ -147,9 +147,9 @@ class LogisticMixture:
         """Return nats `(B, ...)` per pixel, channels summed, of levels `x` `(B, C, ...)`."""
         logits, means, log_scales, coefficients = self.split(parameters)
         scaled = scale_levels(x, self.levels).unsqueeze(2)  # (B, C, 1, ...)
-        values, each = scaled.unbind(1), coefficients.unbind(1)
+        values, shared = scaled.unbind(1), coefficients.unbind(1)
         locations = [
-            self.location(mean, each, values[:channel]) for channel, mean in enumerate(means.unbind(1))
+            self.location(mean, shared, values[:channel]) for channel, mean in enumerate(means.unbind(1))
         ]
         # One image may be scored under the parameters of many, or the reverse.
         stacked = torch.stack(torch.broadcast_tensors(*locations), dim=1)
@@ -169,9 +169,10 @@ class LogisticMixture:
         weights = torch.softmax(logits, dim=1)
         values = torch.arange(self.levels, dtype=parameters.dtype, device=parameters.device)
         grid = scale_levels(values, self.levels)
+        shared = coefficients.unbind(1)
         expected: list[Tensor] = []
         for mean, log_scale in zip(means.unbind(1), log_scales.unbind(1), strict=True):
-            location = self.location(mean, coefficients.unbind(1), expected)
+            location = self.location(mean, shared, expected)
             each = torch.zeros_like(location)
             for value in grid:
                 mass = self.log_mass(value.expand_as(location), location, log_scale).exp()
@@ -195,12 +196,13 @@ class LogisticMixture:
         # In units of levels: the coefficients multiply distances from the middle of the range.
         half = 0.5 * (self.levels - 1)
         points = points * half + (half + 0.5)
+        shared = coefficients.unbind(1)
         found: list[Tensor] = []
         centred: list[Tensor] = []
         for mean in points.unbind(1):
             if found:
                 centred.append(found[-1] - half)
-            point = self.location(mean, coefficients.unbind(1), centred)
+            point = self.location(mean, shared, centred)
             found.append(torch.floor(point).clamp(0, self.levels - 1))
         return torch.stack(found, dim=1)
 

@@ -196,10 +196,10 @@ def _wrong_levels(mixture: LogisticMixture, x: Tensor, parameters: Tensor, u: Te
     means, log_scales, coefficients = pick(means), pick(log_scales), pick(coefficients)
     scaled = scale_levels(x, mixture.levels)
     grid = scale_levels(torch.arange(mixture.levels, device=x.device).to(x), mixture.levels)
-    wrong = 0
+    wrong, shared = 0, coefficients.unbind(1)
     for channel in range(mixture.channels):
         earlier = [scaled[:, index : index + 1] for index in range(channel)]
-        location = mixture.location(means[:, channel], coefficients.unbind(1), earlier)[0]  # (1, n)
+        location = mixture.location(means[:, channel], shared, earlier)[0]  # (1, n)
         mass = mixture.log_mass(grid[:, None], location, log_scales[0, channel]).exp()
         reached = mass.cumsum(0)[:-1]
         lowest, highest = ((reached <= u[0, 1 + channel] + shift).sum(0) for shift in (-margin, margin))
