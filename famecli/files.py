@@ -224,6 +224,16 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def check_exists(path: Path) -> None:
+    """Check that there is a file or folder.
+
+    Raises:
+        InputError: There is none.
+    """
+    if not os.path.exists(path):
+        raise InputError(f"no such file or folder: {path}")
+
+
 def cache_root(cache_dir: Path | None = None) -> Path:
     """Return the cache folder: `cache_dir`, else FAME_CACHE, else the system's place for caches.
 

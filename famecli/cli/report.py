@@ -8,8 +8,8 @@ import typer
 from famecli.cli.grouping import grouped
 from famecli.cli.groups import MOST_IMAGES, Common, Data, Force, Limit, Machine, Network, Seed, check_absent
 from famecli.cli.sources import complete_weights
-from famecli.errors import InputError, UsageError
-from famecli.files import STDIN, check_writable, free_name
+from famecli.errors import UsageError
+from famecli.files import STDIN, check_exists, check_writable, free_name
 
 Runs = Annotated[
     list[str],
@@ -83,8 +83,8 @@ def report(
         raise UsageError("--limit is for --evaluate", "add --evaluate, or leave --limit out")
     if data == STDIN or str(STDIN) in runs:
         raise UsageError("a report reads files: nothing comes through stdin")
-    if data is not None and not data.exists():
-        raise InputError(f"no such file or folder: {data}")
+    if data is not None:
+        check_exists(data)
     from famecli.report.collect import ReportOptions
     from famecli.report.page import page_paths, write_report
 

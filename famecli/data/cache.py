@@ -12,7 +12,7 @@ from famecli.data.archive import opened, unzipped
 from famecli.data.fetch import fetch_file, file_sha256, git_blob, is_offline, say_nothing
 from famecli.data.registry import FOLDER, DataFile, DatasetInfo
 from famecli.errors import InputError, IntegrityError, UnavailableError
-from famecli.files import cache_root
+from famecli.files import cache_root, check_exists
 
 State = Literal["official", "unverified", "differs", "missing"]
 
@@ -178,8 +178,7 @@ def locate(
     if found is not None and (data is not None or found != folder):
         return found
     if data is not None:
-        if not os.path.exists(data):
-            raise InputError(f"no such file or folder: {data}")
+        check_exists(data)
         # Deferred: needs numpy, which `fame --help` does without.
         from famecli.data.listing import holds_images
 
