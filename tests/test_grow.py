@@ -189,6 +189,40 @@ def test_training_reaches_all_that_is_new(preset: str) -> None:
     assert (columns.flatten(1).abs().max(1).values > 0).all()
 
 
+def under_ladder(preset: str, alone: Fame) -> ModelConfig:
+    """Return the configuration of `preset`, whose decoder has the sizes of the PixelCNN `alone`."""
+    config = preset_model(preset, alone.config.image_shape, alone.config.levels).config
+    decoder = dataclasses.replace(alone.config.decoder, condition=config.decoder.condition)
+    return dataclasses.replace(config, decoder=decoder, normalised=alone.config.normalised)
+
+
+@pytest.mark.parametrize(("shape", "levels"), SHAPES)
+@pytest.mark.parametrize("preset", ["fame", "fame-dense", "pixelvae"])
+@pytest.mark.parametrize("normalised", [False, True])
+def test_a_pixelcnn_becomes_the_decoder_of_a_model_with_latents(
+    preset: str, normalised: bool, shape: tuple[int, int, int], levels: int
+) -> None:
+    """Given any latents an image costs what it did; after two steps all that is new has a gradient."""
+    source = changed(preset_model("pixelcnn", shape, levels), normalised=normalised, patch=2, **PLACED)
+    target = Fame(larger(under_ladder(preset, source))).double()
+    target.load_state_dict(first_weights(source, target))
+    images = images_of(source.config)
+    before, after = (costs(model, images).detach().numpy() for model in (source, target))
+    assert after[:, 0] == pytest.approx(before[:, 0], rel=1e-10)
+    assert (after[:, 1:-1] > 0).all()
+    take_steps(target, 3)
+    for name, weight in target.named_parameters():
+        assert weight.grad is not None
+        assert weight.grad.abs().max() > 0, name
+
+
+@pytest.mark.parametrize("preset", ["fame-no-concat", "lvae"])
+def test_a_pixelcnn_is_no_factorized_decoder(preset: str) -> None:
+    source = changed(preset_model("pixelcnn"), normalised=False)
+    with pytest.raises(InputError, match="differ in more than sizes"):
+        first_weights(source, preset_model(preset))
+
+
 def test_equal_models_get_the_weights_as_they_are() -> None:
     source, target = preset_model("fame"), randomise(preset_model("fame"), 1)
     found = first_weights(source, target)
@@ -300,3 +334,12 @@ def test_train_starts_from_a_smaller_model(tmp_path: Path, monkeypatch: pytest.M
     wider = (*attends, *sizes, "--set", "decoder.width=14", "--set", "decoder.attention_width=12")
     assert "decoder.width is 12 in the first weights and 14 here" in error_of(3, *again, *wider)
     assert not Path("again").exists()
+    latents = ("--init", "large", "--set", "train.lr=0", "--set", "train.muon_lr=0", "-o", "latents")
+    result_of("train", "fame", "--size", "tiny", *common, *patches, *attends, *sizes[:4], *latents)
+    terms = result_of("evaluate-nll", "latents", "--dataset", "mnist")["terms_nats_per_image"]
+    assert terms["decoder"] == pytest.approx(nats[0], rel=1e-5)
+    assert min(terms["kl"]) > 0
+    result_of("train", "fame", *common, "--init", "large", "-o", "whole")
+    whole = result_of("info", "whole")["model"]
+    assert whole["decoder"]["attention"] == [1, 3]
+    assert [stage["latents"] for stage in whole["stages"]] == [8, 16]

@@ -7,15 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from famecli.config.presets import with_ladder_of
 from famecli.config.schema import ModelConfig, to_dict
 from famecli.errors import InputError
 from famecli.model.fame import Fame
 from famecli.model.layers import CausalConv2d
 
-SAME = "start from a checkpoint of the same preset, latents and images, with no larger size"
+SAME = "start from a pixelcnn, or from a checkpoint of the same preset, latents and images, with no larger size"
 # Sizes that may grow; all else has to be equal.
 STAGE_SIZES = ("width", "blocks")
 DECODER_SIZES = ("width", "layers", "first_kernel", "condition", "lag")
+# Layers by which the latents reach the decoder.
+CONDITIONS = re.compile(r"decoder\.layers\.\d+\.condition\.")
 # Layers whose outputs are the two halves of a gated linear unit.
 GATED = re.compile(r"decoder\.layers\.\d+\.(conv|condition)\.")
 # Layers whose outputs are features of each pixel of a patch.
@@ -31,6 +34,9 @@ def first_weights(source: Fame, target: Fame) -> dict[str, Tensor]:
     blocks, positions and classes add nothing. New feature maps keep the random weights of `target`, so that
     training can use them. Equal models get the weights unchanged.
 
+    A PixelCNN without latents becomes the decoder of a model with latents, which it does not read yet: the
+    distortion is the NLL of `source`, to which the KL divergence of the new latents is added.
+
     Args:
         source: Trained model.
         target: Fresh model with equal or larger sizes.
@@ -42,7 +48,8 @@ def first_weights(source: Fame, target: Fame) -> dict[str, Tensor]:
     Differs: new feature maps are read with weights of zero, in place of copies that share their weights. So
     a width cannot grow where features are divided by their root mean square.
     """
-    _check(source.config, target.config)
+    _check(with_ladder_of(target.config, source.config), target.config)
+    new_latents = bool(target.config.stages) and not source.config.stages
     old = source.state_dict()
     if source.config.decoder.lag != target.config.decoder.lag:
         old |= _without_masked_taps(source)
@@ -51,7 +58,9 @@ def first_weights(source: Fame, target: Fame) -> dict[str, Tensor]:
         if name in old:
             parts = 2 if GATED.match(name) else source.decoder.pixels if BY_PIXEL.match(name) else 1
             found[name] = _placed(fresh, old[name].to(fresh), parts)
-        elif name.startswith("decoder.layers.") and ".out." in name:
+        elif (name.startswith("decoder.layers.") and ".out." in name) or (
+            new_latents and CONDITIONS.match(name)
+        ):
             found[name] = torch.zeros_like(fresh)
         else:
             found[name] = fresh.clone()

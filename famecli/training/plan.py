@@ -12,7 +12,7 @@ from famecli.checkpoints.header import read_header
 from famecli.checkpoints.index import DEFAULT_DATASET, DEFAULT_MODEL
 from famecli.checkpoints.provenance import FirstWeights, parse_provenance
 from famecli.checkpoints.store import Store, checkpoint_file
-from famecli.config.presets import DEFAULT_SIZE, Size, model_config
+from famecli.config.presets import DEFAULT_SIZE, Size, model_config, with_ladder_of
 from famecli.config.resolve import Resolved, Setting, resolve
 from famecli.config.schema import LARGEST_COUNT, ModelConfig, TrainConfig
 from famecli.data.cache import locate
@@ -238,6 +238,9 @@ def _with_first(
     prepared = past.prepared(options.preparing, dataset or DEFAULT_DATASET)
     completed = dataclasses.replace(options, dataset=dataset, preparing=prepared)
     base = model_in(metadata, source)
+    if options.preset is not None:
+        like = model_config(options.preset, options.size or DEFAULT_SIZE, base.image_shape, base.levels)
+        base = with_ladder_of(like, base)
     if options.preset not in (None, base.preset):
         raise ArgumentError(
             f"{name} is a {base.preset}, not a {options.preset}",
