@@ -151,7 +151,7 @@ def model_config(preset: str, size: Size, shape: tuple[int, int, int], levels: i
 
 
 def with_ladder_of(model: ModelConfig, alone: ModelConfig) -> ModelConfig:
-    """Return the PixelCNN `alone` under the ladder of `model`; `alone` itself if it has latents or classes."""
+    """Return the PixelCNN `alone` under the ladder of `model`; `alone` if it has latents or classes."""
     if alone.stages or alone.classes or not (model.stages and model.decoder.autoregressive):
         return alone
     decoder = dataclasses.replace(alone.decoder, condition=model.decoder.condition)

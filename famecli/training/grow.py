@@ -13,7 +13,7 @@ from famecli.errors import InputError
 from famecli.model.fame import Fame
 from famecli.model.layers import CausalConv2d
 
-SAME = "start from a pixelcnn, or from a checkpoint of the same preset, latents and images, with no larger size"
+SAME = "start from a checkpoint of the same preset, latents and images, with no larger size, or a pixelcnn"
 # Sizes that may grow; all else has to be equal.
 STAGE_SIZES = ("width", "blocks")
 DECODER_SIZES = ("width", "layers", "first_kernel", "condition", "lag")
