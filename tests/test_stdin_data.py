@@ -58,6 +58,12 @@ def model(tmp_path: Path) -> Path:
     return save_model(tmp_path / "bits.safetensors", shape=BITS)
 
 
+@pytest.mark.parametrize("command", ["evaluate-nll", "compress", "reconstruct"])
+def test_a_data_set_beside_a_model_and_images_on_stdin_is_refused(command: str, model: Path) -> None:
+    line = error_of(2, command, model, "--dataset", "mnist", "--data", "-", stdin=npy(black_and_white()))
+    assert "--dataset chooses among weights and data sets, but a model and images are given" in line
+
+
 @pytest.mark.parametrize("format", ["npy", "npz"])
 @pytest.mark.parametrize(("shape", "levels"), [(BITS, 2), (GREYS, 256), (BITS, 7)])
 def test_a_model_scores_what_another_draws(

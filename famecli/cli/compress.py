@@ -105,7 +105,7 @@ def compress(
     """
     output = common.output()
     target = free_name("images", SUFFIX) if out is None else out
-    source, names = source.with_images(context, files)
+    source, names = source.with_images(context, files, data.inputs)
     if names and any(each is not None for each in (split, start, limit, data.data)):
         raise UsageError(
             "--split, --start, --limit and --data are for images of a data set", "leave the files out"

@@ -183,7 +183,7 @@ def evaluate_nll(
     """
     output = results.common.output()
     results.check()
-    source, names = source.with_images(context, files)
+    source, names = source.with_images(context, files, data.inputs)
     _check_together(bound, results, data, preparing, split, limit, names)
     _check_classes(bound, results, labels, coded=coded)
     annealing = bound.annealing()

@@ -142,7 +142,7 @@ def reconstruct(
     output = images.common.output()
     target = images.target("reconstructions", _format(format, images.out), rgb=images.rgb)
     _check_ends(interpolate, files or [])
-    source, names = source.with_images(context, files, interpolate or ())
+    source, names = source.with_images(context, files, (*(interpolate or ()), *data.inputs))
     check_files(images.force, latents)
     _check_together(names, interpolate, split, data, number, steps)
     for_classes, unused = "" if labels is None else "--class", bool(names or interpolate)

@@ -177,7 +177,7 @@ class CheckpointSource:
             if each != str(STDIN):
                 file_and_array(each)
         if word is None or not holds_images(word, RUN_MARKS):
-            given = files or any(os.path.exists(each) for each in others)
+            given = files or any(each == str(STDIN) or os.path.exists(each) for each in others)
             if word is not None and given and typed(context, "dataset"):
                 raise UsageError(
                     "--dataset chooses among weights and data sets, but a model and images are given",
@@ -245,6 +245,11 @@ class DataSource:
 
     data: Data = None
     network: Network
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Inputs in place of a folder: `-` for images on stdin."""
+        return (str(STDIN),) if self.data == STDIN else ()
 
     def check(
         self,
